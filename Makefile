@@ -1,0 +1,88 @@
+# The whole project by `make`: everything it needs is installed outside of the tree, under $(CACHE).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
+LOCK_HASH := $(shell cat requirements/dev.txt requirements/bootstrap.txt hack/bootstrap | sha256sum | cut -c1-12)
+VENV := $(CACHE)/venv-$(LOCK_HASH)
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+SOURCES := api operator trainer-image cli cluster demo
+CODE := $(SOURCES) tests hack
+
+empty :=
+space := $(empty) $(empty)
+export PYTHONPATH := $(subst $(space),:,$(addprefix $(CURDIR)/,$(SOURCES)))
+export PATH := $(BIN):$(PATH)
+
+##@ Use
+demo: install ## Start a cluster, train a model with one FineTuneJob, show the result
+	@$(PYTHON) -m finetune_demo
+
+demo-clean: install ## Remove what make demo left: the cluster and its results
+	@$(PYTHON) -m finetune_cluster down
+	@rm -rf out
+
+cluster: install ## Start the cluster (CLUSTER=auto|embedded|kind|existing)
+	@$(PYTHON) -m finetune_cluster up
+
+cluster-down: install ## Stop the cluster
+	@$(PYTHON) -m finetune_cluster down
+
+kubeconfig: install ## Print the path of the running cluster's kubeconfig
+	@$(PYTHON) -m finetune_cluster kubeconfig
+
+images: install ## Build both images and bring them into the cluster
+	@$(PYTHON) -m finetune_cluster images
+
+##@ Test
+test: test-unit test-integration test-e2e ## Run all tests; starts and removes its own clusters
+
+test-unit: install ## Tests without a cluster, under a minute
+	@$(PYTHON) -m pytest -q tests/unit tests/conventions
+
+test-integration: install ## Tests against a real API server and etcd
+	@$(PYTHON) -m pytest -q tests/integration tests/chart
+
+test-e2e: install ## Tests on a real node: pods train models
+	@$(PYTHON) -m pytest -v tests/e2e
+
+bench: install ## Measure; the figures of docs/benchmarks.md
+	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
+	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
+
+##@ Develop
+install: $(VENV)/complete ## Make the Python environment
+
+$(VENV)/complete:
+	@hack/bootstrap $(VENV)
+
+format: install ## Format the code
+	@ruff format -q $(CODE)
+	@ruff check -q --fix $(CODE)
+
+lint: install ## Style, layers, dead code
+	@ruff check $(CODE)
+	@ruff format --check -q $(CODE)
+	@lint-imports --no-logo
+	@vulture
+
+types: install ## Check the types
+	@mypy
+
+generate: install ## Write the generated files: CRD and the chart's copy
+	@$(PYTHON) hack/generate.py
+
+lock: install ## Resolve the dependencies anew and write requirements/
+	@hack/lock
+
+verify: lint types generate ## Prove that code is clean and generated files are current
+	@test -z "$$(git status --porcelain -- crds charts)" || { git --no-pager diff -- crds charts; git status --short -- crds charts; echo "generated files are not current: run make generate and commit"; exit 1; }
+	@echo "verified"
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-integration test-e2e bench install format lint types generate lock verify help

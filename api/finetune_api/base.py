@@ -1,0 +1,195 @@
+"""The base of every API type: camelCase on the wire, unknown fields refused, values frozen.
+
+A cross-field rule is written once, as a `Rule` that holds both its CEL form (checked by the API server at
+`kubectl apply`) and its Python form (checked by the operator, the trainer and the CLI); a test runs both on
+the same cases.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One validation rule. `holds` is absent for rules that compare with the old object, which only a server has."""
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool] | None = None
+    field_path: str | None = None
+
+    def validation(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        return entry | {"fieldPath": self.field_path} if self.field_path else entry
+
+
+class ApiModel(BaseModel):
+    """A frozen object of the API, with its rules."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        ser_json_inf_nan="null",
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.rules:
+            if rule.holds is not None and not rule.holds(self):
+                raise ValueError(rule.message)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        json_schema = handler.resolve_ref_schema(handler(schema))
+        if cls.rules:
+            json_schema["x-kubernetes-validations"] = [rule.validation() for rule in cls.rules]
+        return json_schema
+
+    @classmethod
+    def from_json(cls, wire: dict[str, Any]) -> Self:
+        """Read the wire form as the API server does: camelCase names only, no number in quotes, null is absent.
+
+        Raises pydantic.ValidationError.
+        """
+        text = json.dumps(_without_nulls(wire), default=str)
+        return cls.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The wire form: camelCase, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    return [_without_nulls(child) for child in value] if isinstance(value, list) else value
+
+
+class OneOf(ApiModel):
+    """An object with one optional member per choice, of which exactly one is set, as a Pod's volume source."""
+
+    @property
+    def chosen(self) -> list[str]:
+        """The names of the members that are set; a valid object has one."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if len(self.chosen) != 1:
+            names = ", ".join(field.alias or name for name, field in type(self).model_fields.items())
+            raise ValueError(f"set exactly one of {names}")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        json_schema = super().__get_pydantic_json_schema__(schema, handler)
+        return json_schema | {"minProperties": 1, "maxProperties": 1}
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """A rule on one string, for `Annotated[str, TextRule(...)]`."""
+
+    rule: Rule
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: str) -> str:
+            if self.rule.holds is not None and not self.rule.holds(value):
+                raise ValueError(self.rule.message)
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {"x-kubernetes-validations": [self.rule.validation()]}
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Marks a list without repeats: a set, or with `key` a map, which server-side apply merges item by item."""
+
+    key: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(items: list[Any]) -> list[Any]:
+            keys = [getattr(item, self.key) if self.key else item for item in items]
+            repeated = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+            if repeated is not None:
+                raise ValueError(f"Duplicate value: {repeated}")
+            return items
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        keys = {"x-kubernetes-list-map-keys": [self.key]} if self.key else {}
+        return handler(schema) | {"x-kubernetes-list-type": "map" if self.key else "set"} | keys
+
+
+@dataclass(frozen=True)
+class IntOrString:
+    """Marks a string field that may also be written as an integer (`cpu: 4`, `maxInvalidRows: 10`)."""
+
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def to_text(value: Any) -> Any:
+            if isinstance(value, float):
+                problem = f'must be an integer or a string: write "{value}" in quotes'
+                raise ValueError(problem)
+            return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+        text = core_schema.str_schema(pattern=self.pattern, max_length=32)
+        return core_schema.no_info_before_validator_function(to_text, text)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        # the pattern speaks of strings only; a number is held by its minimum
+        return {
+            "x-kubernetes-int-or-string": True,
+            "minimum": 0,
+            "pattern": self.pattern,
+            "maxLength": 32,
+        }
+
+
+Quantity = Annotated[str, IntOrString(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
+"""A Kubernetes quantity such as 500m, 4 or 16Gi."""
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253),
+]
+"""The name of a Kubernetes object (RFC 1123 subdomain)."""
+
+ShortText = Annotated[str, Field(max_length=256)]
+Message = Annotated[str, Field(max_length=1024)]

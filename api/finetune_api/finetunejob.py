@@ -1,0 +1,218 @@
+"""FineTuneJob: the spec as a whole, and the rules between its parts."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from finetune_api.base import ApiModel, Rule, TextRule, Unique
+from finetune_api.dataset import DatasetSpec
+from finetune_api.metrics import CLASSIFICATION, REGRESSION, plain
+from finetune_api.model import ModelSpec
+from finetune_api.objective import ObjectiveSpec
+from finetune_api.resources import ResourcesSpec, SchedulingSpec
+from finetune_api.training import TrainingSpec
+from finetune_api.uris import ClaimUri
+
+Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
+
+_RESERVED_PREFIXES = ("LD_", "PYTHON", "FINETUNE_", "KUBEFLOW_TRAINER_", "KUBERNETES_", "NVIDIA_")
+_RESERVED = ("PATH", "HOME", "HF_HOME", "BASH_ENV", "ENV", "IFS", "GCONV_PATH", "TMPDIR", "MPLCONFIGDIR")
+
+
+def _reserved_cel() -> str:
+    prefixes = " || ".join(f"self.startsWith('{prefix}')" for prefix in _RESERVED_PREFIXES)
+    names = ", ".join(f"'{name}'" for name in _RESERVED)
+    return f"!({prefixes} || self in [{names}])"
+
+
+EnvName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128),
+    TextRule(
+        Rule(
+            _reserved_cel(),
+            "this variable steers the interpreter, the loader or the trainer and cannot be set; choose another name",
+            lambda name: not name.startswith(_RESERVED_PREFIXES) and name not in _RESERVED,
+        )
+    ),
+]
+
+
+class EnvVar(ApiModel):
+    """An environment variable of the training container."""
+
+    name: EnvName
+    """Name, for example NCCL_DEBUG."""
+    value: Annotated[str, Field(max_length=4096)]
+    """Value, for example WARN."""
+
+
+class OutputSpec(ApiModel):
+    """Where the model is written."""
+
+    uri: ClaimUri | None = None
+    """The model's folder, for example pvc://models/movie-sentiment. Default: pvc://NAME-UID/model, a claim made for this job that outlives it."""
+
+
+class RetrySpec(ApiModel):
+    """What happens after a failure that another attempt may cure."""
+
+    limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """How many more attempts follow a failed one. Preemptions and node shut-downs are not counted."""
+
+
+def _immutable(field: str) -> Rule:
+    unchanged = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    return Rule(
+        unchanged,
+        f"spec.{field} cannot be changed after creation; create a new FineTuneJob under another name",
+    )
+
+
+def _changeable_while_suspended(field: str) -> Rule:
+    immutable = _immutable(field)
+    return Rule(
+        f"(has(oldSelf.suspend) && oldSelf.suspend) || ({immutable.cel})",
+        f"spec.{field} can be changed only while spec.suspend is true; suspend the job first, or create a new one",
+    )
+
+
+def _required_without_command(field: str, example: str) -> Rule:
+    return Rule(
+        f"has(self.command) || has(self.{field})",
+        f"spec.{field} is required unless spec.command runs a script of your own; write for example {example}",
+        lambda s: s.command is not None or getattr(s, field) is not None,
+    )
+
+
+def _refused_with_command(field: str) -> Rule:
+    return Rule(
+        f"!has(self.command) || !has(self.{field})",
+        f"spec.{field} has no meaning for a script of your own (spec.command); remove one of the two",
+        lambda s: s.command is None or getattr(s, field) is None,
+        f".{field}",
+    )
+
+
+def _metrics_of(spec: Any) -> list[str]:
+    training: TrainingSpec | None = spec.training
+    if training is None:
+        return []
+    stopping = training.early_stopping
+    chosen = [training.evaluation.best_metric, *(training.evaluation.metrics or [])]
+    return chosen + ([stopping.metric] if stopping and stopping.metric else [])
+
+
+def _metrics_fit(objective: str, others: dict[str, Any]) -> Rule:
+    names = ", ".join(f"'{prefix}{name}'" for name in others for prefix in ("", "eval_"))
+    applies = f"has(self.objective) && has(self.objective.{objective}) && has(self.training)"
+    evaluation, stopping = "self.training.evaluation", "self.training.earlyStopping"
+    cel = (
+        f"!({applies}) || !((has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
+        f" || (has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
+        f" || (has({stopping}) && has({stopping}.metric) && {stopping}.metric in [{names}]))"
+    )
+    known = REGRESSION if objective == "regression" else CLASSIFICATION
+    return Rule(
+        cel,
+        f"spec.training names a metric that {objective} does not have; use loss, {', '.join(known)}",
+        lambda s: (
+            s.objective is None
+            or s.objective.kind != objective
+            or not any(plain(metric) in others for metric in _metrics_of(s))
+        ),
+        ".training",
+    )
+
+
+IMMUTABLE = ("model", "dataset", "objective", "training", "retry", "output", "image", "command", "env")
+WHILE_SUSPENDED = ("resources", "scheduling")
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to train, on what, how, and with which resources."""
+
+    rules = (
+        _required_without_command("model", "{uri: pvc://models/minilm}"),
+        _required_without_command("dataset", "{train: {uri: pvc://data/train.jsonl}}"),
+        _required_without_command("objective", "{classification: {}}"),
+        _refused_with_command("objective"),
+        _refused_with_command("training"),
+        Rule(
+            "!has(self.objective) || !has(self.objective.regression) || !has(self.dataset)"
+            " || !has(self.dataset.validation) || !has(self.dataset.validation.stratify)"
+            " || !self.dataset.validation.stratify",
+            "spec.dataset.validation.stratify needs labels; remove it for regression",
+            lambda s: (
+                not (
+                    s.objective
+                    and s.objective.regression
+                    and s.dataset
+                    and s.dataset.validation
+                    and s.dataset.validation.stratify
+                )
+            ),
+            ".dataset.validation.stratify",
+        ),
+        Rule(
+            "has(self.command) || !has(self.resources) || !has(self.resources.gpusPerNode)"
+            " || self.resources.gpusPerNode <= 1",
+            "the trainer uses one GPU for now; write spec.resources.gpusPerNode: 1, or run a script of your own that"
+            " uses more (spec.command)",
+            lambda s: s.command is not None or s.resources is None or (s.resources.gpus_per_node or 0) <= 1,
+            ".resources.gpusPerNode",
+        ),
+        _metrics_fit("classification", REGRESSION),
+        _metrics_fit("regression", CLASSIFICATION),
+        *map(_immutable, IMMUTABLE),
+        *map(_changeable_while_suspended, WHILE_SUSPENDED),
+    )
+    model: ModelSpec | None = None
+    """The checkpoint that training starts from."""
+    dataset: DatasetSpec | None = None
+    """The data, and how it is prepared."""
+    objective: ObjectiveSpec | None = None
+    """What the model learns."""
+    training: TrainingSpec | None = None
+    """How the weights are updated. Default: AdamW at 5e-5 for 3 epochs of batches of 32."""
+    resources: ResourcesSpec | None = None
+    """What the pods get. May be changed while the job is suspended."""
+    scheduling: SchedulingSpec | None = None
+    """Where the pods may run. May be changed while the job is suspended."""
+    retry: RetrySpec = RetrySpec()
+    """What happens after a failure that another attempt may cure."""
+    output: OutputSpec | None = None
+    """Where the model is written."""
+    suspend: bool = False
+    """true saves a checkpoint and releases the resources; false goes on from it."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
+    """Longest running time over all attempts; waiting and suspension do not count. For example 7200."""
+    ttl_seconds_after_finished: Seconds | None = None
+    """After this time the finished job's pods are deleted, never the FineTuneJob or its model. For example 86400."""
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")] | None = None
+    """Another trainer image, where the administrator allows it."""
+    command: (
+        Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=64)] | None
+    ) = None
+    """A script of your own in place of the trainer. It finds FINETUNE_MODEL_DIR, FINETUNE_TRAIN_FILE, FINETUNE_VALIDATION_FILE, FINETUNE_TEST_FILE, FINETUNE_OUTPUT_DIR and FINETUNE_CHECKPOINT_DIR; exit code 0 is success. A script on Hugging Face's Trainer reports its progress by itself. For example [python, /scripts/train.py]."""
+    env: Annotated[list[EnvVar], Field(max_length=64), Unique("name")] | None = None
+    """Environment variables of the training container."""
+
+    def resolved_training(self) -> TrainingSpec | None:
+        """`training` with every default written out; None for a script of one's own."""
+        if self.objective is None:
+            return None
+        return (self.training or TrainingSpec()).resolved(self.objective.kind)
+
+
+_JOB_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+JOB_RULES = (
+    Rule(
+        f"size(self.metadata.name) <= 40 && self.metadata.name.matches('{_JOB_NAME}')",
+        "metadata.name must have at most 40 characters of a-z, 0-9 and '-', and start with a letter: it is part of"
+        " the names of the job's pods",
+        lambda name: len(name) <= 40 and re.fullmatch(_JOB_NAME, name) is not None,
+    ),
+)
+"""Rules on the whole object, whose `holds` takes metadata.name."""

@@ -1,0 +1,57 @@
+"""The evaluation metrics: which objective has which, and whether more is better.
+
+One table for the schema, the trainer, the status and the columns. `eval_` may stand before a name.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+
+class Direction(StrEnum):
+    """Whether a metric improves by falling or by rising."""
+
+    MINIMIZE = "Minimize"
+    MAXIMIZE = "Maximize"
+
+
+COMMON = {"loss": Direction.MINIMIZE}
+CLASSIFICATION = {
+    "accuracy": Direction.MAXIMIZE,
+    "f1": Direction.MAXIMIZE,
+    "f1_micro": Direction.MAXIMIZE,
+    "f1_macro": Direction.MAXIMIZE,
+    "precision": Direction.MAXIMIZE,
+    "recall": Direction.MAXIMIZE,
+    "mcc": Direction.MAXIMIZE,
+}
+REGRESSION = {
+    "mse": Direction.MINIMIZE,
+    "rmse": Direction.MINIMIZE,
+    "mae": Direction.MINIMIZE,
+    "r2": Direction.MAXIMIZE,
+    "pearson": Direction.MAXIMIZE,
+    "spearman": Direction.MAXIMIZE,
+}
+ALL = COMMON | CLASSIFICATION | REGRESSION
+
+MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
+
+
+def plain(name: str) -> str:
+    """The name without `eval_`: the key in status and reports."""
+    return name.removeprefix("eval_")
+
+
+def direction(name: str) -> Direction:
+    """The direction in which a metric improves."""
+    return ALL[plain(name)]
+
+
+def improves(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+    """Whether `value` is better than `best` by more than `min_delta`."""
+    if best is None:
+        return True
+    gain = value - best if direction(name) is Direction.MAXIMIZE else best - value
+    return gain > min_delta

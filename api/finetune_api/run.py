@@ -1,0 +1,263 @@
+"""What crosses the border between operator and trainer: RunConfig in, RunReport and ExitCode out.
+
+Both sides may be of different versions in a cluster, and a person may write a RunConfig by hand for a run on a
+laptop, so this is a file format: every path explicit, versioned, frozen by a golden file in the tests.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api import API_VERSION
+from finetune_api.base import ApiModel, Rule
+from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
+from finetune_api.model import FreezeSpec, Initialize
+from finetune_api.objective import ObjectiveSpec
+from finetune_api.status import (
+    CheckpointStatus,
+    EarlyStoppedStatus,
+    EffectiveStatus,
+    EpochStatus,
+    Metrics,
+    ModelStatus,
+    ProgressStatus,
+    ResolvedStatus,
+)
+from finetune_api.training import TrainingSpec
+
+RUN_CONFIG_PATH = "/etc/finetune/run.json"
+TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_BYTES = 3500
+"""The kubelet keeps the last 4,096 bytes of a termination message; a cut JSON would be a lost one."""
+
+Path = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the trainer, in the manner of sysexits.h."""
+
+    DONE = 0
+    CONFIGURATION = 64
+    DATA = 65
+    NOT_FOUND = 66
+    NO_GPU = 69
+    FAULT = 70
+    OUT_OF_MEMORY = 71
+    DIVERGED = 72
+    STORAGE = 74
+    INTERRUPTED = 75
+
+
+class JobIdentity(ApiModel):
+    """The job and attempt that a run belongs to."""
+
+    namespace: str = "local"
+    """Namespace of the FineTuneJob."""
+    name: str
+    """Name of the FineTuneJob."""
+    uid: str = "local"
+    """uid of the FineTuneJob: two jobs of the same name never share checkpoints."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+    """Number of the attempt: the fence against pods of older attempts."""
+
+
+class ModelInput(ApiModel):
+    """The base model as files."""
+
+    path: Path
+    """Folder with config.json, weights and tokenizer."""
+    tokenizer_path: Path | None = None
+    """Folder of another tokenizer."""
+    uri: str | None = None
+    """Where the user says it lies; for messages and the card."""
+    initialize: Initialize = Initialize.PRETRAINED
+    """Pretrained or Random."""
+    freeze: FreezeSpec | None = None
+    """Parts that are not trained."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout probability."""
+
+
+class DataInput(ApiModel):
+    """A data file."""
+
+    path: Path
+    """The file."""
+    uri: str | None = None
+    """Where the user says it lies; for messages."""
+    format: DataFormat | None = None
+    """jsonl or csv; default by the ending."""
+
+
+class ValidationSplit(ApiModel):
+    """Hold out a share of the training rows."""
+
+    fraction: Annotated[float, Field(gt=0, le=0.9)] = 0.1
+    """Share of the rows."""
+    stratify: bool | None = None
+    """Keep the labels' proportions; default: for classification without groupBy."""
+    group_by: str | None = None
+    """Column whose equal values stay together."""
+
+
+class DatasetInput(ApiModel):
+    """The data as files."""
+
+    rules = (
+        Rule(
+            "!has(self.validation) || !has(self.split)",
+            "give either dataset.validation, a file, or dataset.split, a share of the training file",
+            lambda s: s.validation is None or s.split is None,
+        ),
+    )
+    train: DataInput
+    """Training rows."""
+    validation: DataInput | None = None
+    """Validation rows in a file of their own."""
+    split: ValidationSplit | None = None
+    """Validation rows held out of train; the default where there is no validation file."""
+    test: DataInput | None = None
+    """Test rows."""
+    columns: ColumnsSpec = ColumnsSpec()
+    """Which columns hold what."""
+    preprocessing: PreprocessingSpec = PreprocessingSpec()
+    """How texts are prepared."""
+    max_invalid_rows: MaxInvalidRows = "0"
+    """A count or a share such as 1%."""
+
+
+class OutputPaths(ApiModel):
+    """Where the run writes; all three on one file system, so that a rename publishes."""
+
+    model_dir: Path
+    """The model's folder; exists only once it is complete."""
+    staging_dir: Path
+    """Where the model is put together before the rename."""
+    checkpoint_dir: Path
+    """Checkpoints: step-00000400, …"""
+    uri: str | None = None
+    """Where the user says the model lies."""
+
+
+class Devices(ApiModel):
+    """What computes."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    """GPUs that must be there; 0 trains on the CPU."""
+    simulated: bool = False
+    """The GPUs only exist for the scheduler; compute on the CPU and say so."""
+
+
+class ProgressEndpoint(ApiModel):
+    """Where progress is posted; losing it is never a failure."""
+
+    url: str
+    """HTTPS address."""
+    token_path: Path
+    """File with the bearer token, renewed by the kubelet."""
+    ca_path: Path
+    """File with the endpoint's certificate authority."""
+
+
+class RunConfig(ApiModel):
+    """All that one run needs."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["RunConfig"] = "RunConfig"
+    job: JobIdentity
+    model: ModelInput
+    dataset: DatasetInput
+    objective: ObjectiveSpec
+    training: TrainingSpec = TrainingSpec()
+    output: OutputPaths
+    devices: Devices = Devices()
+    progress: ProgressEndpoint | None = None
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of /metrics; 0 serves none."""
+    termination_log: Path | None = None
+    """File that gets the RunReport; none on a laptop."""
+
+
+class FaultPlace(ApiModel):
+    """Where in the user's input a fault lies."""
+
+    field: str | None = None
+    """Field of the spec."""
+    file: str | None = None
+    """File or URI."""
+    row: int | None = None
+    """Line of the file, from 1."""
+    column: str | None = None
+    """Column of the row."""
+
+
+class RunReport(ApiModel):
+    """How a run ended, or how far it is: the termination message, and the body of a progress POST."""
+
+    version: Literal[1] = 1
+    attempt: int = 1
+    exit_code: ExitCode | None = None
+    """Absent while the run lasts."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """One sentence: what happened, where, what to change."""
+    place: FaultPlace | None = None
+    traceback: Annotated[str, Field(max_length=2000)] | None = None
+    """The last lines, for a fault of the trainer's own."""
+    from_step: int | None = None
+    progress: ProgressStatus | None = None
+    best: CheckpointStatus | None = None
+    latest: CheckpointStatus | None = None
+    early_stopped: EarlyStoppedStatus | None = None
+    epochs: list[EpochStatus] = []
+    resolved: ResolvedStatus | None = None
+    effective: EffectiveStatus | None = None
+    model: ModelStatus | None = None
+    metrics: Metrics = {}
+
+
+class _Drop(StrEnum):
+    """Parts of a report that give way, in this order, when it is too long."""
+
+    TRACEBACK = "traceback"
+    EPOCHS = "epochs"
+    METRICS = "metrics"
+    EFFECTIVE = "effective"
+    RESOLVED = "resolved"
+    EARLY_STOPPED = "early_stopped"
+    LATEST = "latest"
+    BEST = "best"
+    PROGRESS = "progress"
+    PLACE = "place"
+
+
+def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
+    """The report as JSON of at most `limit` bytes of UTF-8: what matters least is left out first."""
+    text = _dump(report)
+    for shorter in _shortened(report):
+        if len(text.encode()) <= limit:
+            return text
+        text = _dump(shorter)
+    return text
+
+
+def _shortened(report: RunReport) -> Iterator[RunReport]:
+    """The report ever shorter: without the older evaluations, without whole parts, with less of the message."""
+    while len(report.epochs) > 1:
+        report = report.model_copy(update={"epochs": report.epochs[(len(report.epochs) + 1) // 2 :]})
+        yield report
+    for part in _Drop:
+        report = report.model_copy(update={part.value: RunReport.model_fields[part.value].get_default()})
+        yield report
+    while len(report.message) > 128:
+        report = report.model_copy(update={"message": report.message[: len(report.message) // 2]})
+        yield report
+    if report.model:
+        report = report.model_copy(update={"model": report.model.model_copy(update={"metrics": {}})})
+        yield report
+    yield RunReport(attempt=report.attempt, exit_code=report.exit_code, message=report.message)
+
+
+def _dump(report: RunReport) -> str:
+    return report.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)

@@ -1,0 +1,70 @@
+"""Lower a pydantic model to a Kubernetes structural schema. Pure: model class in, dict out."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_KEEP = {
+    "type", "format", "description", "default", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern",
+    "minItems", "maxItems", "minProperties", "maxProperties", "required",
+}  # fmt: skip
+
+
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """The structural schema of `model`.
+
+    Raises TypeError for what a structural schema cannot say: a union, a recursive model, a tuple.
+    """
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    return _lower(schema, schema.get("$defs", {}), ())
+
+
+def _lower(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, ...]) -> dict[str, Any]:
+    node = dict(node)
+    if "$ref" in node:
+        name = node.pop("$ref").rsplit("/", 1)[1]
+        if name in above:
+            raise TypeError(f"{name} contains itself; a structural schema cannot recurse")
+        node, above = {**definitions[name], **node}, (*above, name)
+    if "anyOf" in node:
+        node = _optional(node)
+        return _lower(node, definitions, above)
+    if "prefixItems" in node or "patternProperties" in node:
+        raise TypeError(f"no structural form for {sorted(node)}")
+    out = {key: value for key, value in node.items() if key in _KEEP or key.startswith("x-kubernetes-")}
+    if "const" in node:
+        out["enum"] = [node["const"]]
+    if out.get("default", "") is None:
+        del out["default"]
+    elif isinstance(out.get("default"), dict):
+        out["default"] = {}  # the API server fills in the members' own defaults
+    return out | _exclusive_bounds(node) | _children(node, definitions, above)
+
+
+def _optional(node: dict[str, Any]) -> dict[str, Any]:
+    members = [member for member in node["anyOf"] if member.get("type") != "null"]
+    if len(members) != 1:
+        raise TypeError(f"a union has no structural schema: {members}")
+    rest = {key: value for key, value in node.items() if key != "anyOf"}
+    return {**members[0], **rest}
+
+
+def _exclusive_bounds(node: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI 3.0 spells an exclusive bound as a number and a flag."""
+    out: dict[str, Any] = {}
+    for bound, number in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in node:
+            out |= {number: node[bound], bound: True}
+    return out
+
+
+def _children(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, ...]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if node.get("properties"):  # the server leaves out an empty one
+        children = node["properties"].items()
+        out["properties"] = {name: _lower(child, definitions, above) for name, child in children}
+    if "items" in node:
+        out["items"] = _lower(node["items"], definitions, above)
+    if isinstance(node.get("additionalProperties"), dict):
+        out["additionalProperties"] = _lower(node["additionalProperties"], definitions, above)
+    return out

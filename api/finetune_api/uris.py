@@ -1,0 +1,68 @@
+"""Where models, data and outputs lie: `pvc://CLAIM/PATH` and `configMap://NAME/KEY`, one grammar for all.
+
+A path on the machine is not a URI: it appears only in a RunConfig, which the operator writes for a pod, or a
+person for a run on a laptop.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Rule, TextRule
+
+_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.=@+ -]{0,126}"
+_CLAIM = rf"^pvc://{_NAME}(/{_SEGMENT})+$"
+_CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9]{{1,253}}$"
+_HELP = "without '..', '%' or '\\'"
+
+
+def _rule(patterns: list[str], message: str) -> TextRule:
+    cel = " || ".join(f"self.matches(r'{pattern}')" for pattern in patterns)
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def holds(text: str) -> bool:
+        return ".." not in text and any(pattern.fullmatch(text) for pattern in compiled)
+
+    return TextRule(Rule(f"!self.contains('..') && ({cel})", message, holds))
+
+
+ClaimUri = Annotated[
+    str,
+    Field(max_length=512),
+    _rule(
+        [_CLAIM],
+        f"write pvc://CLAIM/PATH, a folder or file on a PersistentVolumeClaim of this namespace, {_HELP}",
+    ),
+]
+DataUri = Annotated[
+    str,
+    Field(max_length=512),
+    _rule(
+        [_CLAIM, _CONFIG_MAP],
+        "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim of this namespace, or configMap://NAME/KEY for "
+        f"data of up to 1 MiB, {_HELP}",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Location:
+    """A parsed URI: the kind of source, the Kubernetes object's name, and the path or key inside it."""
+
+    scheme: str
+    name: str
+    path: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.name}/{self.path}"
+
+
+def parse(uri: str) -> Location:
+    """Take a validated URI apart."""
+    scheme, _, rest = uri.partition("://")
+    name, _, path = rest.partition("/")
+    return Location(scheme, name, PurePosixPath(path))

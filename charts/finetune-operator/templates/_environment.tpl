@@ -1,0 +1,64 @@
+{{- /* The operator's settings, see operator/finetune_operator/settings.py. What is empty here keeps the default there. */}}
+{{- define "finetune-operator.environment" -}}
+{{- $prefix := "FINETUNE_OPERATOR_" -}}
+- name: {{ $prefix }}NAMESPACES
+  value: {{ include "finetune-operator.namespaces" . | quote }}
+{{- with .Values.trainer }}
+- name: {{ $prefix }}TRAINER_IMAGE
+  value: {{ include "finetune-operator.trainerImage" $ | quote }}
+- name: {{ $prefix }}IMAGE_PULL_POLICY
+  value: {{ .pullPolicy | quote }}
+- name: {{ $prefix }}ALLOWED_IMAGES
+  value: {{ .allowedImages | toJson | quote }}
+- name: {{ $prefix }}REQUESTS
+  value: {{ include "finetune-operator.quantities" .requests | quote }}
+- name: {{ $prefix }}LIMITS
+  value: {{ include "finetune-operator.quantities" .limits | quote }}
+- name: {{ $prefix }}NODE_SELECTOR
+  value: {{ .nodeSelector | toJson | quote }}
+- name: {{ $prefix }}TOLERATIONS
+  value: {{ .tolerations | toJson | quote }}
+- name: {{ $prefix }}IMAGE_PULL_SECRETS
+  value: {{ .imagePullSecrets | toJson | quote }}
+{{- with .runtimeClass }}
+- name: {{ $prefix }}RUNTIME_CLASS
+  value: {{ . | quote }}
+{{- end }}
+- name: {{ $prefix }}POD_LABELS
+  value: {{ .podLabels | toJson | quote }}
+- name: {{ $prefix }}RUN_AS_USER
+  value: {{ int64 .uid | quote }}
+- name: {{ $prefix }}RUN_AS_GROUP
+  value: {{ int64 .gid | quote }}
+- name: {{ $prefix }}FS_GROUP
+  value: {{ int64 .fsGroup | quote }}
+{{- end }}
+{{- with .Values.defaults }}
+- name: {{ $prefix }}OUTPUT_SIZE
+  value: {{ .output.size | quote }}
+{{- with .output.storageClass }}
+- name: {{ $prefix }}OUTPUT_STORAGE_CLASS
+  value: {{ . | quote }}
+{{- end }}
+- name: {{ $prefix }}OUTPUT_ACCESS_MODE
+  value: {{ .output.accessMode | quote }}
+- name: {{ $prefix }}GPUS_PER_NODE
+  value: {{ int64 .gpusPerNode | quote }}
+- name: {{ $prefix }}GPU_RESOURCE
+  value: {{ .gpuResource | quote }}
+{{- end }}
+- name: {{ $prefix }}SIMULATE_GPUS
+  value: {{ .Values.platform.simulateGPUs | quote }}
+{{- if .Values.progress.enabled }}
+- name: {{ $prefix }}PROGRESS_URL
+  value: {{ printf "https://%s.%s.svc" (include "finetune-operator.fullname" .) .Release.Namespace | quote }}
+- name: {{ $prefix }}TLS_SECRET
+  value: {{ printf "%s/%s" .Release.Namespace (include "finetune-operator.tlsSecret" .) | quote }}
+{{- end }}
+- name: {{ $prefix }}WORKERS
+  value: {{ int64 .Values.operator.workers | quote }}
+- name: {{ $prefix }}LOG_FORMAT
+  value: {{ .Values.operator.logFormat | quote }}
+- name: {{ $prefix }}LOG_LEVEL
+  value: {{ .Values.operator.logLevel | quote }}
+{{- end }}

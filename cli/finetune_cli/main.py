@@ -1,0 +1,36 @@
+"""`finetune watch` follows a job in the terminal, `finetune validate` checks files before they are applied."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tuning jobs on Kubernetes.")
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="Name of the FineTuneJob.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+) -> None:
+    """Follow a job until it finishes. Exit code 0 when it succeeded, 1 when it failed, 2 when there is none."""
+    from finetune_cli.watch import follow
+
+    raise typer.Exit(follow(name, namespace))
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(help="YAML files with FineTuneJobs.")]) -> None:
+    """Check FineTuneJobs without a cluster. Exit code 1 when one would be refused."""
+    from finetune_cli.validate import faults_of
+
+    found = [fault for file in files for fault in faults_of(file)]
+    for fault in found:
+        typer.echo(fault, err=True)
+    if not found:
+        typer.echo(f"{len(files)} file(s) are valid")
+    raise typer.Exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,52 @@
+"""Checks FineTuneJobs in YAML files by the rules that the API server applies."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from finetune_api import API_VERSION, GROUP, KIND
+from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
+
+
+def faults_of(file: Path) -> Iterator[str]:
+    """What is wrong with the FineTuneJobs of a file, each with its place; one of them has to be there.
+
+    Objects of other groups are passed over.
+    """
+    try:
+        documents = list(YAML(typ="safe").load_all(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        yield f"{file}: {error}"
+        return
+    ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
+    if not ours:
+        yield f"{file}: there is no FineTuneJob in it; write apiVersion: {API_VERSION} and kind: {KIND}"
+    for number, document in ours:
+        place = f"{file}" if len(documents) == 1 else f"{file} (document {number})"
+        yield from (f"{place}: {fault}" for fault in _faults(document))
+
+
+def _is_ours(document: Any) -> bool:
+    """By kind or by group: either may be misspelt."""
+    if not isinstance(document, dict):
+        return False
+    return document.get("kind") == KIND or str(document.get("apiVersion")).startswith(f"{GROUP}/")
+
+
+def _faults(document: dict[str, Any]) -> Iterator[str]:
+    for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if document.get(field) != wanted:
+            yield f"{field}: write {wanted}"
+    metadata = document.get("metadata")
+    name = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+    yield from (rule.message for rule in JOB_RULES if rule.holds and not rule.holds(name))
+    try:
+        FineTuneJobSpec.from_json(document.get("spec") or {})
+    except ValidationError as error:
+        for item in error.errors():
+            path = ".".join(["spec", *map(str, item["loc"])])
+            yield f"{path}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,79 @@
+"""`python -m finetune_cluster COMMAND`: start, stop and look at the cluster that CLUSTER names."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from finetune_cluster.choice import chosen_cluster
+from finetune_cluster.errors import ClusterError
+from finetune_cluster.progress import say
+from finetune_cluster.status import print_table
+
+app = typer.Typer(
+    help="A Kubernetes cluster for the demo, tests and development. CLUSTER=auto|embedded|kind|existing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up() -> None:
+    """Start the cluster; quick when it runs and is well."""
+    chosen_cluster().up()
+
+
+@app.command()
+def down() -> None:
+    """Stop the cluster and leave nothing of it but caches and logs."""
+    chosen_cluster().down()
+
+
+@app.command()
+def status() -> None:
+    """Show every component, its process and its health."""
+    cluster = chosen_cluster()
+    rows = cluster.status()
+    typer.echo(f"This is {cluster.describe()}")
+    print_table(rows)
+    if not all(row.healthy for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def kubeconfig() -> None:
+    """Print the path of the running cluster's kubeconfig."""
+    typer.echo(chosen_cluster().kubeconfig)
+
+
+@app.command()
+def images() -> None:
+    """Build the operator's and the trainer's image where they changed, and give them to the cluster."""
+    for key, reference in chosen_cluster().images().items():
+        typer.echo(f"{key} {reference}")
+
+
+@app.command()
+def volumes(count: Annotated[int, typer.Option(min=0, help="How many must be available.")] = 32) -> None:
+    """Delete released volumes with their data, and make new ones until COUNT are available."""
+    created = chosen_cluster().volumes(count)
+    say(f"{created} new volumes, {count} available")
+
+
+@app.command("host-path")
+def host_path(namespace: str, claim: str) -> None:
+    """Print the host's folder behind a bound PersistentVolumeClaim (embedded cluster only)."""
+    typer.echo(chosen_cluster().host_path(namespace, claim))
+
+
+def main() -> None:
+    try:
+        app()
+    except ClusterError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

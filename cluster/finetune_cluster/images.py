@@ -1,0 +1,105 @@
+"""Makes our images available to a cluster: builds what changed, pushes or loads it, writes images.json."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from finetune_cluster import folders, nodeconfig
+from finetune_cluster.binaries import binary
+from finetune_cluster.buildah import Buildah
+from finetune_cluster.commands import run, succeeds
+from finetune_cluster.errors import ClusterError
+from finetune_cluster.imagespecs import SPECS, ImageSpec, tag
+from finetune_cluster.progress import say, step
+from finetune_cluster.sandbox import NODE_ADDRESS
+
+_MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+)
+
+
+def embedded_images(logs: Path) -> dict[str, str]:
+    """Images in the embedded cluster's registry; the references are as its node sees them."""
+    registry = f"{NODE_ADDRESS}:{nodeconfig.REGISTRY_PORT}"
+    references = {}
+    for spec in SPECS:
+        name = f"{spec.name}:{tag(spec, folders.PROJECT)}"
+        if not _in_registry(registry, name):
+            builder = Buildah(folders.cache() / "buildah", logs / "images.log")
+            builder.build(spec, f"localhost/{name}")
+            builder.push(f"localhost/{name}", registry)
+        references[spec.key] = f"127.0.0.1:{nodeconfig.REGISTRY_PORT}/{name}"
+    return _written(references)
+
+
+def kind_images(cluster: str) -> dict[str, str]:
+    """Images built by Docker and loaded into the nodes of a kind cluster."""
+    references = {spec.key: _docker_build(spec, "localhost") for spec in SPECS}
+    for reference in references.values():
+        with step(f"Loading {reference} into kind"):
+            run([binary("kind"), "load", "docker-image", reference, "--name", cluster])
+    return _written(references)
+
+
+def pushed_images() -> dict[str, str]:
+    """Images built by Docker and pushed to IMAGE_REGISTRY, for a cluster that we know nothing about."""
+    registry = os.environ.get("IMAGE_REGISTRY")
+    if not registry or not succeeds(["docker", "info"]):
+        raise ClusterError(
+            "Images for CLUSTER=existing are built by Docker and pushed to IMAGE_REGISTRY. "
+            "Start Docker and set IMAGE_REGISTRY to a registry that the cluster can pull from, e.g. ghcr.io/you"
+        )
+    references = {spec.key: _docker_build(spec, registry) for spec in SPECS}
+    for reference in references.values():
+        with step(f"Pushing {reference}"):
+            run(["docker", "push", reference])
+    return _written(references)
+
+
+def _docker_build(spec: ImageSpec, prefix: str) -> str:
+    reference = f"{prefix}/{spec.name}:{tag(spec, folders.PROJECT)}"
+    if succeeds(["docker", "image", "inspect", reference]):
+        say(f"{reference} is up to date")
+        return reference
+    with step(f"Building {reference}"):
+        run(
+            [
+                "docker",
+                "build",
+                "--file",
+                folders.PROJECT / spec.dockerfile,
+                "--tag",
+                reference,
+                folders.PROJECT,
+            ]
+        )
+    return reference
+
+
+def _in_registry(registry: str, name: str) -> bool:
+    repository, _, version = name.rpartition(":")
+    request = urllib.request.Request(  # our own address only
+        f"http://{registry}/v2/{repository}/manifests/{version}",
+        method="HEAD",
+        headers={"Accept": _MANIFESTS},
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise ClusterError(f"The cluster's registry answered {error.code} for {name}; see its log") from error
+    except OSError as error:
+        raise ClusterError(
+            f"The cluster's registry does not answer: {error}. Try: python -m finetune_cluster up"
+        ) from error
+
+
+def _written(references: dict[str, str]) -> dict[str, str]:
+    file = folders.state() / "images.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(references, indent=2) + "\n")
+    return references

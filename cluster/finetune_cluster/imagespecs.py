@@ -1,0 +1,63 @@
+"""What the images are made of, and the tag that follows from it (pure but for reading the files)."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_cluster.errors import ClusterError
+
+_SHARED = (
+    "pyproject.toml",
+    "requirements/bootstrap.txt",
+    "cluster/images/build-backend.txt",
+    "api/finetune_api",
+)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One of our images: its key in images.json, name, Dockerfile and other inputs, relative to the project."""
+
+    key: str
+    name: str
+    dockerfile: str
+    inputs: tuple[str, ...]
+
+
+SPECS = (
+    ImageSpec(
+        "operator",
+        "finetune-operator",
+        "operator/Dockerfile",
+        (*_SHARED, "requirements/operator.txt", "operator/finetune_operator"),
+    ),
+    ImageSpec(
+        "trainer",
+        "finetune-trainer",
+        "trainer-image/Dockerfile",
+        (*_SHARED, "requirements/trainer.txt", "trainer-image/finetune_trainer"),
+    ),
+)
+
+
+def tag(spec: ImageSpec, project: Path) -> str:
+    """A short hash of everything that the build of the image reads."""
+    return content_hash(project, (spec.dockerfile, *spec.inputs))
+
+
+def content_hash(root: Path, inputs: Iterable[str]) -> str:
+    """Hash names and contents of files and folders below root; byte code and other left-overs do not count."""
+    digest = hashlib.sha256()
+    for file in sorted({file for name in inputs for file in _files(root / name)}):
+        name = file.relative_to(root).as_posix().encode()
+        digest.update(len(name).to_bytes(4) + name + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ClusterError(f"{path} is missing; the image cannot be built without it")
+    return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]

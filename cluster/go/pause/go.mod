@@ -1,0 +1,3 @@
+module finetune.cluster/pause
+
+go 1.26.0

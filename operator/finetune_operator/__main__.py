@@ -1,0 +1,102 @@
+"""Start the operator: `python -m finetune_operator`. Ends with 0 on SIGTERM, with 1 where it cannot start."""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
+
+import kopf
+from prometheus_client import disable_created_metrics
+
+from finetune_operator.cache import Cache
+from finetune_operator.children import Children
+from finetune_operator.cluster import Cluster
+from finetune_operator.errors import NotFoundError, OperatorError
+from finetune_operator.handlers import kopf_settings, registry
+from finetune_operator.metrics import Metrics
+from finetune_operator.progress import ProgressEndpoint, Reports
+from finetune_operator.reconcile import Reconciler, utc_now
+from finetune_operator.resync import Resync
+from finetune_operator.server import serving, status_app
+from finetune_operator.settings import OperatorSettings, load
+from finetune_operator.tls import certificate_of, server_context
+from finetune_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+
+async def run(settings: OperatorSettings) -> None:
+    """Wire the parts together and run until Kopf ends."""
+    cache, reports = Cache(), Reports()
+    queue_box: list[WorkQueue] = []
+    metrics = Metrics(cache, lambda: sum(map(len, queue_box)))
+    cluster = await Cluster.connect(settings, metrics.request)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(cluster.close)
+        certificate = await certificate_of(settings, cluster)
+        children = Children(cluster, cache, settings, lambda: certificate.authority)
+        reconciler = Reconciler(cache, cluster, children, reports, metrics, settings)
+        queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
+        queue_box.append(queue)
+        resync = Resync(cluster, cache, queue, settings)
+        await stack.enter_async_context(serving(status_app(metrics, resync.missing), settings.http_port))
+        if settings.progress_url and settings.progress_port:
+            endpoint = ProgressEndpoint(
+                cluster, cache, reports, settings.progress_audience, queue.add, utc_now
+            )
+            tls = server_context(certificate)
+            await stack.enter_async_context(serving(endpoint.app(), settings.progress_port, tls))
+        await _watch_and_work(settings, cache, queue, resync)
+
+
+async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
+    """Watch at once, work only after the first LIST; the end of Kopf ends everything."""
+    work = asyncio.create_task(_work(queue, resync))
+    watch = asyncio.create_task(
+        kopf.operator(
+            registry=registry(cache, queue, resync.cluster, on_stop=work.cancel),
+            settings=kopf_settings(settings),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+        )
+    )
+    done, _ = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+    if work in done and not work.cancelled():
+        watch.cancel()
+    await asyncio.wait({watch})
+    work.cancel()
+    await asyncio.wait({work})
+    for task in (work, watch):
+        if not task.cancelled():
+            task.result()
+
+
+async def _work(queue: WorkQueue, resync: Resync) -> None:
+    await resync.once()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(resync.repeat())
+        group.create_task(queue.work())
+
+
+def main() -> int:
+    """Run the operator until it is told to end."""
+    try:
+        settings = load()
+        log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
+        kopf.configure(log_format=log_format)
+        logging.getLogger().setLevel(settings.log_level)
+        logging.getLogger("kopf").setLevel("WARNING")  # a line for every event that our handlers took note of
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody looks at
+        asyncio.run(run(settings))
+    except NotFoundError as error:
+        sys.stderr.write(f"finetune-operator: {error}; is the CustomResourceDefinition installed?\n")
+        return 1
+    except OperatorError as error:
+        sys.stderr.write(f"finetune-operator: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What the operator knows of the cluster: the newest version of every FineTuneJob and child that it has seen.
+
+Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
+late event never hides a write of ours. It holds no truth: a restart fills it again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from finetune_api import KIND
+from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID
+
+Body = dict[str, Any]
+
+
+class JobKey(NamedTuple):
+    """Identifies a FineTuneJob for the queue."""
+
+    namespace: str
+    name: str
+
+
+class Id(NamedTuple):
+    """Identifies an object of a kind."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Child:
+    """A Job or Pod of an attempt; `gone` once it was deleted.
+
+    How a pod ended stays known until its attempt closes, and an answer that was under way while the object was
+    deleted does not bring it back.
+    """
+
+    body: Body
+    gone: bool = False
+
+
+@dataclass
+class Cache:
+    """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels."""
+
+    jobs: dict[JobKey, Body] = field(default_factory=dict)
+    children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
+
+    def put_job(self, body: Body) -> JobKey:
+        """Take up a FineTuneJob."""
+        key = JobKey(*id_of(body))
+        known = self.jobs.get(key)
+        if known is None or _version(body) >= _version(known):
+            self.jobs[key] = _slim(body)
+            if known is not None and uid_of(known) != uid_of(body):
+                self._forget_children(uid_of(known))
+        return key
+
+    def drop_job(self, body: Body) -> JobKey:
+        """Forget a deleted FineTuneJob, unless one of the same name was created since."""
+        key = JobKey(*id_of(body))
+        known = self.jobs.get(key)
+        if known is not None and uid_of(known) == uid_of(body):
+            del self.jobs[key]
+        self._forget_children(uid_of(body))
+        return key
+
+    def _forget_children(self, owner: str) -> None:
+        for kind in self.children.values():
+            kind.pop(owner, None)
+
+    def put_child(self, kind: str, body: Body) -> JobKey | None:
+        """Take up a Job or Pod; answers whose it is."""
+        owner, key = owner_of(body)
+        if owner is None:
+            return None
+        before = self.children[kind].get(owner, {}).get(id_of(body))
+        if before is None or uid_of(before.body) != uid_of(body):
+            if not controlled(kind, body):
+                return None  # a copy with our labels, made by hand
+            newer = before is None or _version(body) > _version(before.body)
+        else:
+            newer = _version(body) >= _version(before.body) + before.gone
+        if newer:
+            self.children[kind].setdefault(owner, {})[id_of(body)] = Child(_slim(body))
+        return key
+
+    def drop_child(self, kind: str, body: Body) -> JobKey | None:
+        """Note that a Job or Pod was deleted."""
+        owner, key = owner_of(body)
+        known = self.children[kind].get(owner or "", {})
+        before = known.get(id_of(body))
+        if before is None or uid_of(before.body) != uid_of(body):
+            return key
+        if owner not in self._owners(key):
+            del known[id_of(body)]  # its FineTuneJob went first
+            return key
+        last = body if _version(body) >= _version(before.body) else before.body
+        known[id_of(body)] = Child(_slim(last), gone=True)
+        return key
+
+    def _owners(self, key: JobKey | None) -> list[str]:
+        return [uid_of(self.jobs[key])] if key in self.jobs else []
+
+    def jobs_of(self, namespace: str, uid: str) -> list[Child]:
+        """The Jobs of a FineTuneJob that exist."""
+        return [child for child in self._of("Job", namespace, uid) if not child.gone]
+
+    def pods_of(self, namespace: str, uid: str) -> list[Child]:
+        """The pods of a FineTuneJob, deleted ones included."""
+        return self._of("Pod", namespace, uid)
+
+    def _of(self, kind: str, namespace: str, uid: str) -> list[Child]:
+        """Labels may name a FineTuneJob of another namespace; only objects of its own count."""
+        found = self.children[kind].get(uid, {})
+        return [child for at, child in found.items() if at.namespace == namespace]
+
+    def forget_gone(self, uid: str) -> None:
+        """Forget what was deleted: its attempt is closed."""
+        for kind in self.children.values():
+            kept = {at: child for at, child in kind.pop(uid, {}).items() if not child.gone}
+            if kept:
+                kind[uid] = kept
+
+    def replace_jobs(self, bodies: Iterable[Body], before: set[JobKey]) -> Iterator[JobKey]:
+        """Take up a LIST; what was known `before` it and is not in it was deleted without our hearing of it."""
+        listed = {self.put_job(body) for body in bodies}
+        for key in before - listed:
+            if body := self.jobs.get(key):
+                yield self.drop_job(body)
+        self._forget_orphans()
+        yield from listed
+
+    def _forget_orphans(self) -> None:
+        """Children outlive their FineTuneJob for a while, and are heard of once more when they go."""
+        living = {uid_of(body) for body in self.jobs.values()}
+        for kind in self.children.values():
+            for owner in [owner for owner in kind if owner not in living]:
+                del kind[owner]
+
+    def replace_children(self, kind: str, bodies: Iterable[Body], before: set[str]) -> None:
+        """The same for Jobs or Pods; `before` holds uids."""
+        listed = set()
+        for body in bodies:
+            listed.add(uid_of(body))
+            self.put_child(kind, body)
+        for known in list(self.children[kind].values()):
+            for child in list(known.values()):
+                if not child.gone and uid_of(child.body) in before - listed:
+                    self.drop_child(kind, child.body)
+
+    def uids(self, kind: str) -> set[str]:
+        """The uids of all known Jobs or Pods."""
+        return {uid_of(child.body) for known in self.children[kind].values() for child in known.values()}
+
+
+def id_of(body: Body) -> Id:
+    """Namespace and name."""
+    return Id(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def uid_of(body: Body) -> str:
+    """The uid."""
+    uid: str = body["metadata"]["uid"]
+    return uid
+
+
+def owner_of(body: Body) -> tuple[str | None, JobKey | None]:
+    """The uid and key of the FineTuneJob that a child's labels name."""
+    labels = labels_in(body)
+    owner, name = labels.get(JOB_UID), labels.get(JOB_NAME)
+    return (owner, JobKey(body["metadata"]["namespace"], name)) if owner and name else (None, None)
+
+
+def labels_in(body: Body) -> dict[str, str]:
+    """The labels that are texts."""
+    labels = body["metadata"].get("labels")
+    return {k: v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
+
+
+def controlled(kind: str, body: Body) -> bool:
+    """Whether the object has the controller that the one of these labels has: our FineTuneJob, or its Job."""
+    labels, references = labels_in(body), body["metadata"].get("ownerReferences")
+    owner = labels.get(JOB_UID, "")
+    wanted = {
+        "Job": {"kind": KIND, "uid": owner},
+        "Pod": {"kind": "Job", "name": f"{labels.get(JOB_NAME)}-{owner[:8]}-a{labels.get(ATTEMPT)}"},
+    }[kind] | {"controller": True}
+    return any(
+        isinstance(reference, dict) and wanted.items() <= reference.items()
+        for reference in (references if isinstance(references, list) else [])
+    )
+
+
+def _version(body: Body) -> int:
+    """Resource versions are comparable numbers (KEP-5504), also between objects of one kind."""
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _slim(body: Body) -> Body:
+    """Without managedFields, which are half of an object's size."""
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    return {**body, "metadata": metadata}

@@ -1,0 +1,87 @@
+"""The values that every decision is made from, and the Decision that comes out."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum, auto
+
+from finetune_api.status import AttemptStatus, FineTuneJobStatus
+from finetune_operator.decide.conditions import Verdict, conditions_of
+from finetune_operator.decide.display import display_of
+from finetune_operator.decide.observation import Observation
+from finetune_operator.plan.job import Job
+from finetune_operator.settings import OperatorSettings
+
+
+class Action(Enum):
+    """What to do after the status is written."""
+
+    NOTHING = auto()
+    CREATE_ATTEMPT = auto()
+    STOP_ATTEMPT = auto()
+    DELETE_CHILDREN = auto()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next status and action, and when to look again without being told of a change."""
+
+    status: FineTuneJobStatus
+    action: Action = Action.NOTHING
+    look_again: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, what is seen of its children, the time and the settings."""
+
+    job: Job
+    seen: Observation
+    now: datetime
+    settings: OperatorSettings
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        """The job's status as decided so far."""
+        return self.job.status
+
+    @property
+    def open_attempt(self) -> AttemptStatus | None:
+        """The attempt that has not ended."""
+        attempts = self.status.attempts
+        return attempts[-1] if attempts and attempts[-1].end_time is None else None
+
+    def with_status(self, status: FineTuneJobStatus) -> "Case":
+        """The same case with another status."""
+        return replace(self, job=replace(self.job, status=status))
+
+    def update(self, **fields: object) -> "Case":
+        """The same case with some fields of the status changed."""
+        return self.with_status(self.status.model_copy(update=fields))
+
+    def put(self, attempt: AttemptStatus) -> "Case":
+        """The same case with the newest attempt's record replaced."""
+        return self.update(attempts=[*self.status.attempts[:-1], attempt])
+
+    def say(
+        self, verdict: Verdict, action: Action = Action.NOTHING, look_again: datetime | None = None
+    ) -> Decision:
+        """Decide on a verdict: it becomes phase, conditions and columns."""
+        status = spoken(self.status, self.job.generation, verdict, self.now)
+        return Decision(status, action, look_again)
+
+
+def spoken(status: FineTuneJobStatus, generation: int, verdict: Verdict, now: datetime) -> FineTuneJobStatus:
+    """The status with phase, conditions and columns of a verdict."""
+    status = status.model_copy(
+        update={
+            "observed_generation": generation,
+            "phase": verdict.phase,
+            "conditions": conditions_of(verdict, status.conditions, generation, now),
+        }
+    )
+    return status.model_copy(update={"display": display_of(status, verdict.message)})
+
+
+def seconds_between(start: datetime | None, end: datetime) -> int:
+    """Whole seconds from `start`, 0 where it has not come."""
+    return max(0, int((end - start).total_seconds())) if start else 0

@@ -1,0 +1,66 @@
+"""The clocks of a job: running time over all attempts, the pause before a retry, the life of its children. Pure."""
+
+from datetime import datetime, timedelta
+from itertools import takewhile
+
+from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_operator.decide.case import Case, seconds_between
+from finetune_operator.decide.conditions import Verdict
+
+_LONGEST_PAUSE = 300.0
+_SOON = 600
+
+
+def over_deadline(case: Case, attempt: AttemptStatus | None = None) -> bool:
+    """Whether activeDeadlineSeconds is used up, by ended attempts and the running one."""
+    limit = case.job.spec.active_deadline_seconds
+    running = seconds_between(attempt.running_time, case.now) if attempt else 0
+    return limit is not None and (case.status.active_seconds or 0) + running >= limit
+
+
+def deadline_of(case: Case, attempt: AttemptStatus) -> datetime | None:
+    """When the running attempt uses up activeDeadlineSeconds."""
+    limit = case.job.spec.active_deadline_seconds
+    if limit is None or attempt.running_time is None:
+        return None
+    return attempt.running_time + timedelta(seconds=limit - (case.status.active_seconds or 0))
+
+
+def deadline_verdict(case: Case) -> Verdict:
+    """What a job says that took too long."""
+    return Verdict(
+        Phase.FAILED,
+        Reason.DEADLINE_EXCEEDED,
+        f"training took longer than spec.activeDeadlineSeconds of {case.job.spec.active_deadline_seconds}; create a"
+        " new job with a longer one or fewer epochs",
+    )
+
+
+def pause_before_retry(case: Case, retries: int) -> timedelta:
+    """The pause doubles with every counted retry, up to five minutes."""
+    seconds = case.settings.retry_backoff * 2 ** max(0, retries - 1)
+    return timedelta(seconds=min(seconds, _LONGEST_PAUSE))
+
+
+def pause_before_free_retry(case: Case) -> timedelta | None:
+    """None after the first; attempts cut short one after the other get growing pauses, or they would spin for ever."""
+    short = list(takewhile(_cut_short, reversed(case.status.attempts)))
+    return pause_before_retry(case, len(short) - 1) if len(short) > 1 else None
+
+
+def _cut_short(attempt: AttemptStatus) -> bool:
+    free = attempt.counted is False and attempt.reason != Reason.SUSPENDED
+    return free and (
+        attempt.end_time is None or seconds_between(attempt.start_time, attempt.end_time) < _SOON
+    )
+
+
+def end_of_children(case: Case, finish: datetime) -> datetime | None:
+    """When a finished job's Jobs and pods are deleted."""
+    seconds = case.job.spec.ttl_seconds_after_finished
+    return None if seconds is None else finish + timedelta(seconds=seconds)
+
+
+def earliest(*times: datetime | None) -> datetime | None:
+    """The first of the times that are set."""
+    return min((time for time in times if time), default=None)

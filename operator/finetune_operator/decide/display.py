@@ -1,0 +1,56 @@
+"""Texts for the columns of `kubectl get`. Pure."""
+
+from finetune_api.metrics import plain
+from finetune_api.status import DisplayStatus, FineTuneJobStatus
+
+
+def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
+    """What the columns show of a status."""
+    progress, effective, best = status.progress, status.effective, status.best_checkpoint
+    training = effective.training if effective else None
+    resources = effective.resources if effective else None
+    epochs = training.epochs if training else None
+    return DisplayStatus(
+        progress=f"{progress.percent}%" if progress and progress.percent is not None else None,
+        epoch=_epoch(progress.epoch if progress else None, epochs),
+        loss=f"{progress.loss:.3f}" if progress and progress.loss is not None else None,
+        best=f"{best.metric} {best.value:.3f}" if best and best.metric and best.value is not None else None,
+        eta=_duration(progress.eta_seconds) if progress and progress.eta_seconds is not None else None,
+        gpus=f"{resources.nodes}×{resources.gpus_per_node}" if resources else None,
+        message=message[:1024],
+    )
+
+
+def _epoch(done: float | None, planned: int | None) -> str | None:
+    if done is None:
+        return None
+    return f"{done:.1f}/{planned}" if planned else f"{done:.1f}"
+
+
+def _duration(seconds: int) -> str:
+    """As kubectl shows ages: the two largest units."""
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    if hours >= 24:
+        return f"{hours // 24}d{hours % 24}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"
+
+
+def success_message(status: FineTuneJobStatus) -> str:
+    """What a finished job says."""
+    model = status.model
+    if model is None:
+        return "finished"
+    digest = f" ({model.digest[:19]}…)" if model.digest else ""
+    metric = _headline(model.metrics)
+    return f"the model is at {model.uri}{digest}" + (f", {metric}" if metric else "")
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    """The most telling metric: on test rows before validation rows."""
+    for prefix in ("test_", "eval_"):
+        for name in ("accuracy", "pearson", "rmse", "loss"):
+            if prefix + name in metrics:
+                return f"{prefix}{plain(name)} {metrics[prefix + name]:.3f}"
+    return ""

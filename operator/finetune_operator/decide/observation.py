@@ -1,0 +1,97 @@
+"""What is seen of a job's children: frozen values that `observe` makes and every decision reads."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.run import RunReport
+
+
+@dataclass(frozen=True)
+class ContainerEnd:
+    """How the training container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A pod of an attempt. `gone` says that it was deleted; the rest is how it was last seen."""
+
+    name: str
+    attempt: int
+    phase: str
+    node: str | None = None
+    gone: bool = False
+    deleting: bool = False
+    started: datetime | None = None
+    end: ContainerEnd | None = None
+    waiting_reason: str | None = None
+    waiting_message: str = ""
+    unschedulable: str | None = None
+    disruption: str | None = None
+    status_reason: str | None = None
+    image_id: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether none of its containers can run any more."""
+        return self.gone or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether it was deleted before its container started."""
+        return self.gone and self.started is None and self.end is None
+
+
+@dataclass(frozen=True)
+class JobView:
+    """The Job of an attempt."""
+
+    name: str
+    attempt: int
+    uid: str
+    deleting: bool = False
+    succeeded: bool = False
+    failed: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the Job controller starts no further pod."""
+        return self.succeeded or self.failed
+
+
+@dataclass(frozen=True)
+class InputView:
+    """A claim or ConfigMap that a pod waits for."""
+
+    kind: str
+    name: str
+    exists: bool
+    bound: bool = True
+    storage_class: str | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that a decision may look at. `inputs` is filled only while a pod does not start."""
+
+    jobs: tuple[JobView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    inputs: tuple[InputView, ...] = ()
+    report: RunReport | None = None
+    report_time: datetime | None = None
+
+    def report_of(self, attempt: int) -> RunReport | None:
+        """The newest report, if it speaks of this attempt: the one before may have sent it."""
+        return self.report if self.report and self.report.attempt == attempt else None
+
+    def job(self, attempt: int) -> JobView | None:
+        """The Job of an attempt."""
+        return next((job for job in self.jobs if job.attempt == attempt), None)
+
+    def pods_of(self, attempt: int) -> tuple[PodView, ...]:
+        """The pods of an attempt."""
+        return tuple(pod for pod in self.pods if pod.attempt == attempt)

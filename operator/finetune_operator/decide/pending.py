@@ -1,0 +1,115 @@
+"""Why a job does not run yet, in one sentence that says what to do: an ordered chain of checks."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from finetune_api.status import AttemptStatus, Reason
+from finetune_operator.decide.case import Case
+from finetune_operator.decide.observation import InputView, PodView
+from finetune_operator.plan.effective import resources_of
+from finetune_operator.plan.naming import attempt_name
+
+_PULLING = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+)
+_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_USUAL_BINDING = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Why nothing runs yet."""
+
+    reason: Reason
+    message: str
+
+
+def why_pending(case: Case, attempt: AttemptStatus) -> Pending:
+    """The reason that stands furthest back in the chain input → node → image → container."""
+    pod = next((pod for pod in case.seen.pods_of(attempt.number) if not pod.over), None)
+    return (
+        _missing(case)
+        or _unbound(case, attempt, pod)
+        or _unscheduled(case, pod)
+        or _waiting(pod)
+        or _starting(case, attempt, pod)
+    )
+
+
+def _missing(case: Case) -> Pending | None:
+    item = next((item for item in case.seen.inputs if not item.exists), None)
+    if item is None:
+        return None
+    return Pending(
+        Reason.MISSING_OBJECT,
+        f"{item.kind} {item.name} does not exist in namespace {case.job.namespace}; create it and the job goes on",
+    )
+
+
+def _unbound(case: Case, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A claim that binds with its first consumer waits for a node like the pod: that is no fault of the claim's."""
+    item = next((item for item in case.seen.inputs if not item.bound), None)
+    if item is None or not _claims_hinder(case, attempt, pod):
+        return None
+    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, case.job.namespace))
+
+
+def _claims_hinder(case: Case, attempt: AttemptStatus, pod: PodView | None) -> bool:
+    if pod and pod.unschedulable:
+        return "persistentvolume" in pod.unschedulable.lower().replace(" ", "")
+    return case.now >= (attempt.start_time or case.now) + _USUAL_BINDING
+
+
+def _unbound_message(item: InputView, namespace: str) -> str:
+    where = f"of storage class {item.storage_class}" if item.storage_class else "without storage class"
+    return (
+        f"the claim {item.name} {where} is not bound to a volume; see kubectl describe pvc {item.name}"
+        f" -n {namespace}"
+    )
+
+
+def _unscheduled(case: Case, pod: PodView | None) -> Pending | None:
+    if pod is None or not pod.unschedulable:
+        return None
+    wanted = resources_of(case.job, case.settings)
+    if f"Insufficient {wanted.gpu_resource}" in pod.unschedulable:
+        hint = (
+            f"; no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
+            " resources.gpusPerNode: 0 to train on CPU"
+        )
+    else:
+        hint = ""
+    return Pending(Reason.UNSCHEDULABLE, f"no node fits: {pod.unschedulable[:700]}{hint}")
+
+
+def _waiting(pod: PodView | None) -> Pending | None:
+    if pod is None:
+        return None
+    if pod.waiting_reason in _PULLING:
+        why = (pod.waiting_message or pod.waiting_reason)[:700]
+        return Pending(
+            Reason.IMAGE_PULL_FAILED,
+            f"the image cannot be pulled on node {pod.node}: {why};"
+            " check spec.image and scheduling.imagePullSecrets",
+        )
+    if pod.waiting_reason in _CONFIG:
+        return Pending(
+            Reason.PENDING, f"the container cannot start on node {pod.node}: {pod.waiting_message}"
+        )
+    return None
+
+
+def _starting(case: Case, attempt: AttemptStatus, pod: PodView | None) -> Pending:
+    if pod is None:
+        name = attempt_name(case.job, attempt.number)
+        return Pending(
+            Reason.STARTING,
+            f"waiting for the pod of Job {name}; kubectl describe job {name} -n {case.job.namespace} tells what"
+            " keeps it",
+        )
+    where = f" on node {pod.node}" if pod.node else ""
+    return Pending(Reason.STARTING, f"the pod {pod.name} is starting{where}")

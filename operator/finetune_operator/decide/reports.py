@@ -1,0 +1,82 @@
+"""What a trainer's report adds to the status. Pure; the same for a progress POST and a termination message."""
+
+from datetime import datetime
+
+from finetune_api.run import RunReport
+from finetune_api.status import (
+    AttemptStatus,
+    EffectiveStatus,
+    EpochStatus,
+    FineTuneJobStatus,
+    ModelStatus,
+    ResolvedStatus,
+)
+
+_EPOCHS = 50
+_LARGEST = 9_007_199_254_740_991  # of finetune_api.status.Count; a report's own field has no bounds
+
+
+def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) -> FineTuneJobStatus:
+    """The status with the report's news; what the report does not say stays."""
+    update: dict[str, object] = {
+        "best_checkpoint": report.best or status.best_checkpoint,
+        "latest_checkpoint": report.latest or status.latest_checkpoint,
+        "early_stopped": report.early_stopped or status.early_stopped,
+        "epochs": _merge_epochs(status, report),
+        "resolved": _merge_resolved(status.resolved, report.resolved),
+        "effective": _merge_effective(status.effective, report.effective),
+    }
+    if report.progress:
+        update["progress"] = report.progress.model_copy(update={"last_update_time": time})
+    return status.model_copy(update=update)
+
+
+def _merge_epochs(status: FineTuneJobStatus, report: RunReport) -> list[EpochStatus]:
+    by_step = {epoch.step: epoch for epoch in status.epochs}
+    by_step |= {epoch.step: epoch for epoch in report.epochs}
+    return [by_step[step] for step in sorted(by_step)][-_EPOCHS:]
+
+
+def _merge_resolved(old: ResolvedStatus | None, new: ResolvedStatus | None) -> ResolvedStatus | None:
+    if old is None or new is None:
+        return new or old
+    said = {name: value for name in type(new).model_fields if (value := getattr(new, name)) is not None}
+    return old.model_copy(update=said)
+
+
+def _merge_effective(old: EffectiveStatus | None, new: EffectiveStatus | None) -> EffectiveStatus | None:
+    """The trainer adds what only it knows; training, resources, output and image are the operator's to say."""
+    if old is None or new is None:
+        return old or new
+    found = {
+        name: getattr(new, name)
+        for name in ("labels", "device", "precision", "micro_batch_size", "total_steps")
+    }
+    return old.model_copy(update={name: value for name, value in found.items() if value is not None})
+
+
+def with_attempt_report(attempt: AttemptStatus, report: RunReport | None) -> AttemptStatus:
+    """The attempt's record with the steps of its report."""
+    if report is None:
+        return attempt
+    parts = (report.progress, report.latest)
+    step = max((part.step for part in parts if part and part.step is not None), default=None)
+    begun = report.from_step if 0 <= (report.from_step or 0) <= _LARGEST else None
+    return attempt.model_copy(
+        update={
+            "from_step": attempt.from_step if begun is None else begun,
+            "to_step": attempt.to_step if step is None else step,
+        }
+    )
+
+
+def unverified_model(uri: str, status: FineTuneJobStatus, time: datetime) -> ModelStatus:
+    """The model of a script of one's own: nobody checked its files."""
+    metrics = status.progress.metrics if status.progress else None
+    return ModelStatus(uri=uri, format="Unverified", metrics=metrics or {}, trained_at=time)
+
+
+def with_resolved_image(status: FineTuneJobStatus, image: str) -> FineTuneJobStatus:
+    """The status with the digest of the image that runs."""
+    resolved = (status.resolved or ResolvedStatus()).model_copy(update={"image": image})
+    return status.model_copy(update={"resolved": resolved})

@@ -1,0 +1,27 @@
+"""Keeps a status under 32 KiB: history gives way first, then what the model's folder and the spec say as well. Pure.
+
+A status is sent to every watcher with every change, and an object that is too large cannot be written at all.
+"""
+
+import json
+
+from finetune_api.status import FineTuneJobStatus
+
+LIMIT = 32 * 1024
+_ATTEMPTS_KEPT = 5
+
+
+def fitting(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
+    """The status, without its oldest evaluations, oldest attempts and labels as far as the limit asks for it."""
+    while _size(status) > limit and status.epochs:
+        status = status.model_copy(update={"epochs": status.epochs[len(status.epochs) // 2 + 1 :]})
+    if _size(status) > limit:
+        status = status.model_copy(update={"attempts": status.attempts[-_ATTEMPTS_KEPT:]})
+    if _size(status) > limit and status.effective:
+        effective = status.effective.model_copy(update={"labels": None})
+        status = status.model_copy(update={"effective": effective})
+    return status
+
+
+def _size(status: FineTuneJobStatus) -> int:
+    return len(json.dumps(status.to_json()).encode())

@@ -1,0 +1,48 @@
+"""The operator's errors.
+
+OperatorError
+├── SettingsError          an environment variable is wrong or unknown; the process does not start
+├── ApiError               the API server refused a request
+│   ├── NotFoundError      404
+│   ├── ConflictError      409 on a write: the object changed meanwhile; reconcile again
+│   └── AlreadyExistsError 409 on a create
+└── ForeignObjectError     a child's name is taken by an object that is not ours
+"""
+
+
+class OperatorError(Exception):
+    """Base of all errors of the operator."""
+
+
+class SettingsError(OperatorError):
+    """An environment variable is wrong or unknown."""
+
+
+class ApiError(OperatorError):
+    """The API server refused a request."""
+
+    def __init__(self, verb: str, path: str, status: int, message: str) -> None:
+        super().__init__(f"{verb} {path}: {status} {message}")
+        self.status = status
+
+
+class NotFoundError(ApiError):
+    """The object does not exist."""
+
+
+class ConflictError(ApiError):
+    """The object changed since it was read."""
+
+
+class AlreadyExistsError(ApiError):
+    """An object of this name exists."""
+
+
+class ForeignObjectError(OperatorError):
+    """A child's name is taken by an object that is not ours."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"{kind} {name} exists and does not belong to this FineTuneJob;"
+            " delete it, or create the job under another name"
+        )

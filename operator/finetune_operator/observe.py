@@ -1,0 +1,177 @@
+"""From the cluster to an Observation. Parses foreign objects with care: a strange value is None, never an exception."""
+
+from datetime import datetime
+from typing import Any
+
+from finetune_api import uris
+from finetune_api.run import RunReport
+from finetune_operator.cache import Cache, Child, labels_in
+from finetune_operator.cluster import Cluster
+from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_operator.plan.effective import output_uri_of
+from finetune_operator.plan.inputs import input_locations
+from finetune_operator.plan.job import Job
+from finetune_operator.plan.naming import ATTEMPT, JOB_UID, SELECTOR, attempt_name
+from finetune_operator.plan.pod import CONTAINER
+
+Body = dict[str, Any]
+
+
+async def observe(
+    job: Job, cache: Cache, cluster: Cluster, report: tuple[RunReport, datetime] | None
+) -> Observation:
+    """What is seen of a job's children.
+
+    That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
+    server itself; inputs are looked at only while a pod does not start.
+    """
+    await _confirm_missing(job, cache, cluster)
+    jobs = tuple(job_view(child.body) for child in cache.jobs_of(job.namespace, job.uid))
+    pods = tuple(pod_view(child) for child in cache.pods_of(job.namespace, job.uid))
+    inputs = await _inputs(job, cluster) if _waits(job, jobs, pods) else ()
+    return Observation(jobs, pods, inputs, *(report or (None, None)))
+
+
+async def _confirm_missing(job: Job, cache: Cache, cluster: Cluster) -> None:
+    attempts = job.status.attempts
+    if not attempts or attempts[-1].end_time is not None:
+        return
+    name = attempt_name(job, attempts[-1].number)
+    if any(child.body["metadata"]["name"] == name for child in cache.jobs_of(job.namespace, job.uid)):
+        return
+    if body := await cluster.get("Job", job.namespace, name):
+        cache.put_child("Job", body)
+    for body in await cluster.list_all("Pod", job.namespace, f"{SELECTOR},{JOB_UID}={job.uid}"):
+        cache.put_child("Pod", body)
+
+
+def _waits(job: Job, jobs: tuple[JobView, ...], pods: tuple[PodView, ...]) -> bool:
+    if job.status.attempt is None or not any(view.attempt == job.status.attempt for view in jobs):
+        return False
+    return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
+
+
+async def _inputs(job: Job, cluster: Cluster) -> tuple[InputView, ...]:
+    places = {
+        (place.scheme, place.name): place for place in [*input_locations(job), uris.parse(output_uri_of(job))]
+    }
+    return tuple([await _input(job, place, cluster) for place in places.values()])
+
+
+async def _input(job: Job, place: uris.Location, cluster: Cluster) -> InputView:
+    if place.scheme == "configMap":
+        exists = await cluster.get("ConfigMap", job.namespace, place.name) is not None
+        return InputView("ConfigMap", place.name, exists)
+    claim = await cluster.get("PersistentVolumeClaim", job.namespace, place.name)
+    if claim is None:
+        return InputView("PersistentVolumeClaim", place.name, exists=False)
+    bound = _at(claim, "status", "phase") == "Bound"
+    return InputView(
+        "PersistentVolumeClaim", place.name, True, bound, _text(claim, "spec", "storageClassName")
+    )
+
+
+def job_view(body: Body) -> JobView:
+    """A Job as decisions see it."""
+    conditions = _true_conditions(body)
+    return JobView(
+        name=body["metadata"]["name"],
+        attempt=_attempt(body),
+        uid=body["metadata"]["uid"],
+        deleting="deletionTimestamp" in body["metadata"],
+        succeeded="Complete" in conditions,
+        failed="Failed" in conditions,
+    )
+
+
+def pod_view(child: Child) -> PodView:
+    """A Pod as decisions see it."""
+    body = child.body
+    conditions = _true_conditions(body)
+    container = _container(body)
+    running, waiting = _at(container, "state", "running"), _at(container, "state", "waiting")
+    terminated = _at(container, "state", "terminated")
+    started = _at(running, "startedAt") or _at(terminated, "startedAt")
+    return PodView(
+        name=body["metadata"]["name"],
+        attempt=_attempt(body),
+        phase=_text(body, "status", "phase") or "Pending",
+        node=_text(body, "spec", "nodeName"),
+        gone=child.gone,
+        deleting="deletionTimestamp" in body["metadata"],
+        started=time_of(started),
+        end=_end(terminated),
+        waiting_reason=_text(waiting, "reason"),
+        waiting_message=_text(waiting, "message") or "",
+        unschedulable=_unschedulable(body),
+        disruption=conditions.get("DisruptionTarget"),
+        status_reason=_text(body, "status", "reason"),
+        image_id=_text(container, "imageID"),
+    )
+
+
+def _container(body: Body) -> Any:
+    statuses = _items(body, "status", "containerStatuses")
+    return next((status for status in statuses if _at(status, "name") == CONTAINER), None)
+
+
+def _end(terminated: Any) -> ContainerEnd | None:
+    if not isinstance(terminated, dict):
+        return None
+    code = terminated.get("exitCode")
+    return ContainerEnd(
+        exit_code=code if isinstance(code, int) else -1,
+        reason=_text(terminated, "reason") or "",
+        message=_text(terminated, "message") or "",
+        finished=time_of(terminated.get("finishedAt")),
+    )
+
+
+def _unschedulable(body: Body) -> str | None:
+    for condition in _items(body, "status", "conditions"):
+        if _at(condition, "type") == "PodScheduled" and _at(condition, "status") == "False":
+            return str(_at(condition, "message") or _at(condition, "reason"))
+    return None
+
+
+def _true_conditions(body: Body) -> dict[str, str]:
+    """Type to reason of the conditions that are True."""
+    return {
+        str(_at(item, "type")): _text(item, "reason") or ""
+        for item in _items(body, "status", "conditions")
+        if _at(item, "status") == "True"
+    }
+
+
+def _attempt(body: Body) -> int:
+    text = labels_in(body).get(ATTEMPT, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """The value under nested keys, None where anything on the way is missing or of another kind."""
+    for key in keys:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _text(value: Any, *keys: str) -> str | None:
+    """The text under nested keys; None for an empty one."""
+    found = _at(value, *keys)
+    return found if isinstance(found, str) and found else None
+
+
+def _items(value: Any, *keys: str) -> list[Any]:
+    found = _at(value, *keys)
+    return found if isinstance(found, list) else []
+
+
+def time_of(text: Any) -> datetime | None:
+    """An RFC 3339 time, None for anything else."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo else None

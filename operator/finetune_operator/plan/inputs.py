@@ -1,0 +1,179 @@
+"""From URIs to mounts and paths, and from the spec to the RunConfig that the trainer reads.
+
+Claims are mounted whole, inputs read-only; the output claim is mounted a second time, writable, at OUTPUT.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import uris
+from finetune_api.dataset import DataFormat, DataSource, ValidationSpec
+from finetune_api.run import (
+    TERMINATION_LOG,
+    DataInput,
+    DatasetInput,
+    Devices,
+    JobIdentity,
+    ModelInput,
+    OutputPaths,
+    ProgressEndpoint,
+    RunConfig,
+    ValidationSplit,
+)
+from finetune_operator.plan.effective import output_uri_of, resources_of
+from finetune_operator.plan.job import Job
+from finetune_operator.settings import OperatorSettings
+
+CONFIG = "/etc/finetune"
+OUTPUT = "/mnt/output"
+TOKEN_PATH = "/var/run/finetune/token"  # noqa: S105 — where the kubelet puts it, not a secret
+CA_FILE = "ca.crt"
+METRICS_PORT = 9100
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where the container finds it."""
+
+    volume: dict[str, Any]
+    path: str
+    read_only: bool = True
+
+
+def path_of(uri: str) -> str:
+    """Where an input's URI is found in the container."""
+    location = uris.parse(uri)
+    return f"/mnt/{_kind(location)}/{location.name}/{location.path}"
+
+
+def _kind(location: uris.Location) -> str:
+    return {"pvc": "claims", "configMap": "configmaps"}[location.scheme]
+
+
+def input_uris(job: Job) -> Iterator[str]:
+    """Every URI that the job reads."""
+    if job.spec.model:
+        yield job.spec.model.uri
+        if job.spec.model.tokenizer:
+            yield job.spec.model.tokenizer.uri
+    if job.spec.dataset:
+        data = job.spec.dataset
+        sources = (data.train, data.validation, data.test)
+        yield from (source.uri for source in sources if source and source.uri)
+
+
+def input_locations(job: Job) -> list[uris.Location]:
+    """The claims and ConfigMaps that the job reads, each once, in the order of their first use."""
+    found = {(place.scheme, place.name): place for place in map(uris.parse, input_uris(job))}
+    return list(found.values())
+
+
+def mounts_of(job: Job) -> list[Mount]:
+    """The volumes of inputs and output."""
+    mounts = [_input_mount(number, place) for number, place in enumerate(input_locations(job))]
+    output = uris.parse(output_uri_of(job))
+    volume = {"name": "output", "persistentVolumeClaim": {"claimName": output.name}}
+    return [*mounts, Mount(volume, OUTPUT, read_only=False)]
+
+
+def _input_mount(number: int, place: uris.Location) -> Mount:
+    name = f"input-{number}"
+    if place.scheme == "pvc":
+        # the mount is read-only, not the claim: a claim that is also the output must stay writable in the pod
+        volume: dict[str, Any] = {"name": name, "persistentVolumeClaim": {"claimName": place.name}}
+    else:
+        volume = {"name": name, "configMap": {"name": place.name}}
+    return Mount(volume, f"/mnt/{_kind(place)}/{place.name}")
+
+
+def output_paths(job: Job) -> OutputPaths:
+    """Model, staging and checkpoint folders, all on the output claim."""
+    uri = output_uri_of(job)
+    state = f"{OUTPUT}/.finetune/{job.uid}"
+    return OutputPaths(
+        model_dir=f"{OUTPUT}/{uris.parse(uri).path}",
+        staging_dir=f"{state}/model",
+        checkpoint_dir=f"{state}/checkpoints",
+        uri=uri,
+    )
+
+
+def run_config(job: Job, attempt: int, settings: OperatorSettings) -> RunConfig:
+    """The RunConfig of an attempt of a job without a command of its own."""
+    spec, training = job.spec, job.spec.resolved_training()
+    assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
+    return RunConfig(
+        job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt),
+        model=ModelInput(
+            path=path_of(spec.model.uri),
+            uri=spec.model.uri,
+            tokenizer_path=path_of(spec.model.tokenizer.uri) if spec.model.tokenizer else None,
+            initialize=spec.model.initialize,
+            freeze=spec.model.freeze,
+            dropout=spec.model.dropout,
+        ),
+        dataset=_dataset(job),
+        objective=spec.objective,
+        training=training,
+        output=output_paths(job),
+        devices=Devices(
+            gpus=resources_of(job, settings).gpus_per_node or 0,
+            simulated=settings.simulate_gpus,
+        ),
+        progress=_progress(settings),
+        metrics_port=METRICS_PORT,
+        termination_log=TERMINATION_LOG,
+    )
+
+
+def _progress(settings: OperatorSettings) -> ProgressEndpoint | None:
+    if not settings.progress_url:
+        return None
+    return ProgressEndpoint(
+        url=f"{settings.progress_url}/v1/progress", token_path=TOKEN_PATH, ca_path=f"{CONFIG}/{CA_FILE}"
+    )
+
+
+def _dataset(job: Job) -> DatasetInput:
+    spec = job.spec.dataset
+    assert spec
+    validation = spec.validation or ValidationSpec()
+    return DatasetInput(
+        train=_data(spec.train.uri, spec.train.format),
+        validation=_data(validation.uri, validation.format) if validation.uri else None,
+        split=None if validation.uri else _split(validation),
+        test=_data(spec.test.uri, spec.test.format) if spec.test else None,
+        columns=spec.columns,
+        preprocessing=spec.preprocessing,
+        max_invalid_rows=spec.max_invalid_rows,
+    )
+
+
+def _data(uri: str, data_format: DataFormat | None) -> DataInput:
+    return DataInput(path=path_of(uri), uri=uri, format=data_format)
+
+
+def _split(validation: ValidationSpec) -> ValidationSplit:
+    return ValidationSplit(
+        fraction=validation.fraction or 0.1,
+        stratify=validation.stratify,
+        group_by=validation.group_by,
+    )
+
+
+def script_environment(job: Job) -> dict[str, str]:
+    """Where a script of one's own finds its inputs and puts its outputs."""
+    paths = output_paths(job)
+    env = {"FINETUNE_OUTPUT_DIR": paths.model_dir, "FINETUNE_CHECKPOINT_DIR": paths.checkpoint_dir}
+    if job.spec.model:
+        env["FINETUNE_MODEL_DIR"] = path_of(job.spec.model.uri)
+    if job.spec.dataset:
+        data = job.spec.dataset
+        parts: dict[str, DataSource | ValidationSpec | None] = {
+            "TRAIN": data.train,
+            "VALIDATION": data.validation,
+            "TEST": data.test,
+        }
+        env |= {f"FINETUNE_{part}_FILE": path_of(s.uri) for part, s in parts.items() if s and s.uri}
+    return env

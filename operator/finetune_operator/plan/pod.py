@@ -1,0 +1,158 @@
+"""The training pod: restricted by the Pod Security Standards, nothing writable but the output and emptyDirs."""
+
+from typing import Any
+
+from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
+from finetune_operator.plan.effective import image_of, resources_of
+from finetune_operator.plan.inputs import (
+    CA_FILE,
+    CONFIG,
+    METRICS_PORT,
+    TOKEN_PATH,
+    Mount,
+    mounts_of,
+    script_environment,
+)
+from finetune_operator.plan.job import Job
+from finetune_operator.plan.naming import attempt_name, labels_of
+from finetune_operator.settings import OperatorSettings
+
+CONTAINER = "trainer"
+_TOKEN_SECONDS = 3600
+_SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyDir of the pod's own
+
+
+def pod_template(job: Job, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+    """The pod template of an attempt."""
+    mounts = [*mounts_of(job), *_own_mounts(job, attempt, settings)]
+    return {
+        "metadata": {"labels": settings.pod_labels | labels_of(job, attempt)},
+        "spec": _without_nones(
+            {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                # as process 1 a script without a handler would ignore SIGTERM for the whole grace period
+                "shareProcessNamespace": True if job.spec.command else None,
+                "terminationGracePeriodSeconds": _grace(job),
+                "securityContext": _pod_security(settings),
+                "runtimeClassName": settings.runtime_class,
+                "volumes": [mount.volume for mount in mounts],
+                "containers": [_container(job, settings, mounts)],
+            }
+            | _scheduling(job, settings)
+        ),
+    }
+
+
+def _container(job: Job, settings: OperatorSettings, mounts: list[Mount]) -> dict[str, Any]:
+    command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
+    return command | {
+        "name": CONTAINER,
+        "image": image_of(job, settings),
+        "imagePullPolicy": settings.image_pull_policy.value,
+        "env": [{"name": name, "value": value} for name, value in _environment(job, settings).items()],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "resources": _resources(job, settings),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        # a script of one's own writes no report; the end of its log is the next best explanation
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": mount.volume["name"], "mountPath": mount.path, "readOnly": mount.read_only}
+            for mount in mounts
+        ],
+    }
+
+
+def _environment(job: Job, settings: OperatorSettings) -> dict[str, str]:
+    env = {
+        "HOME": "/home/finetune",
+        "HF_HOME": "/home/finetune/huggingface",
+        "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
+        "HF_HUB_OFFLINE": "1",
+    }
+    if job.spec.command:
+        env |= script_environment(job) | _progress_environment(settings)
+    return env | {variable.name: variable.value for variable in job.spec.env or []}
+
+
+def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
+    """What makes an unmodified Hugging Face Trainer (transformers ≥ 4.57) post its progress."""
+    if not settings.progress_url:
+        return {}
+    return {
+        "KUBEFLOW_TRAINER_SERVER_URL": f"{settings.progress_url}/v1/progress",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": TOKEN_PATH,
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": f"{CONFIG}/{CA_FILE}",
+    }
+
+
+def _own_mounts(job: Job, attempt: int, settings: OperatorSettings) -> list[Mount]:
+    config = {"name": "config", "configMap": {"name": attempt_name(job, attempt)}}
+    scratch = [
+        Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
+    ]
+    memory: dict[str, Any] = {"medium": "Memory"}
+    if size := resources_of(job, settings).shared_memory:
+        memory["sizeLimit"] = size
+    shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
+    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings)]
+
+
+def _token_mount(settings: OperatorSettings) -> list[Mount]:
+    if not settings.progress_url:
+        return []
+    token = {
+        "path": TOKEN_PATH.rpartition("/")[2],
+        "audience": settings.progress_audience,
+        "expirationSeconds": _TOKEN_SECONDS,
+    }
+    volume = {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    return [Mount(volume, TOKEN_PATH.rpartition("/")[0])]
+
+
+def _resources(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+    wanted = resources_of(job, settings)
+    limits = dict(wanted.limits or {})
+    if wanted.gpus_per_node:
+        limits[str(wanted.gpu_resource)] = str(wanted.gpus_per_node)
+    return {"requests": dict(wanted.requests or {}), "limits": limits}
+
+
+def _grace(job: Job) -> int:
+    training = job.spec.resolved_training()
+    return training.checkpoint.grace_period_seconds if training else 120
+
+
+def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": settings.run_as_user,
+        "runAsGroup": settings.run_as_group,
+        "fsGroup": settings.fs_group,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _scheduling(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+    asked = job.spec.scheduling
+    # the administrator's wins: where pods of jobs run is not for a job to widen
+    selector = ((asked and asked.node_selector) or {}) | settings.node_selector
+    tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]
+    secrets = [*settings.image_pull_secrets, *((asked and asked.image_pull_secrets) or [])]
+    return {
+        "nodeSelector": selector or None,
+        "tolerations": [toleration.to_json() for toleration in tolerations] or None,
+        "priorityClassName": asked.priority_class_name if asked else None,
+        "imagePullSecrets": [{"name": name} for name in secrets] or None,
+    }
+
+
+def _without_nones(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: child for key, child in value.items() if child is not None}

@@ -1,0 +1,76 @@
+"""The objects of one attempt: the ConfigMap, the Job, and the output claim where the job names none."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_operator.plan.inputs import CA_FILE, run_config
+from finetune_operator.plan.job import Job
+from finetune_operator.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
+from finetune_operator.plan.pod import pod_template
+from finetune_operator.settings import OperatorSettings
+
+RUN_CONFIG_KEY = "run.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to exist for an attempt, in the order of creation. All are created once and never changed."""
+
+    claim: dict[str, Any] | None
+    config_map: dict[str, Any]
+    job: dict[str, Any]
+
+
+def plan(job: Job, attempt: int, settings: OperatorSettings, ca_certificate: str) -> Plan:
+    """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by."""
+    return Plan(
+        claim=None if job.spec.output and job.spec.output.uri else _claim(job, settings),
+        config_map=_config_map(job, attempt, settings, ca_certificate),
+        job=_job(job, attempt, settings),
+    )
+
+
+def _job(job: Job, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(job, attempt),
+        "spec": {
+            "backoffLimit": 0,  # the operator alone decides about the next attempt
+            "podReplacementPolicy": "Failed",  # no second pod while the first may still write
+            "completions": 1,
+            "parallelism": 1,
+            "template": pod_template(job, attempt, settings),
+        },
+    }
+
+
+def _config_map(job: Job, attempt: int, settings: OperatorSettings, ca_certificate: str) -> dict[str, Any]:
+    data = {CA_FILE: ca_certificate}
+    if not job.spec.command:
+        data[RUN_CONFIG_KEY] = json.dumps(run_config(job, attempt, settings).to_json(), indent=2)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(job, attempt),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def _claim(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+    """Without owner reference: a model outlives its job."""
+    spec: dict[str, Any] = {
+        "accessModes": [settings.output_access_mode],
+        "resources": {"requests": {"storage": settings.output_size}},
+    }
+    if settings.output_storage_class:
+        spec["storageClassName"] = settings.output_storage_class
+    labels = {"app.kubernetes.io/managed-by": MANAGER, JOB_NAME: job.name, JOB_UID: job.uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": output_claim_name(job), "namespace": job.namespace, "labels": labels},
+        "spec": spec,
+    }

@@ -1,0 +1,124 @@
+"""The operator's settings, from environment variables `FINETUNE_OPERATOR_…`; the chart's values become these.
+
+Built once at the start and passed down, never read at import.
+"""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from finetune_api.resources import Toleration
+from finetune_operator.errors import SettingsError
+
+_PREFIX = "FINETUNE_OPERATOR_"
+
+
+class PullPolicy(StrEnum):
+    """When the kubelet pulls an image."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+class OperatorSettings(BaseSettings):
+    """What an administrator decides for all jobs."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    namespaces: list[str] = []
+    """Namespaces to watch, as a JSON list; empty for all."""
+    trainer_image: str
+    """Image of the trainer."""
+    image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+    """When trainer images are pulled."""
+    allowed_images: list[str] = []
+    """Shell patterns of images that spec.image may name, as a JSON list; the trainer image is always allowed."""
+    output_size: str = "10Gi"
+    """Size of the claim that is made for a job without spec.output.uri."""
+    output_storage_class: str | None = None
+    """Its storage class; the cluster's default when not set."""
+    output_access_mode: str = "ReadWriteOnce"
+    """Its access mode."""
+    gpus_per_node: int = 1
+    """GPUs of a pod when the job does not say."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """Extended resource that stands for a GPU."""
+    simulate_gpus: bool = False
+    """The cluster only pretends to have GPUs: train on the CPU and say so. For the embedded cluster."""
+    requests: dict[str, str] = {}
+    """Requests of training pods when the job does not say, as JSON."""
+    limits: dict[str, str] = {}
+    """Limits of training pods when the job does not say, as JSON."""
+    node_selector: dict[str, str] = {}
+    """Node selector of every training pod, as JSON; the job's own is added and changes none of it."""
+    tolerations: list[Toleration] = []
+    """Tolerations of every training pod, as JSON; the job's own are added."""
+    image_pull_secrets: list[str] = []
+    """Pull secrets of every training pod, as a JSON list; they must exist in the job's namespace."""
+    runtime_class: str | None = None
+    """Runtime class of training pods."""
+    pod_labels: dict[str, str] = {}
+    """More labels for training pods, as JSON."""
+    run_as_user: int = 65532
+    """uid of training pods."""
+    run_as_group: int = 65532
+    """gid of training pods."""
+    fs_group: int = 65532
+    """Group that owns the volumes of training pods."""
+    http_port: int = 8080
+    """Port of /metrics, /healthz and /readyz."""
+    progress_port: int = 8443
+    """Port on which trainers report progress over TLS; 0 turns it off."""
+    progress_url: str | None = None
+    """Address under which training pods reach the progress port; without it progress is not reported."""
+    progress_audience: str = "finetune-operator"
+    """Audience of the tokens that trainers report with."""
+    tls_secret: str | None = None
+    """NAMESPACE/NAME of the Secret that keeps the progress endpoint's certificate over restarts."""
+    tls_folder: str | None = None
+    """Folder that keeps it instead, for an operator outside of the cluster."""
+    progress_interval: Annotated[float, Field(ge=0.1)] = 10.0
+    """Seconds between two status writes that carry progress only."""
+    retry_backoff: Annotated[float, Field(ge=0)] = 10.0
+    """Seconds before the first retry; doubled for each further one, up to five minutes."""
+    resync_interval: Annotated[float, Field(ge=1)] = 600.0
+    """Seconds between two full comparisons of the cache with the API server."""
+    workers: Annotated[int, Field(ge=1)] = 16
+    """Jobs that are reconciled at the same time."""
+    api_qps: Annotated[float, Field(gt=0)] = 500.0
+    """Requests per second to the API server."""
+    api_burst: Annotated[int, Field(ge=1)] = 1000
+    """Requests that may be sent at once."""
+    api_connections: Annotated[int, Field(ge=1)] = 32
+    """Connections to the API server."""
+    log_format: Literal["plain", "json"] = "plain"
+    """plain or json."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Python's level names."""
+
+
+def load(environ: Mapping[str, str] = os.environ) -> OperatorSettings:
+    """The settings of this process. Raises SettingsError for an unknown or wrong variable."""
+    known = {f"{_PREFIX}{name}".upper() for name in OperatorSettings.model_fields}
+    unknown = sorted(
+        name for name in environ if name.upper().startswith(_PREFIX) and name.upper() not in known
+    )
+    if unknown:
+        raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
+    try:
+        return OperatorSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{_PREFIX}{first['loc'][0]}".upper()
+        raise SettingsError(f"{name}: {first['msg']}") from error
+    except (
+        SourceError
+    ) as error:  # names the field only in its text: 'error parsing value for field "x" from …'
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise SettingsError(f"{_PREFIX}{field}".upper() + f": is not JSON: {error.__cause__}") from error

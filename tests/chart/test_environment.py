@@ -1,0 +1,89 @@
+"""The chart's values become the operator's settings: every variable is known, every value arrives."""
+
+import pytest
+
+from chart.rendering import ALL, NAMESPACED, Json, Rendered
+from finetune_api.resources import TaintEffect, Toleration, TolerationOperator
+from finetune_operator.settings import OperatorSettings, PullPolicy, load
+
+TRAINER = "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
+PREFIX = "FINETUNE_OPERATOR_"
+# settings that the chart does not offer: the ports are the pod's own, the rest is for tests and for measuring
+NOT_IN_THE_CHART = {
+    "http_port",
+    "progress_port",
+    "progress_audience",
+    "tls_folder",
+    "progress_interval",
+    "retry_backoff",
+    "resync_interval",
+    "api_qps",
+    "api_burst",
+    "api_connections",
+}
+
+
+def settings_of(values: Json, monkeypatch: pytest.MonkeyPatch) -> OperatorSettings:
+    """The settings of an operator in the chart's pod."""
+    environment = Rendered.of(values).environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load(environment)
+
+
+def test_the_chart_offers_every_setting_but_those_we_left_out() -> None:
+    names = {
+        name for values in (ALL, {"progress": {"enabled": True}}) for name in Rendered.of(values).environment
+    }
+    offered = {name.removeprefix(PREFIX).lower() for name in names}
+    assert offered == set(OperatorSettings.model_fields) - NOT_IN_THE_CHART
+
+
+def test_the_charts_defaults_are_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of({}, monkeypatch) == OperatorSettings(
+        trainer_image=TRAINER,
+        progress_url="https://finetune-operator.finetune-system.svc",
+        tls_secret="finetune-system/finetune-operator-tls",
+    )
+
+
+def test_every_value_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(ALL, monkeypatch) == OperatorSettings(
+        namespaces=["team-a", "team-b"],
+        trainer_image="127.0.0.1:5000/finetune-trainer:abc",
+        image_pull_policy=PullPolicy.NEVER,
+        allowed_images=["registry.example/team/*"],
+        output_size="1Ti",
+        output_storage_class="fast",
+        output_access_mode="ReadWriteMany",
+        gpus_per_node=0,
+        gpu_resource="amd.com/gpu",
+        simulate_gpus=True,
+        requests={"cpu": "4", "memory": "17179869184", "ephemeral-storage": "1.5Gi"},
+        limits={"memory": "16Gi"},
+        node_selector={"gpu": "true"},
+        tolerations=[
+            Toleration(
+                key="gpu",
+                operator=TolerationOperator.EQUAL,
+                value="yes",
+                effect=TaintEffect.NO_EXECUTE,
+                toleration_seconds=1_000_000,
+            ),
+            Toleration(operator=TolerationOperator.EXISTS),
+        ],
+        image_pull_secrets=["trainer-pull"],
+        runtime_class="nvidia",
+        pod_labels={"team": "search"},
+        run_as_user=1_000_650_000,
+        run_as_group=0,
+        fs_group=1_000_650_001,
+        workers=4,
+        log_format="json",
+        log_level="DEBUG",
+    )
+
+
+def test_the_operator_watches_the_namespaces_that_it_has_rights_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(NAMESPACED, monkeypatch).namespaces == ["team-a", "team-b"]
+    assert settings_of({"rbac": {"scope": "namespaces"}}, monkeypatch).namespaces == ["finetune-system"]

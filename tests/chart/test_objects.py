@@ -1,0 +1,188 @@
+"""What the chart installs for which values, and that its copies of generated things are current."""
+
+import importlib.util
+import tomllib
+from types import ModuleType
+
+import pytest
+import yaml
+
+from chart.rendering import ALL, CHART, DEFAULTS, NAMESPACE, NAMESPACED, RELEASE, Json, Rendered, helm
+from finetune_api.crd import crd
+
+ROOT = CHART.parents[1]
+DIGEST = f"sha256:{'a' * 64}"
+CLUSTER_SCOPED = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """hack/generate.py, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "hack" / "generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACED, ALL])
+def test_helm_has_nothing_to_criticise(values: Json) -> None:
+    done = helm("lint", "--strict", str(CHART), values=values)
+    assert done.returncode == 0, done.stdout
+
+
+def test_by_default_everything_is_installed_that_the_operator_needs() -> None:
+    kinds = sorted(one["kind"] for one in Rendered.of().objects)
+    assert kinds == [
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+    ]
+
+
+def test_who_has_no_rights_on_the_cluster_can_install_it_into_a_namespace() -> None:
+    values = {
+        "crds": {"enabled": False},
+        "rbac": {"scope": "namespaces", "aggregate": False},
+        "progress": {"enabled": False},
+    }
+    rendered = Rendered.of(values)
+    assert not list(rendered.all(*CLUSTER_SCOPED))
+    assert {one["metadata"]["namespace"] for one in rendered.objects} == {NAMESPACE}
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACED, ALL])
+def test_every_object_says_where_it_belongs_and_who_made_it(values: Json) -> None:
+    for one in Rendered.of(values).objects:
+        meta = one["metadata"]
+        assert ("namespace" in meta) is (one["kind"] not in CLUSTER_SCOPED)
+        assert meta["labels"]["app.kubernetes.io/instance"] == RELEASE
+        # the operator takes what is managed by itself for a child of a job
+        assert meta["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+
+
+def test_two_releases_of_one_name_in_two_namespaces_do_not_collide() -> None:
+    values = {"crds": {"enabled": False}}
+    names = [
+        {
+            (one["kind"], one["metadata"]["name"])
+            for one in Rendered.of(values, namespace=space).all(*CLUSTER_SCOPED)
+        }
+        for space in ("team-a", "team-b")
+    ]
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize(
+    ("release", "values", "name"),
+    [
+        ("finetune-operator", {}, "finetune-operator"),
+        ("my", {}, "my-finetune-operator"),
+        ("my.release", {}, "my-release-finetune-operator"),
+        ("a" * 53, {}, "a" * 45),
+        ("my", {"fullnameOverride": "tuner"}, "tuner"),
+    ],
+)
+def test_objects_are_named_after_the_release(release: str, values: Json, name: str) -> None:
+    rendered = Rendered.of(values, release=release)
+    assert rendered.only("Deployment")["metadata"]["name"] == name
+    assert rendered.only("Secret")["metadata"]["name"] == f"{name}-tls"
+    assert rendered.pod["serviceAccountName"] == rendered.only("ServiceAccount")["metadata"]["name"] == name
+
+
+def test_the_secret_of_the_certificate_has_no_data_that_an_upgrade_could_write() -> None:
+    secret = Rendered.of().only("Secret")
+    assert not {"data", "stringData", "immutable"} & set(secret)
+    assert secret["type"] == "Opaque"
+
+
+def test_the_service_leads_to_the_ports_of_the_pod() -> None:
+    rendered = Rendered.of()
+    service, deployment = rendered.only("Service")["spec"], rendered.only("Deployment")["spec"]
+    assert service["selector"] == deployment["selector"]["matchLabels"]
+    assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
+    ports = {port["name"]: port["containerPort"] for port in rendered.container["ports"]}
+    assert {port["port"]: ports[port["targetPort"]] for port in service["ports"]} == {8080: 8080, 443: 8443}
+
+
+def test_without_progress_there_is_neither_port_nor_secret() -> None:
+    rendered = Rendered.of({"progress": {"enabled": False}})
+    assert not list(rendered.all("Secret"))
+    assert [port["port"] for port in rendered.only("Service")["spec"]["ports"]] == [8080]
+    assert [port["name"] for port in rendered.container["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "ghcr.io/finetune-dev/finetune-operator:0.1.0"),
+        ({"tag": "2.0"}, "ghcr.io/finetune-dev/finetune-operator:2.0"),
+        ({"repository": "r.example:5000/op", "tag": "x", "digest": DIGEST}, f"r.example:5000/op@{DIGEST}"),
+        ({"reference": "127.0.0.1:5000/finetune-operator:abc", "tag": "x"}, "127.0.0.1:5000/finetune-operator:abc"),
+    ],
+)  # fmt: skip
+def test_the_image_is_named_by_parts_or_as_a_whole(image: Json, reference: str) -> None:
+    assert Rendered.of({"image": image}).container["image"] == reference
+
+
+def test_the_crd_is_that_of_the_api_and_is_kept() -> None:
+    found = Rendered.of().only("CustomResourceDefinition")
+    assert found["spec"] == crd()["spec"]
+    assert found["metadata"]["name"] == crd()["metadata"]["name"]
+    assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_crd_can_be_given_up_with_the_release_or_left_out() -> None:
+    found = Rendered.of({"crds": {"keep": False}}).only("CustomResourceDefinition")
+    assert "annotations" not in found["metadata"]
+    assert not list(Rendered.of({"crds": {"enabled": False}}).all("CustomResourceDefinition"))
+
+
+def test_the_copy_of_the_crd_and_the_table_of_values_are_current(generate: ModuleType) -> None:
+    copy, readme = CHART / "files" / "crd-spec.yaml", (CHART / "README.md").read_text()
+    assert copy.read_text() == generate.HEADER + generate.chart_crd_spec()
+    assert readme == generate.chart_readme(readme, (CHART / "values.yaml").read_text())
+
+
+def test_every_value_is_documented(generate: ModuleType) -> None:
+    text = (CHART / "values.yaml").read_text()
+    documented = {key for key, _, _ in generate.documented_values(text)}
+    undocumented = {
+        key for key in _leaves(DEFAULTS) if not any(f"{key}.".startswith(f"{known}.") for known in documented)
+    }
+    assert undocumented == set()
+    assert "| `rbac.scope` | `cluster` |" in (CHART / "README.md").read_text()
+
+
+def test_the_chart_has_the_version_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def test_a_kubernetes_that_is_too_old_is_refused_and_a_vendors_is_not() -> None:
+    def template(version: str) -> int:
+        return helm("template", RELEASE, str(CHART), "--kube-version", version).returncode
+
+    assert template("1.29.9")
+    assert template("1.30.0") == 0
+    assert template("v1.33.1-gke.1000") == 0
+
+
+def _leaves(values: Json, place: tuple[str, ...] = ()) -> list[str]:
+    found = []
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found += _leaves(value, (*place, key)) if nested else [".".join((*place, key))]
+    return found

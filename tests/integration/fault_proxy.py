@@ -1,0 +1,109 @@
+"""A reverse proxy before the API server that counts the operator's writes and can end the operator at one of them."""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import free_port
+
+_READS = ("GET", "HEAD")
+_HEADERS = ("Authorization", "Content-Type", "Accept")
+
+
+class FaultProxy:
+    """Speaks HTTP to the operator and TLS to the API server. `at` a write, `strike` is called."""
+
+    def __init__(self, server: ApiServer, folder: Path) -> None:
+        self._server, self._loop = server, asyncio.new_event_loop()
+        self._port = free_port()
+        self.kubeconfig = folder / "proxy.kubeconfig"
+        self.kubeconfig.write_text(_kubeconfig(self._port, server.token))
+        self.writes: list[str] = []
+        self._target: tuple[int, bool] | None = None
+        self._strike: Callable[[], None] = lambda: None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._started.wait(10)
+
+    def arm(self, number: int, strike: Callable[[], None], *, after: bool) -> None:
+        """Strike at the write of this number (from 1), before it is forwarded or after it was applied."""
+        self.writes, self._target, self._strike = [], (number, after), strike
+
+    def disarm(self) -> None:
+        """Only count, from 0."""
+        self.writes, self._target = [], None
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._close())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        tls = ssl.create_default_context(cafile=str(self._server.ca))
+        connector = aiohttp.TCPConnector(ssl=tls, limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._started.set()
+
+    async def _close(self) -> None:
+        await self._session.close()
+        await self._runner.cleanup()
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if request.method in _READS:
+            return await self._pass_on(request)
+        self.writes.append(f"{request.method} {request.path}")
+        struck = self._target is not None and self._target[0] == len(self.writes)
+        after = bool(self._target and self._target[1])
+        if struck and not after:
+            self._strike()
+            raise web.HTTPBadGateway  # nobody reads it any more
+        if not struck:
+            return await self._pass_on(request)
+        body = await request.read()
+        headers = {name: request.headers[name] for name in _HEADERS if name in request.headers}
+        url = self._server.url + request.path_qs
+        async with self._session.request(request.method, url, headers=headers, data=body) as answer:
+            await answer.read()
+        self._strike()
+        raise web.HTTPBadGateway
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        headers = {name: request.headers[name] for name in _HEADERS if name in request.headers}
+        url, body = self._server.url + request.path_qs, await request.read() or None
+        async with self._session.request(request.method, url, headers=headers, data=body) as answer:
+            response = web.StreamResponse(status=answer.status)
+            response.content_type = answer.content_type
+            await response.prepare(request)
+            async for part in answer.content.iter_any():
+                await response.write(part)
+            await response.write_eof()
+            return response
+
+
+def _kubeconfig(port: int, token: str) -> str:
+    return f"""apiVersion: v1
+kind: Config
+current-context: proxy
+contexts: [{{name: proxy, context: {{cluster: proxy, user: admin}}}}]
+clusters: [{{name: proxy, cluster: {{server: "http://127.0.0.1:{port}"}}}}]
+users: [{{name: admin, user: {{token: "{token}"}}}}]
+"""

@@ -1,0 +1,465 @@
+"""A cluster without nodes for the operator's tests: a real API server with its controllers, the operator as a real
+process, and a kubelet by hand, which gives pods the states that a test is about.
+"""
+
+import atexit
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+
+from builders import job as job_of
+from finetune_api import GROUP, PLURAL, VERSION
+from finetune_api.crd import crd
+from finetune_api.run import RunReport
+from finetune_api.status import ModelStatus, ProgressStatus
+from finetune_cluster.apiserver import ApiServer
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+TRAINER = "registry.example/trainer:1"
+MERGE = "application/merge-patch+json"
+MODEL = ModelStatus(uri="pvc://out/model", digest="sha256:" + "ab" * 32, format="safetensors", files=7)
+DONE = RunReport(
+    exit_code=0, model=MODEL, progress=ProgressStatus(step=100, total_steps=100, percent=100, loss=0.25)
+)
+JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/{PLURAL}"
+CHILDREN = "/apis/batch/v1/namespaces/{}/jobs"
+PODS = "/api/v1/namespaces/{}/pods"
+CLAIMS = "/api/v1/namespaces/{}/persistentvolumeclaims"
+CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
+EVENTS = "/api/v1/namespaces/{}/events"
+
+_numbers = count(1)
+
+
+class Refused(Exception):  # noqa: N818
+    """The API server's answer, where it is a refusal."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+
+
+class Rest:
+    """A small client: paths and JSON."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._url = server.url
+        self._pool = urllib3.PoolManager(maxsize=8, ca_certs=str(server.ca), retries=False, timeout=30)
+        self._headers = {"Authorization": f"Bearer {server.token}", "Accept": "application/json"}
+
+    def __call__(self, verb: str, path: str, body: Any = None, kind: str = "application/json") -> Json:
+        answer = self._pool.request(
+            verb,
+            self._url + path,
+            headers=self._headers | {"Content-Type": kind},
+            body=None if body is None else json.dumps(body),
+        )
+        if answer.status >= 400:
+            raise Refused(answer.status, answer.data.decode()[:500])
+        found: Json = json.loads(answer.data)
+        return found
+
+    def get(self, path: str) -> Json | None:
+        """The object; None where there is none, or none yet."""
+        try:
+            return self("GET", path)
+        except Refused as error:
+            if error.status in (404, 429):  # 429: the storage of a new definition is made ready
+                return None
+            raise
+
+    def items(self, path: str, selector: str = "") -> list[Json]:
+        """A LIST."""
+        found = self("GET", path + (f"?labelSelector={selector}" if selector else ""))
+        return list(found["items"])
+
+
+def until(
+    question: Callable[[], T | None], what: str, seconds: float = 15, log: "Operator | None" = None
+) -> T:
+    """Ask until the answer is something, and give it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := question():
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}" + (f"\n{log.log()}" if log else ""))
+        time.sleep(0.04)
+
+
+def free_port() -> int:
+    """A port that nobody uses at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def install_crd(rest: Rest, definition: Json | None = None) -> None:
+    """Create or replace the definition and wait until it is served."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    wanted = definition or crd()
+    name = wanted["metadata"]["name"]
+    if stored := rest.get(f"{path}/{name}"):
+        version = {"resourceVersion": stored["metadata"]["resourceVersion"]}
+        rest("PUT", f"{path}/{name}", wanted | {"metadata": wanted["metadata"] | version})
+    else:
+        rest("POST", path, wanted)
+    until(lambda: rest.get(JOBS.format("default")), "the CRD is served")
+
+
+@cache
+def shared_server() -> ApiServer:
+    """One API server with its controllers for all modules of the operator's tests; ended with the session."""
+    server = ApiServer.start(controllers=True)
+    atexit.register(server.stop)
+    install_crd(Rest(server))
+    return server
+
+
+@dataclass
+class Operator:
+    """The operator's process."""
+
+    kubeconfig: Path
+    folder: Path
+    settings: dict[str, Any]
+    process: "subprocess.Popen[bytes]" = field(init=False)
+    port: int = field(init=False)
+
+    def start(self) -> "Operator":
+        """Start without waiting."""
+        self.port = free_port()
+        given = {"trainer_image": TRAINER, "http_port": self.port, "progress_port": 0} | self.settings
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "KUBECONFIG": str(self.kubeconfig),
+            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'operator'}",
+            "PYTHONUNBUFFERED": "1",
+        } | {f"FINETUNE_OPERATOR_{name}".upper(): _text(value) for name, value in given.items()}
+        with self._log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log
+            )
+        return self
+
+    def ready(self) -> "Operator":
+        """Wait until it is ready."""
+        until(lambda: self._answers("/readyz"), "the operator is ready", seconds=30, log=self)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to tidy up."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def log(self) -> str:
+        """The log's end."""
+        return self._log_file.read_text(errors="replace")[-6000:]
+
+    def writes(self) -> int:
+        """Requests that changed something, as the operator counts them."""
+        return sum(
+            int(float(line.rpartition(" ")[2]))
+            for line in self.metrics().splitlines()
+            if line.startswith("finetune_operator_api_requests_total")
+            and any(f'verb="{verb}"' in line for verb in ("POST", "PUT", "PATCH", "DELETE"))
+        )
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        return self._get("/metrics").data.decode()
+
+    def _answers(self, path: str) -> bool:
+        assert self.alive, f"the operator ended with {self.process.returncode}\n{self.log()}"
+        try:
+            return self._get(path).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _get(self, path: str) -> urllib3.BaseHTTPResponse:
+        return urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", retries=False, timeout=5)
+
+    @property
+    def _log_file(self) -> Path:
+        return self.folder / "operator.log"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+
+
+@contextmanager
+def running(kubeconfig: Path, folder: Path, **settings: Any) -> Iterator[Operator]:
+    """An operator that is ready; ended with the block."""
+    operator = Operator(kubeconfig, folder, settings).start()
+    try:
+        yield operator.ready()
+    finally:
+        if operator.alive:
+            operator.kill()
+
+
+@dataclass(frozen=True)
+class World:
+    """A namespace, its user, and its kubelet."""
+
+    rest: Rest
+    namespace: str
+
+    # the user
+
+    def apply(self, name: str | None = None, **spec: Any) -> str:
+        """Create a FineTuneJob on the CPU; its name."""
+        name = name or f"job-{next(_numbers)}"
+        self.rest("POST", self._at(JOBS), job_of(name, **({"resources": {"gpusPerNode": 0}} | spec)))
+        return name
+
+    def change(self, name: str, **spec: Any) -> None:
+        """Patch the spec."""
+        self.rest("PATCH", self._at(JOBS, name), {"spec": spec}, MERGE)
+
+    def job(self, name: str) -> Json:
+        """The FineTuneJob."""
+        return self.rest("GET", self._at(JOBS, name))
+
+    def status(self, name: str) -> Json:
+        """Its status."""
+        return dict(self.job(name).get("status") or {})
+
+    def write_status(self, name: str, status: Json | None) -> None:
+        """A stranger patches the status."""
+        self.rest("PATCH", self._at(JOBS, name) + "/status", {"status": status}, MERGE)
+
+    def delete(self, name: str) -> None:
+        """kubectl delete --wait=false"""
+        self.rest("DELETE", self._at(JOBS, name))
+
+    def condition(self, name: str, kind: str) -> Json:
+        """A condition; empty where it is absent."""
+        found: list[Json] = self.status(name).get("conditions", [])
+        return next((one for one in found if one["type"] == kind), {})
+
+    def reason(self, name: str) -> str:
+        """The reason of now."""
+        return str(self.condition(name, "Running").get("reason"))
+
+    # what exists
+
+    def children(self, name: str) -> list[Json]:
+        """The attempts' Jobs."""
+        return self.rest.items(self._at(CHILDREN), f"finetune.dev/job-name={name}")
+
+    def pods(self, name: str) -> list[Json]:
+        """Their pods."""
+        return self.rest.items(self._at(PODS), f"finetune.dev/job-name={name}")
+
+    def config_maps(self, name: str) -> list[Json]:
+        """Their ConfigMaps."""
+        return self.rest.items(self._at(CONFIG_MAPS), f"finetune.dev/job-name={name}")
+
+    def claims(self, name: str) -> list[Json]:
+        """The output claims."""
+        return self.rest.items(self._at(CLAIMS), f"finetune.dev/job-name={name}")
+
+    def events(self, name: str) -> list[Json]:
+        """Events on the FineTuneJob, the oldest first."""
+        found = [one for one in self.rest.items(self._at(EVENTS)) if one["involvedObject"]["name"] == name]
+        return sorted(found, key=lambda one: int(one["metadata"]["resourceVersion"]))
+
+    def make_claim(self, name: str) -> None:
+        """A claim, bound as far as its status says."""
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+        self.rest("POST", self._at(CLAIMS), {"metadata": {"name": name}, "spec": spec})
+        self.rest("PATCH", self._at(CLAIMS, name) + "/status", {"status": {"phase": "Bound"}}, MERGE)
+
+    # waiting
+
+    def until_phase(self, name: str, phase: str, seconds: float = 15) -> Json:
+        """The status once the phase is this."""
+
+        def reached() -> Json | None:
+            status = self.status(name)
+            return status if status.get("phase") == phase else None
+
+        try:
+            return until(reached, f"{name} is {phase}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {json.dumps(self.status(name), indent=1)}") from None
+
+    def until_reason(self, name: str, reason: str, seconds: float = 15) -> Json:
+        """The condition that tells this reason."""
+        until(lambda: self.reason(name) == reason, f"{name} says {reason}", seconds)
+        return self.condition(name, "Running")
+
+    def pod(self, name: str, attempt: int = 1) -> str:
+        """The attempt's pod, once the Job controller has made it."""
+        selector = f"finetune.dev/job-name={name},finetune.dev/attempt={attempt}"
+
+        def made() -> str | None:
+            found = [
+                pod
+                for pod in self.rest.items(self._at(PODS), selector)
+                if "deletionTimestamp" not in pod["metadata"]
+            ]
+            return found[0]["metadata"]["name"] if found else None
+
+        try:
+            return until(made, f"{name} has a pod for attempt {attempt}")
+        except AssertionError as error:
+            found = [self.status(name), *self.children(name), *self.pods(name)]
+            raise AssertionError(f"{error}; {json.dumps(found, indent=1)}") from None
+
+    # the kubelet
+
+    def run(self, name: str, attempt: int = 1, node: str = "node-1") -> str:
+        """The attempt's pod is bound and its container runs; the pod's name."""
+        pod = self.pod(name, attempt)
+        self.bind(pod, node)
+        self.start_container(pod)
+        return pod
+
+    def start_container(self, pod: str) -> None:
+        """The container runs."""
+        self._pod_status(pod, "Running", {"running": {"startedAt": now()}}, ready=True)
+
+    def bind(self, pod: str, node: str = "node-1") -> None:
+        """What the scheduler does."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+        self.rest("POST", self._at(PODS, pod) + "/binding", binding)
+
+    def end(self, pod: str, code: int, message: str = "", reason: str = "") -> None:
+        """The container ends."""
+        state = {
+            "exitCode": code,
+            "reason": reason or ("Error" if code else "Completed"),
+            "message": message,
+            "startedAt": now(),
+            "finishedAt": now(),
+        }
+        self._pod_status(pod, "Failed" if code else "Succeeded", {"terminated": state}, ready=False)
+
+    def succeed(self, pod: str, report: RunReport = DONE) -> None:
+        """The trainer is done and has written its report."""
+        self.end(pod, 0, report.model_dump_json(by_alias=True, exclude_none=True))
+
+    def obey(self, pod: str, code: int = 75) -> None:
+        """Wait for the pod's deletion, end its container and let it go."""
+        until(
+            lambda: "deletionTimestamp" in (self.get_pod(pod) or {"metadata": {}})["metadata"], f"{pod} stops"
+        )
+        self.end(pod, code)
+        self.remove(pod)
+
+    def remove(self, pod: str) -> None:
+        """The kubelet's last word: the pod is gone."""
+        options = {"gracePeriodSeconds": 0, "apiVersion": "v1", "kind": "DeleteOptions"}
+        self.rest("DELETE", self._at(PODS, pod), options)
+
+    def get_pod(self, pod: str) -> Json | None:
+        return self.rest.get(self._at(PODS, pod))
+
+    def wait_on(self, pod: str, reason: str, message: str) -> None:
+        """The container cannot start."""
+        self._pod_status(pod, "Pending", {"waiting": {"reason": reason, "message": message}}, ready=False)
+
+    def unschedulable(self, pod: str, message: str) -> None:
+        """The scheduler finds no node."""
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self.rest("PATCH", self._at(PODS, pod) + "/status", {"status": {"conditions": [condition]}}, MERGE)
+
+    def disrupt(self, pod: str, code: int, reason: str) -> None:
+        """The pod is evicted or preempted."""
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "lastTransitionTime": now(),
+        }
+        self.rest("PATCH", self._at(PODS, pod) + "/status", {"status": {"conditions": [condition]}}, MERGE)
+        self.end(pod, code)
+
+    def token(self, pod: str | None, audience: str = "finetune-operator") -> str:
+        """A token of the namespace's default ServiceAccount, bound to a pod."""
+        spec: Json = {"audiences": [audience], "expirationSeconds": 600}
+        if pod is not None:
+            uid = (self.get_pod(pod) or {})["metadata"]["uid"]
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/default/token"
+        return str(self.rest("POST", path, body)["status"]["token"])
+
+    def _pod_status(self, pod: str, phase: str, state: Json, *, ready: bool) -> None:
+        container = {
+            "name": "trainer",
+            "image": TRAINER,
+            "imageID": f"{TRAINER}@sha256:{'c' * 64}",
+            "ready": ready,
+            "restartCount": 0,
+            "state": state,
+        }
+        status = {"phase": phase, "containerStatuses": [container]}
+        if phase == "Running":
+            status["startTime"] = now()
+        self.rest("PATCH", self._at(PODS, pod) + "/status", {"status": status}, MERGE)
+
+    def at(self, path: str, name: str = "") -> str:
+        """A path in this namespace."""
+        return path.format(self.namespace) + (f"/{name}" if name else "")
+
+    _at = at
+
+
+def make_namespace(rest: Rest, name: str, *, inputs: bool = True) -> World:
+    """A namespace whose ServiceAccount is there, which pods need, and the claim that jobs read."""
+    rest("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    until(lambda: rest.get(path), f"the namespace {name} has its ServiceAccount")
+    world = World(rest, name)
+    if inputs:
+        world.make_claim("demo")
+    return world
+
+
+def now() -> str:
+    """Now, as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def bound_pod_of(token: str) -> str:
+    """The pod's name in a token's claims."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return str(claims["kubernetes.io"]["pod"]["name"])

@@ -1,0 +1,298 @@
+"""The chart on a real API server: the operator works with the rights that it grants, and needs no others.
+
+The operator runs outside of the cluster, with the token of the chart's ServiceAccount and the environment of the
+chart's Deployment.
+"""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import builders
+from chart.rendering import CHART, NAMESPACE, RELEASE
+from finetune_cluster.apiserver import ApiServer
+from finetune_cluster.binaries import binary
+from finetune_cluster.credentials import render_kubeconfig
+
+Json = dict[str, Any]
+
+ROOT = CHART.parents[1]
+CRD = "customresourcedefinition/finetunejobs.finetune.dev"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+IMAGE = "trainer.image=127.0.0.1:5000/finetune-trainer:abc"
+NAMESPACES = ("team-a", "team-b")
+SCOPES = {
+    "cluster": ["--set", "rbac.scope=cluster"],
+    "namespaces": ["--set", "rbac.scope=namespaces,rbac.namespaces={team-a}"],
+}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """kubectl and helm for one API server."""
+
+    api: ApiServer
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return _run([str(binary("kubectl")), "--kubeconfig", str(self.api.kubeconfig), *arguments], stdin)
+
+    def get(self, *arguments: str) -> Json:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def names(self, kind: str, namespace: str, selector: str = "") -> list[str]:
+        found = self.get(kind, "--namespace", namespace, "--selector", selector)
+        return [item["metadata"]["name"] for item in found["items"]]
+
+    def apply(self, *objects: Json) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("apply", "--filename", "-", stdin=text)
+
+    def helm(self, verb: str, *arguments: str) -> str:
+        return _run(
+            [
+                str(binary("helm")),
+                "--kubeconfig",
+                str(self.api.kubeconfig),
+                "--namespace",
+                NAMESPACE,
+                verb,
+                RELEASE,
+                *arguments,
+            ]
+        )
+
+
+def _run(command: list[str], stdin: str | None = None) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{Path(command[0]).name} {' '.join(command[3:])}: {done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A running operator."""
+
+    http: str
+    progress: str
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return _open(f"{self.http}/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def refusals(self) -> list[str]:
+        """Everything that tells of a right that is missing: in the log, and among the answers that were counted."""
+        log, metrics = self.log.read_text(), _open(f"{self.http}/metrics")[1]
+        logged = [line for line in log.splitlines() if re.search(r"\b403\b|[Ff]orbidden|permission", line)]
+        return logged + [line for line in metrics.splitlines() if 'code="403"' in line]
+
+
+@contextmanager
+def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
+    """Start the operator as the chart's Deployment would, and wait until it is ready."""
+    deployment = tools.get("deployment", RELEASE, "--namespace", NAMESPACE)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    token = tools.kubectl("create", "token", RELEASE, "--namespace", NAMESPACE).strip()
+    kubeconfig, log = folder / "kubeconfig", folder / "operator.log"
+    kubeconfig.write_text(render_kubeconfig(tools.api.url, tools.api.ca.read_text(), ACCOUNT, token))
+    http, progress = free_port(), free_port()
+    environment = (
+        dict(os.environ)
+        | {variable["name"]: variable["value"] for variable in container["env"]}
+        | {
+            "FINETUNE_OPERATOR_HTTP_PORT": str(http),
+            "FINETUNE_OPERATOR_PROGRESS_PORT": str(progress),
+            "KUBECONFIG": str(kubeconfig),
+            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'operator'}",
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finetune_operator"],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    running = Operator(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{progress}", log, process)
+    try:
+        eventually(running.ready)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.2)
+
+
+def _open(
+    url: str, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> tuple[int, str]:
+    """Status and text of a GET; a POST where headers are given."""
+    request = urllib.request.Request(url, headers=headers or {}, data=b"{}" if headers else None)
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
+    )
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def report(running: Operator, token: str, authority: str) -> int:
+    """The status with which the operator answers a report; its certificate has to be right."""
+    tls = ssl.create_default_context(cadata=authority)
+    tls.check_hostname = False  # it is made for the Service's name
+    return _open(f"{running.progress}/v1/progress", {"Authorization": f"Bearer {token}"}, tls)[0]
+
+
+def finish(tools: Tools, namespace: str, pod: str) -> None:
+    """What a kubelet would say of a pod whose program ended with 64, an error of its user."""
+    ended = {
+        "name": "trainer",
+        "state": {"terminated": {"exitCode": 64, "reason": "Error"}},
+        "ready": False,
+        "restartCount": 0,
+        "image": "trainer",
+        "imageID": "",
+    }
+    status = {"status": {"phase": "Failed", "containerStatuses": [ended]}}
+    arguments = ["patch", "pod", pod, "--namespace", namespace, "--subresource", "status", "--type", "merge"]
+    tools.kubectl(*arguments, "--patch", json.dumps(status))
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    """An API server of its own: here Helm brings the CRD."""
+    with ApiServer.start(controllers=True) as running:
+        for name in (NAMESPACE, *NAMESPACES):
+            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+            namespace = {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": labels},
+            }
+            Tools(running).apply(namespace)
+        yield running
+
+
+@pytest.fixture
+def tools(api: ApiServer) -> Iterator[Tools]:
+    """Tools for the API server, on which nothing is installed."""
+    yield (ready := Tools(api))
+    ready.helm("uninstall", "--ignore-not-found")
+    ready.kubectl("delete", CRD, "--ignore-not-found")
+    for namespace in NAMESPACES:
+        ready.kubectl("delete", "jobs,pods,persistentvolumeclaims", "--all", "--namespace", namespace)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: str) -> None:
+    tools.helm("install", str(CHART), "--set", IMAGE, *SCOPES[scope])
+    eventually(lambda: tools.names("pods", NAMESPACE))  # the namespace takes no pod that is not restricted
+    with operator(tools, tmp_path) as running:
+        for namespace in NAMESPACES:
+            job = builders.job("tune", ttlSecondsAfterFinished=0)
+            tools.apply(job | {"metadata": {"name": "tune", "namespace": namespace}})
+        selector = "finetune.dev/job-name=tune"
+        eventually(lambda: tools.names("pods", "team-a", selector))
+        (name,) = tools.names("jobs", "team-a", selector)
+        assert tools.names("configmaps", "team-a", selector) == [name]
+        assert len(tools.names("persistentvolumeclaims", "team-a", selector)) == 1
+        assert tools.names("events", "team-a")
+
+        config = tools.get("configmap", name, "--namespace", "team-a")
+        assert report(running, "no-token", config["data"]["ca.crt"]) == 401
+
+        (pod,) = tools.names("pods", "team-a", selector)
+        finish(tools, "team-a", pod)
+        eventually(lambda: not tools.names("jobs,configmaps,pods", "team-a", selector))
+        ended = tools.get("finetunejob", "tune", "--namespace", "team-a")
+        assert ended["status"]["phase"] == "Failed"
+        assert len(tools.names("persistentvolumeclaims", "team-a", selector)) == 1
+
+        elsewhere = tools.names("jobs", "team-b", selector)
+        assert bool(elsewhere) is (scope == "cluster")
+        assert running.refusals() == []
+
+
+@pytest.mark.parametrize("way", ["--server-side=true", "--server-side=false"])
+def test_certificate_and_jobs_survive_an_upgrade_and_jobs_an_uninstall(
+    tools: Tools, tmp_path: Path, way: str
+) -> None:
+    """Server-side apply is Helm 4's way, the three-way merge in the client Helm 3's."""
+    tools.helm("install", str(CHART), "--set", IMAGE, way)
+    assert "data" not in secret(tools)
+    tools.apply(builders.job("tune") | {"metadata": {"name": "tune", "namespace": "team-a"}})
+    with operator(tools, tmp_path):
+        made = secret(tools)["data"]
+    assert set(made) == {"ca.crt", "tls.crt", "tls.key"}
+    assert b"BEGIN CERTIFICATE" in base64.b64decode(made["tls.crt"])
+
+    for setting in ("operator.workers=2", "operator.workers=3"):
+        tools.helm("upgrade", str(CHART), "--set", IMAGE, "--set", setting, way)
+        assert secret(tools)["data"] == made
+    tools.helm("rollback", "1", way)
+    assert secret(tools)["data"] == made
+    with operator(tools, tmp_path) as running:
+        assert secret(tools)["data"] == made
+        assert running.refusals() == []
+
+    tools.helm("uninstall")
+    tools.kubectl("get", CRD)
+    assert tools.names("finetunejobs", "team-a") == ["tune"]
+    tools.helm("install", str(CHART), "--set", IMAGE, way)
+
+
+def test_people_may_write_jobs_by_the_roles_of_the_cluster(tools: Tools) -> None:
+    tools.helm("install", str(CHART), "--set", IMAGE)
+    for role in ("edit", "view"):
+        tools.kubectl("create", "rolebinding", role, "--clusterrole", role, "--user", role, "-n", "team-a")
+
+    def may(user: str, verb: str) -> bool:
+        command = ["auth", "can-i", verb, "finetunejobs", "--namespace", "team-a", "--as", user, "--quiet"]
+        program = [str(binary("kubectl")), "--kubeconfig", str(tools.api.kubeconfig)]
+        return subprocess.run([*program, *command], check=False, timeout=60).returncode == 0
+
+    eventually(lambda: may("edit", "create"))
+    eventually(lambda: may("view", "list"))
+    assert not may("view", "create")
+    assert not may("stranger", "list")
+
+
+def secret(tools: Tools) -> Json:
+    return tools.get("secret", f"{RELEASE}-tls", "--namespace", NAMESPACE)

@@ -1,0 +1,416 @@
+"""Specs that are accepted and refused, each read twice: by pydantic (unit) and by a real API server (integration).
+
+`message` is part of the message of one rule, which both give. `field` is the place that both name when a type, a
+bound or a name is wrong, in whatever words. A case with neither is accepted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from builders import MODEL, REVIEWS, script_spec, spec
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One spec and what becomes of it."""
+
+    title: str
+    spec: Json
+    message: str | None = None
+    field: str | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.message is None and self.field is None
+
+    def __str__(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True)
+class Update:
+    """A change of a stored spec that is refused with a rule's message."""
+
+    title: str
+    before: Json
+    after: Json
+    message: str
+
+    def __str__(self) -> str:
+        return self.title
+
+
+def _model(**fields: Any) -> Json:
+    return spec(model={"uri": MODEL} | fields)
+
+
+def _data(**fields: Any) -> Json:
+    return spec(dataset={"train": {"uri": REVIEWS}} | fields)
+
+
+def _optimizer(**fields: Any) -> Json:
+    return spec(training={"optimizer": fields})
+
+
+FULL_TRAINING: Json = {
+    "epochs": 4,
+    "batchSize": 64,
+    "microBatchSize": 16,
+    "optimizer": {
+        "name": "AdamW",
+        "learningRate": 3e-5,
+        "weightDecay": 0.1,
+        "betas": [0.9, 0.98],
+        "epsilon": 1e-6,
+    },
+    "schedule": {"name": "Cosine", "warmup": {"steps": 100}},
+    "gradientClipping": {"maxValue": 0.5},
+    "precision": "BFloat16",
+    "seed": 7,
+    "evaluation": {"every": {"steps": 200}, "metrics": ["accuracy", "eval_mcc"], "bestMetric": "f1_macro"},
+    "earlyStopping": {"metric": "accuracy", "patience": 2, "minDelta": 0.001, "restoreBest": False},
+    "checkpoint": {"every": {"minutes": 5}, "keep": 3, "resume": "Never", "gracePeriodSeconds": 60},
+}
+FULL_TOLERATION = {
+    "key": "nvidia.com/gpu",
+    "operator": "Equal",
+    "value": "present",
+    "effect": "NoExecute",
+    "tolerationSeconds": 300,
+}
+FULL: Json = {
+    "model": {
+        "uri": MODEL,
+        "tokenizer": {"uri": "pvc://demo/tokenizer"},
+        "initialize": "Random",
+        "freeze": {"embeddings": True, "layers": 4},
+        "dropout": 0.1,
+    },
+    "dataset": {
+        "train": {"uri": REVIEWS, "format": "jsonl"},
+        "validation": {"fraction": 0.2, "groupBy": "review_id"},
+        "test": {"uri": "configMap://tiny/test.csv", "format": "csv"},
+        "columns": {"text": "premise", "textPair": "hypothesis", "label": "verdict"},
+        "preprocessing": {
+            "unicode": "NFKC",
+            "stripMarkup": True,
+            "collapseWhitespace": True,
+            "lowercase": True,
+            "minCharacters": 3,
+            "deduplicate": "Exact",
+            "maxLength": 512,
+            "truncation": "Left",
+        },
+        "maxInvalidRows": "2.5%",
+    },
+    "objective": {
+        "classification": {"labels": ["pos", "neg"], "classWeights": "Balanced", "labelSmoothing": 0.1}
+    },
+    "training": FULL_TRAINING,
+    "resources": {
+        "nodes": 1,
+        "gpusPerNode": 1,
+        "gpuResource": "nvidia.com/gpu",
+        "requests": {"cpu": 4, "memory": "16Gi"},
+        "limits": {"memory": "16Gi"},
+        "sharedMemory": "1Gi",
+    },
+    "scheduling": {
+        "nodeSelector": {"gpu": "a100"},
+        "tolerations": [FULL_TOLERATION],
+        "priorityClassName": "research",
+        "imagePullSecrets": ["registry"],
+    },
+    "retry": {"limit": 1},
+    "output": {"uri": "pvc://models/movie-sentiment"},
+    "suspend": True,
+    "activeDeadlineSeconds": 7200,
+    "ttlSecondsAfterFinished": 0,
+    "image": "example.test/team/trainer:1",
+    "env": [{"name": "NCCL_DEBUG", "value": "WARN"}, {"name": "TOKENIZERS_PARALLELISM", "value": ""}],
+}
+FULL_SCRIPT: Json = script_spec(
+    **{name: FULL[name] for name in FULL if name not in ("objective", "training")},
+)
+
+ACCEPTED = [
+    Case("the smallest job", spec()),
+    Case("a job with every field", FULL),
+    Case("the smallest script", script_spec()),
+    Case("a script with every field", FULL_SCRIPT),
+    Case("regression is written as an empty object", spec(objective={"regression": {}})),
+    Case(
+        "null is as good as absent",
+        spec(training={"epochs": None, "maxSteps": 10}, env=None) | {"retry": None},
+    ),
+    Case(
+        "null beside the chosen member", spec(training={"schedule": {"warmup": {"ratio": None, "steps": 5}}})
+    ),
+    Case("max steps instead of epochs", spec(training={"maxSteps": 10})),
+    Case("an integer where a number is asked for", spec(training={"gradientClipping": {"maxNorm": 1}})),
+    Case("clipping turned off", spec(training={"gradientClipping": {"maxNorm": 0}})),
+    Case("no warmup", spec(training={"schedule": {"warmup": {"steps": 0}}})),
+    Case("a micro-batch as large as the batch", spec(training={"batchSize": 8, "microBatchSize": 8})),
+    Case("a validation file", _data(validation={"uri": "pvc://demo/validation.csv", "format": "csv"})),
+    Case("a stratified share", _data(validation={"fraction": 0.1, "stratify": True})),
+    Case("groups that are not stratified", _data(validation={"stratify": False, "groupBy": "id"})),
+    Case(
+        "regression that is not stratified",
+        _data(validation={"stratify": False}) | {"objective": {"regression": {}}},
+    ),
+    Case("data in a ConfigMap", _data(test={"uri": "configMap://tiny/rows.jsonl"})),
+    Case("invalid rows as a number", _data(maxInvalidRows=10)),
+    Case("invalid rows as a number in quotes", _data(maxInvalidRows="10")),
+    Case("invalid rows as a share", _data(maxInvalidRows="1%")),
+    Case("all rows invalid", _data(maxInvalidRows="100%")),
+    Case("cpu as a number", spec(resources={"requests": {"cpu": 4}, "limits": {"cpu": 4}})),
+    Case("cpu in quotes", spec(resources={"requests": {"cpu": "4"}, "limits": {"cpu": "0.5"}})),
+    Case("memory in bytes", spec(resources={"requests": {"memory": 17_179_869_184}})),
+    Case("training on the cpu", spec(resources={"gpusPerNode": 0})),
+    Case("a script on several gpus", script_spec(resources={"gpusPerNode": 8})),
+    Case(
+        "metrics of regression",
+        spec(objective={"regression": {}}, training={"evaluation": {"metrics": ["r2"]}}),
+    ),
+    Case(
+        "a loss for either objective",
+        spec(objective={"regression": {}}, training={"earlyStopping": {"metric": "loss"}}),
+    ),
+    Case(
+        "an unknown variable that only begins like a reserved one",
+        script_spec(env=[{"name": "PATHS", "value": "/"}]),
+    ),
+]
+
+_GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
+_FOREIGN = "spec.training names a metric that classification does not have"
+_RESERVED = "this variable steers the interpreter, the loader or the trainer"
+_CLAIM = "write pvc://CLAIM/PATH, a folder or file"
+_DATA = "write pvc://CLAIM/PATH, a file on"
+
+BROKEN_RULES = [
+    Case(
+        "the trainer on several gpus", spec(resources={"gpusPerNode": 2}), "the trainer uses one GPU for now"
+    ),
+    Case("no model", spec(model=None), "spec.model is required"),
+    Case("no dataset", spec(dataset=None), "spec.dataset is required"),
+    Case("no objective", spec(objective=None), "spec.objective is required"),
+    Case(
+        "a script with an objective",
+        script_spec(objective={"regression": {}}),
+        "spec.objective has no meaning",
+    ),
+    Case("a script with training", script_spec(training={}), "spec.training has no meaning"),
+    Case(
+        "stratified regression",
+        _data(validation={"stratify": True}) | {"objective": {"regression": {}}},
+        "stratify needs labels",
+    ),
+    Case("a foreign best metric", spec(training={"evaluation": {"bestMetric": "eval_rmse"}}), _FOREIGN),
+    Case("a foreign metric", spec(training={"evaluation": {"metrics": ["f1", "mae"]}}), _FOREIGN),
+    Case("a foreign metric to stop by", spec(training={"earlyStopping": {"metric": "mse"}}), _FOREIGN),
+    Case(
+        "accuracy of regression",
+        spec(objective={"regression": {}}, training={"evaluation": {"bestMetric": "accuracy"}}),
+        "spec.training names a metric that regression does not have",
+    ),
+    Case(
+        "both epochs and steps",
+        spec(training={"epochs": 1, "maxSteps": 10}),
+        "give either epochs or maxSteps",
+    ),
+    Case(
+        "a micro-batch larger than the batch",
+        spec(training={"batchSize": 8, "microBatchSize": 16}),
+        "microBatchSize must not be larger than batchSize",
+    ),
+    Case(
+        "a micro-batch larger than the default batch",
+        spec(training={"microBatchSize": 33}),
+        "microBatchSize must not be larger than batchSize",
+    ),
+    Case("a file and a share", _data(validation={"uri": REVIEWS, "fraction": 0.1}), _GIVEN_TWICE),
+    Case("a file, stratified", _data(validation={"uri": REVIEWS, "stratify": False}), _GIVEN_TWICE),
+    Case("a file in groups", _data(validation={"uri": REVIEWS, "groupBy": "id"}), _GIVEN_TWICE),
+    Case("the format of a share", _data(validation={"format": "csv"}), "format belongs to uri"),
+    Case(
+        "stratified groups",
+        _data(validation={"stratify": True, "groupBy": "id"}),
+        "stratify: true cannot be combined with groupBy",
+    ),
+    Case("a reserved prefix", script_spec(env=[{"name": "LD_PRELOAD", "value": "x.so"}]), _RESERVED),
+    Case("our own prefix", script_spec(env=[{"name": "FINETUNE_MODEL_DIR", "value": "/"}]), _RESERVED),
+    Case("a reserved name", spec(env=[{"name": "PATH", "value": "/"}]), _RESERVED),
+    Case("a model in a ConfigMap", _model(uri="configMap://tiny/model"), _CLAIM),
+    Case("a claim without a path", _model(tokenizer={"uri": "pvc://demo"}), _CLAIM),
+    Case("an output out of its folder", spec(output={"uri": "pvc://models/../secrets"}), _CLAIM),
+    Case("data on a path of the machine", _data(train={"uri": "/data/rows.csv"}), _DATA),
+    Case(
+        "validation data at no known kind of place", _data(validation={"uri": "ftp://host/rows.csv"}), _DATA
+    ),
+]
+
+WRONG_TYPES_AND_BOUNDS = [
+    Case("a rate in quotes", _optimizer(learningRate="5e-5"), field="spec.training.optimizer.learningRate"),
+    Case("a rate of zero", _optimizer(learningRate=0), field="spec.training.optimizer.learningRate"),
+    Case("a rate above one", _optimizer(learningRate=5), field="spec.training.optimizer.learningRate"),
+    Case("three betas", _optimizer(betas=[0.9, 0.99, 0.999]), field="spec.training.optimizer.betas"),
+    Case("a beta of one", _optimizer(betas=[0.9, 1]), field="spec.training.optimizer.betas[1]"),
+    Case("an unknown optimizer", _optimizer(name="adamw"), field="spec.training.optimizer.name"),
+    Case("a fraction of a batch", spec(training={"batchSize": 1.5}), field="spec.training.batchSize"),
+    Case("a batch in quotes", spec(training={"batchSize": "32"}), field="spec.training.batchSize"),
+    Case("an empty batch", spec(training={"batchSize": 0}), field="spec.training.batchSize"),
+    Case(
+        "an unknown metric",
+        spec(training={"evaluation": {"metrics": ["auc"]}}),
+        field="spec.training.evaluation.metrics[0]",
+    ),
+    Case("suspended in quotes", spec(suspend="true"), field="spec.suspend"),
+    Case("a negative time", spec(ttlSecondsAfterFinished=-1), field="spec.ttlSecondsAfterFinished"),
+    Case("a deadline of nothing", spec(activeDeadlineSeconds=0), field="spec.activeDeadlineSeconds"),
+    Case("a command that is a text", script_spec(command="python train.py"), field="spec.command"),
+    Case("an empty command", script_spec(command=[]), field="spec.command"),
+    Case("a number as an argument", script_spec(command=["run", 1]), field="spec.command[1]"),
+    Case("an image with a space", spec(image="a b"), field="spec.image"),
+    Case("two nodes", spec(resources={"nodes": 2}), field="spec.resources.nodes"),
+    Case(
+        "a fraction of a cpu without quotes",
+        spec(resources={"limits": {"cpu": 0.5}}),
+        field="spec.resources.limits.cpu",
+    ),
+    Case("less than no cpu", spec(resources={"limits": {"cpu": -1}}), field="spec.resources.limits.cpu"),
+    Case(
+        "less than no cpu in quotes",
+        spec(resources={"limits": {"cpu": "-1"}}),
+        field="spec.resources.limits.cpu",
+    ),
+    Case(
+        "an unknown unit",
+        spec(resources={"requests": {"memory": "16GB"}}),
+        field="spec.resources.requests.memory",
+    ),
+    Case("less than no invalid rows", _data(maxInvalidRows=-1), field="spec.dataset.maxInvalidRows"),
+    Case(
+        "less than no invalid rows in quotes", _data(maxInvalidRows="-1"), field="spec.dataset.maxInvalidRows"
+    ),
+    Case("more than all rows", _data(maxInvalidRows="101%"), field="spec.dataset.maxInvalidRows"),
+    Case(
+        "half of the rows without a percent sign",
+        _data(maxInvalidRows=0.5),
+        field="spec.dataset.maxInvalidRows",
+    ),
+    Case("no training data", spec(dataset={}), field="spec.dataset.train"),
+    Case(
+        "a format that is not read",
+        _data(train={"uri": REVIEWS, "format": "JSONL"}),
+        field="spec.dataset.train.format",
+    ),
+    Case("nothing held out", _data(validation={"fraction": 0}), field="spec.dataset.validation.fraction"),
+    Case("no objective chosen", spec(objective={}), field="spec.objective"),
+    Case("an objective without a value", spec(objective={"classification": None}), field="spec.objective"),
+    Case("two objectives", spec(objective={"classification": {}, "regression": {}}), field="spec.objective"),
+    Case(
+        "two warmups",
+        spec(training={"schedule": {"warmup": {"ratio": 0.1, "steps": 1}}}),
+        field="spec.training.schedule.warmup",
+    ),
+    Case(
+        "one label",
+        spec(objective={"classification": {"labels": ["a"]}}),
+        field="spec.objective.classification.labels",
+    ),
+    Case(
+        "a label twice",
+        spec(objective={"classification": {"labels": ["a", "b", "a"]}}),
+        field="spec.objective.classification.labels",
+    ),
+    Case(
+        "a label that is a number",
+        spec(objective={"classification": {"labels": [0, 1]}}),
+        field="spec.objective.classification.labels[0]",
+    ),
+    Case(
+        "a variable twice",
+        spec(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
+        field="spec.env",
+    ),
+    Case("a variable without a value", spec(env=[{"name": "A"}]), field="spec.env[0].value"),
+    Case("a variable with a dash", spec(env=[{"name": "A-B", "value": ""}]), field="spec.env[0].name"),
+    Case(
+        "a name that is none",
+        spec(scheduling={"imagePullSecrets": ["Registry"]}),
+        field="spec.scheduling.imagePullSecrets[0]",
+    ),
+    Case("a list for an object", spec(model=[]), field="spec.model"),
+]
+
+UNKNOWN_FIELDS = [
+    Case("an unknown top-level field", spec(modle={}), field="spec.modle"),
+    Case("a field in snake case", spec(training={"batch_size": 8}), field="spec.training.batch_size"),
+    Case(
+        "a field in lower case", _optimizer(learningrate=1e-4), field="spec.training.optimizer.learningrate"
+    ),
+    Case(
+        "a field of another objective",
+        spec(objective={"regression": {"labels": []}}),
+        field="spec.objective.regression.labels",
+    ),
+]
+
+CASES = ACCEPTED + BROKEN_RULES + WRONG_TYPES_AND_BOUNDS
+
+NAMES = {
+    "a": True,
+    "movie-sentiment-2": True,
+    "a" * 40: True,
+    "a" * 41: False,
+    "2-movies": False,
+    "movie.sentiment": False,
+}
+"""Names of jobs; both the server's own rule for names and ours hold."""
+NAME_MESSAGE = "metadata.name must have at most 40 characters"
+
+_CHANGES: dict[str, tuple[Json, Json]] = {
+    "model": ({"uri": MODEL}, {"uri": "pvc://demo/models/other"}),
+    "dataset": ({"train": {"uri": REVIEWS}}, {"train": {"uri": "pvc://demo/data/other.jsonl"}}),
+    "objective": ({"classification": {}}, {"regression": {}}),
+    "training": ({"epochs": 1}, {"epochs": 2}),
+    "retry": ({"limit": 1}, {"limit": 2}),
+    "output": ({"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}),
+    "image": ("example.test/a:1", "example.test/a:2"),
+    "command": (["python", "a.py"], ["python", "b.py"]),
+    "env": ([{"name": "A", "value": "1"}], [{"name": "A", "value": "2"}]),
+    "resources": ({"gpusPerNode": 0}, {"gpusPerNode": 1}),
+    "scheduling": ({"nodeSelector": {"gpu": "a100"}}, {"nodeSelector": {"gpu": "h100"}}),
+}
+_WHILE_SUSPENDED = ("resources", "scheduling")
+
+
+def _updates(field: str, value: Any, other: Any) -> list[Update]:
+    """Change the field, add it, remove it; only what is there before need be valid."""
+    absent = script_spec() if field in ("model", "dataset", "objective") else spec()
+    present = script_spec(command=value) if field == "command" else spec(**{field: value})
+    removed = {name: part for name, part in present.items() if name != field}
+    message = (
+        f"spec.{field} can be changed only while spec.suspend is true"
+        if field in _WHILE_SUSPENDED
+        else f"spec.{field} cannot be changed after creation; create a new FineTuneJob"
+    )
+    return [
+        Update(f"change {field}", present, present | {field: other}, message),
+        Update(f"add {field}", absent, absent | {field: value}, message),
+        Update(f"remove {field}", present, removed, message),
+    ]
+
+
+UPDATES = [
+    *(update for field, (value, other) in _CHANGES.items() for update in _updates(field, value, other)),
+    Update(
+        "another order of the labels, which gives them other ids",
+        spec(objective={"classification": {"labels": ["neg", "pos"]}}),
+        spec(objective={"classification": {"labels": ["pos", "neg"]}}),
+        "the order of labels gives their ids and cannot be changed",
+    ),
+]

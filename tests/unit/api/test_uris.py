@@ -1,0 +1,88 @@
+"""The one grammar for models, data and outputs."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from finetune_api.uris import ClaimUri, DataUri, parse
+
+CLAIM = [
+    "pvc://demo/model",
+    "pvc://demo.v2/models/minilm",
+    "pvc://a/b",
+    "pvc://demo/Models/MiniLM-L6_v2=best+1@main.bak",
+    "pvc://demo/my model/final",
+    f"pvc://demo/{'a' * 127}",
+]
+CONFIG_MAP = ["configMap://tiny/rows.csv", "configMap://tiny/.rows", "configMap://a.b-c/ROWS_1"]
+NEITHER = [
+    "",
+    "demo/model",
+    "/models/minilm",
+    "./model",
+    "file:///models/minilm",
+    "PVC://demo/model",
+    "pvc:/demo/model",
+    "pvc:///model",
+    "pvc://demo",
+    "pvc://demo/",
+    "pvc://demo/model/",
+    "pvc://demo//model",
+    "pvc://Demo/model",
+    "pvc://-demo/model",
+    "pvc://demo-/model",
+    "pvc://demo/.finetune/model",
+    "pvc://demo/../model",
+    "pvc://demo/a/../../b",
+    "pvc://demo/a..b",
+    "pvc://demo/a%2e%2e",
+    "pvc://demo/a\\b",
+    "pvc://demo/a?b",
+    "pvc://demo/a#b",
+    "pvc://demo/modèle",
+    "pvc://demo/model\n",
+    "pvc://user@demo/model",
+    f"pvc://demo/{'a' * 128}",
+    f"pvc://demo/{'a/' * 260}a",
+    "configMap://tiny",
+    "configMap://tiny/",
+    "configMap://tiny/a/b",
+    "configMap://tiny/a..b",
+    "configmap://tiny/rows.csv",
+    "secret://tiny/rows.csv",
+]
+
+
+def accepts(kind: object, uri: str) -> bool:
+    try:
+        TypeAdapter(kind).validate_python(uri)
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("uri", CLAIM)
+def test_a_folder_on_a_claim_holds_models_and_data(uri: str) -> None:
+    assert accepts(ClaimUri, uri)
+    assert accepts(DataUri, uri)
+
+
+@pytest.mark.parametrize("uri", CONFIG_MAP)
+def test_a_config_map_holds_data_only(uri: str) -> None:
+    assert accepts(DataUri, uri)
+    assert not accepts(ClaimUri, uri)
+
+
+@pytest.mark.parametrize("uri", NEITHER, ids=ascii)
+def test_anything_else_is_refused(uri: str) -> None:
+    assert not accepts(ClaimUri, uri)
+    assert not accepts(DataUri, uri)
+
+
+@pytest.mark.parametrize("uri", CLAIM + CONFIG_MAP)
+def test_a_location_is_written_as_it_was_read(uri: str) -> None:
+    assert str(parse(uri)) == uri
+
+
+def test_a_location_has_a_scheme_an_object_and_a_path() -> None:
+    location = parse("pvc://demo/models/minilm")
+    assert (location.scheme, location.name, location.path.parts) == ("pvc", "demo", ("models", "minilm"))

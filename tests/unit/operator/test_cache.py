@@ -1,0 +1,197 @@
+"""The cache: the newest version wins, deleted things stay deleted, strangers are not children."""
+
+from typing import Any
+
+import pytest
+
+from builders import UID, job, stored
+from finetune_operator.cache import Cache, JobKey
+from finetune_operator.plan.naming import labels_of
+from finetune_operator.plan.workload import plan
+from finetune_operator.reconcile import parse
+from unit.operator.worlds import settings
+
+Json = dict[str, Any]
+KEY = JobKey("default", "movie-sentiment")
+OTHER = "11111111-2222-3333-4444-555555555555"
+
+
+def a_job(version: int = 1, uid: str = UID) -> Json:
+    return with_version(stored(job(), uid=uid), version)
+
+
+def a_child(version: int = 1, *, uid: str = "job-uid", owner: str = UID) -> Json:
+    made = plan(parse(stored(job(), uid=owner)), 1, settings(), "").job
+    return with_version(made | {"metadata": made["metadata"] | {"uid": uid}}, version)
+
+
+def a_pod(version: int = 1, *, uid: str = "pod-uid", owner: str = UID, **metadata: Any) -> Json:
+    of = parse(stored(job(), uid=owner))
+    reference = {
+        "kind": "Job",
+        "name": f"movie-sentiment-{owner[:8]}-a1",
+        "uid": "job-uid",
+        "controller": True,
+    }
+    made = {
+        "name": "pod",
+        "namespace": "default",
+        "uid": uid,
+        "labels": labels_of(of, 1),
+        "ownerReferences": [reference],
+    }
+    return with_version({"metadata": made | metadata}, version)
+
+
+def with_version(body: Json, version: int) -> Json:
+    return body | {"metadata": body["metadata"] | {"resourceVersion": str(version)}}
+
+
+def versions(cache: Cache) -> list[tuple[str, bool]]:
+    return [
+        (child.body["metadata"]["resourceVersion"], child.gone)
+        for child in (*cache.jobs_of("default", UID), *cache.pods_of("default", UID))
+    ]
+
+
+def test_a_late_event_does_not_hide_what_we_wrote() -> None:
+    cache = Cache()
+    for version in (9, 10, 8):
+        assert cache.put_job(a_job(version)) == KEY
+    assert cache.jobs[KEY]["metadata"]["resourceVersion"] == "10"
+
+
+def test_versions_are_numbers_not_texts() -> None:
+    cache = Cache()
+    cache.put_child("Job", a_child(99))
+    cache.put_child("Job", a_child(100))
+    cache.put_child("Job", a_child(99))
+    assert versions(cache) == [("100", False)]
+
+
+def test_a_deleted_pod_is_remembered_as_it_ended() -> None:
+    cache = Cache()
+    cache.put_job(a_job())
+    cache.put_child("Pod", a_pod(5))
+    assert cache.drop_child("Pod", a_pod(7)) == KEY
+    assert versions(cache) == [("7", True)]
+    cache.forget_gone(UID)
+    assert versions(cache) == []
+
+
+@pytest.mark.parametrize("kind", ["Job", "Pod"])
+@pytest.mark.parametrize("late", [5, 6, 7])
+def test_an_answer_that_was_under_way_does_not_bring_a_deleted_child_back(kind: str, late: int) -> None:
+    cache, body = Cache(), a_child if kind == "Job" else a_pod
+    cache.put_job(a_job())
+    cache.put_child(kind, body(6))
+    cache.drop_child(kind, body(7))
+    cache.put_child(kind, body(late))
+    assert cache.jobs_of("default", UID) == []
+    assert all(child.gone for child in cache.pods_of("default", UID))
+
+
+def test_a_deletion_of_the_one_before_does_not_delete_the_one_of_the_same_name() -> None:
+    cache = Cache()
+    cache.put_job(a_job())
+    cache.put_child("Job", a_child(6, uid="second"))
+    cache.drop_child("Job", a_child(5, uid="first"))
+    assert versions(cache) == [("6", False)]
+
+
+def test_a_child_made_again_replaces_the_deleted_one() -> None:
+    cache = Cache()
+    cache.put_job(a_job())
+    cache.put_child("Job", a_child(5, uid="first"))
+    cache.drop_child("Job", a_child(6, uid="first"))
+    cache.put_child("Job", a_child(8, uid="second"))
+    cache.put_child("Job", a_child(5, uid="first"))
+    assert versions(cache) == [("8", False)]
+
+
+def test_a_name_used_again_is_a_new_job_without_the_old_one_s_children() -> None:
+    cache = Cache()
+    cache.put_job(a_job(5))
+    cache.put_child("Job", a_child(6))
+    cache.put_job(a_job(9, uid=OTHER))
+    assert cache.jobs_of("default", UID) == []
+    assert cache.put_job(a_job(8)) == KEY, "a late answer about the old one"
+    cache.drop_job(a_job(8))
+    assert cache.jobs[KEY]["metadata"]["uid"] == OTHER
+
+
+def test_children_that_outlive_their_job_are_forgotten_when_they_go() -> None:
+    cache = Cache()
+    cache.put_job(a_job())
+    cache.put_child("Job", a_child())
+    cache.put_child("Pod", a_pod())
+    cache.drop_job(a_job(2))
+    cache.put_child("Pod", a_pod(3))
+    cache.drop_child("Pod", a_pod(4))
+    cache.put_child("Job", a_child(3))
+    assert list(cache.replace_jobs([], set())) == []
+    assert cache.children == {"Job": {}, "Pod": {}}
+
+
+def test_a_list_makes_up_for_the_deletions_that_nobody_told() -> None:
+    cache = Cache()
+    cache.put_job(a_job())
+    cache.put_child("Job", a_child(2))
+    cache.put_child("Pod", a_pod(3))
+    before = {kind: cache.uids(kind) for kind in ("Job", "Pod")}
+    cache.put_child("Pod", with_name(a_pod(9, uid="born later"), "later"))
+    for kind in ("Pod", "Job"):
+        cache.replace_children(kind, [], before[kind])
+    assert versions(cache) == [("3", True), ("9", False)]
+    assert list(cache.replace_jobs([], {KEY})) == [KEY]
+    assert cache.jobs == {}
+
+
+def with_name(body: Json, name: str) -> Json:
+    return body | {"metadata": body["metadata"] | {"name": name}}
+
+
+def test_a_job_created_while_the_list_was_under_way_is_kept() -> None:
+    cache = Cache()
+    before = set(cache.jobs)
+    cache.put_job(a_job())
+    list(cache.replace_jobs([], before))
+    assert KEY in cache.jobs
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ownerReferences": []},
+        {"ownerReferences": None},
+        {"ownerReferences": [{"kind": "Job", "name": "another", "controller": True}]},
+        {"ownerReferences": [{"kind": "Job", "name": f"movie-sentiment-{UID[:8]}-a1"}]},
+        {"ownerReferences": ["junk", 5]},
+        {"labels": None},
+        {"labels": {}},
+        {"labels": {"finetune.dev/job-uid": 5, "finetune.dev/job-name": []}},
+    ],
+)
+def test_a_copy_with_our_labels_is_no_child(metadata: Json) -> None:
+    cache = Cache()
+    cache.put_child("Pod", a_pod(**metadata))
+    assert cache.children["Pod"] == {}
+
+
+def test_a_known_pod_stays_ours_when_its_job_is_deleted_without_it() -> None:
+    cache = Cache()
+    cache.put_child("Pod", a_pod(1))
+    cache.put_child("Pod", a_pod(2, ownerReferences=[]))
+    assert versions(cache) == [("2", False)]
+
+
+def test_a_pod_of_another_namespace_is_not_among_a_job_s_pods() -> None:
+    cache = Cache()
+    cache.put_child("Pod", a_pod(namespace="elsewhere"))
+    assert cache.pods_of("default", UID) == []
+
+
+def test_managed_fields_are_not_kept() -> None:
+    cache = Cache()
+    cache.put_child("Pod", a_pod(managedFields=[{"x": 1}]))
+    assert "managedFields" not in cache.pods_of("default", UID)[0].body["metadata"]

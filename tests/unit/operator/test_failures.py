@@ -1,0 +1,237 @@
+"""Failure classes: how an attempt ended → reason, retried or not, counted or not, and what the user reads."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from builders import script_job
+from finetune_api.run import RunReport
+from finetune_api.status import AttemptStatus
+from finetune_operator.decide.observation import Observation
+from unit.operator.worlds import (
+    CREATE,
+    NOTHING,
+    Life,
+    child,
+    ended_pod,
+    over,
+    parsed,
+    pod,
+    running_pod,
+    seconds,
+    seen,
+    settings,
+)
+
+WHERE = RunReport(
+    exit_code=65, message="reviews.jsonl, row 17: label is missing; add it or raise maxInvalidRows"
+)
+
+
+@dataclass(frozen=True)
+class Class:
+    name: str
+    observation: Observation
+    reason: str
+    says: str
+    script: bool = False
+
+
+FATAL = [
+    Class("configuration", over(64), "ConfigurationError", "exit code 64"),
+    Class("data", over(65, report=WHERE), "DataError", "reviews.jsonl, row 17"),
+    Class("not found", over(66), "NotFound", "exit code 66"),
+    Class("device out of memory", over(71), "OutOfMemory", "exit code 71"),
+    Class("diverged", over(72), "Diverged", "exit code 72"),
+    Class(
+        "the log's last words", over(64, message="boom at line 3\n"), "ConfigurationError", "boom at line 3"
+    ),
+    Class("no report of a model", over(0), "Unknown", "not a trainer of this version"),
+]
+FREE = [
+    Class("interrupted", over(75), "Interrupted", "saved a checkpoint"),
+    Class("drained", over(143, disruption="EvictionByEvictionAPI"), "Preempted", "EvictionByEvictionAPI"),
+    Class("preempted", over(137, disruption="PreemptionByScheduler"), "Preempted", "taken off node n1"),
+    Class("evicted", over(137, status_reason="Evicted"), "Preempted", "Evicted"),
+    Class("node shut down", over(137, status_reason="NodeShutdown"), "Preempted", "NodeShutdown"),
+    Class(
+        "evicted before it began",
+        seen(child(failed=True), pod(phase="Failed", status_reason="Evicted", node="n1")),
+        "Preempted",
+        "Evicted",
+    ),
+    Class(
+        "deleted with its node",
+        seen(running_pod(gone=True, disruption="DeletionByTaintManager")),
+        "Preempted",
+        "DeletionByTaintManager",
+    ),
+    Class(
+        "a drained script", over(1, disruption="EvictionByEvictionAPI"), "Preempted", "Eviction", script=True
+    ),
+]
+COUNTED = [
+    Class("host out of memory", over(137, end_reason="OOMKilled"), "HostOutOfMemory", "limits.memory"),
+    Class("no gpu", over(69), "GPUsNotSeen", "exit code 69"),
+    Class("trainer's fault", over(70), "TrainerFault", "exit code 70"),
+    Class("storage", over(74), "StorageFailed", "exit code 74"),
+    Class("killed", over(137), "Killed", "SIGKILL from outside on node n1"),
+    Class("terminated", over(143), "Killed", "SIGTERM from outside on node n1"),
+    Class("segmentation fault", over(139), "Crashed", "signal 11 on node n1"),
+    Class("aborted", over(134), "Crashed", "signal 6"),
+    Class("pod lost", seen(running_pod(gone=True)), "PodLost", "pod-a1 was deleted on node n1"),
+    Class("job failed without a pod", seen(child(failed=True)), "PodLost", "the pod was deleted"),
+    Class("succeeded, but nobody saw how", seen(child(succeeded=True)), "PodLost", "how it ended"),
+    Class("unknown", over(1), "Unknown", "exit code 1 and gave no reason"),
+    Class("an exit code that is none", over(-1), "Unknown", "exit code -1"),
+    Class("script", over(1, message="ValueError: no"), "ScriptFailed", "code 1: ValueError: no", script=True),
+    Class("script with 65", over(65), "ScriptFailed", "exit code 65", script=True),
+    Class("script with 75", over(75), "ScriptFailed", "exit code 75", script=True),
+    Class("script killed", over(137), "ScriptFailed", "exit code 137", script=True),
+    Class("script, host", over(137, end_reason="OOMKilled"), "HostOutOfMemory", "memory", script=True),
+]
+
+
+def ids(of: Class) -> str:
+    return of.name
+
+
+def life_of(one: Class, **spec: object) -> Life:
+    written = script_job(**spec) if one.script else None
+    life = Life(parsed(written, **({} if one.script else spec)), settings(retry_backoff=10)).running()
+    life.visit(one.observation, at=60)
+    return life
+
+
+@pytest.mark.parametrize("one", FATAL, ids=ids)
+def test_a_fault_that_no_retry_cures_fails_at_once_and_says_what_to_change(one: Class) -> None:
+    life = life_of(one)
+    assert (life.phase, life.reason, life.last.reason) == ("Failed", one.reason, one.reason)
+    assert one.says in life.message
+    assert life.status.attempt == 1
+    assert life.status.completion_time == seconds(60)
+
+
+@pytest.mark.parametrize("one", FREE, ids=ids)
+def test_what_the_platform_did_is_retried_at_once_and_not_counted(one: Class) -> None:
+    life = life_of(one, retry={"limit": 0})
+    ended = life.status.attempts[0]
+    assert (ended.reason, ended.counted) == (one.reason, False)
+    assert one.says in str(ended.message)
+    assert (life.phase, life.status.attempt, life.status.retries) == ("Pending", 2, None)
+    assert one.says in life.message, "the next attempt says why it is needed"
+
+
+@pytest.mark.parametrize("one", [one for one in COUNTED if one.reason == "PodLost"], ids=ids)
+def test_a_pod_that_was_taken_away_is_followed_at_once_by_a_counted_attempt(one: Class) -> None:
+    life = life_of(one)
+    ended = life.status.attempts[0]
+    assert (ended.reason, ended.counted) == ("PodLost", True)
+    assert one.says in str(ended.message)
+    assert (life.status.attempt, life.status.retries, life.status.retry_time) == (2, 1, None)
+
+
+def test_a_pod_that_was_deleted_and_killed_is_followed_at_once_by_a_counted_attempt() -> None:
+    life = Life(settings=settings(retry_backoff=10)).running()
+    life.visit(over(137, deleting=True), at=60)
+    ended = life.status.attempts[0]
+    assert (ended.reason, ended.counted) == ("Killed", True)
+    assert (life.status.attempt, life.status.retries, life.status.retry_time) == (2, 1, None)
+
+
+@pytest.mark.parametrize("one", [one for one in COUNTED if one.reason != "PodLost"], ids=ids)
+def test_a_failure_that_a_retry_may_cure_is_retried_after_a_pause_and_counted(one: Class) -> None:
+    life = life_of(one)
+    assert (life.last.reason, life.last.counted) == (one.reason, True)
+    assert one.says in str(life.last.message)
+    assert (life.reason, life.status.retries, life.status.retry_time) == ("WaitingToRetry", 1, seconds(70))
+    assert one.says in life.message
+
+
+@pytest.mark.parametrize("one", COUNTED, ids=ids)
+def test_without_retries_left_it_fails_for_the_same_reason(one: Class) -> None:
+    life = life_of(one, retry={"limit": 0})
+    assert (life.phase, life.reason) == ("Failed", one.reason)
+    assert one.says in life.message
+    assert "spec.retry.limit of 0 is used up" in life.message
+
+
+def test_the_memory_limit_stands_in_the_sentence() -> None:
+    life = Life(parsed(resources={"limits": {"memory": "16Gi"}})).running()
+    life.visit(over(137, end_reason="OOMKilled"), at=60)
+    assert "memory of 16Gi" in str(life.last.message)
+
+
+def test_pauses_double_up_to_five_minutes() -> None:
+    life = Life(parsed(retry={"limit": 8}), settings(retry_backoff=10)).running()
+    pauses, now = [], 60.0
+    for number in range(1, 9):
+        life.visit(over(70, number), at=now)
+        assert life.status.retry_time
+        pauses.append((life.status.retry_time - seconds(now)).total_seconds())
+        waiting = life.visit(at=now)
+        assert (waiting.action, waiting.look_again) == (NOTHING, life.status.retry_time)
+        now += pauses[-1]
+        assert life.visit(at=now).action is CREATE
+    assert pauses == [10, 20, 40, 80, 160, 300, 300, 300]
+    life.visit(over(70, 9), at=now)
+    assert life.phase == "Failed"
+
+
+def test_free_attempts_use_up_nothing_of_the_limit() -> None:
+    life = Life(parsed(retry={"limit": 1}), settings(retry_backoff=0)).running()
+    now = 1.0
+    for number, code in enumerate((75, 70, 75, 75), 1):
+        life.visit(over(code, number), at=now)
+        life.visit(at=now + 1)
+        now += 1000
+    assert (life.phase, life.status.attempt, life.status.retries) == ("Pending", 5, 1)
+    life.visit(over(70, 5), at=now)
+    assert life.phase == "Failed"
+
+
+def test_free_attempts_that_end_soon_one_after_the_other_get_pauses_too() -> None:
+    life = Life(settings=settings(retry_backoff=10)).running()
+    pauses, now = [], 2.0
+    for number in range(1, 6):
+        life.visit(over(75, number, at=seconds(now)), at=now)
+        pause = (life.status.retry_time - seconds(now)).total_seconds() if life.status.retry_time else 0
+        pauses.append(pause)
+        now += pause
+        life.visit(at=now)
+        now += 1
+    assert pauses == [0, 10, 20, 40, 80]
+    assert life.status.retries is None
+
+    now += 3600
+    life.visit(over(75, 6, at=seconds(now)), at=now)
+    assert life.status.retry_time is None, "an attempt that ran for an hour earns an immediate one"
+
+
+def test_a_pod_of_the_same_attempt_that_succeeded_tells_more_than_one_that_was_lost() -> None:
+    report = RunReport(exit_code=66, message="no such file")
+    observation = seen(child(failed=True), running_pod(gone=True, name="b"), ended_pod(66, report=report))
+    life = Life().running()
+    life.visit(observation, at=60)
+    assert life.reason == "NotFound"
+
+
+@pytest.mark.parametrize("code", [-1, 256, 10**12])
+def test_an_exit_code_that_the_schema_does_not_know_is_left_out(code: int) -> None:
+    life = Life().running()
+    life.visit(over(code), at=60)
+    assert life.last.exit_code is None
+
+
+def test_the_limits_of_the_schema_hold_for_every_sentence() -> None:
+    life = Life(parsed(script_job(retry={"limit": 0}))).running()
+    life.visit(over(1, message="x" * 5000), at=60)
+    assert len(life.message) <= 1024
+    assert len(str(life.last.message)) <= 1024
+    assert isinstance(life.last, AttemptStatus)
+
+
+def test_an_impossible_step_in_a_report_does_not_make_the_status_unwritable() -> None:
+    life = Life().running()
+    life.visit(over(70, message='{"exitCode": 70, "fromStep": -5, "message": "x"}'), at=60)
+    assert life.last.from_step is None

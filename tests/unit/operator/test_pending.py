@@ -1,0 +1,96 @@
+"""Why a job does not run yet: one sentence, with what to do."""
+
+import pytest
+
+from finetune_operator.decide.observation import InputView, JobView, PodView
+from unit.operator.worlds import Life, child, parsed, pod, seconds, seen
+
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+NO_CLAIM = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+
+View = JobView | PodView | InputView
+
+
+def claim(name: str = "demo", **fields: object) -> InputView:
+    return InputView("PersistentVolumeClaim", name, **({"exists": True} | fields))  # type: ignore[arg-type]
+
+
+def pending(*views: View, at: float = 60) -> tuple[str, str]:
+    life = Life(parsed(resources={"gpusPerNode": 1}))
+    life.visit()
+    decision = life.visit(seen(child(), *views), at=at)
+    assert life.phase == "Pending"
+    assert decision.look_again == seconds(at + 15)
+    return life.reason, life.message
+
+
+@pytest.mark.parametrize(
+    ("views", "reason", "says"),
+    [
+        ([], "Starting", "waiting for the pod of Job movie-sentiment-7d2c1e8a-a1; kubectl describe job"),
+        ([pod()], "Starting", "the pod pod-a1 is starting"),
+        ([pod(node="n1")], "Starting", "the pod pod-a1 is starting on node n1"),
+        (
+            [claim(exists=False), pod()],
+            "MissingObject",
+            "PersistentVolumeClaim demo does not exist in namespace",
+        ),
+        (
+            [InputView("ConfigMap", "rows", exists=False), pod()],
+            "MissingObject",
+            "ConfigMap rows does not exist in namespace default; create it and the job goes on",
+        ),
+        (
+            [claim(bound=False, storage_class="fast"), pod(unschedulable=NO_CLAIM)],
+            "ClaimNotBound",
+            "the claim demo of storage class fast is not bound to a volume; see kubectl describe pvc demo -n default",
+        ),
+        ([claim(bound=False), pod()], "ClaimNotBound", "the claim demo without storage class is not bound"),
+        (
+            [pod(unschedulable=NO_GPU)],
+            "Unschedulable",
+            "no node offers 1 free nvidia.com/gpu: wait, or set resources.gpusPerNode: 0 to train on CPU",
+        ),
+        ([pod(unschedulable="0/3 nodes: 3 Insufficient memory.")], "Unschedulable", "3 Insufficient memory."),
+        (
+            [pod(node="n1", waiting_reason="ImagePullBackOff", waiting_message="not found")],
+            "ImagePullFailed",
+            "on node n1: not found; check spec.image and scheduling.imagePullSecrets",
+        ),
+        (
+            [pod(node="n1", waiting_reason="CreateContainerConfigError", waiting_message="no user")],
+            "Pending",
+            "the container cannot start on node n1: no user",
+        ),
+        ([pod(node="n1", waiting_reason="ContainerCreating")], "Starting", "is starting on node n1"),
+    ],
+)
+def test_a_pending_job_says_why(views: list[View], reason: str, says: str) -> None:
+    found = pending(*views)
+    assert found[0] == reason
+    assert says in found[1]
+
+
+def test_a_claim_that_binds_with_its_first_consumer_does_not_hide_the_missing_gpu() -> None:
+    reason, message = pending(claim("movie-sentiment-7d2c1e8a", bound=False), pod(unschedulable=NO_GPU))
+    assert reason == "Unschedulable"
+    assert "nvidia.com/gpu" in message
+
+
+def test_a_claim_has_half_a_minute_to_be_bound_before_anything_is_said() -> None:
+    assert pending(claim(bound=False), pod(), at=29)[0] == "Starting"
+    assert pending(claim(bound=False), pod(), at=30)[0] == "ClaimNotBound"
+
+
+def test_a_missing_object_is_told_at_once() -> None:
+    assert pending(claim(exists=False), at=0)[0] == "MissingObject"
+
+
+def test_the_pod_that_counts_is_the_living_one() -> None:
+    assert "pod-b" in pending(pod(gone=True), pod(name="pod-b"))[1]
+
+
+def test_a_scheduler_s_long_answer_leaves_room_for_the_remedy() -> None:
+    _, message = pending(pod(unschedulable=NO_GPU + " node(s) had a taint." * 200))
+    assert len(message) <= 1024
+    assert message.endswith("set resources.gpusPerNode: 0 to train on CPU")

@@ -1,0 +1,219 @@
+"""The objects of an attempt, as golden files, and what has to hold for all of them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builders import job, script_job, stored
+from finetune_api.run import RunConfig
+from finetune_operator.plan.inputs import path_of
+from finetune_operator.plan.job import Job
+from finetune_operator.plan.workload import Plan, plan
+from finetune_operator.reconcile import parse
+from finetune_operator.settings import OperatorSettings
+from unit.operator.worlds import settings
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+UPDATE = "UPDATE_GOLDEN=1 python -m pytest tests/unit/operator/test_plan.py"
+
+FULL_JOB = job(
+    model={
+        "uri": "pvc://models/minilm",
+        "tokenizer": {"uri": "pvc://models/tokenizer"},
+        "freeze": {"embeddings": True},
+    },
+    dataset={
+        "train": {"uri": "configMap://reviews/train.jsonl"},
+        "validation": {"uri": "pvc://data/validation.csv"},
+        "test": {"uri": "pvc://data/test.csv"},
+    },
+    resources={
+        "gpusPerNode": 1,
+        "requests": {"cpu": "4"},
+        "limits": {"memory": "16Gi"},
+        "sharedMemory": "1Gi",
+    },
+    scheduling={
+        "nodeSelector": {"gpu": "a100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "priorityClassName": "batch",
+        "imagePullSecrets": ["team"],
+    },
+    training={"epochs": 2, "checkpoint": {"gracePeriodSeconds": 300}},
+    output={"uri": "pvc://models/movie-sentiment"},
+    env=[{"name": "NCCL_DEBUG", "value": "WARN"}],
+)
+FULL_SETTINGS = settings(
+    requests={"cpu": "1", "memory": "2Gi"},
+    node_selector={"pool": "training"},
+    image_pull_secrets=["platform"],
+    runtime_class="nvidia",
+    pod_labels={"team": "ml"},
+    progress_url="https://operator.finetune:8443",
+)
+SCRIPT_JOB = script_job(
+    model={"uri": "pvc://models/minilm"}, dataset={"train": {"uri": "pvc://data/train.jsonl"}}
+)
+
+
+def of(written: dict[str, Any], attempt: int = 1, given: OperatorSettings | None = None) -> Plan:
+    return plan(parse(stored(written)), attempt, given or settings(), "-- certificate --\n")
+
+
+CASES = {
+    "minimal-attempt": of(job()),
+    "full-attempt": of(FULL_JOB, 3, FULL_SETTINGS),
+    "script-attempt": of(SCRIPT_JOB, 1, FULL_SETTINGS),
+}
+PLANS = pytest.mark.parametrize("made", CASES.values(), ids=CASES.keys())
+
+
+def pod_of(made: Plan) -> dict[str, Any]:
+    spec: dict[str, Any] = made.job["spec"]["template"]["spec"]
+    return spec
+
+
+def container_of(made: Plan) -> dict[str, Any]:
+    container: dict[str, Any] = pod_of(made)["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize(("name", "made"), CASES.items())
+def test_the_objects_of_an_attempt_are_those_of_the_golden_file(name: str, made: Plan) -> None:
+    objects = [one for one in (made.claim, made.config_map, made.job) if one]
+    text = yaml.safe_dump_all(readable(objects), sort_keys=False, width=110, allow_unicode=True)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"if this is meant: {UPDATE}"
+
+
+def readable(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the RunConfig as YAML rather than as one long text."""
+    plain = json.loads(json.dumps(objects))
+    for one in plain:
+        if "run.json" in one.get("data", {}):
+            one["data"]["run.json"] = json.loads(one["data"]["run.json"])
+    return list(plain)
+
+
+@PLANS
+def test_a_pod_is_restricted(made: Plan) -> None:
+    pod, container = pod_of(made), container_of(made)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in pod
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= {"persistentVolumeClaim", "configMap", "emptyDir", "projected"}
+
+
+@PLANS
+def test_every_volume_is_mounted_once_and_only_output_and_scratch_are_writable(made: Plan) -> None:
+    volumes = [volume["name"] for volume in pod_of(made)["volumes"]]
+    mounts = container_of(made)["volumeMounts"]
+    assert sorted(volumes) == sorted(mount["name"] for mount in mounts)
+    assert len(volumes) == len(set(volumes))
+    assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+    writable = {mount["name"] for mount in mounts if not mount["readOnly"]}
+    assert writable == {"output", "tmp", "home", "shared-memory"}
+
+
+@PLANS
+def test_the_operator_alone_decides_about_another_attempt(made: Plan) -> None:
+    spec = made.job["spec"]
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
+    assert pod_of(made)["restartPolicy"] == "Never"
+    assert "suspend" not in spec
+
+
+def test_a_claim_that_is_input_and_output_is_mounted_twice_once_for_writing() -> None:
+    made = of(job(output={"uri": "pvc://demo/out/model"}))
+    volumes = {volume["name"]: volume for volume in pod_of(made)["volumes"]}
+    claims = {name: v["persistentVolumeClaim"] for name, v in volumes.items() if "persistentVolumeClaim" in v}
+    assert claims == {"input-0": {"claimName": "demo"}, "output": {"claimName": "demo"}}
+    mounts = {mount["name"]: mount for mount in container_of(made)["volumeMounts"]}
+    assert (mounts["input-0"]["mountPath"], mounts["input-0"]["readOnly"]) == ("/mnt/claims/demo", True)
+    assert (mounts["output"]["mountPath"], mounts["output"]["readOnly"]) == ("/mnt/output", False)
+    assert made.claim is None
+
+
+def test_an_input_from_a_config_map_is_found_under_its_key() -> None:
+    made = of(FULL_JOB)
+    assert any(volume.get("configMap") == {"name": "reviews"} for volume in pod_of(made)["volumes"])
+    assert path_of("configMap://reviews/train.jsonl") == "/mnt/configmaps/reviews/train.jsonl"
+
+
+@pytest.mark.parametrize("attempt", [1, 99, 100_000])
+def test_the_longest_name_fits_everywhere(attempt: int) -> None:
+    longest = "a" * 40
+    made = of(job(longest), attempt)
+    assert made.claim
+    for one in (made.claim, made.config_map, made.job):
+        labels = one["metadata"]["labels"]
+        assert all(len(value) <= 63 for value in labels.values())
+        assert len(one["metadata"]["name"]) + len("-12345") <= 63, "the pod's name is its host name"
+        assert one["metadata"]["name"].startswith(longest)
+
+
+@pytest.mark.parametrize("name", ["minimal-attempt", "full-attempt"])
+def test_the_run_config_parses_and_its_paths_are_mounted(name: str) -> None:
+    made = CASES[name]
+    config = RunConfig.from_json(json.loads(made.config_map["data"]["run.json"]))
+    mounts = [mount["mountPath"] for mount in container_of(made)["volumeMounts"]]
+    read = [config.model.path, config.dataset.train.path]
+    read += [one.path for one in (config.dataset.validation, config.dataset.test) if one]
+    written = [config.output.model_dir, config.output.staging_dir, config.output.checkpoint_dir]
+    for path in read:
+        assert any(path.startswith(f"{mount}/") for mount in mounts if mount != "/mnt/output")
+    assert all(path.startswith("/mnt/output/") for path in written)
+    assert config.job.attempt == (1 if name == "minimal-attempt" else 3)
+
+
+def test_two_jobs_of_one_name_share_neither_claim_nor_checkpoints() -> None:
+    first, second = (
+        parse(stored(job(), uid=uid)) for uid in ("11111111-0000-0000-0000-0", "22222222-0000-0000-0000-0")
+    )
+    assert names_of(first).isdisjoint(names_of(second))
+
+
+def names_of(one: Job) -> set[str]:
+    made = plan(one, 1, settings(), "")
+    assert made.claim
+    config = json.loads(made.config_map["data"]["run.json"])
+    return {made.claim["metadata"]["name"], made.job["metadata"]["name"], config["output"]["checkpointDir"]}
+
+
+def test_a_script_finds_its_files_by_variables_and_posts_progress_as_transformers_does() -> None:
+    variables = {one["name"]: one["value"] for one in container_of(CASES["script-attempt"])["env"]}
+    assert variables["FINETUNE_MODEL_DIR"] == "/mnt/claims/models/minilm"
+    assert variables["FINETUNE_TRAIN_FILE"] == "/mnt/claims/data/train.jsonl"
+    assert variables["KUBEFLOW_TRAINER_SERVER_URL"] == "https://operator.finetune:8443/v1/progress"
+    assert "run.json" not in CASES["script-attempt"].config_map["data"]
+
+
+def test_no_token_is_mounted_where_progress_is_not_reported() -> None:
+    assert all("projected" not in volume for volume in pod_of(of(job()))["volumes"])
+
+
+def test_a_label_of_the_administrator_does_not_hide_ours() -> None:
+    made = of(job(), given=settings(pod_labels={"finetune.dev/job-uid": "x", "team": "ml"}))
+    labels = made.job["spec"]["template"]["metadata"]["labels"]
+    assert labels["finetune.dev/job-uid"] != "x"
+    assert labels["team"] == "ml"
+
+
+def test_a_job_adds_to_the_administrator_s_node_selector_and_changes_none_of_it() -> None:
+    asked = {"nodeSelector": {"pool": "production", "gpu": "a100"}}
+    made = of(job(scheduling=asked), given=settings(node_selector={"pool": "training"}))
+    assert pod_of(made)["nodeSelector"] == {"pool": "training", "gpu": "a100"}

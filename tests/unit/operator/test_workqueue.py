@@ -1,0 +1,172 @@
+"""The queue, on a real event loop with short times: what is asked for is run, and never twice at the same time."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+
+from finetune_operator.cache import JobKey
+from finetune_operator.workqueue import WorkQueue
+
+A, B = JobKey("ns", "a"), JobKey("ns", "b")
+
+
+@asynccontextmanager
+async def working(
+    run: Callable[[JobKey], Awaitable[float | None]], workers: int = 4
+) -> AsyncIterator[WorkQueue]:
+    queue = WorkQueue(run, workers, lambda: None, lambda _: None)
+    task = asyncio.create_task(queue.work())
+    yield queue
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(question: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not question():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def test_a_key_is_never_run_twice_at_the_same_time_but_others_are() -> None:
+    active: Counter[JobKey] = Counter()
+    most: Counter[JobKey] = Counter()
+    together = 0
+    done = 0
+
+    async def run(key: JobKey) -> None:
+        nonlocal done, together
+        active[key] += 1
+        most[key] = max(most[key], active[key])
+        together = max(together, active.total())
+        await asyncio.sleep(0.002)
+        active[key] -= 1
+        done += 1
+
+    async with working(run) as queue:
+        for _ in range(20):
+            queue.add(A)
+            queue.add(B)
+            await asyncio.sleep(0.001)
+        await until(lambda: not len(queue) and not active.total())
+    assert most == {A: 1, B: 1}
+    assert together == 2
+    assert done > 2
+
+
+async def test_a_key_added_while_it_runs_is_run_once_more() -> None:
+    began, go_on, runs = asyncio.Event(), asyncio.Event(), 0
+
+    async def run(_: JobKey) -> None:
+        nonlocal runs
+        runs += 1
+        began.set()
+        await go_on.wait()
+
+    async with working(run) as queue:
+        queue.add(A)
+        await began.wait()
+        for _ in range(5):
+            queue.add(A)
+        go_on.set()
+        await until(lambda: runs == 2)
+        await asyncio.sleep(0.02)
+    assert runs == 2
+
+
+async def test_a_key_that_waits_already_waits_once() -> None:
+    queue = WorkQueue(lambda _: asyncio.sleep(0), 1, lambda: None, lambda _: None)
+    for _ in range(5):
+        queue.add(A)
+    assert len(queue) == 1
+
+
+async def test_a_failed_run_is_tried_again_after_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("finetune_operator.workqueue._FIRST_PAUSE", 0.01)
+    caplog.set_level(logging.CRITICAL)
+    times: list[float] = []
+
+    async def run(_: JobKey) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) < 5:
+            raise OSError("no")
+
+    async with working(run) as queue:
+        queue.add(A)
+        await until(lambda: len(times) == 5)
+        await asyncio.sleep(0.05)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert len(times) == 5
+    assert [gap >= 0.8 * 0.01 * 2**n for n, gap in enumerate(gaps)] == [True] * 4
+
+
+async def test_one_that_fails_for_ever_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    good = asyncio.Event()
+
+    async def run(key: JobKey) -> None:
+        if key == A:
+            raise ValueError("poison")
+        good.set()
+
+    async with working(run, workers=1) as queue:
+        queue.add(A)
+        queue.add(B)
+        await asyncio.wait_for(good.wait(), 1)
+
+
+async def test_a_key_is_looked_at_again_when_it_asked_to_be() -> None:
+    runs = 0
+
+    async def run(_: JobKey) -> float | None:
+        nonlocal runs
+        runs += 1
+        return 0.01 if runs < 3 else None
+
+    async with working(run) as queue:
+        queue.add(A)
+        await until(lambda: runs == 3)
+        await asyncio.sleep(0.03)
+    assert runs == 3
+
+
+async def test_the_newest_look_replaces_the_timers_of_the_ones_before() -> None:
+    runs = 0
+
+    async def run(_: JobKey) -> float | None:
+        nonlocal runs
+        runs += 1
+        return 0.1 if runs <= 20 else None
+
+    async with working(run) as queue:
+        for wanted in range(1, 21):  # twenty events, each of which asks for a look in 0.1 s
+            queue.add(A)
+            await until(lambda wanted=wanted: runs >= wanted)  # type: ignore[misc]
+        await asyncio.sleep(0.3)
+    assert runs == 21, "one timer, not twenty"
+
+
+async def test_replaced_timers_do_not_pile_up() -> None:
+    queue = WorkQueue(lambda _: asyncio.sleep(0), 1, lambda: None, lambda _: None)
+    for _ in range(5000):
+        queue.add_after(A, 3600)
+    assert len(queue._timers) < 200
+
+
+async def test_an_earlier_timer_overtakes_a_later_one() -> None:
+    order: list[JobKey] = []
+
+    async def run(key: JobKey) -> None:
+        order.append(key)
+
+    async with working(run) as queue:
+        queue.add_after(A, 0.05)
+        queue.add_after(B, 0.01)
+        await until(lambda: len(order) == 2)
+    assert order == [B, A]

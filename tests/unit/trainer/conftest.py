@@ -1,0 +1,57 @@
+"""Fixtures of the trainer's tests. One thread: forked processes and this one then compute the same bytes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+)
+
+import pytest
+
+from unit.trainer.tiny import Job, build_model, job, reviews
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT."""
+    import sklearn.model_selection  # noqa: F401 - once here, not in every forked process
+    import torch
+    from matplotlib.figure import Figure  # noqa: F401
+
+    torch.set_num_threads(1)
+    return build_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, model_folder: Path) -> Callable[..., Job]:
+    """Makes jobs; the first argument is a folder's name, the others change the configuration."""
+
+    def make(name: str = "job", rows: list[dict[str, Any]] | None = None, **changes: Any) -> Job:
+        return job(tmp_path / name, model_folder, rows or reviews(64), **changes)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay() -> Iterator[None]:
+    """The trainer takes SIGTERM and Ctrl-C for itself."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGTERM, before[0])
+    signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_forgets() -> Iterator[None]:
+    """accelerate keeps one state a process; a trainer process has one run, this one has many."""
+    import sys
+
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,242 @@
+"""From files to batches: reading, cleaning, repeats, splits, length buckets."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.run import DataInput, ValidationSplit
+from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
+from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
+from finetune_trainer.data.dataset import shared_texts
+from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
+from finetune_trainer.data.sources import Reading, Row, read_source
+from finetune_trainer.data.splits import split_rows
+from finetune_trainer.errors import DataError
+from finetune_trainer.objectives.classification import label_text
+
+
+def reading(**changes):
+    fields = {
+        "columns": ColumnsSpec(),
+        "preprocessing": PreprocessingSpec(),
+        "max_invalid_rows": "0",
+        "read_label": label_text,
+    }
+    return Reading(**fields | changes)
+
+
+def source(path, seen=None, **changes):
+    data = DataInput(path=str(path), uri=f"pvc://data/{path.name}")
+    return read_source("dataset.train", data, reading(**changes), set() if seen is None else seen)
+
+
+def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\n{"text": "b"}')
+    assert list(read_jsonl(path)) == [Record(1, {"text": "a"}), Record(3, {"text": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"text": "\xff"}', "is not UTF-8 (byte 11 of the line)"),
+        (b'{"text": ', "is not JSON: Expecting value, character 10"),
+        (b'["a"]', 'is not a JSON object but ["a"]'),
+        (b"[" * 100_000, "is not JSON: maximum recursion"),
+        (b'{"text": "a \\uD83D"}', "has half a character"),
+        (b'{"\\udc00": "a"}', "has half a character"),
+        (b'"\\ud83d"', "has half a character"),
+    ],
+)
+def test_a_line_that_is_no_json_object_says_what_it_is(tmp_path, line, why):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    _, fault = read_jsonl(path)
+    assert isinstance(fault, Fault)
+    assert fault.line == 2
+    assert fault.reason.startswith(why)
+
+
+def test_csv_counts_lines_not_rows_where_a_field_has_line_breaks(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"two\nlines",pos\nplain,neg\nonly one\n')
+    assert list(read_csv(path)) == [
+        Record(2, {"text": "two\nlines", "label": "pos"}),
+        Record(4, {"text": "plain", "label": "neg"}),
+        Fault(5, "has 1 fields where the header has 2"),
+    ]
+
+
+def test_a_character_written_as_two_escapes_is_whole(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00 \\u00e9"}\n')
+    assert list(read_jsonl(path)) == [Record(1, {"text": "\U0001f600 \u00e9"})]
+
+
+@pytest.mark.parametrize("header", ['"te"xt,label', '"text,label'])
+@pytest.mark.parametrize("allowed", ["0", "10", "100%"])
+def test_a_header_that_is_not_csv_is_named(tmp_path, header, allowed):
+    path = tmp_path / "a.csv"
+    path.write_text(header + "\nfine,pos\n")
+    with pytest.raises(DataError, match=r"a\.csv, row 1 is the header and not CSV: .*; mend its quotes"):
+        source(path, max_invalid_rows=allowed)
+
+
+def test_csv_that_is_not_utf8_names_the_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")
+    assert list(read_csv(path))[1] == Fault(3, "is not UTF-8")
+
+
+def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("review,label\nfine,pos\n")
+    with pytest.raises(DataError) as caught:
+        source(path)
+    assert caught.value.message == (
+        "pvc://data/a.csv, row 2, column text is missing; the columns there are review, label"
+    )
+    assert caught.value.place.model_dump() == {
+        "field": "dataset.train",
+        "file": "pvc://data/a.csv",
+        "row": 2,
+        "column": "text",
+    }
+
+
+def rows_file(tmp_path, *texts):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("allowed", "raises"), [("0", True), ("1", True), ("2", False), ("39%", True), ("40%", False)]
+)
+def test_bad_rows_are_tolerated_up_to_the_limit_and_the_first_is_named(tmp_path, allowed, raises):
+    path = rows_file(tmp_path, "a", "", "b", None, "c")
+    if not raises:
+        found = source(path, max_invalid_rows=allowed).resolved
+        assert (found.rows, found.invalid_rows, found.duplicate_rows) == (3, 2, 0)
+        return
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2, column text is empty") as caught:
+        source(path, max_invalid_rows=allowed)
+    assert (caught.value.place.row, caught.value.place.column) == (2, "text")
+
+
+def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
+    seen, exact = set(), PreprocessingSpec(deduplicate="Exact", collapse_whitespace=True)
+    train = source(rows_file(tmp_path, "a  b", "a b", "c"), seen, preprocessing=exact)
+    assert [row.text for row in train.rows] == ["a b", "c"]
+    assert train.resolved.duplicate_rows == 1
+    held_out = source(rows_file(tmp_path, "c", "d"), seen, preprocessing=exact)
+    assert [row.text for row in held_out.rows] == ["d"]
+    assert shared_texts(train.rows, held_out.rows) == 0
+
+
+def test_a_text_and_its_pair_are_told_apart():
+    assert Row(1, "ab", "c", "x", None).digest() != Row(1, "a", "bc", "x", None).digest()
+
+
+def test_cleaning_follows_the_documented_order():
+    spec = PreprocessingSpec(unicode="NFKC", strip_markup=True, collapse_whitespace=True, lowercase=True)
+    assert cleaner(spec)("<p>Ｆｉｎｅ&nbsp;film</p><p>A &lt; B</p>") == "fine film a < b"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("a < b and c > d", "a < b and c > d"),
+        ("one<br/>two", "one\ntwo"),
+        ("x<script>alert(1)</script>y", "xy"),
+        ("<b>bold</b>face", "boldface"),
+        ("AT&amp;T &copy;", "AT&T ©"),
+    ],
+)
+def test_markup_goes_and_text_stays(markup, text):
+    assert strip_markup(markup) == text
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_cleaning_a_clean_text_changes_nothing(text):
+    clean = cleaner(PreprocessingSpec(unicode="NFC", collapse_whitespace=True))
+    assert clean(clean(text)) == clean(text)
+    assert collapse_whitespace(text) == collapse_whitespace(collapse_whitespace(text))
+
+
+def row(number, label="x", group=None):
+    return Row(number, f"text {number}", None, label, group)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 60), st.floats(0.05, 0.9), st.integers(0, 5))
+def test_groups_never_stand_on_both_sides(count, fraction, seed):
+    rows = [row(number, group=f"g{number // 2}") for number in range(count + 2)]
+    train, held_out, _ = split_rows(
+        rows, ValidationSplit(fraction=fraction, group_by="review_id"), seed, True
+    )
+    assert not {r.group for r in train} & {r.group for r in held_out}
+    assert sorted(r.line for r in train + held_out) == list(range(count + 2))
+    assert train
+    assert held_out
+
+
+def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone():
+    rows = [row(number, "rare" if number % 10 == 0 else "common") for number in range(100)]
+    split = ValidationSplit(fraction=0.2)
+    train, held_out, how = split_rows(rows, split, 1, True)
+    assert how == "with the labels' proportions"
+    assert sum(r.label == "rare" for r in held_out) == 2
+    assert split_rows(rows, split, 1, True)[1] == held_out
+    assert split_rows(rows, split, 2, True)[1] != held_out
+    assert len(train) == 80
+
+
+def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for():
+    rows = [row(number, "once" if number == 0 else "often") for number in range(20)]
+    assert "too rare" in split_rows(rows, ValidationSplit(), 0, True)[2]
+    with pytest.raises(DataError, match="remove stratify"):
+        split_rows(rows, ValidationSplit(stratify=True), 0, True)
+
+
+def test_one_group_cannot_be_split():
+    with pytest.raises(DataError, match="at least two groups"):
+        split_rows([row(1, group="g"), row(2, group="g")], ValidationSplit(group_by="g"), 0, True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=400), st.integers(1, 33), st.integers(0, 3))
+def test_every_epoch_has_every_example_once_and_depends_on_seed_and_epoch_alone(lengths, batch_size, epoch):
+    lengths = np.array(lengths)
+    batches = epoch_batches(lengths, batch_size, 5, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == steps_per_epoch(len(lengths), batch_size)
+    again = epoch_batches(lengths, batch_size, 5, epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def padding_share(lengths, batches):
+    """Share of positions that are padding when each of these batches is padded to its longest example."""
+    positions = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / positions
+
+
+def test_epochs_differ_and_length_buckets_save_most_of_the_padding():
+    lengths = np.random.default_rng(0).integers(4, 64, size=2000)
+    batches = epoch_batches(lengths, 32, 0, 0)
+    assert not np.array_equal(batches[0], epoch_batches(lengths, 32, 0, 1)[0])
+    order = np.random.default_rng(1).permutation(2000)
+    unsorted = [order[i : i + 32] for i in range(0, 2000, 32)]
+    assert padding_share(lengths, unsorted) > 0.4
+    assert padding_share(lengths, batches) < 0.05
+
+
+def test_micro_batches_are_slices_and_evaluation_begins_with_the_longest():
+    assert [part.tolist() for part in micro_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+    lengths = np.array([3, 9, 5, 7])
+    assert [batch.tolist() for batch in evaluation_batches(lengths, 3)] == [[1, 3, 2], [0]]

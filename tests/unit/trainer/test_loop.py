@@ -1,0 +1,280 @@
+"""The loop: one update whatever the micro-batches, clipping, memory, numbers that are not finite."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from finetune_api.run import Devices, ModelInput
+from finetune_api.training import GradientClippingSpec, OptimizerSpec, Precision, TrainingSpec
+from finetune_trainer.control import Stop
+from finetune_trainer.data.sources import Row, Source
+from finetune_trainer.errors import DeviceMemoryError, DivergedError, StoppedError
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.regression import Regression
+from finetune_trainer.report import Reporter
+from finetune_trainer.state import TrainState
+from unit.trainer.tiny import reviews
+
+OBJECTIVES = {
+    "classification": Classification(["neg", "pos"], label_smoothing=0.1, class_weights=(0.7, 1.6)),
+    "regression": Regression(),
+}
+
+
+def source(objective, count=24):
+    from finetune_api.status import ResolvedData
+
+    key = "label" if objective == "classification" else "rating"
+    rows = [Row(n, r["text"], None, r[key], None) for n, r in enumerate(reviews(count), start=1)]
+    return Source("dataset.train", "train.jsonl", rows, ResolvedData())
+
+
+def a_run(model_folder, objective="classification", dropout=0.0, count=24, **training):
+    """A run on the tiny model, ready to step, with its state and log."""
+    from finetune_trainer.data.tokens import tokenize
+    from finetune_trainer.devices import choose_compute, seed_everything
+    from finetune_trainer.evaluate import Judge
+    from finetune_trainer.model import check_folder, load_model, load_tokenizer
+    from finetune_trainer.optim import build_optimizer
+    from finetune_trainer.session import Run
+
+    spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training}).resolved(objective)
+    folder = check_folder(ModelInput(path=str(model_folder)))
+    seed_everything(1)
+    tokenizer = load_tokenizer(folder, "right")
+    task = OBJECTIVES[objective]
+    model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), task, 0).train()
+    log = io.StringIO()
+    judge = Judge(model, task, choose_compute(Devices(), Precision.FLOAT32, 1), 0, Stop())
+    examples = tokenize(source(objective, count), task, tokenizer, 32)
+    saved = []
+    run = Run(
+        judge=judge,
+        optimizer=build_optimizer(model, spec.optimizer),
+        training=spec,
+        train=examples,
+        validation=examples,
+        save=lambda state: saved.append(state.step),
+        reporter=Reporter(out=log),
+    )
+    return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
+
+
+def weights(run):
+    return {name: value.detach().clone() for name, value in run.judge.model.named_parameters()}
+
+
+def largest_difference(left, right):
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch(model_folder, objective):
+    import torch
+
+    from finetune_trainer.data.batching import collate
+    from finetune_trainer.loop import _gradients
+
+    run, *_ = a_run(model_folder, objective)
+    batch = np.arange(8)
+    inputs, targets = collate(run.train, batch, 0)
+    logits = run.judge.model(**inputs).logits
+    if objective == "regression":
+        reference = torch.nn.MSELoss()(logits.squeeze(-1), targets)
+    else:
+        reference = torch.nn.CrossEntropyLoss(torch.tensor([0.7, 1.6]), label_smoothing=0.1)(logits, targets)
+    reference.backward()
+    expected = {n: p.grad.clone() for n, p in run.judge.model.named_parameters() if p.grad is not None}
+    for size in (8, 5, 3, 1):
+        loss_sum, weight = _gradients(run, batch, size)
+        assert loss_sum / weight == pytest.approx(reference.item(), abs=1e-6)
+        got = {n: p.grad for n, p in run.judge.model.named_parameters() if p.grad is not None}
+        assert largest_difference(expected, got) < 1e-6
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_training_gives_the_same_weights_whatever_the_micro_batch(model_folder, objective):
+    from finetune_trainer.loop import train
+
+    results = []
+    for size in (8, 3, 1):
+        run, state, *_ = a_run(
+            model_folder, objective, microBatchSize=size, maxSteps=6, optimizer={"learningRate": 1e-3}
+        )
+        train(run, state)
+        results.append(weights(run))
+    assert all(largest_difference(results[0], other) < 1e-3 * 0.1 for other in results[1:])
+
+
+def test_the_last_smaller_batch_counts_its_rows_like_all_others(model_folder):
+    run, *_ = a_run(model_folder, count=20)
+    sizes = sorted(len(run.batch(step)) for step in range(run.steps_per_epoch))
+    assert sizes == [4, 8, 8]
+    assert run.total_steps == 9
+
+
+@pytest.mark.parametrize("bound", [1e-3, 0.5, 1e6, 0.0])
+def test_clipping_by_norm_is_torchs(bound):
+    import torch
+
+    from finetune_trainer.loop import clip
+
+    parameters, copies = two_sets_of_parameters()
+    before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
+    reporter = Reporter(out=io.StringIO())
+    assert clip(parameters, GradientClippingSpec(max_norm=bound), reporter) == pytest.approx(before)
+    if bound:
+        torch.nn.utils.clip_grad_norm_(copies, bound)
+    assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
+
+
+def test_clipping_by_value_is_torchs_and_the_norm_is_the_one_before():
+    import torch
+
+    from finetune_trainer.loop import clip
+
+    parameters, copies = two_sets_of_parameters()
+    before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
+    norm = clip(parameters, GradientClippingSpec(max_value=0.3), Reporter(out=io.StringIO()))
+    torch.nn.utils.clip_grad_value_(copies, 0.3)
+    assert norm == pytest.approx(before)
+    assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
+
+
+def two_sets_of_parameters():
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(shape, generator=generator) for shape in ((3, 4), (5,))]
+    sets = []
+    for _ in range(2):
+        parameters = [torch.nn.Parameter(torch.zeros_like(g)) for g in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        sets.append(parameters)
+    return sets
+
+
+def test_biases_and_norms_do_not_decay(model_folder):
+    run, *_ = a_run(model_folder, optimizer={"weightDecay": 0.3})
+    names = {parameter: name for name, parameter in run.judge.model.named_parameters()}
+    decaying, others = ([names[p] for p in group["params"]] for group in run.optimizer.param_groups)
+    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.3, 0.0]
+    assert all(name.endswith("bias") or "LayerNorm" in name for name in others)
+    assert not any(name.endswith("bias") or "LayerNorm" in name for name in decaying)
+    assert OptimizerSpec().weight_decay == 0.01
+
+
+class FullDevice:
+    """Makes a model run out of memory for more than so many examples, a number of times."""
+
+    def __init__(self, model, fits, times=10**9):
+        self.fits, self.times = fits, times
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module, arguments, inputs):
+        import torch
+
+        if len(inputs["input_ids"]) > self.fits and self.times:
+            self.times -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_out_of_memory_halves_the_micro_batch_and_gives_the_update_of_the_halves(model_folder):
+    from finetune_trainer.loop import train_step
+
+    run, state, log, _ = a_run(model_folder, dropout=0.1, microBatchSize=8)
+    FullDevice(run.judge.model, fits=3)
+    train_step(run, state)
+    assert state.micro_batch_size == 2
+    other, other_state, *_ = a_run(model_folder, dropout=0.1, microBatchSize=2)
+    train_step(other, other_state)
+    assert largest_difference(weights(run), weights(other)) == 0
+    assert "micro-batches of 2 from now on" in log.getvalue()
+
+
+def test_one_example_that_does_not_fit_ends_the_run(model_folder):
+    from finetune_trainer.loop import train_step
+
+    run, state, *_ = a_run(model_folder)
+    FullDevice(run.judge.model, fits=0)
+    with pytest.raises(DeviceMemoryError, match=r"one example of .* tokens"):
+        train_step(run, state)
+
+
+def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(model_folder):
+    import torch
+
+    from finetune_trainer.loop import train
+
+    run, state, *_ = a_run(model_folder)
+    culprit = int(np.flatnonzero(run.train.lines == 17)[0])
+    tokens = run.train.ids[run.train.offsets[culprit] : run.train.offsets[culprit + 1]].tolist()
+
+    def poison(module, arguments, inputs, output):
+        for number, ids in enumerate(inputs["input_ids"].tolist()):
+            if ids[: len(tokens)] == tokens and not any(ids[len(tokens) :]):
+                output.logits = (
+                    output.logits
+                    * torch.where(torch.arange(len(output.logits)) == number, torch.nan, 1.0)[:, None]
+                )
+        return output
+
+    run.judge.model.register_forward_hook(poison, with_kwargs=True)
+    seen = []
+    run.optimizer.register_step_pre_hook(lambda *_: seen.append(state.step))
+    with pytest.raises(DivergedError, match=r"the loss is nan on train\.jsonl row 17; no weights") as caught:
+        train(run, state)
+    assert len(seen) == state.step
+    assert f"at step {state.step + 1}" in caught.value.message
+    assert run.reporter.metrics.nonfinite._value.get() == 1
+
+
+def test_a_stop_is_obeyed_before_the_next_step_and_saves(model_folder):
+    from finetune_trainer.loop import train
+
+    run, state, _, saved = a_run(model_folder, maxSteps=9)
+    run.optimizer.register_step_post_hook(lambda *_: setattr(run.stop, "requested", state.step == 3))
+    with pytest.raises(StoppedError, match="stopped by SIGTERM at step 4; checkpoint saved"):
+        train(run, state)
+    assert saved == [4]
+
+
+def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(model_folder):
+    from finetune_trainer.loop import train
+
+    run, state, _, saved = a_run(model_folder, maxSteps=3, microBatchSize=1)
+    calls = itertools.count()
+
+    def stop(module, *_):
+        if not module.training and next(calls) == 1:
+            run.stop.requested = True
+
+    hook = run.judge.model.register_forward_pre_hook(stop)
+    with pytest.raises(StoppedError):
+        train(run, state)
+    assert (saved, state.evaluations) == ([3], [])
+    hook.remove()
+    run.stop.requested = False
+    train(run, state)
+    assert [evaluation.step for evaluation in state.evaluations] == [3]
+
+
+def test_evaluations_come_by_steps_or_epochs_and_always_at_the_end(model_folder):
+    from finetune_trainer.loop import train
+
+    for every, expected in (({"steps": 4}, [4, 8, 9]), ({"epochs": 2}, [6, 9])):
+        run, state, *_ = a_run(model_folder, maxSteps=9, evaluation={"every": every})
+        train(run, state)
+        assert [evaluation.step for evaluation in state.evaluations] == expected
+
+
+def test_the_state_survives_its_json(model_folder):
+    from finetune_trainer.loop import train
+
+    run, state, *_ = a_run(model_folder, maxSteps=6, earlyStopping={"patience": 2})
+    train(run, state)
+    assert TrainState.from_json(json.loads(json.dumps(state.to_json()))) == state

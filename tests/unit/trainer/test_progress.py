@@ -1,0 +1,208 @@
+"""Progress posts against a TLS server, /metrics, and that losing either fails nothing."""
+
+import json
+import ssl
+import threading
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+
+import pytest
+
+from finetune_api.run import ExitCode, ProgressEndpoint, RunReport
+from finetune_api.status import EpochStatus, ProgressStatus
+from finetune_trainer.progress import ProgressClient, body_of
+
+REPORT = RunReport(
+    progress=ProgressStatus(percent=34, step=4, total_steps=12, loss=0.5, learning_rate=5e-5, eta_seconds=9),
+    epochs=[EpochStatus(epoch=1, step=4, eval_loss=0.25, metrics={"accuracy": 0.75})],
+)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "operator")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "operator.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(built.public_bytes(pem) + private)
+    return path
+
+
+class Endpoint:
+    """A server that notes what it is sent."""
+
+    def __init__(self, certificate, answers):
+        posts, codes = [], iter(answers)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                posts.append((time.monotonic(), self.headers["Authorization"], body))
+                self.send_response(next(codes, 200))
+                self.end_headers()
+
+            def log_message(self, *arguments):
+                pass
+
+        self.posts = posts
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        self.url = f"https://127.0.0.1:{self.server.server_port}/progress"
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def endpoint(certificate):
+    """Makes servers that answer with the given codes, then 200."""
+    made = []
+
+    def make(*answers):
+        made.append(Endpoint(certificate, answers))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+def spec(tmp_path, certificate, url):
+    (tmp_path / "token").write_text("first\n")
+    return ProgressEndpoint(url=url, token_path=str(tmp_path / "token"), ca_path=str(certificate))
+
+
+def test_the_body_is_what_kubeflows_callback_posts_and_the_report():
+    body = body_of(REPORT, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert body["trainerStatus"] == {
+        "progressPercentage": 34,
+        "estimatedRemainingSeconds": 9,
+        "lastUpdatedTime": "2026-01-02T03:04:05Z",
+        "metrics": [
+            {"name": "loss", "value": "0.5"},
+            {"name": "learning_rate", "value": "5e-05"},
+            {"name": "eval_loss", "value": "0.25"},
+            {"name": "eval_accuracy", "value": "0.75"},
+        ],
+    }
+    assert RunReport.model_validate(body["runReport"]) == REPORT
+
+
+def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certificate, endpoint):
+    server, said = endpoint(), []
+    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, interval=0.2)
+    client.offer(REPORT)
+    while not server.posts:
+        time.sleep(0.01)
+    (tmp_path / "token").write_text("second")
+    for step in range(50):
+        client.offer(REPORT.model_copy(update={"from_step": step}))
+        time.sleep(0.002)
+    client.close()
+    times, tokens, bodies = zip(*server.posts, strict=True)
+    assert tokens == ("Bearer first", "Bearer second")
+    assert bodies[-1]["runReport"]["fromStep"] == 49
+    assert times[1] - times[0] >= 0.1
+    assert said == []
+
+
+def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificate, endpoint):
+    server, said = endpoint(202, 503, 200, 401), []
+    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, interval=0.01)
+    for number in range(4):
+        client.offer(REPORT)
+        while len(server.posts) <= number:
+            time.sleep(0.005)
+        time.sleep(0.05)
+    client.close()
+    assert [text.split("/progress: ")[1] for text in said] == [
+        "it answered 202; training goes on",
+        "HTTP Error 401: Unauthorized; training goes on",
+    ]
+
+
+def test_a_stranger_behind_the_address_gets_nothing(tmp_path, certificate, endpoint):
+    server, said = endpoint(), []
+    stranger = spec(tmp_path, certificate, server.url).model_copy(
+        update={"ca_path": ssl.get_default_verify_paths().cafile}
+    )
+    client = ProgressClient(stranger, said.append, interval=0.01)
+    client.offer(REPORT)
+    client.close()
+    assert server.posts == []
+    assert "CERTIFICATE_VERIFY_FAILED" in said[0]
+
+
+def test_plain_http_is_not_spoken(tmp_path, certificate):
+    said = []
+    client = ProgressClient(spec(tmp_path, certificate, "http://127.0.0.1:9/"), said.append)
+    client.offer(REPORT)
+    client.close()
+    assert "not HTTPS" in said[0]
+
+
+def test_a_run_posts_its_end_and_serves_metrics(make_job, tmp_path, certificate, endpoint, monkeypatch):
+    import finetune_trainer.run
+
+    server = endpoint()
+    port, pages = free_port(), []
+    real = finetune_trainer.run.publish
+
+    def publish(*arguments):
+        pages.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
+        return real(*arguments)
+
+    monkeypatch.setattr(finetune_trainer.run, "publish", publish)
+    progress = spec(tmp_path, certificate, server.url).to_json()
+    assert make_job(progress=progress, metricsPort=port).run() == ExitCode.DONE
+    last = RunReport.model_validate(server.posts[-1][2]["runReport"])
+    assert (last.exit_code, last.progress.percent) == (0, 100)
+    samples = dict(line.rsplit(" ", 1) for line in pages[0].splitlines() if not line.startswith("#"))
+    assert float(samples["finetune_train_steps_total"]) == 12
+    assert float(samples["finetune_train_examples_total"]) == 96
+    assert 0 < float(samples['finetune_eval_metric{metric="accuracy"}']) <= 1
+    assert float(samples["finetune_train_checkpoint_last_success_timestamp_seconds"]) > 1e9
+
+
+def test_neither_a_dead_endpoint_nor_a_taken_port_fails_a_run(
+    make_job, tmp_path, certificate, endpoint, capsys
+):
+    taken = endpoint().server.server_port
+    progress = spec(tmp_path, certificate, "https://127.0.0.1:9/").to_json()
+    assert make_job(progress=progress, metricsPort=taken, training={"epochs": 1}).run() == ExitCode.DONE
+    warnings = [
+        json.loads(line)["message"] for line in capsys.readouterr().out.splitlines() if '"warning"' in line
+    ]
+    assert [text.partition(" ")[0] for text in warnings] == ["/metrics", "progress"]
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,161 @@
+"""Interrupted runs go on to the same bytes: killed, stopped, with damaged checkpoints."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from finetune_api.run import ExitCode
+
+TRAINING = {
+    "epochs": 4,
+    "checkpoint": {"every": {"steps": 3}, "keep": 2},
+    "evaluation": {"every": {"steps": 5}},
+    "earlyStopping": {"patience": 3, "metric": "loss"},
+}
+
+
+def digest(job):
+    return hashlib.sha256((job.model_dir / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, model_folder):
+    """The weights of the run that nothing disturbs, and its report."""
+    from unit.trainer.tiny import job, reviews
+
+    made = job(tmp_path_factory.mktemp("undisturbed") / "job", model_folder, reviews(64), training=TRAINING)
+    assert made.run_apart() == ExitCode.DONE
+    return digest(made), made.report
+
+
+def kill_at_flush(number):
+    """Kills the process at its n-th fsync: inside a save, or between its parts."""
+    real, count = os.fsync, iter(range(1, 10**9))
+
+    def fsync(descriptor):
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(descriptor)
+
+    os.fsync = fsync
+
+
+def kill_in_evaluation(number):
+    """Kills the process within its n-th evaluation."""
+    import torch
+
+    real, count = torch.inference_mode, iter(range(1, 10**9))
+
+    def inference_mode():
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real()
+
+    torch.inference_mode = inference_mode
+
+
+@pytest.mark.parametrize(
+    ("kill", "number"),
+    [(kill_at_flush, n) for n in (4, 9, 13, 47)] + [(kill_in_evaluation, 3)],
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(make_job, undisturbed, kill, number):
+    made = make_job(training=TRAINING)
+    assert made.run_apart(lambda: kill(number)) == -signal.SIGKILL
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    expected, report = undisturbed
+    assert digest(again) == expected
+    seen = [(e.step, e.train_loss, e.eval_loss, e.metrics) for e in again.report.epochs]
+    assert seen == [(e.step, e.train_loss, e.eval_loss, e.metrics) for e in report.epochs]
+    assert again.report.best == report.best
+
+
+def test_sigterm_saves_answers_75_and_the_next_attempt_goes_on_to_the_same_bytes(make_job, undisturbed):
+    made = make_job(training=TRAINING)
+    child = made.start()
+    while not (made.checkpoint_dir / "step-00000003" / "manifest.json").exists():
+        time.sleep(0.005)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
+    report = made.report
+    assert "stopped by SIGTERM at step" in report.message
+    assert report.latest.step >= 3
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == report.latest.step
+    assert digest(again) == undisturbed[0]
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(make_job, undisturbed):
+    made = make_job(training=TRAINING)
+    assert made.run_apart(lambda: kill_in_evaluation(2)) == -signal.SIGKILL
+    newest = max(made.checkpoint_dir.glob("step-*"))
+    content = bytearray((newest / "optimizer.safetensors").read_bytes())
+    content[-3] ^= 1
+    (newest / "optimizer.safetensors").write_bytes(content)
+    assert made.run_apart() == ExitCode.DONE
+    assert f"checkpoint {newest.name} is passed over: optimizer.safetensors is damaged" in made.log
+    assert 0 < made.report.from_step < int(newest.name.removeprefix("step-"))
+    assert digest(made) == undisturbed[0]
+
+
+def test_metrics_of_steps_that_are_trained_again_are_not_told_twice(make_job):
+    made = make_job(training=TRAINING)
+    assert made.run_apart(lambda: kill_in_evaluation(2)) == -signal.SIGKILL
+    assert made.run_apart() == ExitCode.DONE
+    entries = [json.loads(line) for line in (made.model_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry["step"] for entry in entries if entry["event"] == "train"]
+    assert steps == list(range(1, 25))
+
+
+def test_resume_never_starts_anew(make_job, undisturbed):
+    training = TRAINING | {"checkpoint": {"every": {"steps": 3}, "resume": "Never"}}
+    made = make_job(training=training)
+    assert made.run_apart(lambda: kill_in_evaluation(2)) == -signal.SIGKILL
+    assert made.run_apart() == ExitCode.DONE
+    assert made.report.from_step == 0
+    assert digest(made) == undisturbed[0]
+
+
+def test_the_data_of_another_day_starts_anew_and_says_so(make_job):
+    made = make_job(training=TRAINING)
+    assert made.run_apart(lambda: kill_in_evaluation(2)) == -signal.SIGKILL
+    with (made.folder / "train.jsonl").open("a") as file:
+        file.write('{"text": "a good film", "label": "pos"}\n')
+    assert made.run_apart() == ExitCode.DONE
+    assert made.report.from_step == 0
+    assert "another configuration or other data" in made.log
+
+
+def test_another_tokenizer_starts_anew_and_says_so(make_job, model_folder, tmp_path):
+    made = make_job(training=TRAINING)
+    assert made.run_apart(lambda: kill_in_evaluation(2)) == -signal.SIGKILL
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    tokenizer = json.loads((model_folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    shutil.copy(model_folder / "tokenizer_config.json", other)
+    again = made.changed({"model": {"tokenizerPath": str(other)}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == 0
+    assert "another configuration or other data" in again.log
+
+
+def test_a_zombie_of_an_older_attempt_stops_when_a_newer_one_took_over(make_job):
+    made = make_job(training=TRAINING | {"epochs": 400, "earlyStopping": None})
+    child = made.start()
+    while not (made.checkpoint_dir / "step-00000003").exists():
+        time.sleep(0.005)
+    from finetune_trainer.checkpoint import Checkpoints
+
+    Checkpoints(made.checkpoint_dir, attempt=2, keep=2, say=print).claim()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
+    assert "attempt 2 now owns the checkpoints" in made.report.message
+    assert not made.model_dir.exists()

@@ -1,0 +1,100 @@
+"""Starts a run and answers with an exit code, a RunReport and a sentence.
+
+The only broad `except` of the trainer is here.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_trainer.config import read_config, termination_log
+from finetune_trainer.control import Stop
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.report import Reporter
+from finetune_trainer.threads import configure
+
+HELP = """\
+Fine-tunes a model as RUN.json says: the same in a pod and on a laptop.
+
+RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
+
+  {"job": {"name": "sentiment"},
+   "model": {"path": "models/minilm"},
+   "dataset": {"train": {"path": "data/train.jsonl"}},
+   "objective": {"classification": {}},
+   "output": {"modelDir": "out/model", "stagingDir": "out/.staging", "checkpointDir": "out/.checkpoints"}}
+
+Exit codes: 0 done · 64 configuration · 65 data · 66 not found · 69 GPUs not seen · 70 fault of the trainer ·
+71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved
+"""
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+TRACEBACK_CHARACTERS = 1900
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(ExitCode.CONFIGURATION, f"{message}; write: python -m finetune_trainer RUN.json\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and return the exit code."""
+    parser = _Parser(
+        "python -m finetune_trainer", description=HELP, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run_json", metavar="RUN.json", type=Path, help="the RunConfig")
+    path: Path = parser.parse_args(arguments).run_json
+    os.environ.update(OFFLINE)
+    stop, reporter = Stop(), Reporter()
+    stop.listen()
+    target = termination_log(path)
+    try:
+        report = _run(path, reporter, stop)
+        code, message = ExitCode.DONE, report.message
+    except TrainerError as error:
+        code, message = error.code, error.message
+        reporter.report = reporter.report.model_copy(update={"place": error.place})
+    except Exception as error:  # noqa: BLE001 - the border: everything else is a fault of ours
+        code, message = ExitCode.FAULT, f"a fault of the trainer: {type(error).__name__}: {error}"
+        told = traceback.format_exc()
+        print(told, file=sys.stderr)
+        reporter.report = reporter.report.model_copy(update={"traceback": told[-TRACEBACK_CHARACTERS:]})
+    _answer(reporter, target, code, message)
+    return code
+
+
+def _run(path: Path, reporter: Reporter, stop: Stop) -> RunReport:
+    config = read_config(path)
+    reporter.report = RunReport(attempt=config.job.attempt)
+    reporter.connect(config)
+    threads = configure()
+    from finetune_trainer.run import run
+
+    return run(config, reporter, stop, threads)
+
+
+def _answer(reporter: Reporter, target: Path | None, code: ExitCode, message: str) -> None:
+    final = reporter.report.model_copy(update={"exit_code": code, "message": message[:1024]})
+    reporter.update(**dict(final))
+    reporter.close()
+    if target is not None:
+        try:
+            target.write_text(to_message(final))
+        except OSError as error:
+            reporter.say(f"the report could not be written to {target}: {error}", level="warning")
+    print(
+        f"finetune_trainer: {'done' if code is ExitCode.DONE else f'exit {int(code)}'}: {message}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What computes, and in which number format. Called once by `run`; the first to import torch."""
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import Devices, FaultPlace
+from finetune_api.training import Precision
+from finetune_trainer.errors import ConfigurationError, NoGpuError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device with its number format; `accelerate` moves and casts."""
+
+    accelerator: Any
+    name: str
+    """For people and for status: cuda, cpu or cpu (simulated GPU)."""
+    precision: Precision
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of all tensors."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def autocast(self) -> "AbstractContextManager[None]":
+        """The context of every forward pass."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+
+def choose_compute(devices: Devices, precision: Precision, threads: int) -> Compute:
+    """The device that was asked for, never another one.
+
+    Raises NoGpuError when torch sees fewer GPUs, ConfigurationError for what the hardware or this version cannot do.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    torch.set_num_threads(threads)
+    on_gpu = devices.gpus > 0 and not devices.simulated
+    if on_gpu:
+        _check_gpus(devices.gpus, torch.cuda.device_count())
+    chosen = _precision(precision, on_gpu)
+    mixed = "bf16" if chosen is Precision.BFLOAT16 else "no"
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=mixed, gradient_accumulation_steps=1)
+    assert accelerator.num_processes == 1, "several processes, but each would train alone"
+    name = "cuda" if on_gpu else "cpu (simulated GPU)" if devices.gpus else "cpu"
+    return Compute(accelerator, name, chosen)
+
+
+def seed_everything(seed: int) -> None:
+    """Set every random generator that a model may draw from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _check_gpus(wanted: int, seen: int) -> None:
+    if seen < wanted:
+        raise NoGpuError(
+            f"{wanted} GPU(s) were asked for, but torch sees {seen}: driver, container toolkit or allocation are at"
+            " fault on this node",
+            FaultPlace(field="resources.gpusPerNode"),
+        )
+    if wanted > 1:
+        raise ConfigurationError(
+            "this version trains on one GPU; set resources.gpusPerNode to 1",
+            FaultPlace(field="resources.gpusPerNode"),
+        )
+
+
+def _precision(asked: Precision, on_gpu: bool) -> Precision:
+    able = _computes_bfloat16(on_gpu)
+    if asked is Precision.BFLOAT16 and not able:
+        raise ConfigurationError(
+            f"training.precision: this {'GPU' if on_gpu else 'CPU'} does not compute in bfloat16; set Auto or Float32",
+            FaultPlace(field="training.precision"),
+        )
+    if asked is Precision.AUTO:
+        return Precision.BFLOAT16 if able else Precision.FLOAT32
+    return asked
+
+
+def _computes_bfloat16(on_gpu: bool) -> bool:
+    import torch
+
+    if on_gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))

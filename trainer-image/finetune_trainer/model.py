@@ -1,0 +1,265 @@
+"""The model and its tokenizer from a folder: what is accepted, how the head is made, what is frozen.
+
+Called by `run`.
+
+Only safetensors weights and models that transformers itself knows are loaded: nothing in the folder is executed.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from finetune_api.model import FreezeSpec, Initialize
+from finetune_api.run import FaultPlace, ModelInput
+from finetune_api.status import ResolvedModel
+from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
+from finetune_trainer.files import sha256
+from finetune_trainer.objectives import Objective
+
+if TYPE_CHECKING:
+    import torch
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What transformers raises for files that it cannot use."""
+EMBEDDINGS = frozenset({"embeddings", "embed_tokens", "wte", "wpe", "word_embeddings", "embed_positions"})
+_DROPOUT_FIELDS = """
+hidden_dropout_prob attention_probs_dropout_prob classifier_dropout classifier_dropout_prob dropout dropout_prob
+attention_dropout activation_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
+seq_classif_dropout embedding_dropout mlp_dropout
+"""
+DROPOUTS = tuple(_DROPOUT_FIELDS.split())
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that passed the checks which need no torch."""
+
+    path: Path
+    tokenizer: Path
+    name: str
+    resolved: ResolvedModel
+    tokenizer_digest: str
+
+
+def check_folder(spec: ModelInput) -> ModelFolder:
+    """Look at the files; raises NotFoundError with what is missing or why the folder is refused."""
+    folder, name = Path(spec.path), spec.uri or spec.path
+    tokenizer = Path(spec.tokenizer_path or spec.path)
+    if not folder.is_dir():
+        raise NotFoundError(f"model: there is no folder {name}", FaultPlace(field="model.uri", file=name))
+    _check_config(folder, name)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and spec.initialize is Initialize.PRETRAINED:
+        raise NotFoundError(_no_weights(folder, name), FaultPlace(field="model.uri", file=name))
+    tokenizer_files = sorted(path for pattern in TOKENIZER_FILES for path in tokenizer.glob(pattern))
+    if not tokenizer_files:
+        raise NotFoundError(
+            f"model: {tokenizer if spec.tokenizer_path else name} has no tokenizer (tokenizer.json); add its files or"
+            " set model.tokenizer.uri",
+            FaultPlace(field="model.tokenizer.uri", file=name),
+        )
+    if (tokenizer / "tokenizer.json").exists():
+        _json_object(
+            tokenizer / "tokenizer.json", f"{tokenizer if spec.tokenizer_path else name}/tokenizer.json"
+        )
+    with input_errors(name, "model"):
+        resolved = ResolvedModel(uri=spec.uri, digest=_digest([folder / "config.json", *weights]))
+        return ModelFolder(folder, tokenizer, name, resolved, _digest(tokenizer_files))
+
+
+def _check_config(folder: Path, name: str) -> None:
+    if "auto_map" in _json_object(folder / "config.json", f"{name}/config.json"):
+        raise NotFoundError(
+            f"model: {name}/config.json has auto_map, code of its own to run (trust_remote_code), which is always"
+            " refused; use a model that transformers knows by itself",
+            FaultPlace(field="model.uri", file=name),
+        )
+
+
+def _json_object(path: Path, name: str) -> dict[str, Any]:
+    place = FaultPlace(field="model.uri", file=name)
+    with input_errors(name, "model"):
+        text = path.read_bytes()
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise NotFoundError(f"model: {name} is not JSON: {error}", place) from error
+    if not isinstance(value, dict):
+        raise NotFoundError(f"model: {name} is not a JSON object", place)
+    return value
+
+
+def _no_weights(folder: Path, name: str) -> str:
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    if not pickled:
+        return f"model: {name} has no weights; *.safetensors files are expected beside config.json"
+    return (
+        f"model: {name} has only pickled weights ({', '.join(pickled[:3])}), which can run code when they are loaded;"
+        " convert them to safetensors"
+    )
+
+
+def _digest(paths: list[Path]) -> str:
+    joined = "".join(f"{sha256(path)}  {path.name}\n" for path in paths)
+    return f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}"
+
+
+def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
+    """The fast tokenizer of a folder, free of padding and truncation that its file may prescribe."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder.tokenizer), local_files_only=True, trust_remote_code=False
+        )
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}",
+            FaultPlace(field="model.tokenizer.uri", file=folder.name),
+        ) from error
+    tokenizer.truncation_side = truncation_side
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    reset_tokenizer(tokenizer)
+    return tokenizer
+
+
+def reset_tokenizer(tokenizer: Any) -> None:
+    """Undo padding and truncation, so that neither our batches nor the saved tokenizer carry them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+
+
+def load_model(
+    folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None
+) -> "torch.nn.Module":
+    """The model with a head for this objective, in float32, frozen as asked.
+
+    Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for freezing.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(folder, spec, objective, pad_id)
+    try:
+        if spec.initialize is Initialize.RANDOM:
+            model = AutoModelForSequenceClassification.from_config(config).float()
+        else:
+            model = _pretrained(folder, config)
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: {folder.name} cannot be loaded for {objective.problem_type}: {_first_line(error)}",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
+    if spec.dropout is not None:
+        _set_dropout(model, spec.dropout)
+    if spec.freeze is not None:
+        freeze(model, spec.freeze)
+    return model  # type: ignore[no-any-return]
+
+
+def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> Any:
+    from transformers import AutoConfig
+
+    labels = objective.labels or ["value"]
+    try:
+        config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: transformers does not know the model in {folder.name}: {_first_line(error)}",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
+    config.problem_type = objective.problem_type
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = pad_id
+    for name in DROPOUTS:
+        if spec.dropout is not None and hasattr(config, name):
+            setattr(config, name, spec.dropout)
+    return config
+
+
+def _pretrained(folder: ModelFolder, config: Any) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        str(folder.path),
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    body = f"{model.base_model_prefix}."
+    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    lacking = sorted(key for key in absent if key.startswith(body) and ".pooler." not in key)
+    if lacking:
+        raise NotFoundError(
+            f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"
+            f" {lacking[0]}; weights and config.json belong to different models",
+            FaultPlace(field="model.uri", file=folder.name),
+        )
+    return model
+
+
+def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = probability
+
+
+def freeze(model: Any, spec: FreezeSpec) -> None:
+    """Switch off the gradients of the embeddings and of the first layers."""
+    if spec.embeddings:
+        for module in [model.get_input_embeddings(), *_embeddings(model)]:
+            module.requires_grad_(requires_grad=False)
+    layers = _layers(model)
+    if spec.layers > len(layers):
+        raise ConfigurationError(
+            f"model.freeze.layers is {spec.layers}, but the model has {len(layers)} layers",
+            FaultPlace(field="model.freeze.layers"),
+        )
+    for layer in layers[: spec.layers]:
+        layer.requires_grad_(requires_grad=False)
+
+
+def _embeddings(model: Any) -> "list[torch.nn.Module]":
+    """All that belongs to the embeddings, such as those of positions and their norm, where its name tells."""
+    named = model.base_model.named_modules()
+    return [module for name, module in named if name.rpartition(".")[2] in EMBEDDINGS]
+
+
+def _layers(model: Any) -> "list[torch.nn.Module]":
+    """The layers of the encoder in order: the longest list of modules in the model's body."""
+    from torch.nn import ModuleList
+
+    lists = [module for module in model.base_model.modules() if isinstance(module, ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def longest_input(model: Any, tokenizer: Any) -> int | None:
+    """The most tokens that model and tokenizer take; None where neither says."""
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions:
+        offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
+        limits.append(positions - offset)
+    return min(limits, default=None)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,99 @@
+"""Notes what a step or an evaluation gave: in the state, in the report, in the metrics. Called by `loop`."""
+
+import time
+from datetime import UTC, datetime
+
+from finetune_api.metrics import improves, plain
+from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_trainer.evaluate import EVALUATION_FACTOR, defined
+from finetune_trainer.report import short
+from finetune_trainer.session import Run, Step
+from finetune_trainer.state import TrainState
+
+LOG_LINES = 50
+LOG_SECONDS = 30.0
+
+
+def evaluate_now(run: Run, state: TrainState) -> bool:
+    """Score the validation rows and note it; True if the best weights so far have to be kept for the end."""
+    began = time.perf_counter()
+    scores = run.judge.evaluate(run.validation, state.micro_batch_size * EVALUATION_FACTOR)
+    if scores is None:
+        return False
+    state.seconds += time.perf_counter() - began
+    spec, stopping = run.training.evaluation, run.training.early_stopping
+    improved = note_evaluation(run, state, scores)
+    if stopping is not None:
+        state.patience = state.patience.after(
+            stopping, scores.get(plain(stopping.metric or spec.best_metric))
+        )
+        run.reporter.metrics.bad_evaluations.set(state.patience.bad_evaluations)
+    run.reporter.evaluation(state.evaluations, state.best, improved=improved)
+    return improved and stopping is not None and stopping.restore_best
+
+
+def note_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bool:
+    """Add an evaluation to the state; True if it is the best so far."""
+    spec, key = run.training.evaluation, plain(run.training.evaluation.best_metric)
+    wanted = [plain(name) for name in spec.metrics or []]
+    numbers, undefined = defined(scores, list(dict.fromkeys(["loss", key, *wanted])))
+    if undefined:
+        run.reporter.say(f"not defined on these rows: {', '.join(undefined)}", level="warning")
+    state.evaluations.append(
+        EpochStatus(
+            epoch=round(state.step / run.steps_per_epoch, 4),
+            step=state.step,
+            train_loss=short(state.train_loss),
+            eval_loss=short(numbers.pop("loss", None)),
+            metrics={name: short(value) or 0.0 for name, value in numbers.items()},
+            seconds=round(state.seconds - state.evaluated_seconds, 3),
+        )
+    )
+    state.evaluated_step, state.evaluated_seconds = state.step, state.seconds
+    state.loss_sum = state.weight = 0.0
+    value = scores[key]
+    if key in undefined or not improves(key, value, state.best.value if state.best else None):
+        return False
+    state.best = CheckpointStatus(step=state.step, metric=spec.best_metric, value=value)
+    return True
+
+
+def log_step(run: Run, state: TrainState, step: Step) -> None:
+    """Pass a step's numbers on; a line in the log every so often."""
+    metrics, total = run.reporter.metrics, run.total_steps
+    metrics.loss.set(step.loss)
+    metrics.learning_rate.set(step.learning_rate)
+    metrics.grad_norm.set(step.grad_norm)
+    metrics.epoch.set(state.step / run.steps_per_epoch)
+    metrics.steps.inc()
+    metrics.tokens.inc(step.tokens)
+    metrics.examples.inc(step.examples)
+    metrics.step_duration.observe(step.seconds)
+    metrics.padding.set(padding(state))
+    often = max(1, total // LOG_LINES)
+    now = time.monotonic()
+    if state.step in (1, total) or state.step % often == 0 or now - run.logged_at > LOG_SECONDS:
+        run.logged_at = now
+        run.reporter.training(progress_of(run, state, step))
+
+
+def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
+    """Where training stands after a step."""
+    per_step = state.seconds / state.step
+    return ProgressStatus(
+        percent=100 * state.step // run.total_steps,
+        step=state.step,
+        total_steps=run.total_steps,
+        epoch=round(state.step / run.steps_per_epoch, 4),
+        loss=short(step.loss),
+        learning_rate=short(step.learning_rate),
+        grad_norm=short(step.grad_norm),
+        tokens_per_second=short(step.tokens / step.seconds),
+        eta_seconds=round(per_step * (run.total_steps - state.step)),
+        last_update_time=datetime.now(UTC),
+    )
+
+
+def padding(state: TrainState) -> float:
+    """Share of all computed positions that were padding."""
+    return 1 - state.tokens / state.positions if state.positions else 0.0

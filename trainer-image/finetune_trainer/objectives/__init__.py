@@ -1,0 +1,16 @@
+"""What a model learns.
+
+A new objective is a file here, a member of `ObjectiveSpec` and a line in OBJECTIVES.
+"""
+
+from typing import Any
+
+from finetune_trainer.objectives.base import Loss, Meter, Objective
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.regression import Regression
+
+OBJECTIVES: dict[str, type[Objective[Any]]] = {
+    "classification": Classification,
+    "regression": Regression,
+}
+__all__ = ["OBJECTIVES", "Loss", "Meter", "Objective"]

@@ -1,0 +1,100 @@
+"""Posts the progress of a run to the operator, in the background.
+
+Losing it is never a failure: the log says so once.
+
+The body is a superset of what transformers' own Kubeflow callback posts, so one endpoint serves both.
+"""
+
+import json
+import ssl
+import threading
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run import ProgressEndpoint, RunReport
+
+INTERVAL_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
+
+
+def body_of(report: RunReport, now: datetime) -> dict[str, Any]:
+    """The JSON of a POST: numbers of the metrics as texts, as Kubeflow has it, and the whole report."""
+    progress = report.progress
+    status: dict[str, Any] = {"metrics": [], "lastUpdatedTime": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if progress is not None:
+        status["progressPercentage"] = progress.percent
+        status["estimatedRemainingSeconds"] = progress.eta_seconds
+        numbers = {"loss": progress.loss, "learning_rate": progress.learning_rate, "epoch": progress.epoch}
+        status["metrics"] = [
+            {"name": name, "value": str(value)} for name, value in numbers.items() if value is not None
+        ]
+    if report.epochs:
+        newest = report.epochs[-1]
+        numbers = {"eval_loss": newest.eval_loss, **{f"eval_{k}": v for k, v in newest.metrics.items()}}
+        status["metrics"] += [{"name": k, "value": str(v)} for k, v in numbers.items() if v is not None]
+    return {
+        "trainerStatus": {key: value for key, value in status.items() if value is not None},
+        "runReport": report.to_json(),
+    }
+
+
+class ProgressClient:
+    """Sends the newest report, at most one every `interval` seconds."""
+
+    def __init__(
+        self, endpoint: ProgressEndpoint, say: Callable[[str], None], interval: float = INTERVAL_SECONDS
+    ) -> None:
+        self._endpoint, self._say, self._interval = endpoint, say, interval
+        self._newest: RunReport | None = None
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+
+    def offer(self, report: RunReport) -> None:
+        """Replace what is sent next; returns at once."""
+        self._newest = report
+        self._wake.set()
+
+    def close(self) -> None:
+        """Send what is left and end; waits for one POST at most."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(TIMEOUT_SECONDS + 1)
+
+    def _run(self) -> None:
+        while not (self._closing.is_set() and self._newest is None):
+            self._wake.wait()
+            self._wake.clear()
+            report, self._newest = self._newest, None
+            if report is not None:
+                self._send(report)
+                self._closing.wait(self._interval)
+
+    def _send(self, report: RunReport) -> None:
+        try:
+            code = self._post(json.dumps(body_of(report, datetime.now(UTC))).encode())
+            failure = None if code == 200 else f"it answered {code}"
+        except (OSError, ValueError, HTTPException) as error:
+            failure = str(error)
+        if failure is None:
+            self._failed = False
+        elif not self._failed:
+            self._failed = True
+            self._say(f"progress could not be reported to {self._endpoint.url}: {failure}; training goes on")
+
+    def _post(self, body: bytes) -> int:
+        """One POST; token and authority are read anew, as the kubelet renews them."""
+        if not self._endpoint.url.startswith("https://"):
+            raise ValueError("the address is not HTTPS")
+        token = Path(self._endpoint.token_path).read_text().strip()
+        context = ssl.create_default_context(cafile=self._endpoint.ca_path)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self._endpoint.url, body, headers, method="POST")  # noqa: S310
+        handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_SECONDS) as answer:
+            return int(answer.status)

@@ -1,0 +1,279 @@
+"""One run from RunConfig to RunReport: data, model, loop, evaluation, model folder.
+
+Called by `__main__` only.
+
+What needs no torch comes first, so that a mistake in the input is answered within a second or two.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.metrics import plain
+from finetune_api.model import Initialize
+from finetune_api.run import RunConfig, RunReport
+from finetune_api.status import EarlyStoppedStatus, EffectiveStatus, Metrics, ResolvedStatus
+from finetune_api.training import Resume
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.config import fingerprint
+from finetune_trainer.control import Stop
+from finetune_trainer.data.dataset import Dataset, read_dataset
+from finetune_trainer.errors import StoppedError
+from finetune_trainer.history import History
+from finetune_trainer.model import ModelFolder, check_folder, load_model, load_tokenizer, longest_input
+from finetune_trainer.report import Reporter, duration, short
+from finetune_trainer.state import TrainState
+from finetune_trainer.storage.folder import Trained, publish, published
+
+if TYPE_CHECKING:
+    from finetune_trainer.devices import Compute
+    from finetune_trainer.session import Run
+
+LABELS_REPORTED = 50
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was read and checked before torch is needed."""
+
+    config: RunConfig
+    reporter: Reporter
+    stop: Stop
+    dataset: Dataset
+    folder: ModelFolder
+    checkpoints: Checkpoints
+
+
+def run(config: RunConfig, reporter: Reporter, stop: Stop, threads: int) -> RunReport:
+    """Train and publish a model, or find that an earlier attempt already did; returns the final report.
+
+    Raises the errors of finetune_trainer.errors.
+    """
+    done = published(config)
+    if done is not None:
+        reporter.report = done
+        reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to train")
+        leftover = _checkpoints(config, reporter)
+        leftover.claim()
+        _clear(leftover, config)
+        return done
+    inputs = read_inputs(config, reporter, stop)
+    compute = start_torch(inputs, threads)
+    training, tokenizer, test = assemble(inputs, compute)
+    state = resume(inputs, training)
+    train_and_tell(inputs, training, state)
+    metrics = final_metrics(inputs, training, state, test)
+    model = publish_model(inputs, training, tokenizer, metrics)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    reporter.update(
+        model=model, message=f"trained {state.step} steps in {duration(state.seconds)}: {told}"[:1024]
+    )
+    return reporter.report
+
+
+def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop) -> Inputs:
+    """Claim the checkpoints, look at the model's folder and read the data."""
+    checkpoints = _checkpoints(config, reporter)
+    folder = check_folder(config.model)
+    dataset = read_dataset(config, reporter)
+    checkpoints.claim()
+    found = dataset.resolved
+    reporter.update(resolved=ResolvedStatus(model=folder.resolved, **found))
+    digests = {name: part.digest for name, part in found.items()}
+    digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
+    checkpoints.fingerprint = fingerprint(config, digests)
+    reporter.history = History(checkpoints.folder / "metrics.jsonl")
+    _stop_if_asked(stop)
+    return Inputs(config, reporter, stop, dataset, folder, checkpoints)
+
+
+def _checkpoints(config: RunConfig, reporter: Reporter) -> Checkpoints:
+    def say(text: str) -> None:
+        reporter.say(text, level="warning")
+
+    return Checkpoints(
+        Path(config.output.checkpoint_dir), config.job.attempt, config.training.checkpoint.keep, say
+    )
+
+
+def _clear(checkpoints: Checkpoints, config: RunConfig) -> None:
+    """Remove the checkpoints and, where they lie in a folder of this job's own, that folder."""
+    checkpoints.remove_all()
+    own = checkpoints.folder.parent
+    if own.name == config.job.uid:
+        with suppress(OSError):
+            own.rmdir()
+            own.parent.rmdir()
+
+
+def start_torch(inputs: Inputs, threads: int) -> "Compute":
+    """Choose the device, and say what computes."""
+    from finetune_trainer.devices import choose_compute, seed_everything
+
+    config = inputs.config
+    compute = choose_compute(config.devices, config.training.precision, threads)
+    seed_everything(config.training.seed)
+    inputs.checkpoints.environment |= {
+        "device": compute.name,
+        "precision": compute.precision.value,
+        "threads": str(threads),
+    }
+    told = f"computing on {compute.name} in {compute.precision.value}"
+    inputs.reporter.say(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
+    return compute
+
+
+def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
+    """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
+    from finetune_trainer.data.tokens import tokenize
+    from finetune_trainer.devices import seed_everything
+    from finetune_trainer.evaluate import Judge
+    from finetune_trainer.optim import build_optimizer
+    from finetune_trainer.session import Run
+    from finetune_trainer.snapshot import capture
+
+    config, dataset, reporter = inputs.config, inputs.dataset, inputs.reporter
+    objective, preprocessing = dataset.objective, config.dataset.preprocessing
+    tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
+    model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id)
+    model.to(compute.device).train()
+    _stop_if_asked(inputs.stop)
+    most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
+    sources = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
+    train, validation, *test = [tokenize(source, objective, tokenizer, most) for source in sources]
+    optimizer = build_optimizer(model, config.training.optimizer)
+    checkpoints = inputs.checkpoints
+
+    def save(state: TrainState) -> None:
+        best = state.best.step if state.best else None
+        checkpoints.save(state.step, capture(model, optimizer), state.to_json(), best)
+
+    pad_id = tokenizer.pad_token_id or 0
+    judge = Judge(model, objective, compute, pad_id, inputs.stop)
+    training = Run(judge, optimizer, config.training, train, validation, save, reporter)
+    seed_everything(config.training.seed)
+    _tell_effective(inputs, training, model)
+    return training, tokenizer, test[0] if test else None
+
+
+def _longest(asked: int, able: int | None, reporter: Reporter) -> int:
+    if able is not None and able < asked:
+        reporter.say(
+            f"texts are cut to {able} tokens: the model takes no more than that (maxLength is {asked})"
+        )
+        return able
+    return asked
+
+
+def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
+    config, judge = inputs.config, training.judge
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    how = "random weights" if config.model.initialize is Initialize.RANDOM else "pretrained weights"
+    inputs.reporter.say(
+        f"{type(model).__name__} with {how}: {trainable:,} of {everything:,} parameters are trained;"
+        f" {training.total_steps} steps of {config.training.batch_size} examples"
+    )
+    effective = EffectiveStatus(
+        training=config.training,
+        output_uri=config.output.uri,
+        labels=judge.objective.labels and judge.objective.labels[:LABELS_REPORTED],
+        device=judge.compute.name,
+        precision=judge.compute.precision.value,
+        micro_batch_size=config.training.micro_batch_size,
+        total_steps=training.total_steps,
+    )
+    inputs.reporter.update(effective=effective)
+
+
+def resume(inputs: Inputs, training: "Run") -> TrainState:
+    """The state of the newest whole checkpoint, put into model and optimizer, or a fresh one."""
+    from finetune_trainer.snapshot import restore
+
+    spec, reporter = inputs.config.training, inputs.reporter
+    loaded = inputs.checkpoints.newest() if spec.checkpoint.resume is Resume.AUTO else None
+    state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
+    if loaded is not None:
+        restore(loaded.tensors, training.judge.model, training.optimizer)
+        state = TrainState.from_json(loaded.state)
+        reporter.say(f"going on from the checkpoint of step {loaded.step}")
+    assert reporter.history is not None
+    reporter.history.rewind(state.step)
+    reporter.update(from_step=state.step, epochs=state.evaluations[-50:], best=state.best)
+    return state
+
+
+def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> None:
+    """Run the loop, and note how it ended."""
+    from finetune_trainer.loop import train
+    from finetune_trainer.noting import padding
+
+    train(training, state)
+    reporter, stopping = inputs.reporter, inputs.config.training.early_stopping
+    effective = reporter.report.effective
+    if effective is not None:
+        reporter.update(effective=effective.model_copy(update={"micro_batch_size": state.micro_batch_size}))
+    reporter.say(
+        f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed positions were padding"
+    )
+    if stopping and state.patience.exhausted(stopping) and state.step < training.total_steps:
+        best = "none" if state.patience.best is None else f"{state.patience.best:g}"
+        reason = (
+            f"{stopping.metric} did not improve by more than {stopping.min_delta:g}"
+            f" in {stopping.patience} evaluations (best {best})"
+        )
+        early = EarlyStoppedStatus(step=state.step, metric=stopping.metric or "eval_loss", reason=reason)
+        reporter.update(early_stopped=early)
+        reporter.say(f"stopped early at step {state.step} of {training.total_steps}: {reason}")
+
+
+def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any) -> Metrics:
+    """Metrics of the weights that are recorded: eval_ of their evaluation, test_ measured now, once."""
+    from finetune_trainer.evaluate import EVALUATION_FACTOR, defined
+    from finetune_trainer.snapshot import restore_model
+
+    step, stopping = state.step, inputs.config.training.early_stopping
+    if stopping and stopping.restore_best and state.best and state.best.step != step:
+        step = _best_step(inputs, state.best.step, step)
+        if step != state.step:
+            restore_model(inputs.checkpoints.load(step).tensors["model"], training.judge.model)
+    chosen = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
+    metrics = {"eval_loss": chosen.eval_loss, **{f"eval_{name}": v for name, v in chosen.metrics.items()}}
+    if test is not None:
+        scores = training.judge.evaluate(test, state.micro_batch_size * EVALUATION_FACTOR)
+        _stop_if_asked(inputs.stop)
+        assert scores is not None
+        names = ["loss", *(plain(name) for name in inputs.config.training.evaluation.metrics or [])]
+        numbers, _ = defined(scores, list(dict.fromkeys(names)))
+        metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _best_step(inputs: Inputs, best: int, last: int) -> int:
+    if inputs.checkpoints.has(best):
+        inputs.reporter.say(f"the weights of step {best}, the best ones, are recorded")
+        return best
+    inputs.reporter.say(
+        f"the checkpoint of step {best}, the best one, is lost or damaged: the last weights are recorded",
+        level="warning",
+    )
+    return last
+
+
+def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metrics) -> Any:
+    """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
+    reporter, checkpoints = inputs.reporter, inputs.checkpoints
+    assert reporter.history is not None
+    checkpoints.assert_owner()
+    trained = Trained(training.judge.model, tokenizer, metrics, reporter.history)
+    model = publish(inputs.config, trained, reporter.report)
+    reporter.history = None
+    _clear(checkpoints, inputs.config)
+    reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
+    return model
+
+
+def _stop_if_asked(stop: Stop) -> None:
+    if stop.requested:
+        raise StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")

@@ -1,0 +1,74 @@
+"""The evaluation metrics as pure functions of counts or of numbers. Called by the objectives' meters.
+
+Definitions are scikit-learn's and SciPy's. `f1`, `precision` and `recall` are those of the second label where there
+are two labels, and the unweighted mean over the labels (macro) where there are more.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def classification_scores(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
+    """From a confusion matrix, true labels in rows. Undefined ratios are 0, as in scikit-learn with zero_division=0."""
+    true, predicted, hits = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    rows = int(matrix.sum())
+    precision, recall = _ratio(hits, predicted), _ratio(hits, true)
+    f1 = _ratio(2 * hits, true + predicted)
+    occurs = (true + predicted) > 0
+    accuracy = float(hits.sum()) / rows if rows else math.nan
+
+    def headline(values: Floats) -> float:
+        return float(values[1]) if len(values) == 2 else float(values[occurs].mean())
+
+    return {
+        "accuracy": accuracy,
+        "f1": headline(f1),
+        "f1_micro": accuracy,
+        "f1_macro": float(f1[occurs].mean()),
+        "precision": headline(precision),
+        "recall": headline(recall),
+        "mcc": _mcc(true.astype(float), predicted.astype(float), float(hits.sum()), rows),
+    }
+
+
+def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Floats:
+    return np.divide(part, whole, out=np.zeros(len(part), dtype=np.float64), where=whole > 0)
+
+
+def _mcc(true: Floats, predicted: Floats, hits: float, rows: int) -> float:
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0 where a side is constant."""
+    covariance = hits * rows - float(true @ predicted)
+    spread = (rows**2 - float(predicted @ predicted)) * (rows**2 - float(true @ true))
+    return covariance / math.sqrt(spread) if spread > 0 else 0.0
+
+
+def regression_scores(predictions: Floats, targets: Floats) -> dict[str, float]:
+    """From predicted and true numbers (rows,). Correlations of a constant are not defined: NaN."""
+    errors = predictions - targets
+    mse = float(np.mean(errors**2))
+    spread = float(np.sum((targets - targets.mean()) ** 2))
+    return {
+        "mse": mse,
+        "rmse": math.sqrt(mse),
+        "mae": float(np.mean(np.abs(errors))),
+        "r2": 1 - float(np.sum(errors**2)) / spread if spread > 0 else math.nan,
+        "pearson": _pearson(predictions, targets),
+        "spearman": _pearson(_ranks(predictions), _ranks(targets)),
+    }
+
+
+def _pearson(left: Floats, right: Floats) -> float:
+    a, b = left - left.mean(), right - right.mean()
+    norm = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return float(np.clip(float(a @ b) / norm, -1.0, 1.0)) if norm > 0 else math.nan
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1; equal values share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2)[inverse]

@@ -1,0 +1,97 @@
+"""A run while it trains: its parts, and what its plan asks for at a step.
+
+Made by `run`, used by `loop` and `noting`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from finetune_api.training import CheckpointInterval, EvaluationInterval, TrainingSpec
+from finetune_trainer.control import Stop
+from finetune_trainer.data.batching import Indices, epoch_batches, steps_per_epoch
+from finetune_trainer.data.tokens import Examples
+from finetune_trainer.evaluate import Judge
+from finetune_trainer.report import Reporter
+from finetune_trainer.state import TrainState
+
+
+@dataclass
+class Run:
+    """Everything that training needs; what changes is in TrainState."""
+
+    judge: Judge
+    optimizer: torch.optim.Optimizer
+    training: TrainingSpec
+    train: Examples
+    validation: Examples
+    save: Callable[[TrainState], None]
+    """Writes a checkpoint."""
+    reporter: Reporter
+    saved_at: float = field(default_factory=time.monotonic)
+    logged_at: float = field(default_factory=time.monotonic)
+    _epoch: tuple[int, list[Indices]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the training rows."""
+        return steps_per_epoch(len(self.train), self.training.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps planned."""
+        return self.training.max_steps or (self.training.epochs or 1) * self.steps_per_epoch
+
+    @property
+    def stop(self) -> Stop:
+        """Whether a signal came."""
+        return self.judge.stop
+
+    def batch(self, step: int) -> Indices:
+        """The examples of an optimizer step: a function of the step alone."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            spec = self.training
+            self._epoch = epoch, epoch_batches(self.train.lengths, spec.batch_size, spec.seed, epoch)
+        return self._epoch[1][position]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    examples: int
+    tokens: int
+    seconds: float
+
+
+def evaluation_due(run: Run, state: TrainState) -> bool:
+    """Whether this step is to be evaluated and was not yet."""
+    if state.step == 0 or state.evaluated_step == state.step or run.stop.requested:
+        return False
+    return state.step >= run.total_steps or _every(run, run.training.evaluation.every, state.step)
+
+
+def checkpoint_due(run: Run, state: TrainState) -> bool:
+    """Whether the plan asks for a checkpoint at this step."""
+    every = run.training.checkpoint.every
+    if every is not None and every.minutes:
+        return time.monotonic() - run.saved_at >= every.minutes * 60
+    return state.step > 0 and _every(run, every, state.step)
+
+
+def _every(run: Run, interval: EvaluationInterval | CheckpointInterval | None, step: int) -> bool:
+    if interval is None:
+        return False
+    steps = interval.steps or (interval.epochs or 1) * run.steps_per_epoch
+    return step % steps == 0
+
+
+def is_finished(run: Run, state: TrainState) -> bool:
+    """Whether all steps are done, or early stopping ends training."""
+    return state.step >= run.total_steps or state.patience.exhausted(run.training.early_stopping)
