@@ -44,6 +44,7 @@ test-unit: install ## Tests without a cluster, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/conventions
 
 test-integration: install ## Tests against a real API server and etcd
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
 	@$(PYTHON) -m pytest -q tests/integration tests/chart
 
 test-e2e: install ## Tests on a real node: pods train models

@@ -17,6 +17,8 @@ class DataFormat(StrEnum):
 
     JSONL = "jsonl"
     CSV = "csv"
+    PARQUET = "parquet"
+    TEXT = "text"
 
 
 class Unicode(StrEnum):
@@ -32,6 +34,15 @@ class Deduplicate(StrEnum):
 
     NONE = "None"
     EXACT = "Exact"
+    NEAR = "Near"
+
+
+class Packing(StrEnum):
+    """Whether several texts share one sequence."""
+
+    AUTO = "Auto"
+    NEVER = "Never"
+    ALWAYS = "Always"
 
 
 class Truncation(StrEnum):
@@ -45,9 +56,9 @@ class DataSource(ApiModel):
     """A data file."""
 
     uri: DataUri
-    """The file, for example pvc://data/reviews.jsonl or configMap://tiny/reviews.csv."""
+    """The file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet."""
     format: DataFormat | None = None
-    """jsonl (one JSON object a line) or csv (with a header). Default: by the file's ending."""
+    """jsonl (one JSON object a line), csv (with a header), parquet, or text (one text a line, for objective.causalLM). Default: by the file's ending."""
 
 
 class ValidationSpec(ApiModel):
@@ -73,7 +84,7 @@ class ValidationSpec(ApiModel):
     uri: DataUri | None = None
     """A file of its own, for example pvc://data/validation.jsonl."""
     format: DataFormat | None = None
-    """jsonl or csv. Default: by the file's ending."""
+    """jsonl, csv, parquet or text. Default: by the file's ending."""
     fraction: Annotated[float, Field(gt=0, le=0.9)] | None = None
     """Share of the training rows to hold out, for example 0.1, which is also the default."""
     stratify: bool | None = None
@@ -86,11 +97,13 @@ class ColumnsSpec(ApiModel):
     """Which columns hold what."""
 
     text: ColumnName = "text"
-    """Column with the text."""
+    """Column with the text; for token classification, with the list of its words."""
     text_pair: ColumnName | None = None
     """Column with a second text, for tasks on pairs such as entailment."""
     label: ColumnName = "label"
-    """Column with the label, or with the number to predict."""
+    """Column with the label, or with the number to predict; a list of them for several labels, several targets, or the words of token classification."""
+    prompt: ColumnName | None = None
+    """For objective.causalLM: column with a text that stands before the text to learn, for example prompt."""
 
 
 class PreprocessingSpec(ApiModel):
@@ -107,11 +120,13 @@ class PreprocessingSpec(ApiModel):
     min_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """A row whose text is shorter after cleaning is an invalid row."""
     deduplicate: Deduplicate = Deduplicate.NONE
-    """Exact drops rows whose cleaned text was seen before, in training before validation and test."""
+    """Exact drops rows whose cleaned text was seen before, in training before validation and test. Near also drops those that are nearly the same (MinHash over runs of words, Jaccard similarity 0.8 or more)."""
     max_length: Annotated[int, Field(ge=4, le=131_072)] = 256
     """Longest sequence in tokens; longer ones are cut."""
     truncation: Truncation = Truncation.RIGHT
     """The side on which too long texts are cut."""
+    packing: Packing = Packing.AUTO
+    """For objective.causalLM: put several texts into one sequence of maxLength, where none sees another, instead of padding. Auto packs on a GPU; on a CPU batches of like length are faster."""
 
 
 class DatasetSpec(ApiModel):

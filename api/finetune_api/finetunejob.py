@@ -1,13 +1,14 @@
 """FineTuneJob: the spec as a whole, and the rules between its parts."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Rule, TextRule, Unique
-from finetune_api.dataset import DatasetSpec
-from finetune_api.metrics import CLASSIFICATION, REGRESSION, plain
+from finetune_api.dataset import DatasetSpec, Packing
+from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import ModelSpec
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
@@ -104,25 +105,40 @@ def _metrics_of(spec: Any) -> list[str]:
     return chosen + ([stopping.metric] if stopping and stopping.metric else [])
 
 
-def _metrics_fit(objective: str, others: dict[str, Any]) -> Rule:
+def _metrics_fit(objective: str) -> Rule:
+    known = OBJECTIVES[objective]
+    others = [name for name in ALL if name not in known | COMMON]
     names = ", ".join(f"'{prefix}{name}'" for name in others for prefix in ("", "eval_"))
-    applies = f"has(self.objective) && has(self.objective.{objective}) && has(self.training)"
+    field = ObjectiveSpec.model_fields[objective].alias
+    applies = f"has(self.objective) && has(self.objective.{field}) && has(self.training)"
     evaluation, stopping = "self.training.evaluation", "self.training.earlyStopping"
     cel = (
         f"!({applies}) || !((has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
         f" || (has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
         f" || (has({stopping}) && has({stopping}.metric) && {stopping}.metric in [{names}]))"
     )
-    known = REGRESSION if objective == "regression" else CLASSIFICATION
     return Rule(
         cel,
-        f"spec.training names a metric that {objective} does not have; use loss, {', '.join(known)}",
+        f"spec.training names a metric that {field} does not have; use loss, {', '.join(known)}",
         lambda s: (
             s.objective is None
             or s.objective.kind != objective
             or not any(plain(metric) in others for metric in _metrics_of(s))
         ),
         ".training",
+    )
+
+
+def _only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool], message: str) -> Rule:
+    """A choice that has a meaning for one objective alone; `cel` and `chosen` tell whether it was made."""
+    alias = ObjectiveSpec.model_fields[objective].alias
+    return Rule(
+        f"!has(self.objective) || has(self.objective.{alias}) || !has(self.dataset) || !({cel})",
+        message,
+        lambda s: (
+            s.objective is None or s.objective.kind == objective or s.dataset is None or not chosen(s.dataset)
+        ),
+        field,
     )
 
 
@@ -139,21 +155,27 @@ class FineTuneJobSpec(ApiModel):
         _required_without_command("objective", "{classification: {}}"),
         _refused_with_command("objective"),
         _refused_with_command("training"),
-        Rule(
-            "!has(self.objective) || !has(self.objective.regression) || !has(self.dataset)"
-            " || !has(self.dataset.validation) || !has(self.dataset.validation.stratify)"
-            " || !self.dataset.validation.stratify",
-            "spec.dataset.validation.stratify needs labels; remove it for regression",
-            lambda s: (
-                not (
-                    s.objective
-                    and s.objective.regression
-                    and s.dataset
-                    and s.dataset.validation
-                    and s.dataset.validation.stratify
-                )
-            ),
+        _only_for(
+            "classification",
             ".dataset.validation.stratify",
+            "has(self.dataset.validation) && has(self.dataset.validation.stratify) && self.dataset.validation.stratify",
+            lambda dataset: bool(dataset.validation and dataset.validation.stratify),
+            "spec.dataset.validation.stratify needs one label a text; remove it, or use objective.classification",
+        ),
+        _only_for(
+            "causal_lm",
+            ".dataset.columns.prompt",
+            "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
+            lambda dataset: dataset.columns.prompt is not None,
+            "spec.dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
+        ),
+        _only_for(
+            "causal_lm",
+            ".dataset.preprocessing.packing",
+            "has(self.dataset.preprocessing) && has(self.dataset.preprocessing.packing)"
+            " && self.dataset.preprocessing.packing == 'Always'",
+            lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
+            "spec.dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
         Rule(
             "has(self.command) || !has(self.resources) || !has(self.resources.gpusPerNode)"
@@ -163,8 +185,7 @@ class FineTuneJobSpec(ApiModel):
             lambda s: s.command is not None or s.resources is None or (s.resources.gpus_per_node or 0) <= 1,
             ".resources.gpusPerNode",
         ),
-        _metrics_fit("classification", REGRESSION),
-        _metrics_fit("regression", CLASSIFICATION),
+        *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )

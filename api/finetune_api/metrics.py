@@ -34,7 +34,25 @@ REGRESSION = {
     "pearson": Direction.MAXIMIZE,
     "spearman": Direction.MAXIMIZE,
 }
-ALL = COMMON | CLASSIFICATION | REGRESSION
+LANGUAGE = {
+    "perplexity": Direction.MINIMIZE,
+    "accuracy": Direction.MAXIMIZE,
+}
+OBJECTIVES = {
+    "classification": CLASSIFICATION,
+    "regression": REGRESSION,
+    "token_classification": CLASSIFICATION,
+    "causal_lm": LANGUAGE,
+}
+"""What each objective has beside the loss, by the member of ObjectiveSpec."""
+DEFAULTS = {
+    "classification": ["accuracy", "f1"],
+    "regression": ["rmse", "pearson"],
+    "token_classification": ["accuracy", "f1_macro"],
+    "causal_lm": ["perplexity"],
+}
+"""What is reported where the spec names nothing."""
+ALL = COMMON | CLASSIFICATION | REGRESSION | LANGUAGE
 
 MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
 

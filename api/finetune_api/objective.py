@@ -17,36 +17,88 @@ class ClassWeights(StrEnum):
     BALANCED = "Balanced"
 
 
+class RegressionLoss(StrEnum):
+    """How an error counts."""
+
+    SQUARED = "Squared"
+    HUBER = "Huber"
+
+
+def _labels_keep_their_order() -> Rule:
+    return Rule(
+        # sets are equal in any order, so the rule on spec.objective lets a new order pass; map() makes lists of them
+        "!has(self.labels) || !has(oldSelf.labels) || self.labels.map(l, l) == oldSelf.labels.map(l, l)",
+        "the order of labels gives their ids and cannot be changed after creation; create a new FineTuneJob under"
+        " another name",
+    )
+
+
+Labels = Annotated[list[Label], Field(min_length=2, max_length=1000), Unique()]
+
+
 class ClassificationSpec(ApiModel):
-    """One label for every text; cross-entropy."""
+    """One label for every text, or with multiLabel any number of them; cross-entropy."""
 
     rules = (
+        _labels_keep_their_order(),
         Rule(
-            # sets are equal in any order, so the rule on spec.objective lets a new order pass; map() makes lists of them
-            "!has(self.labels) || !has(oldSelf.labels) || self.labels.map(l, l) == oldSelf.labels.map(l, l)",
-            "the order of labels gives their ids and cannot be changed after creation; create a new FineTuneJob under"
-            " another name",
+            "!self.multiLabel || self.labelSmoothing == 0.0",
+            "labelSmoothing spreads the probability of one label; remove it, or multiLabel",
+            lambda s: not s.multi_label or s.label_smoothing == 0,
+            ".labelSmoothing",
         ),
     )
-    labels: Annotated[list[Label], Field(min_length=2, max_length=1000), Unique()] | None = None
+    labels: Labels | None = None
     """The labels in the order of their ids, for example [neg, pos]. A row with another label is refused. Default: the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
     """Balanced weighs every class by the inverse of its frequency (as scikit-learn does)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target probability that is spread over all labels (Szegedy et al. 2016), for example 0.1."""
+    multi_label: bool = False
+    """Every text has any number of labels, given as a list: each label is a yes or no of its own (binary cross-entropy)."""
 
 
 class RegressionSpec(ApiModel):
-    """One number for every text; mean squared error."""
+    """One number for every text, or several."""
+
+    targets: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many numbers belong to every text. With 2 or more the label column holds a list of them."""
+    loss: RegressionLoss = RegressionLoss.SQUARED
+    """Squared is the mean squared error; Huber (1964) is squared up to 1 and linear beyond, so that outliers count less."""
+    normalize: bool = False
+    """Learn targets of mean 0 and deviation 1, as counted on the training rows. Predictions of the recorded model are in the original units."""
+
+
+class TokenClassificationSpec(ApiModel):
+    """One label for every word; cross-entropy over the first token of each word."""
+
+    rules = (_labels_keep_their_order(),)
+    labels: Labels | None = None
+    """The labels in the order of their ids, for example [O, B-PER, I-PER]. Default: the labels found in the training data, sorted."""
+    class_weights: ClassWeights = ClassWeights.NONE
+    """Balanced weighs every class by the inverse of its frequency."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target probability that is spread over all labels, for example 0.1."""
+
+
+class CausalLMSpec(ApiModel):
+    """The next token of a text."""
+
+    mask_prompt: bool = True
+    """Learn the text alone and not the prompt before it (dataset.columns.prompt)."""
 
 
 class ObjectiveSpec(OneOf):
     """What the model learns: exactly one of the members."""
 
     classification: ClassificationSpec | None = None
-    """One label for every text; cross-entropy. For example {labels: [neg, pos]}, or {} to take the labels from the data."""
+    """One label for every text, or several; cross-entropy. For example {labels: [neg, pos]}, or {} to take the labels from the data."""
     regression: RegressionSpec | None = None
-    """One number for every text; mean squared error. Written as {}."""
+    """One number for every text, or several; mean squared error. Written as {} for one."""
+    token_classification: TokenClassificationSpec | None = None
+    """One label for every word of a text. Written as {} to take the labels from the data."""
+    causal_lm: Annotated[CausalLMSpec | None, Field(alias="causalLM")] = None
+    """The next token of a text: language modelling and instruction tuning. Written as {}."""
 
     @property
     def kind(self) -> str:

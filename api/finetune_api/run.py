@@ -13,7 +13,7 @@ from pydantic import Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
-from finetune_api.model import FreezeSpec, Initialize
+from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.status import (
     CheckpointStatus,
@@ -78,6 +78,14 @@ class ModelInput(ApiModel):
     """Parts that are not trained."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout probability."""
+    add_tokens: Annotated[list[str], Field(max_length=1000)] = []
+    """More tokens for the tokenizer."""
+    layer_learning_rate_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Multiple of the rate from layer to layer, downwards."""
+    head: HeadSpec | None = None
+    """Layers between the encoder and the outputs."""
+    adapter: AdapterSpec | None = None
+    """Small trained parts in a frozen model."""
 
 
 class DataInput(ApiModel):

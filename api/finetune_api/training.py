@@ -1,12 +1,12 @@
 """`spec.training`: how the weights are updated, and when to evaluate, save and stop."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule
-from finetune_api.metrics import MetricName
+from finetune_api.metrics import DEFAULTS, MetricName
 
 PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -15,6 +15,7 @@ class OptimizerName(StrEnum):
     """Optimizers."""
 
     ADAMW = "AdamW"
+    SGD = "SGD"
 
 
 class ScheduleName(StrEnum):
@@ -23,6 +24,11 @@ class ScheduleName(StrEnum):
     CONSTANT = "Constant"
     LINEAR = "Linear"
     COSINE = "Cosine"
+    POLYNOMIAL = "Polynomial"
+    INVERSE_SQRT = "InverseSqrt"
+    WARMUP_STABLE_DECAY = "WarmupStableDecay"
+    ONE_CYCLE = "OneCycle"
+    PLATEAU = "Plateau"
 
 
 class Precision(StrEnum):
@@ -44,22 +50,24 @@ class OptimizerSpec(ApiModel):
     """The optimizer. Biases and normalisation weights get no weight decay."""
 
     name: OptimizerName = OptimizerName.ADAMW
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """AdamW (Loshchilov & Hutter 2019), or SGD with momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate, for example 5e-5."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Decoupled weight decay."""
+    """Weight decay: decoupled for AdamW, added to the gradient for SGD."""
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
         0.9,
         0.999,
     ]
-    """Decay rates of the running averages of the gradient and of its square."""
+    """AdamW: decay rates of the running averages of the gradient and of its square."""
     epsilon: Annotated[float, Field(gt=0, le=0.1)] = 1e-8
-    """Added to the denominator for numerical stability."""
+    """AdamW: added to the denominator for numerical stability."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """SGD: share of the last update that is kept, for example 0.9."""
 
 
 class WarmupSpec(OneOf):
-    """How long the learning rate rises linearly from zero: exactly one of the members."""
+    """How long the learning rate rises or falls: exactly one of the members."""
 
     ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of all steps, for example 0.1."""
@@ -67,13 +75,81 @@ class WarmupSpec(OneOf):
     """Number of steps."""
 
 
+class PlateauSpec(ApiModel):
+    """When and by how much the rate falls because nothing improves."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The rate is multiplied by this."""
+    patience: Annotated[int, Field(ge=0, le=1000)] = 1
+    """So many evaluations without improvement are borne before the rate falls."""
+    min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """A smaller change of training.evaluation.bestMetric does not count as improvement."""
+
+
 class ScheduleSpec(ApiModel):
     """The learning rate over the steps."""
 
+    rules = (
+        Rule(
+            "!has(self.power) || self.name == 'Polynomial'",
+            "power belongs to the schedule Polynomial; remove it or set name: Polynomial",
+            lambda s: s.power is None or s.name is ScheduleName.POLYNOMIAL,
+            ".power",
+        ),
+        Rule(
+            "!has(self.minRatio) || self.name in ['Linear', 'Cosine', 'Polynomial', 'WarmupStableDecay']",
+            "minRatio is where Linear, Cosine, Polynomial and WarmupStableDecay end; remove it",
+            lambda s: (
+                s.min_ratio is None
+                or s.name
+                in (
+                    ScheduleName.LINEAR,
+                    ScheduleName.COSINE,
+                    ScheduleName.POLYNOMIAL,
+                    ScheduleName.WARMUP_STABLE_DECAY,
+                )
+            ),
+            ".minRatio",
+        ),
+        Rule(
+            "!has(self.decay) || self.name == 'WarmupStableDecay'",
+            "decay belongs to the schedule WarmupStableDecay; remove it or set name: WarmupStableDecay",
+            lambda s: s.decay is None or s.name is ScheduleName.WARMUP_STABLE_DECAY,
+            ".decay",
+        ),
+        Rule(
+            "!has(self.plateau) || self.name == 'Plateau'",
+            "plateau belongs to the schedule Plateau; remove it or set name: Plateau",
+            lambda s: s.plateau is None or s.name is ScheduleName.PLATEAU,
+            ".plateau",
+        ),
+    )
     name: ScheduleName = ScheduleName.LINEAR
-    """Shape after the warmup: Constant, Linear (to zero) or Cosine (half a period, to zero)."""
+    """Shape after the warmup: Constant; Linear, Cosine (half a period) or Polynomial (to zero); InverseSqrt (of the step); WarmupStableDecay (constant, then linear to zero); OneCycle (up and down by cosines, Smith & Topin 2019); Plateau (falls when the best metric no longer improves)."""
     warmup: WarmupSpec | None = None
-    """How long the rate rises from zero. Default: {ratio: 0.1}; {steps: 0} for none."""
+    """How long the rate rises from zero. Default: {ratio: 0.1}, for OneCycle {ratio: 0.3}; {steps: 0} for none."""
+    power: Annotated[float, Field(gt=0, le=16)] | None = None
+    """Polynomial: exponent of the falling share. Default: 2."""
+    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the peak rate at which the schedule ends, for example 0.1. Default: 0."""
+    decay: WarmupSpec | None = None
+    """WarmupStableDecay: how long the rate falls at the end. Default: {ratio: 0.2}."""
+    plateau: PlateauSpec | None = None
+    """Plateau: when and by how much the rate falls. Default: {factor: 0.5, patience: 1}."""
+
+    def resolved(self) -> Self:
+        """The same with every default of this shape written out."""
+        defaults: dict[str, Any] = {
+            "warmup": WarmupSpec(ratio=0.3 if self.name is ScheduleName.ONE_CYCLE else 0.1)
+        }
+        if self.name is ScheduleName.POLYNOMIAL:
+            defaults["power"] = 2.0
+        if self.name is ScheduleName.WARMUP_STABLE_DECAY:
+            defaults["decay"] = WarmupSpec(ratio=0.2)
+        if self.name is ScheduleName.PLATEAU:
+            defaults["plateau"] = PlateauSpec()
+        absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return self.model_copy(update=absent)
 
 
 class GradientClippingSpec(OneOf):
@@ -142,6 +218,54 @@ class CheckpointSpec(ApiModel):
     """How long a pod that is asked to stop may take to save its state."""
 
 
+class NonFiniteAction(StrEnum):
+    """What is done about a loss or gradient that is not a finite number."""
+
+    FAIL = "Fail"
+    SKIP_STEP = "SkipStep"
+    ROLLBACK = "Rollback"
+
+
+class NonFiniteSpec(ApiModel):
+    """What is done about a loss or gradient that is not a finite number. The weights never take it up."""
+
+    action: NonFiniteAction = NonFiniteAction.FAIL
+    """Fail ends the job with the rows and the layer it came from; SkipStep leaves the step out; Rollback goes back to the newest checkpoint and on from there with a smaller rate."""
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Rollback: the learning rate is multiplied by this."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 3
+    """SkipStep and Rollback: after so many the job fails."""
+
+
+class Sharding(StrEnum):
+    """How several GPUs share the model's state."""
+
+    NONE = "None"
+    FULL = "Full"
+
+
+class ProfileSpec(ApiModel):
+    """Steps to profile."""
+
+    from_step: PositiveInt = 10
+    """The first step that is recorded."""
+    steps: Annotated[int, Field(ge=1, le=100)] = 3
+    """So many steps are recorded."""
+
+
+class DebugSpec(ApiModel):
+    """Looks inside a run; all off unless asked for."""
+
+    overfit_one_batch: bool = False
+    """Train on the first batch alone: a model and loss that work reach a loss near zero. No model is worth keeping from it."""
+    statistics_every: PositiveInt | None = None
+    """Write mean, deviation and largest value of every layer's outputs and gradients after so many steps each, to statistics.jsonl in the output."""
+    profile: ProfileSpec | None = None
+    """Write a trace of some steps, which chrome://tracing and Perfetto show, to trace.json in the output."""
+    tensor_board: bool = False
+    """Write the metrics for TensorBoard too, to the folder tensorboard in the output."""
+
+
 class TrainingSpec(ApiModel):
     """How the weights are updated."""
 
@@ -182,6 +306,16 @@ class TrainingSpec(ApiModel):
     """Stop when the metric no longer improves. Default: off."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When the state of training is saved."""
+    on_non_finite: NonFiniteSpec = NonFiniteSpec()
+    """What is done about a loss or gradient that is not a finite number."""
+    sharding: Sharding = Sharding.NONE
+    """With several GPUs: None keeps the whole model on each (distributed data parallel); Full divides weights, gradients and optimizer state among them (fully sharded data parallel), for models that do not fit on one."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits on every run, where a GPU's fastest ones do not."""
+    debug: DebugSpec | None = None
+    """Looks inside a run."""
 
     def resolved(self, objective: str) -> Self:
         """The same with every default written out; resolving twice changes nothing."""
@@ -191,14 +325,12 @@ class TrainingSpec(ApiModel):
             update={
                 "epochs": epochs,
                 "micro_batch_size": self.micro_batch_size or min(8, self.batch_size),
-                "schedule": self.schedule.model_copy(
-                    update={"warmup": self.schedule.warmup or WarmupSpec(ratio=0.1)}
-                ),
+                "schedule": self.schedule.resolved(),
                 "gradient_clipping": self.gradient_clipping or GradientClippingSpec(max_norm=1.0),
                 "evaluation": evaluation.model_copy(
                     update={
                         "every": evaluation.every or EvaluationInterval(epochs=1),
-                        "metrics": evaluation.metrics or DEFAULT_METRICS[objective],
+                        "metrics": evaluation.metrics or DEFAULTS[objective],
                     }
                 ),
                 "early_stopping": stopping
@@ -208,9 +340,3 @@ class TrainingSpec(ApiModel):
                 ),
             }
         )
-
-
-DEFAULT_METRICS = {
-    "classification": ["accuracy", "f1"],
-    "regression": ["rmse", "pearson"],
-}

@@ -1,4 +1,7 @@
-"""Where models, data and outputs lie: `pvc://CLAIM/PATH` and `configMap://NAME/KEY`, one grammar for all.
+"""Where models, data and outputs lie: `pvc://CLAIM/PATH`, `configMap://NAME/KEY` and `hf://REPOSITORY`, one grammar.
+
+The last one is that of huggingface_hub's file system: `hf://ORG/NAME@REVISION` is a model,
+`hf://datasets/ORG/NAME@REVISION/PATH` a file of a dataset.
 
 A path on the machine is not a URI: it appears only in a RunConfig, which the operator writes for a pod, or a
 person for a run on a laptop.
@@ -17,6 +20,10 @@ _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.=@+ -]{0,126}"
 _CLAIM = rf"^pvc://{_NAME}(/{_SEGMENT})+$"
 _CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9]{{1,253}}$"
+_REPOSITORY = r"([A-Za-z0-9][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_REVISION = r"(@[A-Za-z0-9][A-Za-z0-9_.-]{0,127})?"
+_HUB_MODEL = rf"^hf://{_REPOSITORY}{_REVISION}$"
+_HUB_DATA = rf"^hf://datasets/[A-Za-z0-9][A-Za-z0-9_.-]{{0,95}}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,95}}{_REVISION}(/{_SEGMENT})+$"
 _HELP = "without '..', '%' or '\\'"
 
 
@@ -38,13 +45,22 @@ ClaimUri = Annotated[
         f"write pvc://CLAIM/PATH, a folder or file on a PersistentVolumeClaim of this namespace, {_HELP}",
     ),
 ]
+ModelUri = Annotated[
+    str,
+    Field(max_length=512),
+    _rule(
+        [_CLAIM, _HUB_MODEL],
+        "write pvc://CLAIM/PATH, a folder on a PersistentVolumeClaim of this namespace, or hf://ORG/NAME@REVISION, a "
+        f"model of the Hugging Face Hub, {_HELP}",
+    ),
+]
 DataUri = Annotated[
     str,
     Field(max_length=512),
     _rule(
-        [_CLAIM, _CONFIG_MAP],
-        "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim of this namespace, or configMap://NAME/KEY for "
-        f"data of up to 1 MiB, {_HELP}",
+        [_CLAIM, _CONFIG_MAP, _HUB_DATA],
+        "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim of this namespace, configMap://NAME/KEY for data of "
+        f"up to 1 MiB, or hf://datasets/ORG/NAME@REVISION/PATH, a file of the Hugging Face Hub, {_HELP}",
     ),
 ]
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from finetune_cluster.binaries import binary
 from finetune_cluster.choice import chosen_cluster
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.progress import say
@@ -59,6 +60,13 @@ def volumes(count: Annotated[int, typer.Option(min=0, help="How many must be ava
     """Delete released volumes with their data, and make new ones until COUNT are available."""
     created = chosen_cluster().volumes(count)
     say(f"{created} new volumes, {count} available")
+
+
+@app.command()
+def build(programs: list[str]) -> None:
+    """Build programs into the cache, where they are not there yet: etcd, kubectl, helm, …"""
+    for program in programs:
+        binary(program)
 
 
 @app.command("host-path")

@@ -19,14 +19,15 @@ _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
-    """A cluster with the operator installed."""
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+    """A cluster with the operator installed. Its progress is shown: on a new machine it builds for some minutes."""
     cluster = chosen_cluster()
     was_running = _runs(cluster)
-    cluster.up()
     try:
-        platform = Platform(cluster.kubeconfig, cluster.images())
-        platform.install_operator("defaults.output.size=1Gi")
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            cluster.up()
+            platform = Platform(cluster.kubeconfig, cluster.images())
+            platform.install_operator("defaults.output.size=1Gi")
         yield platform
     finally:
         if not was_running and not os.environ.get("KEEP_CLUSTER"):

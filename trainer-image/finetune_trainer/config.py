@@ -7,11 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.metrics import ALL, CLASSIFICATION, COMMON, REGRESSION, plain
+from finetune_api.metrics import COMMON, OBJECTIVES, plain
 from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
-
-KNOWN_METRICS = {"classification": COMMON | CLASSIFICATION, "regression": COMMON | REGRESSION}
 
 
 def read_config(path: Path) -> RunConfig:
@@ -73,7 +71,7 @@ def _refused(path: Path, error: ValidationError) -> ConfigurationError:
 
 def _check_metrics(config: RunConfig) -> None:
     evaluation, stopping = config.training.evaluation, config.training.early_stopping
-    known = KNOWN_METRICS.get(config.objective.kind, ALL)
+    known = COMMON | OBJECTIVES[config.objective.kind]
     chosen = {"training.evaluation.bestMetric": [evaluation.best_metric]}
     chosen["training.evaluation.metrics"] = list(evaluation.metrics or [])
     chosen["training.earlyStopping.metric"] = [stopping.metric] if stopping and stopping.metric else []

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.dataset import DataFormat, DataSource, ValidationSpec
+from finetune_api.model import ModelSpec
 from finetune_api.run import (
     TERMINATION_LOG,
     DataInput,
@@ -55,7 +56,7 @@ def input_uris(job: Job) -> Iterator[str]:
     """Every URI that the job reads."""
     if job.spec.model:
         yield job.spec.model.uri
-        if job.spec.model.tokenizer:
+        if job.spec.model.tokenizer and job.spec.model.tokenizer.uri:
             yield job.spec.model.tokenizer.uri
     if job.spec.dataset:
         data = job.spec.dataset
@@ -105,14 +106,7 @@ def run_config(job: Job, attempt: int, settings: OperatorSettings) -> RunConfig:
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
     return RunConfig(
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt),
-        model=ModelInput(
-            path=path_of(spec.model.uri),
-            uri=spec.model.uri,
-            tokenizer_path=path_of(spec.model.tokenizer.uri) if spec.model.tokenizer else None,
-            initialize=spec.model.initialize,
-            freeze=spec.model.freeze,
-            dropout=spec.model.dropout,
-        ),
+        model=_model(spec.model),
         dataset=_dataset(job),
         objective=spec.objective,
         training=training,
@@ -124,6 +118,22 @@ def run_config(job: Job, attempt: int, settings: OperatorSettings) -> RunConfig:
         progress=_progress(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
+    )
+
+
+def _model(spec: ModelSpec) -> ModelInput:
+    tokenizer = spec.tokenizer
+    return ModelInput(
+        path=path_of(spec.uri),
+        uri=spec.uri,
+        tokenizer_path=path_of(tokenizer.uri) if tokenizer and tokenizer.uri else None,
+        add_tokens=(tokenizer and tokenizer.add_tokens) or [],
+        initialize=spec.initialize,
+        freeze=spec.freeze,
+        dropout=spec.dropout,
+        layer_learning_rate_decay=spec.layer_learning_rate_decay,
+        head=spec.head,
+        adapter=spec.adapter,
     )
 
 

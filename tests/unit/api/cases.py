@@ -64,14 +64,25 @@ FULL_TRAINING: Json = {
         "weightDecay": 0.1,
         "betas": [0.9, 0.98],
         "epsilon": 1e-6,
+        "momentum": 0.0,
     },
-    "schedule": {"name": "Cosine", "warmup": {"steps": 100}},
+    "schedule": {"name": "Cosine", "warmup": {"steps": 100}, "minRatio": 0.1},
     "gradientClipping": {"maxValue": 0.5},
     "precision": "BFloat16",
     "seed": 7,
     "evaluation": {"every": {"steps": 200}, "metrics": ["accuracy", "eval_mcc"], "bestMetric": "f1_macro"},
     "earlyStopping": {"metric": "accuracy", "patience": 2, "minDelta": 0.001, "restoreBest": False},
     "checkpoint": {"every": {"minutes": 5}, "keep": 3, "resume": "Never", "gracePeriodSeconds": 60},
+    "onNonFinite": {"action": "Rollback", "learningRateFactor": 0.3, "limit": 2},
+    "sharding": "Full",
+    "activationCheckpointing": True,
+    "deterministic": True,
+    "debug": {
+        "overfitOneBatch": True,
+        "statisticsEvery": 10,
+        "profile": {"fromStep": 5, "steps": 2},
+        "tensorBoard": True,
+    },
 }
 FULL_TOLERATION = {
     "key": "nvidia.com/gpu",
@@ -83,10 +94,12 @@ FULL_TOLERATION = {
 FULL: Json = {
     "model": {
         "uri": MODEL,
-        "tokenizer": {"uri": "pvc://demo/tokenizer"},
+        "tokenizer": {"uri": "pvc://demo/tokenizer", "addTokens": ["mmHg"]},
         "initialize": "Random",
-        "freeze": {"embeddings": True, "layers": 4},
+        "freeze": {"embeddings": True, "layers": 4, "unfreezeEvery": {"epochs": 1}},
         "dropout": 0.1,
+        "layerLearningRateDecay": 0.9,
+        "head": {"hiddenSizes": [256], "batchNorm": True, "dropout": 0.2, "pooling": "Max"},
     },
     "dataset": {
         "train": {"uri": REVIEWS, "format": "jsonl"},
@@ -106,7 +119,12 @@ FULL: Json = {
         "maxInvalidRows": "2.5%",
     },
     "objective": {
-        "classification": {"labels": ["pos", "neg"], "classWeights": "Balanced", "labelSmoothing": 0.1}
+        "classification": {
+            "labels": ["pos", "neg"],
+            "classWeights": "Balanced",
+            "labelSmoothing": 0.1,
+            "multiLabel": False,
+        }
     },
     "training": FULL_TRAINING,
     "resources": {
@@ -184,10 +202,64 @@ ACCEPTED = [
     ),
 ]
 
+_ONLY_CAUSAL = {"objective": {"causalLM": {}}}
+ACCEPTED += [
+    Case(
+        "an adapter with every field",
+        _model(
+            adapter={
+                "lora": {"rank": 4, "alpha": 8, "dropout": 0.05, "targetModules": ["query"], "merge": True}
+            }
+        ),
+    ),
+    Case("an adapter with its defaults", _model(adapter={"lora": {}})),
+    Case("a model of the Hub", _model(uri="hf://distilbert/distilbert-base-uncased@main")),
+    Case("a model of the Hub without an organisation", _model(uri="hf://gpt2")),
+    Case(
+        "a gated model of the Hub",
+        _model(uri="hf://org/model", credentials={"secretName": "hub"}),
+    ),
+    Case(
+        "data of the Hub",
+        _data(test={"uri": "hf://datasets/stanfordnlp/imdb@refs-convert/plain_text/test.parquet"}),
+    ),
+    Case(
+        "several labels a text", spec(objective={"classification": {"multiLabel": True, "labelSmoothing": 0}})
+    ),
+    Case(
+        "several robust targets",
+        spec(objective={"regression": {"targets": 3, "loss": "Huber", "normalize": True}}),
+    ),
+    Case(
+        "token classification",
+        spec(objective={"tokenClassification": {"labels": ["O", "B"], "classWeights": "Balanced"}}),
+    ),
+    Case(
+        "a language model with packing",
+        _data(columns={"prompt": "question"}, preprocessing={"packing": "Always"}) | _ONLY_CAUSAL,
+    ),
+    Case(
+        "metrics of a language model",
+        spec(**_ONLY_CAUSAL, training={"evaluation": {"metrics": ["perplexity", "accuracy"]}}),
+    ),
+    *(
+        Case(f"the schedule {schedule['name']}", spec(training={"schedule": schedule}))
+        for schedule in (
+            {"name": "Polynomial", "power": 2, "minRatio": 0},
+            {"name": "InverseSqrt"},
+            {"name": "WarmupStableDecay", "decay": {"ratio": 0.3}, "minRatio": 0.1},
+            {"name": "OneCycle"},
+            {"name": "Plateau", "plateau": {"factor": 0.1, "patience": 0, "minDelta": 0.01}},
+        )
+    ),
+    Case("momentum", _optimizer(name="SGD", momentum=0.9)),
+]
+
 _GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
 _FOREIGN = "spec.training names a metric that classification does not have"
 _RESERVED = "this variable steers the interpreter, the loader or the trainer"
 _CLAIM = "write pvc://CLAIM/PATH, a folder or file"
+_MODEL = "write pvc://CLAIM/PATH, a folder on"
 _DATA = "write pvc://CLAIM/PATH, a file on"
 
 BROKEN_RULES = [
@@ -206,11 +278,21 @@ BROKEN_RULES = [
     Case(
         "stratified regression",
         _data(validation={"stratify": True}) | {"objective": {"regression": {}}},
-        "stratify needs labels",
+        "stratify needs one label a text",
     ),
     Case("a foreign best metric", spec(training={"evaluation": {"bestMetric": "eval_rmse"}}), _FOREIGN),
     Case("a foreign metric", spec(training={"evaluation": {"metrics": ["f1", "mae"]}}), _FOREIGN),
     Case("a foreign metric to stop by", spec(training={"earlyStopping": {"metric": "mse"}}), _FOREIGN),
+    Case(
+        "an error of words",
+        spec(objective={"tokenClassification": {}}, training={"evaluation": {"bestMetric": "rmse"}}),
+        "spec.training names a metric that tokenClassification does not have",
+    ),
+    Case(
+        "a recall of language",
+        spec(objective={"causalLM": {}}, training={"evaluation": {"bestMetric": "recall"}}),
+        "spec.training names a metric that causalLM does not have",
+    ),
     Case(
         "accuracy of regression",
         spec(objective={"regression": {}}, training={"evaluation": {"bestMetric": "accuracy"}}),
@@ -243,8 +325,52 @@ BROKEN_RULES = [
     Case("a reserved prefix", script_spec(env=[{"name": "LD_PRELOAD", "value": "x.so"}]), _RESERVED),
     Case("our own prefix", script_spec(env=[{"name": "FINETUNE_MODEL_DIR", "value": "/"}]), _RESERVED),
     Case("a reserved name", spec(env=[{"name": "PATH", "value": "/"}]), _RESERVED),
-    Case("a model in a ConfigMap", _model(uri="configMap://tiny/model"), _CLAIM),
-    Case("a claim without a path", _model(tokenizer={"uri": "pvc://demo"}), _CLAIM),
+    Case("a model in a ConfigMap", _model(uri="configMap://tiny/model"), _MODEL),
+    Case("a claim without a path", _model(tokenizer={"uri": "pvc://demo"}), _MODEL),
+    Case("a repository in a repository", _model(uri="hf://org/name/model"), _MODEL),
+    Case("a tokenizer of nothing", _model(tokenizer={}), "give uri, another tokenizer, or addTokens"),
+    Case("nothing to thaw", _model(freeze={"unfreezeEvery": {"steps": 1}}), "unfreezeEvery thaws the layers"),
+    Case("a norm of nothing", _model(head={"batchNorm": True}), "batchNorm normalises hidden layers"),
+    Case("frozen twice", _model(adapter={"lora": {}}, freeze={"layers": 1}), "an adapter freezes the whole"),
+    Case(
+        "layers that an adapter leaves",
+        _model(adapter={"lora": {}}, layerLearningRateDecay=0.9),
+        "an adapter leaves the model's layers",
+    ),
+    Case("credentials for a claim", _model(credentials={"secretName": "hub"}), "credentials are for a model"),
+    Case(
+        "smoothing of several labels",
+        spec(objective={"classification": {"multiLabel": True, "labelSmoothing": 0.1}}),
+        "labelSmoothing spreads the probability",
+    ),
+    Case(
+        "the power of another schedule",
+        spec(training={"schedule": {"power": 2}}),
+        "power belongs to the schedule Polynomial",
+    ),
+    Case(
+        "the end of a schedule without one",
+        spec(training={"schedule": {"name": "OneCycle", "minRatio": 0.1}}),
+        "minRatio is where",
+    ),
+    Case(
+        "the decay of another schedule",
+        spec(training={"schedule": {"name": "Cosine", "decay": {"steps": 3}}}),
+        "decay belongs to the schedule",
+    ),
+    Case(
+        "the plateau of another schedule",
+        spec(training={"schedule": {"plateau": {}}}),
+        "plateau belongs to the schedule",
+    ),
+    Case(
+        "a prompt of a classifier", _data(columns={"prompt": "p"}), "columns.prompt is for objective.causalLM"
+    ),
+    Case(
+        "packing of a classifier",
+        _data(preprocessing={"packing": "Always"}),
+        "preprocessing.packing is for objective.causalLM",
+    ),
     Case("an output out of its folder", spec(output={"uri": "pvc://models/../secrets"}), _CLAIM),
     Case("data on a path of the machine", _data(train={"uri": "/data/rows.csv"}), _DATA),
     Case(

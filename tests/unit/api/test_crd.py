@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SPEC, STATUS = list(nodes(crd_schema("spec"), ("spec",))), list(nodes(crd_schema("status"), ("status",)))
 ALL = SPEC + STATUS
 
-DATA_FORMATS = {"jsonl", "csv"}  # written as people write the endings of such files
+DATA_FORMATS = {"jsonl", "csv", "parquet", "text"}
 ADMINISTRATORS = {"resources", "scheduling", "image", "output"}
 
 

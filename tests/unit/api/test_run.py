@@ -47,7 +47,12 @@ def full_run_config() -> RunConfig:
         | {
             "job": smallest["job"] | {"attempt": 2},
             "model": FULL["model"]
-            | {"path": "/models/base", "tokenizer": None, "tokenizerPath": "/models/tokenizer"},
+            | {
+                "path": "/models/base",
+                "tokenizer": None,
+                "tokenizerPath": "/models/tokenizer",
+                "addTokens": ["mmHg"],
+            },
             "dataset": {
                 name: FULL["dataset"][name] for name in ("columns", "preprocessing", "maxInvalidRows")
             }
@@ -105,7 +110,13 @@ def test_the_full_run_config_shows_every_field() -> None:
         and not any(place[: len(choice)] == choice for choice in choices)
         and place[:2] != ("dataset", "validation")  # a share of the training rows is held out instead
     }
-    assert missing == {("training", "maxSteps")}
+    schedules = {place for place in missing if place[:2] == ("training", "schedule")}
+    assert {place[2] for place in schedules} == {"power", "plateau"}  # each belongs to another shape
+    assert missing - schedules == {
+        ("training", "maxSteps"),
+        ("dataset", "columns", "prompt"),
+        ("model", "adapter"),
+    }
 
 
 def test_validation_rows_come_from_a_file_or_from_the_training_rows() -> None:
