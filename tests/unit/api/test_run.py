@@ -115,7 +115,6 @@ def test_the_full_run_config_shows_every_field() -> None:
     assert missing - schedules == {
         ("training", "maxSteps"),
         ("dataset", "columns", "prompt"),
-        ("model", "adapter"),
     }
 
 
