@@ -45,6 +45,8 @@ CLAIMS = "/api/v1/namespaces/{}/persistentvolumeclaims"
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
 EVENTS = "/api/v1/namespaces/{}/events"
 
+PATIENCE = 60.0
+"""Seconds until a wait gives up: no test is about speed, and the machine may be busy."""
 _numbers = count(1)
 
 
@@ -92,7 +94,7 @@ class Rest:
 
 
 def until(
-    question: Callable[[], T | None], what: str, seconds: float = 15, log: "Operator | None" = None
+    question: Callable[[], T | None], what: str, seconds: float = PATIENCE, log: "Operator | None" = None
 ) -> T:
     """Ask until the answer is something, and give it."""
     deadline = time.monotonic() + seconds
@@ -162,20 +164,20 @@ class Operator:
 
     def ready(self) -> "Operator":
         """Wait until it is ready."""
-        until(lambda: self._answers("/readyz"), "the operator is ready", seconds=30, log=self)
+        until(lambda: self._answers("/readyz"), "the operator is ready", log=self)
         return self
 
     def kill(self) -> None:
         """SIGKILL: no chance to tidy up."""
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=PATIENCE)
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=15)
+            return self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -306,7 +308,7 @@ class World:
 
     # waiting
 
-    def until_phase(self, name: str, phase: str, seconds: float = 15) -> Json:
+    def until_phase(self, name: str, phase: str, seconds: float = PATIENCE) -> Json:
         """The status once the phase is this."""
 
         def reached() -> Json | None:
@@ -318,7 +320,7 @@ class World:
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {json.dumps(self.status(name), indent=1)}") from None
 
-    def until_reason(self, name: str, reason: str, seconds: float = 15) -> Json:
+    def until_reason(self, name: str, reason: str, seconds: float = PATIENCE) -> Json:
         """The condition that tells this reason."""
         until(lambda: self.reason(name) == reason, f"{name} says {reason}", seconds)
         return self.condition(name, "Running")

@@ -15,6 +15,7 @@ from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
     CHILDREN,
     JOBS,
+    PATIENCE,
     Operator,
     Refused,
     Rest,
@@ -98,12 +99,12 @@ def live(world: World, name: str) -> Census:
     """User and kubelet of a happy life; the operator may die meanwhile."""
     census = Census(world, name)
     world.apply(name)
-    until(lambda: world.children(name), "the child is made", 30)
+    until(lambda: world.children(name), "the child is made")
     pod = world.run(name)
     census.look()
-    world.until_phase(name, "Running", 30)
+    world.until_phase(name, "Running")
     world.succeed(pod)
-    world.until_phase(name, "Succeeded", 30)
+    world.until_phase(name, "Succeeded")
     census.look()
     return census
 
@@ -135,7 +136,7 @@ def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_o
                 proxy.arm(number, strike, after=after)
                 restarted = _restart_when(dead, operator)
                 census = live(world, name)
-                restarted.join(60)
+                restarted.join(PATIENCE)
                 assert dead.is_set(), f"no write {number}: {proxy.writes}"
                 assert essence(world.status(name)) == wanted, name
                 assert census.counts() == reference.counts(), name
@@ -148,8 +149,8 @@ def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_o
 
 def _restart_when(dead: threading.Event, operator: Operator) -> threading.Thread:
     def restart() -> None:
-        if dead.wait(60):
-            operator.process.wait(10)
+        if dead.wait(PATIENCE):
+            operator.process.wait(PATIENCE)
             operator.start()
 
     thread = threading.Thread(target=restart, daemon=True)
@@ -173,7 +174,7 @@ def test_killed_at_random_moments_no_job_trains_twice(server: ApiServer, rest: R
                 censuses[name].look()
             operator.start()
         operator.ready()
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + PATIENCE
         while any(world.status(name).get("phase") != "Succeeded" for name in names):
             assert time.monotonic() < deadline, [world.status(name).get("phase") for name in names]
             for name in names:
@@ -213,7 +214,7 @@ def test_with_the_operator_down_deletion_completes_and_the_output_stays(
         world.until_phase(name, "Running")
         operator.kill()
         world.delete(name)
-        until(lambda: rest.get(world.at(JOBS, name)) is None, "the job is gone", 5)
+        until(lambda: rest.get(world.at(JOBS, name)) is None, "the job is gone")
         until(
             lambda: "deletionTimestamp" in (world.get_pod(pod) or {"metadata": {}})["metadata"],
             "the pod stops",
