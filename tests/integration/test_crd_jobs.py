@@ -43,10 +43,11 @@ def test_the_smallest_job_becomes_exactly_this(jobs: Jobs) -> None:
                 "deduplicate": "None",
                 "maxLength": 256,
                 "truncation": "Right",
+                "packing": "Auto",
             },
             "maxInvalidRows": "0",
         },
-        "objective": {"classification": {"classWeights": "None", "labelSmoothing": 0}},
+        "objective": {"classification": {"classWeights": "None", "labelSmoothing": 0, "multiLabel": False}},
         "retry": {"limit": 3},
         "suspend": False,
     }
