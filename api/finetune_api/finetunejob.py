@@ -13,7 +13,7 @@ from finetune_api.model import ModelSpec
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.training import TrainingSpec
-from finetune_api.uris import ClaimUri
+from finetune_api.uris import HUB, ClaimUri, is_hub
 
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
 
@@ -142,6 +142,30 @@ def _only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool
     )
 
 
+def _hub_uris(spec: Any) -> list[str]:
+    """What a job reads from the Hub."""
+    model, data = spec.model, spec.dataset
+    found = [model.uri, model.tokenizer and model.tokenizer.uri] if model else []
+    found += [part.uri for part in (data.train, data.validation, data.test) if part] if data else []
+    return [uri for uri in found if is_hub(uri)]
+
+
+def _credentials_for_the_hub() -> Rule:
+    on_hub = f".uri.startsWith('{HUB}')"
+    data = " || ".join(
+        f"(has(self.dataset.{part}) && has(self.dataset.{part}.uri) && self.dataset.{part}{on_hub})"
+        for part in ("validation", "test")
+    )
+    return Rule(
+        f"!has(self.model) || !has(self.model.credentials) || self.model{on_hub}"
+        f" || (has(self.model.tokenizer) && has(self.model.tokenizer.uri) && self.model.tokenizer{on_hub})"
+        f" || (has(self.dataset) && (self.dataset.train{on_hub} || {data}))",
+        "spec.model.credentials are for models and data of the Hugging Face Hub (hf://); claims need none: remove it",
+        lambda s: s.model is None or s.model.credentials is None or bool(_hub_uris(s)),
+        ".model.credentials",
+    )
+
+
 IMMUTABLE = ("model", "dataset", "objective", "training", "retry", "output", "image", "command", "env")
 WHILE_SUSPENDED = ("resources", "scheduling")
 
@@ -185,6 +209,7 @@ class FineTuneJobSpec(ApiModel):
             lambda s: s.command is not None or s.resources is None or (s.resources.gpus_per_node or 0) <= 1,
             ".resources.gpusPerNode",
         ),
+        _credentials_for_the_hub(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
@@ -216,7 +241,7 @@ class FineTuneJobSpec(ApiModel):
     command: (
         Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=64)] | None
     ) = None
-    """A script of your own in place of the trainer. It finds FINETUNE_MODEL_DIR, FINETUNE_TRAIN_FILE, FINETUNE_VALIDATION_FILE, FINETUNE_TEST_FILE, FINETUNE_OUTPUT_DIR and FINETUNE_CHECKPOINT_DIR; exit code 0 is success. A script on Hugging Face's Trainer reports its progress by itself. For example [python, /scripts/train.py]."""
+    """A script of your own in place of the trainer. It finds FINETUNE_MODEL_DIR, FINETUNE_TRAIN_FILE, FINETUNE_VALIDATION_FILE, FINETUNE_TEST_FILE, FINETUNE_OUTPUT_DIR and FINETUNE_CHECKPOINT_DIR, and for hf:// FINETUNE_MODEL_URI, FINETUNE_TRAIN_URI and so on; exit code 0 is success. A script on Hugging Face's Trainer reports its progress by itself. For example [python, /scripts/train.py]."""
     env: Annotated[list[EnvVar], Field(max_length=64), Unique("name")] | None = None
     """Environment variables of the training container."""
 

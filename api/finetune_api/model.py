@@ -43,7 +43,7 @@ class TokenizerSpec(ApiModel):
         ),
     )
     uri: ModelUri | None = None
-    """Folder with the tokenizer's files, for example pvc://models/bert-tokenizer. Default: the model's own."""
+    """Folder with the tokenizer's files, for example pvc://models/bert-tokenizer, or a repository of the Hub. Default: the model's own."""
     add_tokens: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=64)]],
@@ -149,17 +149,11 @@ class ModelSpec(ApiModel):
             lambda s: s.adapter is None or s.layer_learning_rate_decay is None,
             ".layerLearningRateDecay",
         ),
-        Rule(
-            "!has(self.credentials) || self.uri.startsWith('hf://')",
-            "credentials are for a model from the Hugging Face Hub (hf://); a claim needs none",
-            lambda s: s.credentials is None or s.uri.startswith("hf://"),
-            ".credentials",
-        ),
     )
     uri: ModelUri
     """Folder with config.json, *.safetensors and the tokenizer, for example pvc://models/minilm, or a repository of the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights are refused."""
     credentials: CredentialsSpec | None = None
-    """Access to a model of the Hub that is not public."""
+    """Access to a model, tokenizer or data of the Hub that is not public."""
     tokenizer: TokenizerSpec | None = None
     """Another tokenizer than the one in the model's folder, or more tokens for it."""
     initialize: Initialize = Initialize.PRETRAINED

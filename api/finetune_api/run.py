@@ -17,6 +17,7 @@ from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.status import (
     CheckpointStatus,
+    Commit,
     EarlyStoppedStatus,
     EffectiveStatus,
     EpochStatus,
@@ -26,6 +27,7 @@ from finetune_api.status import (
     ResolvedStatus,
 )
 from finetune_api.training import TrainingSpec
+from finetune_api.uris import is_hub
 
 RUN_CONFIG_PATH = "/etc/finetune/run.json"
 TERMINATION_LOG = "/dev/termination-log"
@@ -33,6 +35,13 @@ TERMINATION_BYTES = 3500
 """The kubelet keeps the last 4,096 bytes of a termination message; a cut JSON would be a lost one."""
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
+InputPath = Annotated[str, Field(max_length=4096, exclude_if=lambda path: path == "")]
+"""Left out where the uri names something on the Hub: it is where the download lies then."""
+_HAS_PATH = Rule(
+    "has(self.path) || (has(self.uri) && self.uri.startsWith('hf://'))",
+    "give path, or a uri that begins with hf://",
+    lambda s: s.path != "" or is_hub(s.uri),
+)
 
 
 class ExitCode(IntEnum):
@@ -66,12 +75,19 @@ class JobIdentity(ApiModel):
 class ModelInput(ApiModel):
     """The base model as files."""
 
-    path: Path
-    """Folder with config.json, weights and tokenizer."""
+    rules = (_HAS_PATH,)
+    path: InputPath = ""
+    """Folder with config.json, weights and tokenizer; left out where uri is hf://."""
     tokenizer_path: Path | None = None
     """Folder of another tokenizer."""
     uri: str | None = None
-    """Where the user says it lies; for messages and the card."""
+    """Where the user says it lies; for messages and the card. hf://ORG/NAME@REVISION is downloaded."""
+    revision: Commit | None = None
+    """Commit that an earlier attempt found behind uri; a retry trains from the same files."""
+    tokenizer_uri: str | None = None
+    """Where the user says that the other tokenizer lies; hf://ORG/NAME@REVISION is downloaded."""
+    tokenizer_revision: Commit | None = None
+    """Commit that an earlier attempt found behind tokenizerUri."""
     initialize: Initialize = Initialize.PRETRAINED
     """Pretrained or Random."""
     freeze: FreezeSpec | None = None
@@ -91,10 +107,13 @@ class ModelInput(ApiModel):
 class DataInput(ApiModel):
     """A data file."""
 
-    path: Path
-    """The file."""
+    rules = (_HAS_PATH,)
+    path: InputPath = ""
+    """The file; left out where uri is hf://."""
     uri: str | None = None
-    """Where the user says it lies; for messages."""
+    """Where the user says it lies; for messages. hf://datasets/ORG/NAME@REVISION/PATH is downloaded."""
+    revision: Commit | None = None
+    """Commit that an earlier attempt found behind uri; a retry trains on the same file."""
     format: DataFormat | None = None
     """jsonl or csv; default by the ending."""
 
@@ -137,7 +156,7 @@ class DatasetInput(ApiModel):
 
 
 class OutputPaths(ApiModel):
-    """Where the run writes; all three on one file system, so that a rename publishes."""
+    """Where the run writes; the first three on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The model's folder; exists only once it is complete."""
@@ -145,6 +164,8 @@ class OutputPaths(ApiModel):
     """Where the model is put together before the rename."""
     checkpoint_dir: Path
     """Checkpoints: step-00000400, …"""
+    hub_dir: Path | None = None
+    """What is downloaded from the Hub, until the model is recorded. Default: huggingface_hub's own cache, which stays."""
     uri: str | None = None
     """Where the user says the model lies."""
 

@@ -31,6 +31,7 @@ Metrics = Annotated[
 ]
 Uri = Annotated[str, Field(max_length=512)]
 Digest = Annotated[str, Field(max_length=80)]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$", max_length=40)]
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 
 
@@ -231,6 +232,8 @@ class ResolvedData(ApiModel):
 
     uri: Uri | None = None
     """Where it lies."""
+    revision: Commit | None = None
+    """The commit that hf:// stood for; a retry uses the same."""
     digest: Digest | None = None
     """sha256 of the file."""
     rows: Count | None = None
@@ -242,12 +245,14 @@ class ResolvedData(ApiModel):
 
 
 class ResolvedModel(ApiModel):
-    """The base model as it was read."""
+    """A model or tokenizer as it was read."""
 
     uri: Uri | None = None
     """Where it lies."""
+    revision: Commit | None = None
+    """The commit that hf:// stood for; a retry uses the same."""
     digest: Digest | None = None
-    """sha256 over the sha256 of its config.json and of each of its *.safetensors."""
+    """sha256 over the sha256 of its config.json and of each of its *.safetensors; for a tokenizer, of its files."""
 
 
 class ResolvedStatus(ApiModel):
@@ -255,6 +260,8 @@ class ResolvedStatus(ApiModel):
 
     model: ResolvedModel | None = None
     """The base model."""
+    tokenizer: ResolvedModel | None = None
+    """The tokenizer, where it is another than the model's own."""
     train: ResolvedData | None = None
     """Training rows."""
     validation: ResolvedData | None = None

@@ -1,7 +1,8 @@
 """Where models, data and outputs lie: `pvc://CLAIM/PATH`, `configMap://NAME/KEY` and `hf://REPOSITORY`, one grammar.
 
 The last one is that of huggingface_hub's file system: `hf://ORG/NAME@REVISION` is a model,
-`hf://datasets/ORG/NAME@REVISION/PATH` a file of a dataset.
+`hf://datasets/ORG/NAME@REVISION/PATH` a file of a dataset. A revision is a branch, a tag, a commit, or one of the
+Hub's own references: refs/pr/NUMBER and refs/convert/parquet.
 
 A path on the machine is not a URI: it appears only in a RunConfig, which the operator writes for a pod, or a
 person for a run on a laptop.
@@ -16,14 +17,21 @@ from pydantic import Field
 
 from finetune_api.base import Rule, TextRule
 
+HUB = "hf://"
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.=@+ -]{0,126}"
 _CLAIM = rf"^pvc://{_NAME}(/{_SEGMENT})+$"
 _CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9]{{1,253}}$"
-_REPOSITORY = r"([A-Za-z0-9][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
-_REVISION = r"(@[A-Za-z0-9][A-Za-z0-9_.-]{0,127})?"
+_HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_HUB_REVISION = r"(refs/(convert/[a-z]{1,32}|pr/[0-9]{1,9})|[A-Za-z0-9][A-Za-z0-9_.-]{0,127})"
+_REPOSITORY = rf"({_HUB_NAME}/)?{_HUB_NAME}"
+_REVISION = rf"(@{_HUB_REVISION})?"
 _HUB_MODEL = rf"^hf://{_REPOSITORY}{_REVISION}$"
-_HUB_DATA = rf"^hf://datasets/[A-Za-z0-9][A-Za-z0-9_.-]{{0,95}}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,95}}{_REVISION}(/{_SEGMENT})+$"
+_HUB_DATA = rf"^hf://datasets/{_HUB_NAME}/{_HUB_NAME}{_REVISION}(/{_SEGMENT})+$"
+_HUB_PARTS = (
+    rf"hf://(datasets/(?P<dataset>{_HUB_NAME}/{_HUB_NAME})(@(?P<of_dataset>{_HUB_REVISION}))?/(?P<path>{_SEGMENT}(/{_SEGMENT})*)"
+    rf"|(?P<model>{_REPOSITORY})(@(?P<of_model>{_HUB_REVISION}))?)"
+)
 _HELP = "without '..', '%' or '\\'"
 
 
@@ -78,7 +86,31 @@ class Location:
 
 
 def parse(uri: str) -> Location:
-    """Take a validated URI apart."""
+    """Take a validated URI of a claim or ConfigMap apart."""
     scheme, _, rest = uri.partition("://")
     name, _, path = rest.partition("/")
     return Location(scheme, name, PurePosixPath(path))
+
+
+@dataclass(frozen=True)
+class HubLocation:
+    """A model repository of the Hugging Face Hub, or a file in a dataset repository."""
+
+    repository: str
+    revision: str | None
+    path: str | None
+    """The file in a dataset repository; None for a model."""
+
+
+def is_hub(uri: str | None) -> bool:
+    """Whether a URI names something on the Hugging Face Hub."""
+    return uri is not None and uri.startswith(HUB)
+
+
+def parse_hub(uri: str) -> HubLocation:
+    """Take a validated hf:// URI apart. Raises ValueError for one that is not of that form."""
+    found = re.fullmatch(_HUB_PARTS, uri)
+    if found is None:
+        raise ValueError(f"{uri} is neither hf://ORG/NAME@REVISION nor hf://datasets/ORG/NAME@REVISION/PATH")
+    model, dataset, path = found["model"], found["dataset"], found["path"]
+    return HubLocation(dataset or model, found["of_dataset" if dataset else "of_model"], path)

@@ -224,6 +224,24 @@ ACCEPTED += [
         _data(test={"uri": "hf://datasets/stanfordnlp/imdb@refs-convert/plain_text/test.parquet"}),
     ),
     Case(
+        "data that the Hub converted",
+        _data(
+            train={"uri": "hf://datasets/stanfordnlp/imdb@refs/convert/parquet/plain_text/train/0000.parquet"}
+        ),
+    ),
+    Case("a proposed change of a model", _model(uri="hf://org/model@refs/pr/12")),
+    Case(
+        "credentials for data alone",
+        spec(
+            model={"uri": "pvc://demo/model", "credentials": {"secretName": "hub"}},
+            dataset={"train": {"uri": "hf://datasets/org/name/train.csv"}},
+        ),
+    ),
+    Case(
+        "credentials for the tokenizer alone",
+        _model(credentials={"secretName": "hub"}, tokenizer={"uri": "hf://org/name"}),
+    ),
+    Case(
         "several labels a text", spec(objective={"classification": {"multiLabel": True, "labelSmoothing": 0}})
     ),
     Case(
@@ -337,7 +355,11 @@ BROKEN_RULES = [
         _model(adapter={"lora": {}}, layerLearningRateDecay=0.9),
         "an adapter leaves the model's layers",
     ),
-    Case("credentials for a claim", _model(credentials={"secretName": "hub"}), "credentials are for a model"),
+    Case(
+        "credentials for claims",
+        _model(credentials={"secretName": "hub"}),
+        "spec.model.credentials are for models",
+    ),
     Case(
         "smoothing of several labels",
         spec(objective={"classification": {"multiLabel": True, "labelSmoothing": 0.1}}),

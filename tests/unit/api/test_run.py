@@ -50,20 +50,27 @@ def full_run_config() -> RunConfig:
             | {
                 "path": "/models/base",
                 "tokenizer": None,
+                "credentials": None,
+                "uri": "hf://org/base@main",
+                "revision": "0" * 40,
                 "tokenizerPath": "/models/tokenizer",
+                "tokenizerUri": "hf://org/tokenizer",
+                "tokenizerRevision": "1" * 40,
                 "addTokens": ["mmHg"],
             },
             "dataset": {
                 name: FULL["dataset"][name] for name in ("columns", "preprocessing", "maxInvalidRows")
             }
             | {
-                "train": {"path": "/data/train", "uri": "pvc://demo/data/train.csv", "format": "csv"},
+                "train": {"path": "/data/train", "uri": "hf://datasets/org/data/train.csv", "format": "csv"}
+                | {"revision": "2" * 40},
                 "split": split,
-                "test": {"path": "/data/test", "uri": "configMap://tiny/test.csv", "format": "csv"},
+                "test": {"path": "/data/test", "uri": "configMap://tiny/test.csv", "format": "csv"}
+                | {"revision": "3" * 40},
             },
             "objective": FULL["objective"],
             "training": FULL["training"],
-            "output": smallest["output"] | {"uri": "pvc://models/movie-sentiment"},
+            "output": smallest["output"] | {"hubDir": "/finetune/hub", "uri": "pvc://models/movie-sentiment"},
             "devices": {"gpus": 2, "simulated": True},
             "progress": {
                 "url": "https://finetune-operator.finetune-system.svc:9443",

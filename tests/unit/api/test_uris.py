@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from finetune_api.uris import ClaimUri, DataUri, parse
+from finetune_api.uris import ClaimUri, DataUri, HubLocation, ModelUri, is_hub, parse, parse_hub
 
 CLAIM = [
     "pvc://demo/model",
@@ -14,6 +14,20 @@ CLAIM = [
     f"pvc://demo/{'a' * 127}",
 ]
 CONFIG_MAP = ["configMap://tiny/rows.csv", "configMap://tiny/.rows", "configMap://a.b-c/ROWS_1"]
+HUB_MODELS = {
+    "hf://gpt2": HubLocation("gpt2", None, None),
+    "hf://org/name": HubLocation("org/name", None, None),
+    "hf://org/name@main": HubLocation("org/name", "main", None),
+    "hf://datasets/name": HubLocation("datasets/name", None, None),
+    "hf://org/name@refs/pr/12": HubLocation("org/name", "refs/pr/12", None),
+}
+HUB_DATA = {
+    "hf://datasets/org/name/train.csv": HubLocation("org/name", None, "train.csv"),
+    "hf://datasets/org/name@v1.0/a/b.csv": HubLocation("org/name", "v1.0", "a/b.csv"),
+    "hf://datasets/org/name@refs/convert/parquet/d/0.parquet": HubLocation(
+        "org/name", "refs/convert/parquet", "d/0.parquet"
+    ),
+}
 NEITHER = [
     "",
     "demo/model",
@@ -86,3 +100,36 @@ def test_a_location_is_written_as_it_was_read(uri: str) -> None:
 def test_a_location_has_a_scheme_an_object_and_a_path() -> None:
     location = parse("pvc://demo/models/minilm")
     assert (location.scheme, location.name, location.path.parts) == ("pvc", "demo", ("models", "minilm"))
+
+
+@pytest.mark.parametrize(("uri", "location"), HUB_MODELS.items())
+def test_a_model_of_the_hub_is_a_repository_and_a_revision(uri: str, location: HubLocation) -> None:
+    assert accepts(ModelUri, uri)
+    assert not accepts(DataUri, uri)
+    assert not accepts(ClaimUri, uri)
+    assert is_hub(uri)
+    assert parse_hub(uri) == location
+
+
+@pytest.mark.parametrize(("uri", "location"), HUB_DATA.items())
+def test_data_of_the_hub_is_a_file_in_a_dataset(uri: str, location: HubLocation) -> None:
+    assert accepts(DataUri, uri)
+    assert not accepts(ModelUri, uri)
+    assert parse_hub(uri) == location
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://",
+        "hf://org/",
+        "hf://org/name@",
+        "hf://org/name@a/b",
+        "hf://org/name@refs/heads/main",
+        "hf://../x",
+    ],
+)
+def test_what_names_no_repository_is_refused(uri: str) -> None:
+    assert not accepts(ModelUri, uri)
+    with pytest.raises(ValueError, match="neither"):
+        parse_hub(uri)
