@@ -9,15 +9,17 @@ Everything is written into a temporary folder and flushed; manifest.json with th
 then the folder is renamed. A folder without a true manifest is no checkpoint.
 """
 
+import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.errors import StoppedError, storage_errors
+from finetune_trainer.errors import StoppedError, TrainerError, storage_errors
 from finetune_trainer.files import (  # fmt: skip
     files_of,
     fresh_folder,
@@ -75,6 +77,15 @@ class Checkpoints:
         if owner.get("nonce") != self._nonce:
             raise self._superseded(owner)
 
+    @contextmanager
+    def fence(self) -> Iterator[None]:
+        """Within it an error after a newer attempt took over is told as that: the newer one moves files away."""
+        try:
+            yield
+        except TrainerError:
+            self.assert_owner()
+            raise
+
     def save(
         self, step: int, tensors: "dict[str, dict[str, Tensor]]", state: dict[str, Any], best: int | None
     ) -> None:
@@ -95,14 +106,15 @@ class Checkpoints:
     def newest(self) -> Loaded | None:
         """The newest whole checkpoint of this configuration; says which newer ones it passed over, and why."""
         found = None
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
+        for step in sorted(self._steps(), reverse=True):
+            path = self._path(step)
             flaw = self.flaw(path) if found is None else None
             if flaw:
                 self._say(f"checkpoint {path.name} is passed over: {flaw}")
                 continue
-            self._whole.add(int(path.name.removeprefix("step-")))
-            found = found or path
-        return self.load(int(found.name.removeprefix("step-"))) if found else None
+            self._whole.add(step)
+            found = found or step
+        return self.load(found) if found else None
 
     def load(self, step: int) -> Loaded:
         """A checkpoint that was found whole by `newest` or `has`."""
@@ -117,6 +129,10 @@ class Checkpoints:
         """Why a folder is no checkpoint of this configuration; None if it is one. Reads every byte."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
+            if manifest["version"] != FORMAT:
+                return f"its format is {manifest['version']}, and this trainer reads {FORMAT}"
+            if manifest.pop("sha256") != _digest(manifest):
+                return f"{MANIFEST} is damaged"
             for name, expected in manifest["files"].items():
                 if sha256(path / name) != expected:
                     return f"{name} is damaged (its sha256 is not the manifest's)"
@@ -124,9 +140,7 @@ class Checkpoints:
             return f"{Path(str(error.filename)).name} is missing"
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             return f"{MANIFEST} cannot be read: {error}"
-        if manifest.get("version") != FORMAT:
-            return f"its format is {manifest.get('version')}, and this trainer reads {FORMAT}"
-        if manifest.get("fingerprint") != self.fingerprint:
+        if manifest["fingerprint"] != self.fingerprint:
             return "it was written for another configuration or other data"
         return None
 
@@ -170,17 +184,21 @@ class Checkpoints:
             "environment": self.environment,
             "files": {path.name: sha256(path) for path in files_of(folder)},
         }
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, manifest | {"sha256": _digest(manifest)})
         sync(folder)
 
     def _retain(self, best: int | None) -> None:
         needed = set(sorted(self._whole)[-self.keep :]) | ({best} if best in self._whole else set())
-        for path in self.folder.glob("step-*"):
-            step = int(path.name.removeprefix("step-"))
+        for step in self._steps():
             if step not in needed:
                 self._whole.discard(step)
-                (path / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(path, ignore_errors=True)
+                (self._path(step) / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """Of all folders that are named as checkpoints are."""
+        named = (path.name.removeprefix("step-") for path in self.folder.glob("step-" + "[0-9]" * 8))
+        return [int(number) for number in named]
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08}"
@@ -198,3 +216,8 @@ class Checkpoints:
             f"{by} now owns the checkpoints in {self.folder};"
             f" this process of attempt {self.attempt} writes nothing more"
         )
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of a manifest without its own digest: a flipped byte in it shows too."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

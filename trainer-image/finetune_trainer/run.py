@@ -61,10 +61,11 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, threads: int) -> RunR
     inputs = read_inputs(config, reporter, stop)
     compute = start_torch(inputs, threads)
     training, tokenizer, test = assemble(inputs, compute)
-    state = resume(inputs, training)
-    train_and_tell(inputs, training, state)
-    metrics = final_metrics(inputs, training, state, test)
-    model = publish_model(inputs, training, tokenizer, metrics)
+    with inputs.checkpoints.fence():
+        state = resume(inputs, training)
+        train_and_tell(inputs, training, state)
+        metrics = final_metrics(inputs, training, state, test)
+        model = publish_model(inputs, training, tokenizer, metrics)
     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     reporter.update(
         model=model, message=f"trained {state.step} steps in {duration(state.seconds)}: {told}"[:1024]

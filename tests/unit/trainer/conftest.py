@@ -17,10 +17,13 @@ from unit.trainer.tiny import Job, build_model, job, reviews
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT."""
-    import sklearn.model_selection  # noqa: F401 - once here, not in every forked process
+    """A tiny BERT. What a run imports is imported once here, not in every forked process."""
+    import accelerate  # noqa: F401
+    import sklearn.model_selection  # noqa: F401
     import torch
-    from matplotlib.figure import Figure  # noqa: F401
+
+    import finetune_trainer.loop
+    import finetune_trainer.run  # noqa: F401
 
     torch.set_num_threads(1)
     return build_model(tmp_path_factory.mktemp("model"))

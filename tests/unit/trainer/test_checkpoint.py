@@ -55,40 +55,79 @@ def test_a_checkpoint_from_other_versions_or_threads_is_used_and_it_says_so(tmp_
     assert said[0].endswith("→ 9.9")
 
 
-def truncate(path):
-    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-4])
+FILES = ["manifest.json", "model.safetensors", "random.safetensors", "state.json"]
 
 
-def flip_a_byte(path):
-    content = bytearray((path / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (path / "model.safetensors").write_bytes(content)
+def damaged(content, how):
+    """A file's bytes, cut off or with one bit flipped."""
+    if how == "truncated":
+        return content[: len(content) // 2]
+    place = {"first": 0, "middle": len(content) // 2, "last": len(content) - 3}[how.split()[0]]
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-DAMAGES = {
-    "model.safetensors is damaged": flip_a_byte,
-    "model.safetensors is damaged (": truncate,
-    "manifest.json is missing": lambda path: (path / "manifest.json").unlink(),
-    "state.json is missing": lambda path: (path / "state.json").unlink(),
-    "manifest.json cannot be read": lambda path: (path / "manifest.json").write_text("{"),
-}
-
-
-@pytest.mark.parametrize("why", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_it_says_so(tmp_path, why):
-    saved(tmp_path, [10, 20])
-    DAMAGES[why](tmp_path / "step-00000020")
-    checkpoints, said = store(tmp_path)
+def passed_over(folder, why):
+    checkpoints, said = store(folder)
     assert checkpoints.newest().step == 10
     assert len(said) == 1
     assert said[0].startswith(f"checkpoint step-00000020 is passed over: {why}")
     checkpoints.save(20, tensors(20), {"step": 20}, None)
-    assert store(tmp_path)[0].newest().step == 20
+    assert store(folder)[0].newest().step == 20
+
+
+@pytest.mark.parametrize("how", ["truncated", "first byte", "middle byte", "last byte"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_sends_back_to_the_checkpoint_before_and_it_says_so(tmp_path, name, how):
+    saved(tmp_path, [10, 20])
+    path = tmp_path / "step-00000020" / name
+    path.write_bytes(damaged(path.read_bytes(), how))
+    passed_over(tmp_path, name)
+
+
+def test_every_byte_of_a_manifest_counts(tmp_path):
+    path = saved(tmp_path, [10])._path(10) / "manifest.json"
+    whole, (checkpoints, _) = path.read_bytes(), store(tmp_path)
+    meaning = json.loads(whole)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert checkpoints.flaw(path.parent) or json.loads(path.read_bytes()) == meaning
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_sends_back_too(tmp_path, name):
+    saved(tmp_path, [10, 20])
+    (tmp_path / "step-00000020" / name).unlink()
+    passed_over(tmp_path, f"{name} is missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "manifest.json cannot be read"),
+        ("[]", "manifest.json cannot be read"),
+        ("{}", "manifest.json cannot be read: 'version'"),
+        ('{"version": 1}', "manifest.json cannot be read: 'sha256'"),
+        ('{"version": 1, "sha256": "x"}', "manifest.json is damaged"),
+        ('{"version": 2}', "its format is 2, and this trainer reads 1"),
+    ],
+)
+def test_a_manifest_that_is_none_sends_back_too(tmp_path, text, why):
+    saved(tmp_path, [10, 20])
+    (tmp_path / "step-00000020" / "manifest.json").write_text(text)
+    passed_over(tmp_path, why)
+
+
+def test_an_empty_folder_and_one_of_a_stranger_are_no_checkpoints(tmp_path):
+    saved(tmp_path, [10])
+    (tmp_path / "step-00000020").mkdir()
+    (tmp_path / "step-by-step").mkdir()
+    passed_over(tmp_path, "manifest.json is missing")
+    assert (tmp_path / "step-by-step").exists()
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path):
     saved(tmp_path, [10])
-    flip_a_byte(tmp_path / "step-00000010")
+    (tmp_path / "step-00000010" / "state.json").write_text("{}")
     assert store(tmp_path)[0].newest() is None
 
 
@@ -97,17 +136,6 @@ def test_a_checkpoint_of_another_configuration_or_data_is_not_used(tmp_path):
     checkpoints, said = store(tmp_path)
     assert checkpoints.newest() is None
     assert "another configuration or other data" in said[0]
-
-
-def test_a_checkpoint_of_another_format_is_passed_over(tmp_path):
-    saved(tmp_path, [10])
-    path = tmp_path / "step-00000010" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-    checkpoints, said = store(tmp_path)
-    assert checkpoints.newest() is None
-    assert "its format is 2, and this trainer reads 1" in said[0]
-    checkpoints.save(2, tensors(2), {}, None)
-    assert names(tmp_path) == ["step-00000002"]
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

@@ -161,6 +161,7 @@ class Job:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
 
     def run_apart(self, before: Any = None) -> int:

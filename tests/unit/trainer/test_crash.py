@@ -1,0 +1,142 @@
+"""`kill -9` at 20 seeded moments: the next attempts go on to the bytes of the run that nothing disturbs.
+
+The moments lie in attempts of four jobs: every attempt but the last of a job is killed, and the next one starts from
+what it left. Every process is real: it kills itself when an event has come for the n-th time.
+"""
+
+import hashlib
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from finetune_api.run import ExitCode
+
+TRAINING = {
+    "epochs": 9,
+    "optimizer": {"learningRate": 2e-3},
+    "checkpoint": {"every": {"steps": 3}, "keep": 2},
+    "evaluation": {"every": {"steps": 5}},
+    "earlyStopping": {"patience": 5, "minDelta": 0.001, "metric": "loss"},
+}
+ROWS = 48
+JOBS, KILLS = 4, 5
+MOMENTS = {"step": 6, "backward": 12, "evaluation": 90, "save": 14, "rename": 5}
+"""What is counted, and how often it may come before the kill."""
+
+
+def digest(job):
+    return hashlib.sha256((job.model_dir / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, model_folder):
+    """The weights of the run that nothing disturbs, and its report."""
+    from unit.trainer.tiny import job, reviews
+
+    made = job(tmp_path_factory.mktemp("undisturbed") / "job", model_folder, reviews(ROWS), training=TRAINING)
+    assert made.run_apart() == ExitCode.DONE
+    return digest(made), made.report
+
+
+def do_at(event, number, action):
+    """Call `action` when the event comes for the n-th time: the optimizer's step, a backward pass, the forward pass of
+    a module in an evaluation, a flush inside a save, a rename, a flush of the model's files, their publication."""
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    count = iter(range(1, 10**9))
+
+    def note(*_):
+        if next(count) == number:
+            action()
+
+    if event == "step":
+        register_optimizer_step_post_hook(note)
+    elif event == "backward":
+        wrap(torch.Tensor, "backward", note)
+    elif event == "evaluation":
+        torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda module, _: None if module.training else note()
+        )
+    elif event in ("save", "publish"):
+        part = {"save": "/.writing-", "publish": "/staging/"}[event]
+        wrap(os, "fsync", lambda file: part in str(Path(f"/proc/self/fd/{file}").readlink()) and note())
+    elif event == "rename":
+        wrap(os, "rename", note)
+        wrap(os, "replace", note)
+    else:
+        assert event == "published"
+        wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note(), after=True)
+
+
+def wrap(owner, name, note, *, after=False):
+    real = getattr(owner, name)
+
+    def wrapped(*arguments, **options):
+        if not after:
+            note(*arguments)
+        result = real(*arguments, **options)
+        if after:
+            note(*arguments)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def moments(seed):
+    """When the attempts of a job are killed: four times in training, and at last while the model is published."""
+    rng = random.Random(seed)
+    drawn = [rng.choice(list(MOMENTS)) for _ in range(KILLS - 1)]
+    last = ("published", 1) if seed == 0 else ("publish", rng.randint(1, 8))
+    return [*((event, rng.randint(1, MOMENTS[event])) for event in drawn), last]
+
+
+def test_the_moments_are_of_every_kind():
+    drawn = {event for seed in range(JOBS) for event, _ in moments(seed)}
+    assert drawn == {*MOMENTS, "publish", "published"}
+
+
+@pytest.mark.parametrize("seed", range(JOBS))
+def test_a_job_whose_attempts_are_killed_ends_with_the_same_bytes(make_job, undisturbed, seed):
+    from unit.trainer.tiny import reviews
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    for attempt, (event, number) in enumerate(moments(seed), start=1):
+        made = made.changed({"job": {"attempt": attempt}})
+        code = made.run_apart(lambda event=event, number=number: do_at(event, number, die))
+        assert code == -signal.SIGKILL, f"{event} {number}: {made.log}"
+    made = made.changed({"job": {"attempt": KILLS + 1}})
+    assert made.run_apart() == ExitCode.DONE
+    expected, report = undisturbed
+    assert digest(made) == expected
+    assert told(made.report) == told(report)
+    assert not made.checkpoint_dir.exists()
+
+
+def told(report):
+    epochs = [(e.step, e.train_loss, e.eval_loss, e.metrics) for e in report.epochs]
+    return epochs, report.best, report.early_stopped, report.model.metrics
+
+
+@pytest.mark.parametrize(("event", "number"), [("save", 12), ("step", 4), ("publish", 2)])
+def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(make_job, undisturbed, event, number):
+    from unit.trainer.tiny import reviews
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    zombie = made.start(lambda: do_at(event, number, lambda: os.kill(os.getpid(), signal.SIGSTOP)))
+    assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
+    newer = made.changed({"job": {"attempt": 2}, "terminationLog": str(made.folder / "newer")})
+    assert newer.run_apart() == ExitCode.DONE
+    os.kill(zombie, signal.SIGCONT)
+    code = os.waitstatus_to_exitcode(os.waitpid(zombie, 0)[1])
+    assert code == ExitCode.INTERRUPTED, made.log
+    assert "now owns the checkpoints" in made.report.message
+    assert digest(newer) == undisturbed[0]
+    assert sorted(path.name for path in (made.folder / "out").iterdir()) == ["model"]
