@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from finetune_trainer.control import Stop, halved, is_out_of_memory
-from finetune_trainer.data.batching import collate, evaluation_batches
+from finetune_trainer.data.batching import evaluation_batches
+from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.devices import Compute
 from finetune_trainer.objectives import Objective

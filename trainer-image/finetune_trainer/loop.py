@@ -13,7 +13,8 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
 from finetune_trainer.control import check_finite, halved, is_out_of_memory
-from finetune_trainer.data.batching import Indices, collate, micro_batches
+from finetune_trainer.data.batching import Indices, micro_batches
+from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError, StoppedError
 from finetune_trainer.noting import evaluate_now, log_step
 from finetune_trainer.report import Reporter

@@ -11,7 +11,7 @@ import torch
 
 from finetune_api.training import CheckpointInterval, EvaluationInterval, TrainingSpec
 from finetune_trainer.control import Stop
-from finetune_trainer.data.batching import Indices, epoch_batches, steps_per_epoch
+from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.evaluate import Judge
 from finetune_trainer.report import Reporter
@@ -32,7 +32,7 @@ class Run:
     reporter: Reporter
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
-    _epoch: tuple[int, list[Indices]] | None = None
+    _epoch: tuple[int, Batches] | None = None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -13,7 +13,8 @@ from finetune_trainer.data.batching import epoch_batches, evaluation_batches, mi
 from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
 from finetune_trainer.data.dataset import shared_texts
 from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
-from finetune_trainer.data.sources import Reading, Row, read_source
+from finetune_trainer.data.rows import Reading, Row
+from finetune_trainer.data.sources import read_source
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.classification import label_text

@@ -59,7 +59,7 @@ CASES = {
         {"dataset": {"train": {"uri": "pvc://data/rows", "path": "/etc/hostname"}}},
         None,
         64,
-        "set dataset.train.format to jsonl or csv",
+        "set dataset.train.format to one of jsonl, csv, parquet, text",
     ),
     "more frozen layers than there are": (
         {"model": {"freeze": {"layers": 3}}},

@@ -10,7 +10,8 @@ import pytest
 from finetune_api.run import Devices, ModelInput
 from finetune_api.training import GradientClippingSpec, OptimizerSpec, Precision, TrainingSpec
 from finetune_trainer.control import Stop
-from finetune_trainer.data.sources import Row, Source
+from finetune_trainer.data.rows import Row
+from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import DeviceMemoryError, DivergedError, StoppedError
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
@@ -75,7 +76,7 @@ def largest_difference(left, right):
 def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch(model_folder, objective):
     import torch
 
-    from finetune_trainer.data.batching import collate
+    from finetune_trainer.data.collation import collate
     from finetune_trainer.loop import _gradients
 
     run, *_ = a_run(model_folder, objective)

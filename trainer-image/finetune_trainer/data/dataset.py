@@ -9,7 +9,8 @@ from typing import Any
 
 from finetune_api.run import DataInput, DatasetInput, RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.sources import Reading, Row, Source, read_source
+from finetune_trainer.data.rows import Reading, Row
+from finetune_trainer.data.sources import Source, read_source
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.report import Reporter
@@ -33,7 +34,7 @@ class Dataset:
 
 def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
     """Read, clean, deduplicate and split, training rows first. Raises what `read_source` and `split_rows` raise."""
-    spec, seen = config.dataset, set[bytes]()
+    spec, seen = config.dataset, set[int]()
     kind = OBJECTIVES[config.objective.kind]
     options = getattr(config.objective, config.objective.kind)
     split = None if spec.validation else spec.split or ValidationSplit()
@@ -43,6 +44,9 @@ def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
         max_invalid_rows=spec.max_invalid_rows,
         read_label=partial(kind.read_label, labels=kind.fixed_labels(options)),
         group_by=split.group_by if split else None,
+        per_token=kind.per_token,
+        labelled=kind.labelled,
+        label_lists=_label_lists(config),
     )
     train = read_source("dataset.train", spec.train, reading, seen)
     labels = kind.found_labels(options, [row.label for row in train.rows], train.name)
@@ -57,7 +61,16 @@ def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
     return Dataset(train, validation, test, objective)
 
 
-def _required(field: str, data: DataInput | None, reading: Reading, seen: set[bytes]) -> Source:
+def _label_lists(config: RunConfig) -> bool:
+    objective = config.objective
+    return bool(
+        objective.token_classification
+        or (objective.classification and objective.classification.multi_label)
+        or (objective.regression and objective.regression.targets > 1)
+    )
+
+
+def _required(field: str, data: DataInput | None, reading: Reading, seen: set[int]) -> Source:
     assert data is not None
     return read_source(field, data, reading, seen)
 

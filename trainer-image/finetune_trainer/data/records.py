@@ -1,19 +1,20 @@
-"""Reads data files: every line becomes a Record or a Fault with its line number.
+"""Reads text files of rows: every line becomes a Record or a Fault with its line number.
 
-Called by `sources`; knows nothing of columns' meaning.
+Called by `sources`; knows nothing of columns' meaning. A line that is far too long is passed over in pieces, so that
+memory stays small whatever the file holds.
 """
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.dataset import DataFormat
-
 BOM = b"\xef\xbb\xbf"
+LONGEST_ROW = 8 * 1024 * 1024
+"""Bytes: a row beyond that is a file put together wrongly, and would take gigabytes to tokenize."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -32,22 +33,46 @@ class Fault:
     line: int
     reason: str
     column: str | None = None
+    fatal: bool = False
+    """Nothing after it can be read either, so no tolerance for bad rows applies."""
 
 
-def read_jsonl(path: Path) -> Iterator[Record | Fault]:
-    """One JSON object a line, UTF-8; empty lines are passed over."""
+def too_long(size: int, unit: str) -> str:
+    """The reason of a fault."""
+    return (
+        f"has {size:,} {unit}, more than the {LONGEST_ROW:,} that a row may have; split it into several rows"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
+    """Lines from 1 without a byte order mark; a Fault in place of one that is too long."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(BOM) if number == 1 else raw
-            if line.strip():
-                yield _parse_json(number, line)
+        number = 0
+        while raw := file.readline(LONGEST_ROW + 1):
+            number, size, last = number + 1, len(raw), raw
+            while size > LONGEST_ROW and last and not last.endswith(b"\n"):
+                last = file.readline(LONGEST_ROW)
+                size += len(last)
+            if size > LONGEST_ROW + 1:
+                yield number, Fault(number, too_long(size, "bytes"))
+            else:
+                yield number, raw.removeprefix(BOM) if number == 1 else raw
+
+
+def read_jsonl(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+    """One JSON object a line, UTF-8; empty lines are passed over."""
+    for number, line in _lines(path):
+        if isinstance(line, Fault):
+            yield line
+        elif line.strip():
+            yield _parse_json(number, line)
 
 
 def _parse_json(number: int, line: bytes) -> Record | Fault:
     try:
         value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
-        return Fault(number, f"is not UTF-8 (byte {error.start + 1} of the line)")
+        return Fault(number, _not_utf8(error))
     except (ValueError, RecursionError) as error:
         reason = (
             f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
@@ -60,6 +85,10 @@ def _parse_json(number: int, line: bytes) -> Record | Fault:
     return Record(number, value)
 
 
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"is not UTF-8 (byte {error.start + 1} of the line)"
+
+
 def _is_text(value: Any) -> bool:
     """Whether all of it can be written: JSON can escape one half of a surrogate pair, no tokenizer takes it."""
     try:
@@ -69,38 +98,67 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def read_csv(path: Path) -> Iterator[Record | Fault]:
-    """Comma-separated values with a header (RFC 4180), UTF-8; a row's line is the one it begins on."""
-    csv.field_size_limit(2**31 - 1)
-    undecodable: set[int] = set()
-    with path.open("rb") as file:
-        reader = csv.reader(_lines(file, undecodable), strict=True)
-        try:
-            header = next(reader, [])
-        except csv.Error as error:
-            yield Fault(1, f"is the header and not CSV: {error}; mend its quotes")
-            return
-        while True:
-            first = reader.line_num + 1
+def read_text(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+    """One text a line in a column named text, UTF-8; empty lines are passed over."""
+    for number, line in _lines(path):
+        if isinstance(line, Fault):
+            yield line
+        elif line.strip():
             try:
-                values = next(reader, None)
-            except csv.Error as error:
-                yield Fault(first, f"is not CSV: {error}")
-                continue
-            if values is None:
-                return
-            if values:
-                bad = undecodable.intersection(range(first, reader.line_num + 1))
-                yield Fault(min(bad), "is not UTF-8") if bad else _csv_record(first, header, values)
+                yield Record(number, {"text": line.rstrip(b"\r\n").decode()})
+            except UnicodeDecodeError as error:
+                yield Fault(number, _not_utf8(error))
 
 
-def _lines(file: Iterator[bytes], undecodable: set[int]) -> Iterator[str]:
-    for number, raw in enumerate(file, start=1):
-        line = raw.removeprefix(BOM) if number == 1 else raw
+def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+    """Comma-separated values with a header (RFC 4180), UTF-8; a row's line is the one it begins on."""
+    csv.field_size_limit(LONGEST_ROW)
+    unreadable: dict[int, Fault] = {}
+    reader = csv.reader(_decoded(path, unreadable), strict=True)
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        yield Fault(1, f"is the header and not CSV: {error}; mend its quotes", fatal=True)
+        return
+    flaw = unreadable.get(1) or _header_flaw(header)
+    if flaw:
+        yield flaw
+        return
+    while True:
+        first = reader.line_num + 1
+        unreadable.clear()
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            yield Fault(first, f"is not CSV: {error}")
+            continue
+        if unreadable:
+            yield next(iter(unreadable.values()))
+        elif values:
+            yield _csv_record(first, header, values)
+        if values is None:
+            return
+
+
+def _header_flaw(header: list[str]) -> Fault | None:
+    repeated = [name for name in header if name and header.count(name) > 1]
+    if not repeated:
+        return None
+    return Fault(
+        1, f"is the header and names column {repeated[0]!r} more than once; rename one of them", fatal=True
+    )
+
+
+def _decoded(path: Path, unreadable: dict[int, Fault]) -> Iterator[str]:
+    for number, line in _lines(path):
+        if isinstance(line, Fault):
+            unreadable[number] = line
+            yield "\n"
+            continue
         try:
             yield line.decode()
         except UnicodeDecodeError:
-            undecodable.add(number)
+            unreadable[number] = Fault(number, "is not UTF-8")
             yield line.decode(errors="replace")
 
 
@@ -108,10 +166,3 @@ def _csv_record(line: int, header: list[str], values: list[str]) -> Record | Fau
     if len(values) != len(header):
         return Fault(line, f"has {len(values)} fields where the header has {len(header)}")
     return Record(line, dict(zip(header, values, strict=True)))
-
-
-READERS: dict[DataFormat, Callable[[Path], Iterator[Record | Fault]]] = {
-    DataFormat.JSONL: read_jsonl,
-    DataFormat.CSV: read_csv,
-}
-ENDINGS = {".jsonl": DataFormat.JSONL, ".ndjson": DataFormat.JSONL, ".csv": DataFormat.CSV}

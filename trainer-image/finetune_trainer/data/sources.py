@@ -3,49 +3,18 @@
 Called by `dataset`.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from finetune_api.dataset import ColumnsSpec, DataFormat, Deduplicate, PreprocessingSpec
+from finetune_api.dataset import Deduplicate
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.cleaning import Clean, cleaner
-from finetune_trainer.data.records import ENDINGS, READERS, Fault, Record
-from finetune_trainer.errors import ConfigurationError, DataError, NotFoundError, input_errors
+from finetune_trainer.data.formats import READERS, format_of
+from finetune_trainer.data.records import Fault, Record
+from finetune_trainer.data.rows import Reading, Row, rows_of
+from finetune_trainer.errors import DataError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
-
-ReadLabel = Callable[[object], str | float]
-"""Reads a label as written in the file; raises ValueError with the end of a sentence, 'is not …'."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One usable example."""
-
-    line: int
-    text: str
-    pair: str | None
-    label: str | float
-    group: str | None
-
-    def digest(self) -> bytes:
-        """Identity of the texts, for dropping repeats."""
-        joined = self.text if self.pair is None else f"{len(self.text)}:{self.text}{self.pair}"
-        return hashlib.blake2b(joined.encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files are read; the same for training, validation and test rows."""
-
-    columns: ColumnsSpec
-    preprocessing: PreprocessingSpec
-    max_invalid_rows: str
-    read_label: ReadLabel
-    group_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +27,7 @@ class Source:
     resolved: ResolvedData
 
 
-def read_source(field: str, data: DataInput, reading: Reading, seen: set[bytes]) -> Source:
+def read_source(field: str, data: DataInput, reading: Reading, seen: set[int]) -> Source:
     """Read a file; `seen` holds the texts read before and is added to.
 
     Raises NotFoundError for the file, ConfigurationError for its format, DataError with file, row and column.
@@ -70,7 +39,7 @@ def read_source(field: str, data: DataInput, reading: Reading, seen: set[bytes])
                 f"{field}: {name} is a folder; name a file in it", FaultPlace(field=field, file=name)
             )
         digest = sha256(path)
-        records = READERS[_format(field, name, data)](path)
+        records = READERS[format_of(field, data, reading)](path, reading.wanted.values())
         usable, invalid = _sift(field, name, records, reading)
     rows = [row for row in usable if _is_new(row, reading, seen)]
     if not rows:
@@ -85,29 +54,17 @@ def read_source(field: str, data: DataInput, reading: Reading, seen: set[bytes])
     return Source(field, name, rows, resolved)
 
 
-def _format(field: str, name: str, data: DataInput) -> DataFormat:
-    found = (
-        data.format or ENDINGS.get(Path(name).suffix.lower()) or ENDINGS.get(Path(data.path).suffix.lower())
-    )
-    if found is None:
-        raise ConfigurationError(
-            f"{field}: the ending of {name} does not tell its format; set {field}.format to jsonl or csv",
-            FaultPlace(field=f"{field}.format", file=name),
-        )
-    return found
-
-
 def _sift(
     field: str, name: str, records: Iterable[Record | Fault], reading: Reading
 ) -> tuple[list[Row], int]:
     """The usable rows and the number of others; raises once there are more of those than allowed."""
     allowed, rows, faults = reading.max_invalid_rows, list[Row](), list[Fault]()
-    for found in _rows(records, reading):
+    for found in rows_of(records, reading):
         if isinstance(found, Row):
             rows.append(found)
             continue
         faults.append(found)
-        if not allowed.endswith("%") and len(faults) > int(allowed):
+        if found.fatal or (not allowed.endswith("%") and len(faults) > int(allowed)):
             raise _too_many(field, name, faults, allowed)
     share_exceeded = allowed.endswith("%") and len(faults) * 100 > float(allowed[:-1]) * (
         len(rows) + len(faults)
@@ -118,11 +75,11 @@ def _sift(
 
 
 def _too_many(field: str, name: str, faults: list[Fault], allowed: str) -> DataError:
-    first = faults[0]
+    first = faults[-1] if faults[-1].fatal else faults[0]
     column = f", column {first.column}" if first.column else ""
     several = (
         f" ({len(faults)} rows cannot be used, and dataset.maxInvalidRows is {allowed})"
-        if allowed != "0"
+        if allowed != "0" and not first.fatal
         else ""
     )
     return DataError(
@@ -131,41 +88,7 @@ def _too_many(field: str, name: str, faults: list[Fault], allowed: str) -> DataE
     )
 
 
-def _rows(records: Iterable[Record | Fault], reading: Reading) -> Iterator[Row | Fault]:
-    clean = cleaner(reading.preprocessing)
-    for record in records:
-        yield record if isinstance(record, Fault) else _row(record, reading, clean)
-
-
-def _row(record: Record, reading: Reading, clean: Clean) -> Row | Fault:
-    names = (reading.columns.text, reading.columns.text_pair, reading.columns.label, reading.group_by)
-    for name in names:
-        if name is not None and name not in record.fields:
-            there = ", ".join(map(str, record.fields)) or "none"
-            return Fault(record.line, f"is missing; the columns there are {there}", name)
-    values: dict[str, Any] = {}
-    for name, target in zip(names, ("text", "pair", "label", "group"), strict=True):
-        try:
-            values[target] = None if name is None else _value(target, record.fields[name], reading, clean)
-        except ValueError as error:
-            return Fault(record.line, str(error), name)
-    return Row(record.line, **values)
-
-
-def _value(target: str, value: Any, reading: Reading, clean: Clean) -> str | float:
-    if target == "label":
-        return reading.read_label(value)
-    if target == "group":
-        return str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"is not a text but {'null' if value is None else type(value).__name__}")
-    text, least = clean(value), reading.preprocessing.min_characters
-    if len(text) < least:
-        raise ValueError("is empty" if not text else f"has {len(text)} characters, fewer than {least}")
-    return text
-
-
-def _is_new(row: Row, reading: Reading, seen: set[bytes]) -> bool:
+def _is_new(row: Row, reading: Reading, seen: set[int]) -> bool:
     if reading.preprocessing.deduplicate is Deduplicate.NONE:
         return True
     digest = row.digest()

@@ -6,8 +6,9 @@ Called by `dataset`; pure.
 from collections.abc import Sequence
 
 from finetune_api.run import FaultPlace, ValidationSplit
-from finetune_trainer.data.sources import Row
+from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import DataError
+from finetune_trainer.objectives.base import Label
 
 FIELD = "dataset.validation"
 """As a FineTuneJob names it; in a run.json it is dataset.split."""
@@ -34,7 +35,7 @@ def split_rows(
 
 
 def _at_random(
-    rows: Sequence[Row], fraction: float, seed: int, labels: list[str | float] | None
+    rows: Sequence[Row], fraction: float, seed: int, labels: list[Label] | None
 ) -> tuple[list[int], list[int]]:
     from sklearn.model_selection import train_test_split
 

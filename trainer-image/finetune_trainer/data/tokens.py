@@ -1,65 +1,103 @@
-"""Turns rows into token ids, kept in flat arrays. Called by `run` with the tokenizer of `model`."""
+"""Tokenized rows, kept in flat arrays. Made by `run` with the tokenizer of `model`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune_trainer.data.encoding import Encoded, Encoding, encode
+from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
 from finetune_trainer.objectives import Objective
 
-CHUNK = 1024
+CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
+"""Rows tokenized at once: enough for the tokenizer's threads, few enough that its lists stay small."""
+SMALL_VOCABULARY = 1 << 16
+"""Up to which a token id needs two bytes only."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenized rows: example i has the tokens offsets[i] to offsets[i+1]."""
+    """Tokenized rows: example i has the tokens offsets[i] to offsets[i+1]. The arrays may be memory-mapped files."""
 
     name: str
-    ids: npt.NDArray[np.int32]
+    ids: npt.NDArray[Any]
+    """uint16, or int32 for a large vocabulary."""
     types: npt.NDArray[np.int8] | None
-    """Token type ids, where the model knows them."""
+    """Token type ids, of pairs where the model knows them."""
     offsets: npt.NDArray[np.int64]
     targets: npt.NDArray[Any]
+    """(rows, …); of an objective per token int32 at the offsets of the ids, -100 where nothing is predicted."""
     lines: npt.NDArray[np.int64]
     """Line of each row in its file, for messages."""
+    per_token: bool = False
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.lines)
 
-    @property
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of every example."""
         return np.diff(self.offsets)
 
 
-def tokenize(source: Source, objective: Objective[Any], tokenizer: Any, max_length: int) -> Examples:
-    """Tokenize all rows of a source with special tokens, cut to `max_length`, without padding."""
-    encoded = list(_chunks(source, tokenizer, max_length))
-    ids = [np.asarray(row, dtype=np.int32) for chunk in encoded for row in chunk["input_ids"]]
-    types = [np.asarray(row, dtype=np.int8) for chunk in encoded for row in chunk.get("token_type_ids") or ()]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    return Examples(
-        name=source.name,
-        ids=np.concatenate(ids),
-        types=np.concatenate(types) if types else None,
-        offsets=offsets,
-        targets=objective.encode([row.label for row in source.rows]),
-        lines=np.asarray([row.line for row in source.rows], dtype=np.int64),
-    )
+def tokenize(
+    source: Source, objective: Objective[Any], tokenizer: Any, max_length: int, mask_prompt: bool = True
+) -> Examples:
+    """Tokenize all rows of a source in memory; `cache.tokenized` does the same in files."""
+    collected: dict[str, list[npt.NDArray[Any]]] = {}
+    for part in arrays_of(source.rows, objective, Encoding(tokenizer, max_length, mask_prompt)):
+        for name, array in part.items():
+            collected.setdefault(name, []).append(array)
+    arrays = {name: np.concatenate(several) for name, several in collected.items()}
+    return examples_of(source.name, objective, arrays)
 
 
-def _chunks(source: Source, tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(source.rows), CHUNK):
-        rows = source.rows[start : start + CHUNK]
-        pairs = [row.pair for row in rows]
-        yield tokenizer(
-            [row.text for row in rows],
-            None if pairs[0] is None else pairs,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
+def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDArray[Any]]) -> Examples:
+    """Examples from the concatenated arrays of `arrays_of`."""
+    fields = {field: arrays[field] for field in ("ids", "offsets", "targets", "lines")}
+    return Examples(name, types=arrays.get("types"), per_token=objective.per_token, **fields)
+
+
+def arrays_of(
+    rows: Iterable[Row], objective: Objective[Any], how: Encoding
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The arrays of Examples in pieces, to be concatenated by name."""
+    total, small = 0, len(how.tokenizer) <= SMALL_VOCABULARY
+    yield {"offsets": np.zeros(1, dtype=np.int64)}
+    for chunk in _chunks(rows):
+        found = encode(chunk, objective, how)
+        lengths = np.asarray([len(ids) for ids in found.ids], dtype=np.int64)
+        part: dict[str, npt.NDArray[Any]] = {
+            "ids": np.concatenate(found.ids).astype(np.uint16 if small else np.int32),
+            "offsets": total + np.cumsum(lengths),
+            "targets": _targets(found),
+            "lines": np.asarray([row.line for row in chunk], dtype=np.int64),
+        }
+        if found.types is not None:
+            part["types"] = np.concatenate(found.types).astype(np.int8)
+        total += int(lengths.sum())
+        yield part
+
+
+def _targets(found: Encoded) -> npt.NDArray[Any]:
+    if isinstance(found.targets, list):
+        return np.concatenate(found.targets).astype(np.int32)
+    return found.targets
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    characters = 0
+    for row in rows:
+        size = (len(row.text) if isinstance(row.text, str) else sum(map(len, row.text))) + len(row.pair or "")
+        if chunk and (len(chunk) == CHUNK_ROWS or characters + size > CHUNK_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(row)
+        characters += size
+    if chunk:
+        yield chunk

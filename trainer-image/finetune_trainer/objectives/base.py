@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Options = TypeVar("Options")
-Label = str | float
+Label = str | float | tuple[str, ...] | tuple[float, ...] | None
 
 
 class Loss(NamedTuple):
@@ -41,6 +41,10 @@ class Objective(ABC, Generic[Options]):
 
     problem_type: ClassVar[str]
     """As in the config.json of transformers."""
+    per_token: ClassVar[bool] = False
+    """Targets belong to tokens, not to rows."""
+    labelled: ClassVar[bool] = True
+    """Whether a label column is read."""
     labels: list[str] | None
     """Labels in the order of their ids; None where there are none."""
 

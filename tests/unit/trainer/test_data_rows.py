@@ -1,0 +1,182 @@
+"""From files of every format to rows of every objective, and what is said about those that cannot be used."""
+
+import json
+from functools import partial
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.run import DataInput
+from finetune_trainer.data.records import LONGEST_ROW
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.sources import read_source
+from finetune_trainer.errors import ConfigurationError, DataError
+from finetune_trainer.objectives.classification import label_text
+
+
+def several(read, value):
+    """A list of labels as several objectives read it."""
+    if not isinstance(value, list):
+        raise ValueError(f"is not a list but {type(value).__name__}")
+    return tuple(map(read, value))
+
+
+LISTS = {"read_label": partial(several, label_text), "label_lists": True}
+WORDS = {**LISTS, "per_token": True}
+DOCUMENTS = {"per_token": True, "labelled": False, "read_label": label_text}
+
+
+def source(path, columns=None, **changes):
+    fields = {
+        "columns": ColumnsSpec.model_validate(columns or {}),
+        "preprocessing": PreprocessingSpec(),
+        "max_invalid_rows": "0",
+        "read_label": label_text,
+    }
+    data = DataInput(path=str(path), uri=f"pvc://data/{path.name}")
+    return read_source("dataset.train", data, Reading(**fields | changes), set())
+
+
+def refusal(path, **changes):
+    with pytest.raises(DataError) as caught:
+        source(path, **changes)
+    place = caught.value.place
+    return caught.value.message.removeprefix("pvc://data/"), (place.row, place.column)
+
+
+def jsonl(tmp_path, *rows):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def csv(tmp_path, text):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    return path
+
+
+def parquet(tmp_path, rows, schema=None):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path, row_group_size=2)
+    return path
+
+
+def read(source):
+    return [(row.line, row.text, row.label) for row in source.rows]
+
+
+def test_words_and_their_labels_are_read_from_every_format(tmp_path):
+    rows = [{"text": ["A", "film"], "label": ["x", "y"]}, {"text": ["It"], "label": ["x"]}]
+    expected = [(("A", "film"), ("x", "y")), (("It",), ("x",))]
+    written = csv(tmp_path, 'text,label\n"[""A"", ""film""]","[""x"", ""y""]"\n"[""It""]","[""x""]"\n')
+    for path in (jsonl(tmp_path, *rows), parquet(tmp_path, rows), written):
+        assert [row[1:] for row in read(source(path, **WORDS))] == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "why", "column"),
+    [
+        ({"text": ["a", "b"], "label": ["x"]}, "has 1 labels for 2 words", "label"),
+        ({"text": [], "label": []}, "has no word", "text"),
+        ({"text": ["a", " "], "label": ["x", "y"]}, "has no characters in word 2", "text"),
+        ({"text": ["a", 3], "label": ["x", "y"]}, "is not a list of words but a list with int", "text"),
+        (
+            {"text": "a b", "label": ["x", "y"]},
+            "is not a list but the text 'a b'; write a list as JSON",
+            "text",
+        ),
+        ({"text": {"a": 1}, "label": ["x"]}, "is not a list of words but dict", "text"),
+        ({"text": ["a"], "label": None}, "is not a list but NoneType", "label"),
+    ],
+)
+def test_a_row_of_words_that_cannot_be_used_is_named_with_its_column(tmp_path, row, why, column):
+    path = jsonl(tmp_path, {"text": ["fine"], "label": ["x"]}, row)
+    assert refusal(path, **WORDS) == (f"a.jsonl, row 2, column {column} {why}", (2, column))
+
+
+def test_words_are_cleaned_one_by_one(tmp_path):
+    path = jsonl(tmp_path, {"text": ["ＡＢ", "<b>C</b>"], "label": ["x", "y"]})
+    spec = PreprocessingSpec(unicode="NFKC", strip_markup=True, lowercase=True)
+    assert read(source(path, preprocessing=spec, **WORDS)) == [(1, ("ab", "c"), ("x", "y"))]
+
+
+def test_a_list_of_labels_may_be_empty_and_is_written_as_json_in_csv(tmp_path):
+    path = csv(tmp_path, 'text,label\nfine,"[""a"", ""b""]"\nplain,[]\nbad,a\n')
+    assert read(source(path, max_invalid_rows="1", **LISTS)) == [(2, "fine", ("a", "b")), (3, "plain", ())]
+    assert refusal(path, **LISTS)[0].startswith("a.csv, row 4, column label is not a list but the text 'a'")
+
+
+def test_documents_have_no_label_and_a_prompt_that_may_be_empty(tmp_path):
+    path = jsonl(tmp_path, {"text": "b", "question": "a"}, {"text": "c", "question": ""})
+    rows = source(path, {"prompt": "question"}, **DOCUMENTS).rows
+    assert [(row.pair, row.text, row.label) for row in rows] == [("a", "b", None), ("", "c", None)]
+    assert refusal(path, columns={"prompt": "ask"}, **DOCUMENTS)[1] == (1, "ask")
+
+
+def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\n\ntwo \u00e9\r\n".encode())
+    assert read(source(path, **DOCUMENTS)) == [(1, "one", None), (3, "two \u00e9", None)]
+    with pytest.raises(
+        ConfigurationError, match=r"a\.txt has one text a line and no labels.*give jsonl"
+    ) as caught:
+        source(path)
+    assert caught.value.place.field == "dataset.train.format"
+    path.write_bytes(b"fine\nbad \xff\n")
+    assert refusal(path, **DOCUMENTS) == ("a.txt, row 2 is not UTF-8 (byte 5 of the line)", (2, None))
+
+
+def test_parquet_rows_are_numbered_over_row_groups_and_unused_columns_are_not_read(tmp_path):
+    rows = [{"text": f"t{n}", "label": n, "other": {"deep": [n]}} for n in range(5)]
+    assert read(source(parquet(tmp_path, rows))) == [(n + 1, f"t{n}", str(n)) for n in range(5)]
+    assert refusal(parquet(tmp_path, rows), columns={"text": "review"}) == (
+        "a.parquet, row 1, column review is missing; the columns there are text, label, other",
+        (1, "review"),
+    )
+
+
+def test_parquet_values_that_cannot_be_used_name_row_and_column(tmp_path):
+    nothing = parquet(tmp_path, [{"text": "a", "label": "x"}, {"text": None, "label": "x"}])
+    assert refusal(nothing) == ("a.parquet, row 2, column text is not a text but null", (2, "text"))
+    number = parquet(tmp_path, [{"text": "a", "label": 1.0}, {"text": "b", "label": float("nan")}])
+    assert refusal(number)[1] == (2, "label")
+    table = pyarrow.table({"text": pyarrow.array([b"fine", b"\xff"]), "label": ["x", "y"]})
+    text = pyarrow.StringArray.from_buffers(2, *table["text"].chunk(0).buffers()[1:])
+    pyarrow.parquet.write_table(pyarrow.table({"text": text, "label": ["x", "y"]}), nothing)
+    assert refusal(nothing) == ("a.parquet, row 2, column text is not UTF-8", (2, "text"))
+
+
+@pytest.mark.parametrize("allowed", ["0", "100%"])
+def test_a_file_that_is_not_parquet_is_refused_whatever_is_tolerated(tmp_path, allowed):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"text,label\n")
+    message, place = refusal(path, max_invalid_rows=allowed)
+    assert message.startswith("a.parquet, row 1 cannot be read: the file is not Parquet or damaged")
+    assert place == (1, None)
+    whole = parquet(tmp_path, [{"text": "fine" * 1000, "label": str(n)} for n in range(50)]).read_bytes()
+    path.write_bytes(whole[:100] + bytes(300) + whole[400:])
+    assert "the file is" in refusal(path, max_invalid_rows=allowed)[0]
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
+    path = csv(tmp_path, "text,label,text\na,x,b\n")
+    assert refusal(path, max_invalid_rows="100%") == (
+        "a.csv, row 1 is the header and names column 'text' more than once; rename one of them",
+        (1, None),
+    )
+
+
+def test_a_row_of_fifty_megabytes_is_named_and_the_others_are_read(tmp_path):
+    huge = "x" * 50_000_000
+    why = f"more than the {LONGEST_ROW:,} that a row may have; split it into several rows"
+    rows = [{"text": text, "label": "x"} for text in ("fine", huge, "also")]
+    lines, table = jsonl(tmp_path, *rows), parquet(tmp_path, rows)
+    commas = csv(tmp_path, f"text,label\nfine,x\n{huge},x\nalso,y\n")
+    for path in (lines, table, commas):
+        assert [text for _, text, _ in read(source(path, max_invalid_rows="1"))] == ["fine", "also"]
+    assert refusal(lines) == (f"a.jsonl, row 2 has 50,000,027 bytes, {why}", (2, None))
+    assert refusal(commas) == (f"a.csv, row 3 has 50,000,003 bytes, {why}", (3, None))
+    assert refusal(table) == (f"a.parquet, row 2, column text has 50,000,000 characters, {why}", (2, "text"))

@@ -1,0 +1,143 @@
+"""Turns rows into token ids and targets, as the kind of objective needs them. Called by `tokens`; pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.data.rows import Row
+from finetune_trainer.objectives import Objective
+
+IGNORED = -100
+"""Target of a token that nothing is to be predicted for."""
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How texts become tokens."""
+
+    tokenizer: Any
+    max_length: int
+    mask_prompt: bool = True
+    """Causal LM: learn the text alone and not the prompt before it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some tokenized rows."""
+
+    ids: list[Ints]
+    types: list[Ints] | None
+    """Token type ids, of pairs where the model knows them."""
+    targets: list[Ints] | npt.NDArray[Any]
+    """One array a row, as long as its ids, or (rows, …)."""
+
+
+def encode(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
+    """Tokenize rows with special tokens, cut to `max_length`, without padding."""
+    kind: Callable[..., Encoded] = _texts
+    if objective.per_token:
+        kind = _words if objective.labelled else _documents
+    return kind(rows, objective, how)
+
+
+def _texts(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
+    paired = rows[0].pair is not None
+    found = how.tokenizer(
+        [row.text for row in rows],
+        [row.pair for row in rows] if paired else None,
+        truncation=True,
+        max_length=how.max_length,
+        padding=False,
+        return_attention_mask=False,
+    )
+    types = found.get("token_type_ids") if paired else None
+    targets = objective.encode([row.label for row in rows])
+    return Encoded(_arrays(found["input_ids"]), types and _arrays(types), targets)
+
+
+def _words(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
+    """The words joined by spaces, as the model saw texts before; the label stands at a word's first token."""
+    found = how.tokenizer(
+        [" ".join(row.text) for row in rows],
+        truncation=True,
+        max_length=how.max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+    )
+    ids, labels = _arrays(found["input_ids"]), objective.encode([row.label for row in rows])
+    targets = []
+    for row, offsets, classes in zip(rows, found["offset_mapping"], labels, strict=True):
+        words = first_tokens(row.text, np.asarray(offsets, dtype=np.int64))
+        targets.append(np.where(words >= 0, classes[words], IGNORED))
+    return Encoded(ids, None, targets)
+
+
+def first_tokens(words: Sequence[str], offsets: Ints) -> Ints:
+    """The word that each token is the first one of, else -1; `offsets` (tokens, 2) are into the words joined by spaces.
+
+    A token belongs to the word that its last character is in: some tokens begin with the space before it.
+    """
+    starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
+    real = offsets[:, 1] > offsets[:, 0]
+    word = np.where(real, np.searchsorted(starts, offsets[:, 1] - 1, side="right") - 1, -1)
+    previous = np.concatenate([[-1], word[:-1]])
+    first = np.where(word != previous, word, -1)
+    opening = int(np.argmax(real))
+    if real.any() and offsets[opening, 0] > starts[word[opening]]:
+        first[opening] = -1  # the text was cut on the left, within this word
+    return first
+
+
+def _documents(rows: Sequence[Row], _objective: Objective[Any], how: Encoding) -> Encoded:
+    """Prompt and text tokenized as one string, with the tokenizer's first token and an end-of-text token."""
+    found = how.tokenizer(
+        [(row.pair or "") + str(row.text) for row in rows],
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+    )
+    ids, targets = [], []
+    for row, tokens, offsets in zip(rows, found["input_ids"], found["offset_mapping"], strict=True):
+        ends = np.asarray([end for _, end in offsets], dtype=np.int64)
+        prefix, completion = _parted(np.asarray(tokens, dtype=np.int64), ends, len(row.pair or ""))
+        prefix, completion = _cut(prefix, _ended(completion, how.tokenizer), bool(ends[:1] == 0), how)
+        ids.append(np.concatenate([prefix, completion]))
+        hidden = len(prefix) if how.mask_prompt and row.pair is not None else 0
+        targets.append(ids[-1].copy())
+        targets[-1][: max(1, hidden)] = IGNORED
+    return Encoded(ids, None, targets)
+
+
+def _parted(ids: Ints, ends: Ints, prompt: int) -> tuple[Ints, Ints]:
+    """The tokens up to the prompt's end, and the others; one that reaches beyond the end belongs to the others."""
+    beyond = np.flatnonzero(ends > prompt)
+    if not len(beyond):
+        return ids, ids[:0]
+    return ids[: beyond[0]], ids[beyond[0] : beyond[-1] + 1]
+
+
+def _ended(completion: Ints, tokenizer: Any) -> Ints:
+    end = tokenizer.eos_token_id
+    return completion if end is None else np.append(completion, end)
+
+
+def _cut(prefix: Ints, completion: Ints, has_start: bool, how: Encoding) -> tuple[Ints, Ints]:
+    """Within max_length: the prompt gives way first, from its left, but one token stays before the completion."""
+    room = max(how.max_length - len(completion), min(1, len(prefix)))
+    if len(prefix) > room:
+        start = prefix[: int(has_start)]
+        prefix = np.concatenate([start, prefix[len(prefix) - (room - len(start)) :]])
+    left = how.max_length - len(prefix)
+    if how.tokenizer.truncation_side == "left":
+        return prefix, completion[max(0, len(completion) - left) :]
+    return prefix, completion[:left]
+
+
+def _arrays(lists: list[list[int]]) -> list[Ints]:
+    return [np.asarray(row, dtype=np.int64) for row in lists]

@@ -1,0 +1,49 @@
+"""The formats of data files, and which one a file has. Called by `sources`."""
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from finetune_api.dataset import DataFormat
+from finetune_api.run import DataInput, FaultPlace
+from finetune_trainer.data.parquet import read_parquet
+from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl, read_text
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.errors import ConfigurationError
+
+Reader = Callable[[Path, Collection[str]], Iterator[Record | Fault]]
+"""Takes the file and the columns that are wanted, and may leave out others."""
+
+READERS: dict[DataFormat, Reader] = {
+    DataFormat.JSONL: read_jsonl,
+    DataFormat.CSV: read_csv,
+    DataFormat.PARQUET: read_parquet,
+    DataFormat.TEXT: read_text,
+}
+ENDINGS = {
+    ".jsonl": DataFormat.JSONL,
+    ".ndjson": DataFormat.JSONL,
+    ".csv": DataFormat.CSV,
+    ".parquet": DataFormat.PARQUET,
+    ".txt": DataFormat.TEXT,
+}
+
+
+def format_of(field: str, data: DataInput, reading: Reading) -> DataFormat:
+    """As the spec says, else by the ending; raises ConfigurationError where neither tells, or where it cannot work."""
+    name = data.uri or data.path
+    endings = (Path(name).suffix.lower(), Path(data.path).suffix.lower())
+    found = data.format or next((ENDINGS[ending] for ending in endings if ending in ENDINGS), None)
+    place = FaultPlace(field=f"{field}.format", file=name)
+    if found is None:
+        choices = ", ".join(DataFormat)
+        raise ConfigurationError(
+            f"{field}: the ending of {name} does not tell its format; set {field}.format to one of {choices}",
+            place,
+        )
+    if found is DataFormat.TEXT and reading.labelled:
+        raise ConfigurationError(
+            f"{field}: {name} has one text a line and no labels, which objective.causalLM alone learns from; for other"
+            " objectives give jsonl, csv or parquet",
+            place,
+        )
+    return found

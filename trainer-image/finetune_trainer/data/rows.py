@@ -1,0 +1,158 @@
+"""Rows: what a record gives once its columns are read, cleaned and checked. Called by `sources`; pure."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_trainer.data.cleaning import Clean, cleaner
+from finetune_trainer.data.records import LONGEST_ROW, Fault, Record, too_long
+from finetune_trainer.objectives.base import Label
+
+ReadLabel = Callable[[object], Label]
+"""Reads a label as written in the file; raises ValueError with the end of a sentence, 'is not …'."""
+Text = str | tuple[str, ...]
+"""A text, or the words of one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable example."""
+
+    line: int
+    text: Text
+    pair: str | None
+    """The second text; for causal LM the prompt."""
+    label: Label
+    group: str | None
+
+    def digest(self) -> int:
+        """Identity of the texts in 64 bits: among ten million texts two fall together with probability 3e-6."""
+        joined = self.text if isinstance(self.text, str) else "\0".join(self.text)
+        if self.pair is not None:
+            joined = f"{len(joined)}:{joined}{self.pair}"
+        return digest64(joined)
+
+
+def digest64(text: str) -> int:
+    """The first 64 bits of a text's BLAKE2b."""
+    found = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(found, "little")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; the same for training, validation and test rows."""
+
+    columns: ColumnsSpec
+    preprocessing: PreprocessingSpec
+    max_invalid_rows: str
+    read_label: ReadLabel
+    group_by: str | None = None
+    per_token: bool = False
+    """With labels: the text is a list of words, each with a label."""
+    labelled: bool = True
+    label_lists: bool = False
+    """A label is a list; as a text, which is all that CSV has, it is written in JSON."""
+
+    @cached_property
+    def wanted(self) -> dict[str, str]:
+        """Columns by the part of a Row that they give."""
+        names = {
+            "text": self.columns.text,
+            "pair": self.columns.text_pair,
+            "prompt": self.columns.prompt,
+            "label": self.columns.label if self.labelled else None,
+            "group": self.group_by,
+        }
+        return {part: name for part, name in names.items() if name is not None}
+
+    @property
+    def of_words(self) -> bool:
+        """Whether a text is a list of words."""
+        return self.per_token and self.labelled
+
+
+def rows_of(records: Iterable[Record | Fault], reading: Reading) -> Iterator[Row | Fault]:
+    """The row of every record, or why there is none."""
+    clean = cleaner(reading.preprocessing)
+    for record in records:
+        yield record if isinstance(record, Fault) else _row(record, reading, clean)
+
+
+def _row(record: Record, reading: Reading, clean: Clean) -> Row | Fault:
+    values: dict[str, Any] = {}
+    for name in reading.wanted.values():
+        if name not in record.fields:
+            there = ", ".join(map(str, record.fields)) or "none"
+            return Fault(record.line, f"is missing; the columns there are {there}", name)
+    for part, name in reading.wanted.items():
+        try:
+            values[part] = _value(part, record.fields[name], reading, clean)
+        except ValueError as error:
+            return Fault(record.line, str(error), name)
+    if reading.of_words and len(values["text"]) != len(values["label"]):
+        reason = f"has {len(values['label'])} labels for {len(values['text'])} words"
+        return Fault(record.line, reason, reading.columns.label)
+    pair = values.get("pair", values.get("prompt"))
+    return Row(record.line, values["text"], pair, values.get("label"), values.get("group"))
+
+
+def _value(part: str, value: Any, reading: Reading, clean: Clean) -> Label:
+    least = reading.preprocessing.min_characters
+    if part == "label":
+        return reading.read_label(_listed(value) if reading.label_lists else value)
+    if part == "group":
+        return str(value)
+    if part == "prompt":
+        return _text(value, clean, 0)
+    if part == "text" and reading.of_words:
+        return _words(_listed(value), clean, least)
+    return _text(value, clean, least)
+
+
+def _listed(value: Any) -> Any:
+    """What a JSON text holds; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError(f"is not a list but the text {value[:40]!r}; write a list as JSON") from None
+
+
+def _text(value: Any, clean: Clean, least: int) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is not a text but {_name(value)}")
+    if len(value) > LONGEST_ROW:
+        raise ValueError(too_long(len(value), "characters"))
+    text = clean(value)
+    if len(text) < least:
+        raise ValueError("is empty" if not text else f"has {len(text)} characters, fewer than {least}")
+    return text
+
+
+def _words(value: Any, clean: Clean, least: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"is not a list of words but {_name(value)}")
+    if not value:
+        raise ValueError("has no word")
+    words = tuple(_text(word, clean, 0) for word in value)
+    for number, word in enumerate(words, start=1):
+        if not word.strip():
+            raise ValueError(f"has no characters in word {number}")
+    characters = sum(map(len, words))
+    if characters > LONGEST_ROW:
+        raise ValueError(too_long(characters, "characters"))
+    if characters < least:
+        raise ValueError(f"has {characters} characters, fewer than {least}")
+    return words
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list with {_name(next((v for v in value if not isinstance(v, str)), None))}"
+    return "null" if value is None else type(value).__name__
