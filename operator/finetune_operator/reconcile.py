@@ -6,7 +6,7 @@ may be killed between any two lines and be started again.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,7 +87,7 @@ class Reconciler:
         events = await self._write(body, decision.status)
         refusal: Exception | None = None
         try:
-            await self._act(job, decision)
+            await self._act(replace(job, status=decision.status), decision)
         except (ForeignObjectError, ApiError) as error:
             if decision.action is not Action.CREATE_ATTEMPT:
                 raise

@@ -63,6 +63,10 @@ class OperatorSettings(BaseSettings):
     """Pull secrets of every training pod, as a JSON list; they must exist in the job's namespace."""
     runtime_class: str | None = None
     """Runtime class of training pods."""
+    hub_endpoint: str | None = None
+    """Address of a mirror of the Hugging Face Hub, for hf://; the Hub itself when not set."""
+    hub_offline: bool = False
+    """Pods never ask the Hub."""
     pod_labels: dict[str, str] = {}
     """More labels for training pods, as JSON."""
     run_as_user: int = 65532

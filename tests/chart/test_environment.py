@@ -75,6 +75,8 @@ def test_every_value_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
         image_pull_secrets=["trainer-pull"],
         runtime_class="nvidia",
         pod_labels={"team": "search"},
+        hub_endpoint="https://hub.example/mirror",
+        hub_offline=True,
         run_as_user=1_000_650_000,
         run_as_group=0,
         fs_group=1_000_650_001,

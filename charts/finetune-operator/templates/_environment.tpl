@@ -26,6 +26,12 @@
 {{- end }}
 - name: {{ $prefix }}POD_LABELS
   value: {{ .podLabels | toJson | quote }}
+{{- with .hub.endpoint }}
+- name: {{ $prefix }}HUB_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+- name: {{ $prefix }}HUB_OFFLINE
+  value: {{ .hub.offline | quote }}
 - name: {{ $prefix }}RUN_AS_USER
   value: {{ int64 .uid | quote }}
 - name: {{ $prefix }}RUN_AS_GROUP

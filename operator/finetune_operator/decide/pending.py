@@ -7,6 +7,7 @@ from finetune_api.status import AttemptStatus, Reason
 from finetune_operator.decide.case import Case
 from finetune_operator.decide.observation import InputView, PodView
 from finetune_operator.plan.effective import resources_of
+from finetune_operator.plan.hub import TOKEN_KEY, secret_of
 from finetune_operator.plan.naming import attempt_name
 
 _PULLING = (
@@ -112,4 +113,18 @@ def _starting(case: Case, attempt: AttemptStatus, pod: PodView | None) -> Pendin
             " keeps it",
         )
     where = f" on node {pod.node}" if pod.node else ""
-    return Pending(Reason.STARTING, f"the pod {pod.name} is starting{where}")
+    return Pending(
+        Reason.STARTING, f"the pod {pod.name} is starting{where}{_secret_hint(case, attempt, pod)}"
+    )
+
+
+def _secret_hint(case: Case, attempt: AttemptStatus, pod: PodView) -> str:
+    """The operator may not read Secrets, and a pod without its Secret looks like one that pulls its image."""
+    name = secret_of(case.job)
+    if name is None or not pod.node or case.now < (attempt.start_time or case.now) + _USUAL_BINDING:
+        return ""
+    namespace = case.job.namespace
+    return (
+        f"; if it stays so, Secret {name} (model.credentials.secretName) or its key {TOKEN_KEY} may be missing in"
+        f" namespace {namespace}: kubectl describe pod {pod.name} -n {namespace} tells"
+    )

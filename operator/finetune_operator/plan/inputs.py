@@ -1,6 +1,7 @@
 """From URIs to mounts and paths, and from the spec to the RunConfig that the trainer reads.
 
-Claims are mounted whole, inputs read-only; the output claim is mounted a second time, writable, at OUTPUT.
+Claims are mounted whole, inputs read-only; the output claim is mounted a second time, writable, at OUTPUT. What is
+on the Hugging Face Hub has no mount: the trainer downloads it to the output claim.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from finetune_api.run import (
     RunConfig,
     ValidationSplit,
 )
+from finetune_api.status import Commit, ResolvedData, ResolvedModel
 from finetune_operator.plan.effective import output_uri_of, resources_of
 from finetune_operator.plan.job import Job
 from finetune_operator.settings import OperatorSettings
@@ -43,7 +45,9 @@ class Mount:
 
 
 def path_of(uri: str) -> str:
-    """Where an input's URI is found in the container."""
+    """Where an input's URI is found in the container; empty for hf://, as only its download tells."""
+    if uris.is_hub(uri):
+        return ""
     location = uris.parse(uri)
     return f"/mnt/{_kind(location)}/{location.name}/{location.path}"
 
@@ -66,8 +70,13 @@ def input_uris(job: Job) -> Iterator[str]:
 
 def input_locations(job: Job) -> list[uris.Location]:
     """The claims and ConfigMaps that the job reads, each once, in the order of their first use."""
-    found = {(place.scheme, place.name): place for place in map(uris.parse, input_uris(job))}
-    return list(found.values())
+    places = [uris.parse(uri) for uri in input_uris(job) if not uris.is_hub(uri)]
+    return list({(place.scheme, place.name): place for place in places}.values())
+
+
+def uses_hub(job: Job) -> bool:
+    """Whether the job reads anything from the Hub."""
+    return any(map(uris.is_hub, input_uris(job)))
 
 
 def mounts_of(job: Job) -> list[Mount]:
@@ -96,6 +105,7 @@ def output_paths(job: Job) -> OutputPaths:
         model_dir=f"{OUTPUT}/{uris.parse(uri).path}",
         staging_dir=f"{state}/model",
         checkpoint_dir=f"{state}/checkpoints",
+        hub_dir=f"{state}/hub" if uses_hub(job) else None,
         uri=uri,
     )
 
@@ -106,7 +116,7 @@ def run_config(job: Job, attempt: int, settings: OperatorSettings) -> RunConfig:
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
     return RunConfig(
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt),
-        model=_model(spec.model),
+        model=_model(job, spec.model),
         dataset=_dataset(job),
         objective=spec.objective,
         training=training,
@@ -121,12 +131,16 @@ def run_config(job: Job, attempt: int, settings: OperatorSettings) -> RunConfig:
     )
 
 
-def _model(spec: ModelSpec) -> ModelInput:
+def _model(job: Job, spec: ModelSpec) -> ModelInput:
     tokenizer = spec.tokenizer
+    tokenizer_uri = tokenizer.uri if tokenizer else None
     return ModelInput(
         path=path_of(spec.uri),
         uri=spec.uri,
-        tokenizer_path=path_of(tokenizer.uri) if tokenizer and tokenizer.uri else None,
+        revision=_revision(job, "model"),
+        tokenizer_path=(path_of(tokenizer_uri) or None) if tokenizer_uri else None,
+        tokenizer_uri=tokenizer_uri,
+        tokenizer_revision=_revision(job, "tokenizer"),
         add_tokens=(tokenizer and tokenizer.add_tokens) or [],
         initialize=spec.initialize,
         freeze=spec.freeze,
@@ -135,6 +149,12 @@ def _model(spec: ModelSpec) -> ModelInput:
         head=spec.head,
         adapter=spec.adapter,
     )
+
+
+def _revision(job: Job, part: str) -> Commit | None:
+    """The commit that an earlier attempt reported for a part of status.resolved."""
+    found: ResolvedModel | ResolvedData | None = getattr(job.status.resolved, part, None)
+    return found.revision if found else None
 
 
 def _progress(settings: OperatorSettings) -> ProgressEndpoint | None:
@@ -150,18 +170,20 @@ def _dataset(job: Job) -> DatasetInput:
     assert spec
     validation = spec.validation or ValidationSpec()
     return DatasetInput(
-        train=_data(spec.train.uri, spec.train.format),
-        validation=_data(validation.uri, validation.format) if validation.uri else None,
+        train=_data(spec.train.uri, spec.train.format, _revision(job, "train")),
+        validation=(
+            _data(validation.uri, validation.format, _revision(job, "validation")) if validation.uri else None
+        ),
         split=None if validation.uri else _split(validation),
-        test=_data(spec.test.uri, spec.test.format) if spec.test else None,
+        test=_data(spec.test.uri, spec.test.format, _revision(job, "test")) if spec.test else None,
         columns=spec.columns,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
     )
 
 
-def _data(uri: str, data_format: DataFormat | None) -> DataInput:
-    return DataInput(path=path_of(uri), uri=uri, format=data_format)
+def _data(uri: str, data_format: DataFormat | None, revision: Commit | None) -> DataInput:
+    return DataInput(path=path_of(uri), uri=uri, revision=revision, format=data_format)
 
 
 def _split(validation: ValidationSpec) -> ValidationSplit:
@@ -177,7 +199,7 @@ def script_environment(job: Job) -> dict[str, str]:
     paths = output_paths(job)
     env = {"FINETUNE_OUTPUT_DIR": paths.model_dir, "FINETUNE_CHECKPOINT_DIR": paths.checkpoint_dir}
     if job.spec.model:
-        env["FINETUNE_MODEL_DIR"] = path_of(job.spec.model.uri)
+        env |= _place("MODEL", "DIR", job.spec.model.uri)
     if job.spec.dataset:
         data = job.spec.dataset
         parts: dict[str, DataSource | ValidationSpec | None] = {
@@ -185,5 +207,12 @@ def script_environment(job: Job) -> dict[str, str]:
             "VALIDATION": data.validation,
             "TEST": data.test,
         }
-        env |= {f"FINETUNE_{part}_FILE": path_of(s.uri) for part, s in parts.items() if s and s.uri}
+        for part, source in parts.items():
+            env |= _place(part, "FILE", source.uri) if source and source.uri else {}
     return env
+
+
+def _place(part: str, kind: str, uri: str) -> dict[str, str]:
+    """A path on a claim, or the hf:// URI that the script itself downloads."""
+    path = path_of(uri)
+    return {f"FINETUNE_{part}_{kind}": path} if path else {f"FINETUNE_{part}_URI": uri}

@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
 from finetune_operator.plan.effective import image_of, resources_of
+from finetune_operator.plan.hub import hub_environment, token_mount
 from finetune_operator.plan.inputs import (
     CA_FILE,
     CONFIG,
@@ -74,8 +75,7 @@ def _environment(job: Job, settings: OperatorSettings) -> dict[str, str]:
         "HOME": "/home/finetune",
         "HF_HOME": "/home/finetune/huggingface",
         "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
-        "HF_HUB_OFFLINE": "1",
-    }
+    } | hub_environment(job, settings)
     if job.spec.command:
         env |= script_environment(job) | _progress_environment(settings)
     return env | {variable.name: variable.value for variable in job.spec.env or []}
@@ -101,7 +101,7 @@ def _own_mounts(job: Job, attempt: int, settings: OperatorSettings) -> list[Moun
     if size := resources_of(job, settings).shared_memory:
         memory["sizeLimit"] = size
     shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
-    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings)]
+    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
 
 
 def _token_mount(settings: OperatorSettings) -> list[Mount]:

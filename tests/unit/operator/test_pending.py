@@ -1,5 +1,7 @@
 """Why a job does not run yet: one sentence, with what to do."""
 
+from typing import Any
+
 import pytest
 
 from finetune_operator.decide.observation import InputView, JobView, PodView
@@ -15,8 +17,8 @@ def claim(name: str = "demo", **fields: object) -> InputView:
     return InputView("PersistentVolumeClaim", name, **({"exists": True} | fields))  # type: ignore[arg-type]
 
 
-def pending(*views: View, at: float = 60) -> tuple[str, str]:
-    life = Life(parsed(resources={"gpusPerNode": 1}))
+def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
+    life = Life(parsed(resources={"gpusPerNode": 1}, **fields))
     life.visit()
     decision = life.visit(seen(child(), *views), at=at)
     assert life.phase == "Pending"
@@ -80,6 +82,20 @@ def test_a_claim_that_binds_with_its_first_consumer_does_not_hide_the_missing_gp
 def test_a_claim_has_half_a_minute_to_be_bound_before_anything_is_said() -> None:
     assert pending(claim(bound=False), pod(), at=29)[0] == "Starting"
     assert pending(claim(bound=False), pod(), at=30)[0] == "ClaimNotBound"
+
+
+def test_a_job_with_credentials_is_told_of_the_secret_that_may_be_missing() -> None:
+    model = {"uri": "hf://org/base", "credentials": {"secretName": "hub"}}
+    message = pending(pod(node="n1", waiting_reason="ContainerCreating"), model=model)[1]
+    assert (
+        "is starting on node n1; if it stays so, Secret hub (model.credentials.secretName) or its key token"
+        in message
+    )
+    assert message.endswith(
+        "may be missing in namespace default: kubectl describe pod pod-a1 -n default tells"
+    )
+    assert "Secret" not in pending(pod(node="n1"), at=29, model=model)[1]
+    assert "Secret" not in pending(pod(), model=model)[1]
 
 
 def test_a_missing_object_is_told_at_once() -> None:

@@ -58,6 +58,19 @@ FULL_SETTINGS = settings(
 SCRIPT_JOB = script_job(
     model={"uri": "pvc://models/minilm"}, dataset={"train": {"uri": "pvc://data/train.jsonl"}}
 )
+HUB_JOB = job(
+    model={
+        "uri": "hf://org/base@main",
+        "tokenizer": {"uri": "hf://org/tokenizer"},
+        "credentials": {"secretName": "hub"},
+    },
+    dataset={
+        "train": {"uri": "hf://datasets/org/reviews@v1/data/train.csv"},
+        "test": {"uri": "pvc://data/test.csv"},
+    },
+)
+MIRROR = settings(hub_endpoint="https://hub.example")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def of(written: dict[str, Any], attempt: int = 1, given: OperatorSettings | None = None) -> Plan:
@@ -67,6 +80,7 @@ def of(written: dict[str, Any], attempt: int = 1, given: OperatorSettings | None
 CASES = {
     "minimal-attempt": of(job()),
     "full-attempt": of(FULL_JOB, 3, FULL_SETTINGS),
+    "hub-attempt": of(HUB_JOB, 1, MIRROR),
     "script-attempt": of(SCRIPT_JOB, 1, FULL_SETTINGS),
 }
 PLANS = pytest.mark.parametrize("made", CASES.values(), ids=CASES.keys())
@@ -115,7 +129,7 @@ def test_a_pod_is_restricted(made: Plan) -> None:
     assert "serviceAccountName" not in pod
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
-    assert kinds <= {"persistentVolumeClaim", "configMap", "emptyDir", "projected"}
+    assert kinds <= {"persistentVolumeClaim", "configMap", "emptyDir", "projected", "secret"}
 
 
 @PLANS
@@ -200,6 +214,62 @@ def test_a_script_finds_its_files_by_variables_and_posts_progress_as_transformer
     assert variables["FINETUNE_TRAIN_FILE"] == "/mnt/claims/data/train.jsonl"
     assert variables["KUBEFLOW_TRAINER_SERVER_URL"] == "https://operator.finetune:8443/v1/progress"
     assert "run.json" not in CASES["script-attempt"].config_map["data"]
+
+
+def variables_of(made: Plan) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in container_of(made)["env"]}
+
+
+def test_only_a_job_that_names_the_hub_may_ask_it() -> None:
+    assert variables_of(of(job()))["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in variables_of(of(HUB_JOB))
+    assert variables_of(of(HUB_JOB, given=settings(hub_offline=True)))["HF_HUB_OFFLINE"] == "1"
+    assert variables_of(of(HUB_JOB, given=MIRROR))["HF_ENDPOINT"] == "https://hub.example"
+
+
+def test_the_token_is_a_file_from_the_kubelet_and_named_by_its_path_alone() -> None:
+    made = of(HUB_JOB)
+    (volume,) = [volume for volume in pod_of(made)["volumes"] if "secret" in volume]
+    items = [{"key": "token", "path": "token"}]
+    assert volume["secret"] == {"secretName": "hub", "items": items, "defaultMode": 0o440}
+    (mount,) = [one for one in container_of(made)["volumeMounts"] if one["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    assert variables_of(made)["HF_TOKEN_PATH"] == f"{mount['mountPath']}/token"
+    assert "secret" not in made.config_map["data"]["run.json"].lower()
+
+
+def test_what_the_hub_has_is_neither_mounted_nor_given_a_path() -> None:
+    made = of(HUB_JOB)
+    claims = [
+        one["persistentVolumeClaim"]["claimName"]
+        for one in pod_of(made)["volumes"]
+        if "persistentVolumeClaim" in one
+    ]
+    assert claims == ["data", "movie-sentiment-7d2c1e8a"]
+    config = RunConfig.from_json(json.loads(made.config_map["data"]["run.json"]))
+    assert (config.model.path, config.model.tokenizer_path, config.dataset.train.path) == ("", None, "")
+    assert config.output.hub_dir == "/mnt/output/.finetune/7d2c1e8a-3f60-4b0e-9a55-0c1d2e3f4a5b/hub"
+
+
+def test_a_retry_trains_from_the_commits_that_the_attempt_before_reported() -> None:
+    resolved = {part: {"uri": "hf://…", "revision": COMMIT} for part in ("model", "tokenizer", "train")}
+    made = of(HUB_JOB | {"status": {"resolved": resolved}}, 2)
+    config = RunConfig.from_json(json.loads(made.config_map["data"]["run.json"]))
+    assert (config.model.uri, config.model.revision) == ("hf://org/base@main", COMMIT)
+    assert (config.model.tokenizer_uri, config.model.tokenizer_revision) == ("hf://org/tokenizer", COMMIT)
+    assert (config.dataset.train.revision, config.dataset.test and config.dataset.test.revision) == (
+        COMMIT,
+        None,
+    )
+
+
+def test_a_script_is_told_the_uris_of_what_it_downloads_itself() -> None:
+    hub = {"model": HUB_JOB["spec"]["model"], "dataset": HUB_JOB["spec"]["dataset"]}
+    variables = variables_of(of(script_job(**hub)))
+    assert variables["FINETUNE_MODEL_URI"] == "hf://org/base@main"
+    assert variables["FINETUNE_TRAIN_URI"] == "hf://datasets/org/reviews@v1/data/train.csv"
+    assert variables["FINETUNE_TEST_FILE"] == "/mnt/claims/data/test.csv"
+    assert "FINETUNE_MODEL_DIR" not in variables
 
 
 def test_no_token_is_mounted_where_progress_is_not_reported() -> None:
