@@ -16,6 +16,7 @@ from finetune_trainer.control import check_finite, halved, is_out_of_memory
 from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError, StoppedError
+from finetune_trainer.freezing import apply_thaw, trained_parameters
 from finetune_trainer.noting import evaluate_now, log_step
 from finetune_trainer.report import Reporter
 from finetune_trainer.schedules import factor
@@ -34,16 +35,24 @@ def train(run: Run, state: TrainState) -> None:
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
         if finished:
             return
+        thaw(run, state)
         taken = train_step(run, state)
         log_step(run, state, taken)
+
+
+def thaw(run: Run, state: TrainState) -> None:
+    """Train from this step on what gradual unfreezing adds, and say so."""
+    if run.freeze is not None and apply_thaw(run.judge.model, run.freeze, state.step, run.steps_per_epoch):
+        trained = trained_parameters(run.judge.model)
+        run.reporter.say(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
 
 def train_step(run: Run, state: TrainState) -> Step:
     """One update of the weights. Raises DivergedError before it changes any weight, DeviceMemoryError."""
     began, batch = time.perf_counter(), run.batch(state.step)
-    rate = run.training.optimizer.learning_rate * factor(run.training.schedule, state.step, run.total_steps)
+    rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     loss_sum, weight = _gradients_that_fit(run, state, batch)
     loss = loss_sum / weight
     norm = clip(_parameters(run), run.training.gradient_clipping, run.reporter)
@@ -61,6 +70,14 @@ def train_step(run: Run, state: TrainState) -> Step:
     state.positions += _positions(lengths, state.micro_batch_size)
     state.seconds += seconds
     return Step(loss, norm, rate, len(batch), int(lengths.sum()), seconds)
+
+
+def learning_rate(run: Run, state: TrainState) -> float:
+    """Of the next step, for the groups at full scale."""
+    spec = run.training
+    return (
+        spec.optimizer.learning_rate * factor(spec.schedule, state.step, run.total_steps) * state.rate_factor
+    )
 
 
 def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[float, float]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from finetune_api.model import FreezeSpec, Initialize
+from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import ResolvedModel
-from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
+from finetune_trainer.errors import NotFoundError, input_errors
 from finetune_trainer.files import sha256
+from finetune_trainer.freezing import freeze
 from finetune_trainer.objectives import Objective
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers raises for files that it cannot use."""
-EMBEDDINGS = frozenset({"embeddings", "embed_tokens", "wte", "wpe", "word_embeddings", "embed_positions"})
 _DROPOUT_FIELDS = """
 hidden_dropout_prob attention_probs_dropout_prob classifier_dropout classifier_dropout_prob dropout dropout_prob
 attention_dropout activation_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
@@ -219,35 +219,6 @@ def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
     for module in model.modules():
         if isinstance(module, Dropout):
             module.p = probability
-
-
-def freeze(model: Any, spec: FreezeSpec) -> None:
-    """Switch off the gradients of the embeddings and of the first layers."""
-    if spec.embeddings:
-        for module in [model.get_input_embeddings(), *_embeddings(model)]:
-            module.requires_grad_(requires_grad=False)
-    layers = _layers(model)
-    if spec.layers > len(layers):
-        raise ConfigurationError(
-            f"model.freeze.layers is {spec.layers}, but the model has {len(layers)} layers",
-            FaultPlace(field="model.freeze.layers"),
-        )
-    for layer in layers[: spec.layers]:
-        layer.requires_grad_(requires_grad=False)
-
-
-def _embeddings(model: Any) -> "list[torch.nn.Module]":
-    """All that belongs to the embeddings, such as those of positions and their norm, where its name tells."""
-    named = model.base_model.named_modules()
-    return [module for name, module in named if name.rpartition(".")[2] in EMBEDDINGS]
-
-
-def _layers(model: Any) -> "list[torch.nn.Module]":
-    """The layers of the encoder in order: the longest list of modules in the model's body."""
-    from torch.nn import ModuleList
-
-    lists = [module for module in model.base_model.modules() if isinstance(module, ModuleList)]
-    return list(max(lists, key=len, default=[]))
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

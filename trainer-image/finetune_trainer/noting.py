@@ -23,6 +23,7 @@ def evaluate_now(run: Run, state: TrainState) -> bool:
     state.seconds += time.perf_counter() - began
     spec, stopping = run.training.evaluation, run.training.early_stopping
     improved = note_evaluation(run, state, scores)
+    _note_plateau(run, state, scores[plain(spec.best_metric)])
     if stopping is not None:
         state.patience = state.patience.after(
             stopping, scores.get(plain(stopping.metric or spec.best_metric))
@@ -30,6 +31,19 @@ def evaluate_now(run: Run, state: TrainState) -> bool:
         run.reporter.metrics.bad_evaluations.set(state.patience.bad_evaluations)
     run.reporter.evaluation(state.evaluations, state.best, improved=improved)
     return improved and stopping is not None and stopping.restore_best
+
+
+def _note_plateau(run: Run, state: TrainState, value: float) -> None:
+    spec = run.training.schedule.plateau
+    if spec is None:
+        return
+    state.plateau = state.plateau.after(spec, run.training.evaluation.best_metric, value)
+    if state.plateau.rate_factor != 1:
+        state.rate_factor *= state.plateau.rate_factor
+        run.reporter.say(
+            f"{run.training.evaluation.best_metric} did not improve in {spec.patience + 1} evaluations: the learning"
+            f" rate is multiplied by {spec.factor:g}"
+        )
 
 
 def note_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bool:

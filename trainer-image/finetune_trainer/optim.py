@@ -1,32 +1,97 @@
-"""The optimizer over the trainable parameters. Called by `run`."""
+"""The optimizer and its parameter groups: what decays, and at which multiple of the rate it learns. Called by `run`.
 
-from typing import TYPE_CHECKING
+A group has `scale`, by which `loop` multiplies the scheduled rate, and `name`, for people.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import FaultPlace
-from finetune_api.training import OptimizerSpec
+from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.layers import embeddings_of, is_norm, layers_of
 
 if TYPE_CHECKING:
     import torch
 
-
-def decays(parameter: "torch.nn.Parameter") -> bool:
-    """Whether weight decay applies: to matrices, not to biases and the weights of norms, which are vectors."""
-    return parameter.ndim >= 2
+Group = dict[str, Any]
 
 
-def build_optimizer(model: "torch.nn.Module", spec: OptimizerSpec) -> "torch.optim.AdamW":
-    """AdamW (Loshchilov & Hutter 2019), fused, with a group that decays and one that does not."""
+def build_optimizer(
+    model: Any, spec: OptimizerSpec, layer_decay: float | None = None, later: set[Any] | None = None
+) -> "torch.optim.Optimizer":
+    """AdamW (Loshchilov & Hutter 2019) or SGD, fused, over what is trained now and what is thawed `later`.
+
+    Raises ConfigurationError when nothing is.
+    """
     import torch
 
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
+    groups = parameter_groups(model, spec.weight_decay, layer_decay, later or set())
+    if not groups:
         raise ConfigurationError("model.freeze leaves nothing to train", FaultPlace(field="model.freeze"))
-    groups = [
-        {"params": [p for p in trainable if decays(p)], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trainable if not decays(p)], "weight_decay": 0.0},
-    ]
+    if spec.name is OptimizerName.SGD:
+        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
     first, second = spec.betas
     return torch.optim.AdamW(
         groups, lr=spec.learning_rate, betas=(first, second), eps=spec.epsilon, fused=True
     )
+
+
+def parameter_groups(
+    model: Any, weight_decay: float, layer_decay: float | None, later: set[Any]
+) -> list[Group]:
+    """One group for every depth and kind, in the model's order; a group without decay has weight_decay 0."""
+    vectors, depths = undecayed(model), depths_of(model) if layer_decay else {}
+    groups: dict[tuple[int, bool], Group] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter not in later:
+            continue
+        depth, decays = depths.get(parameter, 0), parameter not in vectors
+        start: Group = {
+            "params": [],
+            "weight_decay": weight_decay if decays else 0.0,
+            "scale": (layer_decay or 1.0) ** depth,
+            "name": f"depth {depth}, {'decay' if decays else 'no decay'}",
+        }
+        groups.setdefault((depth, decays), start)["params"].append(parameter)
+    return list(groups.values())
+
+
+def undecayed(model: "torch.nn.Module") -> set[Any]:
+    """Biases, and the weights of norms of any shape; matrices decay, those of the embeddings too."""
+    norms = [module for module in model.modules() if is_norm(module)]
+    return {parameter for parameter in model.parameters() if parameter.ndim < 2} | {
+        parameter for norm in norms for parameter in norm.parameters(recurse=False)
+    }
+
+
+def depths_of(model: Any) -> dict[Any, int]:
+    """Layers between a parameter and the head: 1 for the top layer, one more than all layers for the embeddings.
+
+    What the body has behind its layers, such as a pooler or a last norm, counts as the head: 0.
+    """
+    layers = layers_of(model)
+    inside = {
+        parameter: len(layers) - number
+        for number, layer in enumerate(layers)
+        for parameter in layer.parameters()
+    }
+    below: dict[Any, int] = {}
+    for parameter in model.base_model.parameters():
+        if parameter in inside:
+            break
+        below[parameter] = len(layers) + 1
+    for module in embeddings_of(model):
+        below |= dict.fromkeys(module.parameters(), len(layers) + 1)
+    return below | inside
+
+
+def told(optimizer: "torch.optim.Optimizer") -> str:
+    """The groups for the log: how many parameters decay, and how many do not, at which rates."""
+    lines = []
+    for group in optimizer.param_groups:
+        count = sum(parameter.numel() for parameter in group["params"])
+        lines.append(
+            f"{group['name']}: {count:,} parameters, weight decay {group['weight_decay']:g},"
+            f" learning rate × {group['scale']:.4g}"
+        )
+    return "; ".join(lines)

@@ -130,7 +130,8 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
     from finetune_trainer.data.tokens import tokenize
     from finetune_trainer.devices import seed_everything
     from finetune_trainer.evaluate import Judge
-    from finetune_trainer.optim import build_optimizer
+    from finetune_trainer.freezing import trained_later
+    from finetune_trainer.optim import build_optimizer, told
     from finetune_trainer.session import Run
     from finetune_trainer.snapshot import capture
 
@@ -143,7 +144,13 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
     most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
     sources = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
     train, validation, *test = [tokenize(source, objective, tokenizer, most) for source in sources]
-    optimizer = build_optimizer(model, config.training.optimizer)
+    optimizer = build_optimizer(
+        model,
+        config.training.optimizer,
+        config.model.layer_learning_rate_decay,
+        trained_later(model, config.model.freeze),
+    )
+    reporter.say(f"parameter groups: {told(optimizer)}")
     checkpoints = inputs.checkpoints
 
     def save(state: TrainState) -> None:
@@ -152,7 +159,7 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
 
     pad_id = tokenizer.pad_token_id or 0
     judge = Judge(model, objective, compute, pad_id, inputs.stop)
-    training = Run(judge, optimizer, config.training, train, validation, save, reporter)
+    training = Run(judge, optimizer, config.training, train, validation, save, reporter, config.model.freeze)
     seed_everything(config.training.seed)
     _tell_effective(inputs, training, model)
     return training, tokenizer, test[0] if test else None

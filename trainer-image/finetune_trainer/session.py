@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from finetune_api.model import FreezeSpec
 from finetune_api.training import CheckpointInterval, EvaluationInterval, TrainingSpec
 from finetune_trainer.control import Stop
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
@@ -30,6 +31,8 @@ class Run:
     save: Callable[[TrainState], None]
     """Writes a checkpoint."""
     reporter: Reporter
+    freeze: FreezeSpec | None = None
+    """What of the model is frozen, and until when."""
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
     _epoch: tuple[int, Batches] | None = None

@@ -2,7 +2,7 @@
 
 Called by `run` for checkpoints; no pickle.
 
-The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step>`; the generators are integer tensors. Learning rate and
+The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step|momentum_buffer>`; the generators are integer tensors. Learning rate and
 position in the data are functions of the step and need no place here.
 """
 
@@ -55,6 +55,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Te
         f"{names[parameter]}/{key}": value.contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
+        if value is not None
     }
 
 

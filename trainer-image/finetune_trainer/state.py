@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_api.status import CheckpointStatus, EpochStatus
 from finetune_trainer.early_stopping import Patience
+from finetune_trainer.plateau import Plateau
 
 
 @dataclass
@@ -26,6 +27,9 @@ class TrainState:
     evaluations: list[EpochStatus] = field(default_factory=list)
     best: CheckpointStatus | None = None
     patience: Patience = field(default_factory=Patience)
+    plateau: Plateau = field(default_factory=Plateau)
+    rate_factor: float = 1.0
+    """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
 
     @property
     def train_loss(self) -> float | None:
@@ -48,5 +52,6 @@ class TrainState:
                 "evaluations": [EpochStatus.model_validate(entry) for entry in value["evaluations"]],
                 "best": value["best"] and CheckpointStatus.model_validate(value["best"]),
                 "patience": Patience(**value["patience"]),
+                "plateau": Plateau(**value["plateau"]),
             }
         )

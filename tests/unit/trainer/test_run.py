@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.model import FreezeSpec
 from finetune_api.run import TERMINATION_BYTES, ExitCode
-from finetune_trainer.model import freeze
+from finetune_trainer.freezing import freeze
 from unit.trainer.tiny import reviews, write_jsonl
 
 FILES = [
