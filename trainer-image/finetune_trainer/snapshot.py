@@ -2,8 +2,8 @@
 
 Called by `run` for checkpoints; no pickle.
 
-The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step|momentum_buffer>`; the generators are integer tensors. Learning rate and
-position in the data are functions of the step and need no place here.
+The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step|momentum_buffer>`; the generators are integer tensors.
+Learning rate and position in the data are functions of the step and need no place here.
 """
 
 import random
