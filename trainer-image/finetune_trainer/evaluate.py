@@ -54,13 +54,14 @@ class Judge:
                     loss = self.objective.loss(logits, targets)
                     loss_sum += loss.loss_sum.item()
                     weight += loss.weight.item()
-                    meter.update(logits.double().cpu().numpy(), examples.targets[batch])
+                    meter.update(logits, targets)
         finally:
             self.model.train()
-        return {"loss": loss_sum / weight, **meter.scores()}
+        mean = loss_sum / weight if weight else math.nan
+        return {"loss": mean, **meter.scores(mean)}
 
     def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Outputs (rows, outputs) in float32."""
+        """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""
         with self.compute.autocast():
             logits: torch.Tensor = self.model(**inputs).logits
         return logits.float()

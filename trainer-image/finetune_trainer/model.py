@@ -145,17 +145,18 @@ def load_model(
 
     Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for freezing.
     """
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     config = _config(folder, spec, objective, pad_id)
+    auto_class = getattr(transformers, objective.auto_class)
     try:
         if spec.initialize is Initialize.RANDOM:
-            model = AutoModelForSequenceClassification.from_config(config).float()
+            model = auto_class.from_config(config).float()
         else:
-            model = _pretrained(folder, config)
+            model = _pretrained(folder, config, auto_class)
     except LOAD_ERRORS as error:
         raise NotFoundError(
-            f"model: {folder.name} cannot be loaded for {objective.problem_type}: {_first_line(error)}",
+            f"model: {folder.name} cannot be loaded by {objective.auto_class}: {_first_line(error)}",
             FaultPlace(field="model.uri", file=folder.name),
         ) from error
     if spec.dropout is not None:
@@ -168,7 +169,6 @@ def load_model(
 def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> Any:
     from transformers import AutoConfig
 
-    labels = objective.labels or ["value"]
     try:
         config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
@@ -176,22 +176,23 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
             f"model: transformers does not know the model in {folder.name}: {_first_line(error)}",
             FaultPlace(field="model.uri", file=folder.name),
         ) from error
-    config.problem_type = objective.problem_type
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: number for number, label in enumerate(labels)}
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = pad_id
+    names = objective.output_names
+    if names is not None:
+        config.problem_type = objective.problem_type
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+    if "roberta" not in config.model_type:  # its positions are counted from there
+        config.pad_token_id = 0 if pad_id is None else pad_id
     for name in DROPOUTS:
         if spec.dropout is not None and hasattr(config, name):
             setattr(config, name, spec.dropout)
     return config
 
 
-def _pretrained(folder: ModelFolder, config: Any) -> Any:
+def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> Any:
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = auto_class.from_pretrained(
         str(folder.path),
         config=config,
         dtype=torch.float32,

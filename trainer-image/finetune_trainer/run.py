@@ -139,6 +139,7 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
     objective, preprocessing = dataset.objective, config.dataset.preprocessing
     tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id)
+    objective.check(model)
     model.to(compute.device).train()
     _stop_if_asked(inputs.stop)
     most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
@@ -274,6 +275,7 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     reporter, checkpoints = inputs.reporter, inputs.checkpoints
     assert reporter.history is not None
     checkpoints.assert_owner()
+    training.judge.objective.finish(training.judge.model)
     trained = Trained(training.judge.model, tokenizer, metrics, reporter.history)
     model = publish(inputs.config, trained, reporter.report)
     reporter.history = None

@@ -1,7 +1,7 @@
 """The evaluation metrics as pure functions of counts or of numbers. Called by the objectives' meters.
 
 Definitions are scikit-learn's and SciPy's. `f1`, `precision` and `recall` are those of the second label where there
-are two labels, and the unweighted mean over the labels (macro) where there are more.
+are two labels, and the unweighted mean over the labels (macro) where there are more, or where a row has several.
 """
 
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+LARGEST_EXPONENT = 709.0
 
 
 def classification_scores(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -46,8 +47,56 @@ def _mcc(true: Floats, predicted: Floats, hits: float, rows: int) -> float:
     return covariance / math.sqrt(spread) if spread > 0 else 0.0
 
 
+def multi_label_scores(
+    hits: npt.NDArray[np.int64],
+    true: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    rows: int,
+    exact: int,
+) -> dict[str, float]:
+    """From counts by label (labels,), the number of rows and that of the rows whose labels are all right.
+
+    `accuracy` is the share of those rows, `f1_micro` over all decisions; the others, `mcc` too, are means over labels.
+    """
+    f1 = _ratio(2 * hits, true + predicted)
+    return {
+        "accuracy": exact / rows if rows else math.nan,
+        "f1": float(f1.mean()),
+        "f1_micro": float(_ratio(2 * hits.sum(keepdims=True), (true + predicted).sum(keepdims=True))[0]),
+        "f1_macro": float(f1.mean()),
+        "precision": float(_ratio(hits, predicted).mean()),
+        "recall": float(_ratio(hits, true).mean()),
+        "mcc": float(_binary_mcc(hits, true, predicted, rows).mean()),
+    }
+
+
+def _binary_mcc(
+    hits: npt.NDArray[np.int64], true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], rows: int
+) -> Floats:
+    """Matthews correlation (1975) of every label; 0 where a side is constant."""
+    spread = np.sqrt((true * (rows - true)).astype(float) * (predicted * (rows - predicted)))
+    covariance = (hits * rows - true * predicted).astype(float)
+    mcc: Floats = np.divide(covariance, spread, out=np.zeros(len(hits)), where=spread > 0)
+    return mcc
+
+
+def perplexity(loss: float) -> float:
+    """exp of the mean cross-entropy a token; infinite where that is too large for a number."""
+    return math.exp(loss) if loss < LARGEST_EXPONENT else math.inf
+
+
 def regression_scores(predictions: Floats, targets: Floats) -> dict[str, float]:
-    """From predicted and true numbers (rows,). Correlations of a constant are not defined: NaN."""
+    """From predicted and true numbers, (rows,) or (rows, targets): of several targets, each score's mean over them.
+
+    Correlations of a constant are not defined: NaN.
+    """
+    if predictions.ndim == 1:
+        return _one_target(predictions, targets)
+    columns = [_one_target(p, t) for p, t in zip(predictions.T, targets.T, strict=True)]
+    return {name: float(np.mean([scores[name] for scores in columns])) for name in columns[0]}
+
+
+def _one_target(predictions: Floats, targets: Floats) -> dict[str, float]:
     errors = predictions - targets
     mse = float(np.mean(errors**2))
     spread = float(np.sum((targets - targets.mean()) ** 2))

@@ -42,7 +42,7 @@ def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
         columns=spec.columns,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
-        read_label=partial(kind.read_label, labels=kind.fixed_labels(options)),
+        read_label=partial(kind.read_label, options, labels=kind.fixed_labels(options)),
         group_by=split.group_by if split else None,
         per_token=kind.per_token,
         labelled=kind.labelled,
@@ -50,7 +50,7 @@ def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
     )
     train = read_source("dataset.train", spec.train, reading, seen)
     labels = kind.found_labels(options, [row.label for row in train.rows], train.name)
-    later = replace(reading, read_label=partial(kind.read_label, labels=labels), group_by=None)
+    later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config, reporter)
     else:

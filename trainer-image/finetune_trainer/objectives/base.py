@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 Label = str | float | tuple[str, ...] | tuple[float, ...] | None
+"""What is to be predicted for a row; several words or numbers are a tuple, None where the text itself is learned."""
+IGNORED = -100
+"""Target of a token that nothing is to be predicted for."""
+Parts = tuple[npt.NDArray[Any], ...]
 
 
 class Loss(NamedTuple):
@@ -29,24 +32,40 @@ class Loss(NamedTuple):
 class Meter(Protocol):
     """Collects predictions of an evaluation in memory that does not grow with the model's outputs."""
 
-    def update(self, logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> None:
-        """Add a batch: logits (rows, outputs), targets (rows,)."""
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch as `Objective.loss` takes it; it is reduced on its device, and no logits are kept."""
 
-    def scores(self) -> dict[str, float]:
-        """Every metric of this objective, by its plain name; one that is not defined here is NaN."""
+    def parts(self) -> Parts:
+        """What was collected, for the meter of another rank."""
+
+    def add(self, parts: Parts) -> None:
+        """Take up what the meter of another rank collected."""
+
+    def scores(self, loss: float) -> dict[str, float]:
+        """Every metric of this objective by its plain name, NaN where undefined; `loss` is the evaluation's mean."""
 
 
 class Objective(ABC, Generic[Options]):
     """One member of `spec.objective`, ready to train."""
 
-    problem_type: ClassVar[str]
-    """As in the config.json of transformers."""
     per_token: ClassVar[bool] = False
-    """Targets belong to tokens, not to rows."""
+    """Targets and outputs belong to tokens, not to rows."""
     labelled: ClassVar[bool] = True
-    """Whether a label column is read."""
+    """Whether rows have a label beside their text."""
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    """The class of transformers that makes a model with the head for this."""
     labels: list[str] | None
     """Labels in the order of their ids; None where there are none."""
+
+    @property
+    def problem_type(self) -> str | None:
+        """As in the config.json of transformers; None where it has none."""
+        return None
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """Names of the head's outputs (`id2label` in config.json); None where they are the vocabulary."""
+        return self.labels
 
     @classmethod
     @abstractmethod
@@ -55,7 +74,7 @@ class Objective(ABC, Generic[Options]):
 
     @classmethod
     @abstractmethod
-    def read_label(cls, value: object, labels: list[str] | None) -> Label:
+    def read_label(cls, options: Options, value: object, labels: list[str] | None) -> Label:
         """A label as written in a file; ValueError says what is wrong with it, as the end of a sentence."""
 
     @classmethod
@@ -70,17 +89,28 @@ class Objective(ABC, Generic[Options]):
 
     @property
     @abstractmethod
-    def outputs(self) -> int:
-        """Number of outputs of the model's head."""
+    def outputs(self) -> int | None:
+        """Number of outputs of the model's head; None where they are the vocabulary."""
 
     @abstractmethod
-    def encode(self, values: Sequence[Label]) -> npt.NDArray[Any]:
-        """Targets (rows,), as the loss takes them."""
+    def encode(self, values: Sequence[Label]) -> Any:
+        """Targets (rows, …) as the loss takes them; of words, an array (words,) for each row."""
+
+    def check(self, model: Any) -> None:
+        """Raise ConfigurationError for a model that cannot learn this."""
+        del model
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Loss:
-        """Pure: logits (rows, outputs) and targets (rows,) to a sum and its weight, both scalars."""
+        """Pure: logits (rows, outputs) and targets (rows, …) to a sum and its weight, both scalars.
+
+        Per token it is (rows, longest, outputs) and (rows, longest), with IGNORED where nothing is predicted.
+        """
 
     @abstractmethod
     def meter(self) -> Meter:
         """A new meter."""
+
+    def finish(self, model: Any) -> None:
+        """Change the trained model, in place, to what users of the recorded one expect."""
+        del model

@@ -1,29 +1,50 @@
-"""One number for every text: squared error."""
+"""One number for every text, or several: squared or Huber error.
+
+With `normalize` the targets are standardised by mean and deviation of the training rows: the losses, of training and of
+evaluation, are then in units of that deviation. Metrics are always in original units, and so is the recorded model: its
+last layer takes up mean and deviation (W' = s W, b' = s b + m).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune_api.objective import RegressionSpec
+from finetune_api.objective import RegressionLoss, RegressionSpec
+from finetune_api.run import FaultPlace
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.objectives.base import Label, Loss, Objective
-from finetune_trainer.scores import regression_scores
+from finetune_trainer.objectives.meters import PairMeter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Regression(Objective[RegressionSpec]):
-    """Squared error; equals torch's `MSELoss` once divided by the weight."""
+    """Divided by its weight, rows x targets, it equals torch's `MSELoss` or `HuberLoss` (delta 1)."""
 
-    labels: list[str] | None = None
-    problem_type: ClassVar[str] = "regression"
+    targets: int = 1
+    kind: RegressionLoss = RegressionLoss.SQUARED
+    standard: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and deviation of every target, where they are normalised."""
+    labels: None = None
+
+    @property
+    def problem_type(self) -> str:
+        """As in the config.json of transformers."""
+        return "regression"
+
+    @property
+    def output_names(self) -> list[str]:
+        """value, or value_0, value_1, …"""
+        return ["value"] if self.targets == 1 else [f"value_{i}" for i in range(self.targets)]
 
     @classmethod
     def fixed_labels(cls, options: RegressionSpec) -> list[str] | None:
@@ -31,19 +52,17 @@ class Regression(Objective[RegressionSpec]):
         return None
 
     @classmethod
-    def read_label(cls, value: object, labels: list[str] | None) -> float:
-        """A finite number, written as a number or as its text (CSV)."""
-        try:
-            number = (
-                float(value)
-                if isinstance(value, int | float | str) and not isinstance(value, bool)
-                else math.nan
-            )
-        except (ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
-            raise ValueError(f"is not a finite number but {str(value)[:40]!r}")
-        return number
+    def read_label(
+        cls, options: RegressionSpec, value: object, labels: list[str] | None
+    ) -> float | tuple[float, ...]:
+        """A finite number, written as a number or as its text (CSV), or a list of as many as there are targets."""
+        if options.targets == 1:
+            return _number(value)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"is not a list of {options.targets} numbers but {str(value)[:40]!r}")
+        if len(value) != options.targets:
+            raise ValueError(f"has {len(value)} numbers; objective.regression.targets is {options.targets}")
+        return tuple(_number(each) for each in value)
 
     @classmethod
     def found_labels(cls, options: RegressionSpec, values: Sequence[Label], source: str) -> list[str] | None:
@@ -52,43 +71,83 @@ class Regression(Objective[RegressionSpec]):
 
     @classmethod
     def build(cls, options: RegressionSpec, labels: list[str] | None, values: Sequence[Label]) -> Regression:
-        """Nothing depends on the data."""
-        return cls()
+        """With mean and deviation of the training values, where the spec asks for them."""
+        if not options.normalize:
+            return cls(options.targets, options.loss)
+        numbers = np.asarray(values, dtype=np.float64).reshape(len(values), options.targets)
+        deviation = numbers.std(axis=0)
+        deviation[deviation == 0] = 1.0
+        standard = tuple(numbers.mean(axis=0).tolist()), tuple(deviation.tolist())
+        return cls(options.targets, options.loss, standard)
 
     @property
     def outputs(self) -> int:
-        """One."""
-        return 1
+        """One for each target."""
+        return self.targets
 
-    def encode(self, values: Sequence[Label]) -> npt.NDArray[Any]:
-        """The numbers (rows,), float32."""
-        return np.asarray(values, dtype=np.float32)
+    def encode(self, values: Sequence[Label]) -> npt.NDArray[np.float32]:
+        """The numbers as they are learned: (rows,) for one target, (rows, targets) for several; float32."""
+        numbers = np.asarray(values, dtype=np.float64).reshape(len(values), self.targets)
+        learned = ((numbers - self._shift) / self._scale).astype(np.float32)
+        return learned[:, 0] if self.targets == 1 else learned
+
+    def check(self, model: Any) -> None:
+        """Normalised targets need a last layer with a bias, which takes up their mean."""
+        if self.standard is not None and _last_layer(model, self.outputs).bias is None:
+            raise ConfigurationError(
+                f"objective.regression.normalize: the last layer of {type(model).__name__} has no bias to hold the"
+                " targets' mean; remove normalize, or set model.head: {}, a head that has one",
+                FaultPlace(field="objective.regression.normalize"),
+            )
 
     def loss(self, logits: Tensor, targets: Tensor) -> Loss:
-        """Squared errors summed, and the number of rows."""
-        from torch.nn.functional import mse_loss
+        """Errors summed, and the number of them."""
+        from torch.nn.functional import huber_loss, mse_loss
 
-        return Loss(
-            mse_loss(logits.squeeze(-1), targets, reduction="sum"), logits.new_tensor(float(len(targets)))
-        )
+        error = huber_loss if self.kind is RegressionLoss.HUBER else mse_loss
+        total = error(logits.reshape(targets.shape), targets.to(logits.dtype), reduction="sum")
+        return Loss(total, logits.new_tensor(float(targets.numel())))
 
     def meter(self) -> PairMeter:
         """Predicted and true numbers."""
-        return PairMeter()
+        return PairMeter(self._shift, self._scale)
+
+    def finish(self, model: Any) -> None:
+        """Fold mean and deviation into the last layer, so that it predicts original units."""
+        if self.standard is None:
+            return
+        import torch
+
+        layer = _last_layer(model, self.outputs)
+        with torch.no_grad():
+            shift, scale = (layer.weight.new_tensor(values) for values in self.standard)
+            layer.weight.mul_(scale[:, None])
+            layer.bias.mul_(scale).add_(shift)
+
+    @property
+    def _shift(self) -> npt.NDArray[np.float64]:
+        return np.asarray(self.standard[0]) if self.standard else np.zeros(self.targets)
+
+    @property
+    def _scale(self) -> npt.NDArray[np.float64]:
+        return np.asarray(self.standard[1]) if self.standard else np.ones(self.targets)
 
 
-class PairMeter:
-    """Two numbers a row: rank correlation needs them all."""
+def _last_layer(model: Any, outputs: int) -> Any:
+    """The linear layer that gives the outputs: the last one of that width which is trained."""
+    from torch.nn import Linear
 
-    def __init__(self) -> None:
-        self.predictions: list[npt.NDArray[np.float64]] = []
-        self.targets: list[npt.NDArray[Any]] = []
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    return [layer for layer in layers if layer.out_features == outputs and layer.weight.requires_grad][-1]
 
-    def update(self, logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> None:
-        """Keep the predicted number of every row."""
-        self.predictions.append(logits[:, 0].astype(np.float64))
-        self.targets.append(targets.astype(np.float64))
 
-    def scores(self) -> dict[str, float]:
-        """The metrics of finetune_api.metrics.REGRESSION."""
-        return regression_scores(np.concatenate(self.predictions), np.concatenate(self.targets))
+def _number(value: object) -> float:
+    try:
+        number = (
+            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        )
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or not abs(number) <= LARGEST:
+        raise ValueError(f"is not a finite number but {str(value)[:40]!r}")
+    return number

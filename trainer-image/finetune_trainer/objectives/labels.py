@@ -1,0 +1,91 @@
+"""Labels: how they are read, found, ordered and weighed. Called by the objectives that have some; no torch."""
+
+import json
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_api.run import FaultPlace
+from finetune_trainer.errors import DataError
+
+MOST_LABELS = 1000
+LONGEST_LABEL = 128
+
+
+def label_text(value: object) -> str:
+    """The string form of a label: true, 3 and "3" are the labels true, 3 and 3; ValueError for what is none."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, bool | int):
+        text = json.dumps(value)
+    elif isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        text = str(int(value))
+    elif isinstance(value, float):
+        raise ValueError(f"is the number {value}, not a label; for numbers use objective.regression")
+    else:
+        raise ValueError(f"is not a label but {'null' if value is None else type(value).__name__}")
+    if not text or len(text) > LONGEST_LABEL:
+        raise ValueError(f"has a label of {len(text)} characters; 1 to {LONGEST_LABEL} are allowed")
+    return text
+
+
+def known_label(value: object, labels: list[str] | None) -> str:
+    """`label_text` of one of the labels, where these are fixed."""
+    text = label_text(value)
+    if labels is not None and text not in labels:
+        raise ValueError(f"has the label {text!r}, which is not one of {_listed(labels)}")
+    return text
+
+
+def known_labels(value: object, labels: list[str] | None) -> tuple[str, ...]:
+    """`known_label` of every element of a list."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"is not a list of labels but {'null' if value is None else type(value).__name__}")
+    return tuple(known_label(each, labels) for each in value)
+
+
+def found_labels(fixed: list[str] | None, values: Iterable[str], source: str) -> list[str]:
+    """As the spec fixes them, else those of the training rows, sorted (by number where all are whole numbers).
+
+    Raises DataError for fewer than two and for too many.
+    """
+    found = fixed or sort_labels(set(values))
+    place = FaultPlace(field="dataset.columns.label", file=source)
+    if len(found) < 2:
+        what = f"one label only, {found[0]!r}" if found else "no label"
+        raise DataError(f"{source} has {what}; classification needs two", place)
+    if len(found) > MOST_LABELS:
+        hint = (
+            "is dataset.columns.label the right column, or is it a number to predict (objective.regression)?"
+        )
+        raise DataError(f"{source} has {len(found)} different labels, more than {MOST_LABELS}; {hint}", place)
+    return found
+
+
+def sort_labels(labels: set[str]) -> list[str]:
+    """Sorted by number where all labels are whole numbers, else as texts."""
+    try:
+        return sorted(labels, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(labels)
+
+
+def ids_of(values: Iterable[str], labels: list[str]) -> npt.NDArray[np.int64]:
+    """Position of each value among the labels (values,)."""
+    ids = {label: number for number, label in enumerate(labels)}
+    return np.fromiter((ids[value] for value in values), dtype=np.int64)
+
+
+def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
+    """rows / (classes x rows of the class), as scikit-learn's `compute_class_weight('balanced')`.
+
+    A class without rows counts as if it had one.
+    """
+    present = np.maximum(counts, 1)
+    return tuple(float(weight) for weight in counts.sum() / (len(counts) * present))
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(labels[:10]) + (f", … ({len(labels)} labels)" if len(labels) > 10 else "")
