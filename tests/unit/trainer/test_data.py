@@ -17,7 +17,7 @@ from finetune_trainer.data.rows import Reading, Row
 from finetune_trainer.data.sources import read_source
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
-from finetune_trainer.objectives.classification import label_text
+from finetune_trainer.objectives.labels import label_text
 
 
 def reading(**changes):

@@ -13,7 +13,7 @@ from finetune_trainer.data.records import LONGEST_ROW
 from finetune_trainer.data.rows import Reading
 from finetune_trainer.data.sources import read_source
 from finetune_trainer.errors import ConfigurationError, DataError
-from finetune_trainer.objectives.classification import label_text
+from finetune_trainer.objectives.labels import label_text
 
 
 def several(read, value):

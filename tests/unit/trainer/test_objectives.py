@@ -9,12 +9,8 @@ from finetune_api.metrics import OBJECTIVES as METRICS
 from finetune_api.objective import ClassificationSpec, ClassWeights, ObjectiveSpec, RegressionSpec
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES
-from finetune_trainer.objectives.classification import (
-    Classification,
-    balanced_weights,
-    label_text,
-    sort_labels,
-)
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.labels import balanced_weights, label_text, sort_labels
 from finetune_trainer.objectives.regression import Regression
 
 LOGITS = [[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-1.5, 0.0, 3.0], [0.7, 0.7, 0.7]]

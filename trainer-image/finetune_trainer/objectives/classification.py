@@ -21,16 +21,12 @@ from finetune_trainer.objectives.labels import (
     ids_of,
     known_label,
     known_labels,
-    label_text,
-    sort_labels,
 )
 from finetune_trainer.objectives.losses import summed_cross_entropy
 from finetune_trainer.objectives.meters import ConfusionMeter, LabelSetMeter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
 
 
 @dataclass(frozen=True)
