@@ -293,6 +293,8 @@ class EffectiveStatus(ApiModel):
     """Examples per forward pass."""
     total_steps: Count | None = None
     """Optimizer steps planned."""
+    processes: Count | None = None
+    """Processes that train together, one a GPU; training.sharding says how they share the model."""
 
 
 class ModelStatus(ApiModel):

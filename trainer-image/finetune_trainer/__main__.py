@@ -12,7 +12,8 @@ from pathlib import Path
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.control import Stop
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import PeerLostError, TrainerError
+from finetune_trainer.launch import PEER_LOST, Process, launch
 from finetune_trainer.report import Reporter
 from finetune_trainer.threads import configure
 
@@ -53,12 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_json", metavar="RUN.json", type=Path, help="the RunConfig")
     path: Path = parser.parse_args(arguments).run_json
     os.environ.update(OFFLINE)
-    stop, reporter = Stop(), Reporter()
+    process = Process.current()
+    stop, reporter = Stop(), Reporter(quiet=process.rank > 0)
     stop.listen()
-    target = termination_log(path)
+    target = process.report or termination_log(path)
+    code: int
     try:
-        report = _run(path, reporter, stop)
-        code, message = ExitCode.DONE, report.message
+        code = _run(path, process, reporter, stop)
+        message = reporter.report.message
+    except PeerLostError as error:
+        code, message = PEER_LOST, error.message
     except TrainerError as error:
         code, message = error.code, error.message
         reporter.report = reporter.report.model_copy(update={"place": error.place})
@@ -68,21 +73,30 @@ def main(arguments: list[str] | None = None) -> int:
         print(told, file=sys.stderr)
         reporter.report = reporter.report.model_copy(update={"traceback": told[-TRACEBACK_CHARACTERS:]})
     _answer(reporter, target, code, message)
+    if process.report is None:
+        ending = "done" if code == ExitCode.DONE else f"exit {code:d}"
+        print(f"finetune_trainer: {ending}: {message}", file=sys.stderr)
     return code
 
 
-def _run(path: Path, reporter: Reporter, stop: Stop) -> RunReport:
+def _run(path: Path, process: Process, reporter: Reporter, stop: Stop) -> int:
     config = read_config(path)
+    if config.devices.gpus > 1 and process.report is None:
+        code, reporter.report = launch(path, config.devices.gpus, stop)
+        return code
     reporter.report = RunReport(attempt=config.job.attempt)
     reporter.connect(config)
-    threads = configure()
+    threads = configure(processes=process.world)
     from finetune_trainer.run import run
 
-    return run(config, reporter, stop, threads)
+    reporter.report = run(config, reporter, stop, process, threads)
+    return ExitCode.DONE
 
 
-def _answer(reporter: Reporter, target: Path | None, code: ExitCode, message: str) -> None:
-    final = reporter.report.model_copy(update={"exit_code": code, "message": message[:1024]})
+def _answer(reporter: Reporter, target: Path | None, code: int, message: str) -> None:
+    """Leave the report where it is read; a code that is not of the contract (a killed process) is not part of it."""
+    known = ExitCode(code) if code in list(ExitCode) else None
+    final = reporter.report.model_copy(update={"exit_code": known, "message": message[:1024]})
     reporter.update(**dict(final))
     reporter.close()
     if target is not None:
@@ -90,10 +104,6 @@ def _answer(reporter: Reporter, target: Path | None, code: ExitCode, message: st
             target.write_text(to_message(final))
         except OSError as error:
             reporter.say(f"the report could not be written to {target}: {error}", level="warning")
-    print(
-        f"finetune_trainer: {'done' if code is ExitCode.DONE else f'exit {int(code)}'}: {message}",
-        file=sys.stderr,
-    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ ROWS_NAMED = 8
 
 @dataclass
 class Stop:
-    """Set by SIGTERM or the first Ctrl-C, and polled at every step and every batch of an evaluation."""
+    """Set by SIGTERM or the first Ctrl-C; told to the other ranks at every step and every batch of an evaluation."""
 
     requested: bool = False
+    agreed: bool = False
+    """All ranks know that one of them was asked to: they stop at the same step."""
     signal_name: str = "SIGTERM"
 
     def listen(self) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune_api.run import Devices, FaultPlace
 from finetune_api.training import Precision
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compute:
-    """A device with its number format; `accelerate` moves and casts."""
+    """A device with its number format."""
 
-    accelerator: Any
+    device: "torch.device"
+    """Of all tensors."""
     name: str
     """For people and for status: cuda, cpu or cpu (simulated GPU)."""
     precision: Precision
 
     @property
-    def device(self) -> "torch.device":
-        """The device of all tensors."""
-        device: torch.device = self.accelerator.device
-        return device
+    def dtype(self) -> "torch.dtype":
+        """What matrix products are computed in."""
+        import torch
+
+        return torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float32
 
     def autocast(self) -> "AbstractContextManager[None]":
         """The context of every forward pass."""
-        context: AbstractContextManager[None] = self.accelerator.autocast()
-        return context
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
 
-def choose_compute(devices: Devices, precision: Precision, threads: int) -> Compute:
-    """The device that was asked for, never another one.
+def choose_compute(devices: Devices, precision: Precision, threads: int, rank: int = 0) -> Compute:
+    """The device that was asked for, never another one: of several GPUs the one of this rank.
 
     Raises NoGpuError when torch sees fewer GPUs, ConfigurationError for what the hardware or this version cannot do.
     """
     import torch
-    from accelerate import Accelerator
 
     torch.set_num_threads(threads)
     on_gpu = devices.gpus > 0 and not devices.simulated
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         _check_gpus(devices.gpus, torch.cuda.device_count())
-    chosen = _precision(precision, on_gpu)
-    mixed = "bf16" if chosen is Precision.BFLOAT16 else "no"
-    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=mixed, gradient_accumulation_steps=1)
-    assert accelerator.num_processes == 1, "several processes, but each would train alone"
+        torch.cuda.set_device(device)
     name = "cuda" if on_gpu else "cpu (simulated GPU)" if devices.gpus else "cpu"
-    return Compute(accelerator, name, chosen)
+    return Compute(device, name, _precision(precision, on_gpu))
 
 
 def seed_everything(seed: int) -> None:
@@ -70,11 +70,6 @@ def _check_gpus(wanted: int, seen: int) -> None:
         raise NoGpuError(
             f"{wanted} GPU(s) were asked for, but torch sees {seen}: driver, container toolkit or allocation are at"
             " fault on this node",
-            FaultPlace(field="resources.gpusPerNode"),
-        )
-    if wanted > 1:
-        raise ConfigurationError(
-            "this version trains on one GPU; set resources.gpusPerNode to 1",
             FaultPlace(field="resources.gpusPerNode"),
         )
 

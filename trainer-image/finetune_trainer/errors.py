@@ -10,7 +10,8 @@ TrainerError                  has a code, a message that says what to change, an
 ├── DeviceMemoryError    71   out of device memory at one example
 ├── DivergedError        72   loss or gradient is not finite
 ├── StorageError         74   writing failed
-└── StoppedError         75   stopped on a signal, or by a newer attempt
+├── StoppedError         75   stopped on a signal, or by a newer attempt
+└── PeerLostError         –   another process of this run ended; the launcher answers with that one's code
 
 Every other exception is a fault of ours: 70, with its traceback.
 """
@@ -82,6 +83,10 @@ class StoppedError(TrainerError):
     """Training was asked to stop."""
 
     code = ExitCode.INTERRUPTED
+
+
+class PeerLostError(TrainerError):
+    """Another process of the run is gone."""
 
 
 @contextmanager

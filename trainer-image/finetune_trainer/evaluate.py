@@ -1,17 +1,18 @@
 """Scores a model on a set of rows. Called by `loop` on the validation rows and by `run` on the test rows."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from finetune_trainer.control import Stop, halved, is_out_of_memory
-from finetune_trainer.data.batching import evaluation_batches
+from finetune_trainer.control import Stop, halved
+from finetune_trainer.data.batching import Indices, evaluation_batches
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.devices import Compute
-from finetune_trainer.objectives import Objective
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.objectives import Meter, Objective
 
 EVALUATION_FACTOR = 4
 """Without gradients, so many times more examples fit than in training."""
@@ -26,6 +27,7 @@ class Judge:
     compute: Compute
     pad_id: int
     stop: Stop
+    ranks: Ranks = field(default_factory=Ranks)
 
     def evaluate(self, examples: Examples, batch_size: int) -> dict[str, float] | None:
         """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
@@ -34,31 +36,52 @@ class Judge:
         """
         size = batch_size
         while True:
-            try:
-                return self._evaluate(examples, size)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
+            meter = self.objective.meter()
+            loss_sum, weight, full = self._measure(examples, size, meter)
+            if self.stop.agreed:
+                return None
+            if not full:
+                break
             size = halved(size, int(examples.lengths.max()))
+        joined = self.objective.meter()
+        for parts in self.ranks.gather(meter.parts()):
+            joined.add(parts)
+        mean = loss_sum / weight if weight else math.nan
+        return {"loss": mean, **joined.scores(mean)}
 
-    def _evaluate(self, examples: Examples, size: int) -> dict[str, float] | None:
-        meter, loss_sum, weight = self.objective.meter(), 0.0, 0.0
+    def _measure(self, examples: Examples, size: int, meter: Meter) -> tuple[float, float, bool]:
+        """Sum and weight of the losses of all ranks, and whether one of them was out of memory."""
+        loss_sum, weight, full = 0.0, 0.0, 0.0
         self.model.eval()
         try:
-            with torch.inference_mode():
-                for batch in evaluation_batches(examples.lengths, size):
-                    if self.stop.requested:
-                        return None
-                    inputs, targets = collate(examples, batch, self.pad_id, self.compute.device)
-                    logits = self.logits(inputs)
-                    loss = self.objective.loss(logits, targets)
-                    loss_sum += loss.loss_sum.item()
-                    weight += loss.weight.item()
-                    meter.update(logits, targets)
+            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world):
+                ((batch, counts),) = self.ranks.deal(everyones, size)
+                own = self._score(examples, batch, meter, counts=counts)
+                *sums, full, stop = self.ranks.total(*own, self.stop.requested)
+                self.stop.agreed = stop > 0
+                if full or stop:
+                    break
+                loss_sum, weight = loss_sum + sums[0], weight + sums[1]
         finally:
             self.model.train()
-        mean = loss_sum / weight if weight else math.nan
-        return {"loss": mean, **meter.scores(mean)}
+        return loss_sum, weight, full > 0
+
+    def _score(
+        self, examples: Examples, batch: Indices, meter: Meter, *, counts: bool
+    ) -> tuple[float, float, bool]:
+        """Sum and weight of the losses of a batch, and whether it did not fit into memory."""
+        try:
+            with torch.inference_mode():
+                inputs, targets = collate(examples, batch, self.pad_id, self.compute.device)
+                logits = self.logits(inputs)
+                if not counts:
+                    return 0.0, 0.0, False
+                loss = self.objective.loss(logits, targets)
+                meter.update(logits, targets)
+                return loss.loss_sum.item(), loss.weight.item(), False
+        except RuntimeError as error:
+            self.ranks.check_memory(error)
+            return 0.0, 0.0, True
 
     def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""

@@ -1,20 +1,22 @@
 """The training loop: evaluate, checkpoint, stop, step, log. Called by `run`.
 
 The one rule: an objective returns (loss_sum, weight), and only `_gradients` divides, by the weight summed over all
-micro-batches of the step. So any micro-batch size gives the same update.
+micro-batches and ranks of the step. So any micro-batch size and any number of ranks give the same update.
+All ranks run this loop, and decide alike: what only one of them knows is exchanged with the loss of every step.
 """
 
 import time
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
-from finetune_trainer.control import check_finite, halved, is_out_of_memory
-from finetune_trainer.data.batching import Indices, micro_batches
+from finetune_trainer.control import check_finite, halved
+from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
+from finetune_trainer.distributed import whole
 from finetune_trainer.errors import DivergedError, StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
 from finetune_trainer.noting import evaluate_now, log_step
@@ -26,12 +28,13 @@ from finetune_trainer.state import TrainState
 
 def train(run: Run, state: TrainState) -> None:
     """Bring `state` to the end of training. Raises StoppedError (with a checkpoint saved) or DivergedError."""
+    run.exchange()
     while True:
         improved = evaluation_due(run, state) and evaluate_now(run, state)
         finished = is_finished(run, state)
-        if run.stop.requested or finished or improved or checkpoint_due(run, state):
+        if run.stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
-        if run.stop.requested:
+        if run.stopping:
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
         if finished:
             return
@@ -67,7 +70,7 @@ def train_step(run: Run, state: TrainState) -> Step:
     state.loss_sum += loss_sum
     state.weight += weight
     state.tokens += int(lengths.sum())
-    state.positions += _positions(lengths, state.micro_batch_size)
+    state.positions += _positions(run, batch, state.micro_batch_size)
     state.seconds += seconds
     return Step(loss, norm, rate, len(batch), int(lengths.sum()), seconds)
 
@@ -81,17 +84,14 @@ def learning_rate(run: Run, state: TrainState) -> float:
 
 
 def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[float, float]:
-    """`_gradients`, with the micro-batch halved, from the same random state, as long as the device is full."""
+    """`_gradients`, with the micro-batch halved, from the same random state, as long as a device is full."""
     device = run.judge.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
-        try:
-            return _gradients(run, batch, state.micro_batch_size)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        run.optimizer.zero_grad(set_to_none=True)
+        loss_sum, weight, full = _gradients(run, batch, state.micro_batch_size)
+        if not full:
+            return loss_sum, weight
         state.micro_batch_size = halved(state.micro_batch_size, int(run.train.lengths[batch].max()))
         run.reporter.say(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
@@ -104,22 +104,38 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[fl
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float]:
-    """Gradient of the mean loss over the whole batch, in `.grad`; returns the loss as sum and weight."""
+def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, bool]:
+    """Gradient of the mean loss over the whole batch, in `.grad`, the same on all ranks.
+
+    Returns the loss as sum and weight, and whether some rank was out of memory, which leaves no gradient.
+    """
     run.optimizer.zero_grad(set_to_none=True)
+    loss_sum, weight, full = 0.0, 0.0, False
+    try:
+        loss_sum, weight = _accumulate(run, batch, size)
+    except RuntimeError as error:
+        run.ranks.check_memory(error)
+        full = True
+    loss_sum, weight, somewhere_full = run.exchange(loss_sum, weight, full)
+    if somewhere_full:
+        run.optimizer.zero_grad(set_to_none=True)
+    else:
+        run.ranks.join_gradients(_parameters(run), weight)
+    return loss_sum, weight, somewhere_full > 0
+
+
+def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float]:
+    """Forward and backward passes of this rank; its loss as sum and weight."""
     judge, metrics = run.judge, run.reporter.metrics
     total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
-    for micro in micro_batches(batch, size):
+    for micro, counts in run.ranks.deal(batch, size):
         began = time.perf_counter()
         inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
         metrics.data_wait.inc(time.perf_counter() - began)
         loss = judge.objective.loss(judge.logits(inputs), targets)
-        judge.compute.accelerator.backward(loss.loss_sum)
-        total += torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
+        (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
+        total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
-    for parameter in _parameters(run):
-        assert parameter.grad is not None
-        parameter.grad.mul_(1.0 / weight)
     return loss_sum, weight
 
 
@@ -129,10 +145,10 @@ def clip(
     """Bound the gradient; returns its L2 norm before that."""
     bound = spec.max_norm if spec else None
     if bound:
-        norm = float(clip_grad_norm_(parameters, bound))
+        norm = float(whole(clip_grad_norm_(parameters, bound)))
         reporter.metrics.clipped.inc(norm > bound)
         return norm
-    norm = float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    norm = float(whole(get_total_norm([p.grad for p in parameters if p.grad is not None])))
     if spec and spec.max_value is not None:
         clip_grad_value_(parameters, spec.max_value)
     return norm
@@ -146,13 +162,12 @@ def _culprits(run: Run, batch: Indices) -> list[str]:
     """The rows whose loss alone is not finite; all rows of the batch if it is none."""
     found = []
     with torch.no_grad():
-        for index in batch:
-            inputs, targets = collate(
-                run.train, batch[batch == index], run.judge.pad_id, run.judge.compute.device
-            )
+        for row, _ in run.ranks.deal(batch, 1):
+            inputs, targets = collate(run.train, row, run.judge.pad_id, run.judge.compute.device)
             if not torch.isfinite(run.judge.objective.loss(run.judge.logits(inputs), targets).loss_sum):
-                found.append(index)
-    lines = sorted(int(run.train.lines[index]) for index in (found or batch))
+                found.append(int(row[0]))
+    everywhere = {index for indices in run.ranks.gather(found) for index in indices}
+    lines = sorted(int(run.train.lines[index]) for index in (everywhere or batch))
     return [f"{run.train.name} row {line}" for line in lines]
 
 
@@ -168,8 +183,11 @@ def save_now(run: Run, state: TrainState) -> None:
     run.reporter.update(latest=CheckpointStatus(step=state.step))
 
 
-def _positions(lengths: Any, size: int) -> int:
-    return sum(int(part.max()) * len(part) for part in micro_batches(lengths, size))
+def _positions(run: Run, batch: Indices, size: int) -> int:
+    """Tokens and padding that all ranks computed on."""
+    everyone = (replace(run.ranks, rank=rank) for rank in range(run.ranks.world))
+    parts = [run.train.lengths[micro] for ranks in everyone for micro, _ in ranks.deal(batch, size)]
+    return sum(int(part.max()) * len(part) for part in parts)
 
 
 def _saved(state: TrainState) -> str:

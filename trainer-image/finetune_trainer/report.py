@@ -19,17 +19,19 @@ from finetune_trainer.progress import ProgressClient
 
 
 class Reporter:
-    """Collects the facts of a run in `report` and passes them on."""
+    """Collects the facts of a run in `report` and passes them on; a quiet one, of any rank but 0, only collects."""
 
-    def __init__(self, attempt: int = 1, out: TextIO | None = None) -> None:
+    def __init__(self, attempt: int = 1, out: TextIO | None = None, *, quiet: bool = False) -> None:
         self.report = RunReport(attempt=attempt)
         self.metrics = TrainerMetrics()
         self.history: History | None = None
         self._progress: ProgressClient | None = None
-        self._out = out
+        self._out, self._quiet = out, quiet
 
     def connect(self, config: RunConfig) -> None:
         """Serve /metrics and post progress, as the configuration says."""
+        if self._quiet:
+            return
         if config.metrics_port:
             try:
                 self.metrics.serve(config.metrics_port)
@@ -40,6 +42,8 @@ class Reporter:
 
     def say(self, message: str, *, level: str = "info", **facts: Any) -> None:
         """Write one log line."""
+        if self._quiet:
+            return
         moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": moment, "level": level, "message": message, **facts}
         print(json.dumps(line, ensure_ascii=False), file=self._out or sys.stdout, flush=True)

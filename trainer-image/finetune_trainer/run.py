@@ -5,7 +5,7 @@ Called by `__main__` only.
 What needs no torch comes first, so that a mistake in the input is answered within a second or two.
 """
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,22 @@ from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import StoppedError
 from finetune_trainer.history import History
-from finetune_trainer.model import ModelFolder, check_folder, load_model, load_tokenizer, longest_input
+from finetune_trainer.launch import Process
+from finetune_trainer.layers import layers_of
+from finetune_trainer.model import (
+    ModelFolder,
+    check_folder,
+    load_model,
+    load_tokenizer,
+    longest_input,
+)
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import Trained, publish, published
 
 if TYPE_CHECKING:
     from finetune_trainer.devices import Compute
+    from finetune_trainer.distributed import Ranks
     from finetune_trainer.session import Run
 
 LABELS_REPORTED = 50
@@ -40,32 +49,40 @@ class Inputs:
     config: RunConfig
     reporter: Reporter
     stop: Stop
+    process: Process
     dataset: Dataset
     folder: ModelFolder
     checkpoints: Checkpoints
 
 
-def run(config: RunConfig, reporter: Reporter, stop: Stop, threads: int) -> RunReport:
+def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, threads: int) -> RunReport:
     """Train and publish a model, or find that an earlier attempt already did; returns the final report.
 
-    Raises the errors of finetune_trainer.errors.
+    Every process of a run does the same; the first alone writes. Raises the errors of finetune_trainer.errors.
     """
     done = published(config)
     if done is not None:
         reporter.report = done
+        if process.rank:
+            return done
         reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to train")
         leftover = _checkpoints(config, reporter)
         leftover.claim()
         _clear(leftover, config)
         return done
-    inputs = read_inputs(config, reporter, stop)
+    inputs = read_inputs(config, reporter, stop, process)
     compute = start_torch(inputs, threads)
-    training, tokenizer, test = assemble(inputs, compute)
-    with inputs.checkpoints.fence():
-        state = resume(inputs, training)
-        train_and_tell(inputs, training, state)
-        metrics = final_metrics(inputs, training, state, test)
-        model = publish_model(inputs, training, tokenizer, metrics)
+    from finetune_trainer.distributed import join, leave, lost_peers
+
+    with lost_peers():
+        ranks = join(process, compute, config.training.sharding)
+        training, tokenizer, test = assemble(inputs, compute, ranks)
+        with inputs.checkpoints.fence() if ranks.first else nullcontext():
+            state = resume(inputs, training)
+            train_and_tell(inputs, training, state)
+            metrics = final_metrics(inputs, training, state, test)
+            model = publish_model(inputs, training, tokenizer, metrics)
+        leave()
     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     reporter.update(
         model=model, message=f"trained {state.step} steps in {duration(state.seconds)}: {told}"[:1024]
@@ -73,20 +90,22 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, threads: int) -> RunR
     return reporter.report
 
 
-def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop) -> Inputs:
+def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Process) -> Inputs:
     """Claim the checkpoints, look at the model's folder and read the data."""
     checkpoints = _checkpoints(config, reporter)
     folder = check_folder(config.model)
     dataset = read_dataset(config, reporter)
-    checkpoints.claim()
+    if process.rank == 0:
+        checkpoints.claim()
     found = dataset.resolved
     reporter.update(resolved=ResolvedStatus(model=folder.resolved, **found))
     digests = {name: part.digest for name, part in found.items()}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     checkpoints.fingerprint = fingerprint(config, digests)
-    reporter.history = History(checkpoints.folder / "metrics.jsonl")
+    if process.rank == 0:
+        reporter.history = History(checkpoints.folder / "metrics.jsonl")
     _stop_if_asked(stop)
-    return Inputs(config, reporter, stop, dataset, folder, checkpoints)
+    return Inputs(config, reporter, stop, process, dataset, folder, checkpoints)
 
 
 def _checkpoints(config: RunConfig, reporter: Reporter) -> Checkpoints:
@@ -113,19 +132,22 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
     from finetune_trainer.devices import choose_compute, seed_everything
 
     config = inputs.config
-    compute = choose_compute(config.devices, config.training.precision, threads)
+    process = inputs.process
+    compute = choose_compute(config.devices, config.training.precision, threads, process.rank)
     seed_everything(config.training.seed)
     inputs.checkpoints.environment |= {
         "device": compute.name,
         "precision": compute.precision.value,
         "threads": str(threads),
+        "processes": str(process.world),
     }
     told = f"computing on {compute.name} in {compute.precision.value}"
+    told += f" in {process.world} processes" if process.world > 1 else ""
     inputs.reporter.say(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
     return compute
 
 
-def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
+def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, Any, Any]":
     """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
     from finetune_trainer.data.tokens import tokenize
     from finetune_trainer.devices import seed_everything
@@ -140,7 +162,8 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
     tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id)
     objective.check(model)
-    model.to(compute.device).train()
+    ranks.share(model, layers_of(model), compute)
+    model.train()
     _stop_if_asked(inputs.stop)
     most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
     sources = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
@@ -155,13 +178,15 @@ def assemble(inputs: Inputs, compute: "Compute") -> "tuple[Run, Any, Any]":
     checkpoints = inputs.checkpoints
 
     def save(state: TrainState) -> None:
-        best = state.best.step if state.best else None
-        checkpoints.save(state.step, capture(model, optimizer), state.to_json(), best)
+        best, tensors = state.best.step if state.best else None, capture(model, optimizer, ranks)
+        if ranks.first:
+            checkpoints.save(state.step, tensors, state.to_json(), best)
+        ranks.decided(None)  # none ends before the checkpoint is whole
 
     pad_id = tokenizer.pad_token_id or 0
-    judge = Judge(model, objective, compute, pad_id, inputs.stop)
+    judge = Judge(model, objective, compute, pad_id, inputs.stop, ranks)
     training = Run(judge, optimizer, config.training, train, validation, save, reporter, config.model.freeze)
-    seed_everything(config.training.seed)
+    seed_everything(config.training.seed + ranks.rank)
     _tell_effective(inputs, training, model)
     return training, tokenizer, test[0] if test else None
 
@@ -192,6 +217,7 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
         precision=judge.compute.precision.value,
         micro_batch_size=config.training.micro_batch_size,
         total_steps=training.total_steps,
+        processes=judge.ranks.world,
     )
     inputs.reporter.update(effective=effective)
 
@@ -201,14 +227,18 @@ def resume(inputs: Inputs, training: "Run") -> TrainState:
     from finetune_trainer.snapshot import restore
 
     spec, reporter = inputs.config.training, inputs.reporter
-    loaded = inputs.checkpoints.newest() if spec.checkpoint.resume is Resume.AUTO else None
+    ranks, checkpoints = training.ranks, inputs.checkpoints
+    loaded = checkpoints.newest() if spec.checkpoint.resume is Resume.AUTO and ranks.first else None
+    step = ranks.decided(loaded.step if loaded else None)
+    if step is not None and loaded is None:
+        loaded = checkpoints.load(step)
     state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
     if loaded is not None:
-        restore(loaded.tensors, training.judge.model, training.optimizer)
+        restore(loaded.tensors, training.judge.model, training.optimizer, ranks)
         state = TrainState.from_json(loaded.state)
         reporter.say(f"going on from the checkpoint of step {loaded.step}")
-    assert reporter.history is not None
-    reporter.history.rewind(state.step)
+    if reporter.history is not None:
+        reporter.history.rewind(state.step)
     reporter.update(from_step=state.step, epochs=state.evaluations[-50:], best=state.best)
     return state
 
@@ -244,15 +274,15 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
 
     step, stopping = state.step, inputs.config.training.early_stopping
     if stopping and stopping.restore_best and state.best and state.best.step != step:
-        step = _best_step(inputs, state.best.step, step)
+        step = training.ranks.decided(_best_step(inputs, state.best.step, step))
         if step != state.step:
             restore_model(inputs.checkpoints.load(step).tensors["model"], training.judge.model)
     chosen = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
     metrics = {"eval_loss": chosen.eval_loss, **{f"eval_{name}": v for name, v in chosen.metrics.items()}}
     if test is not None:
         scores = training.judge.evaluate(test, state.micro_batch_size * EVALUATION_FACTOR)
-        _stop_if_asked(inputs.stop)
-        assert scores is not None
+        if scores is None:
+            raise _stopped(inputs.stop)
         names = ["loss", *(plain(name) for name in inputs.config.training.evaluation.metrics or [])]
         numbers, _ = defined(scores, list(dict.fromkeys(names)))
         metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
@@ -272,7 +302,12 @@ def _best_step(inputs: Inputs, best: int, last: int) -> int:
 
 def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metrics) -> Any:
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
-    reporter, checkpoints = inputs.reporter, inputs.checkpoints
+    from finetune_trainer.distributed import put_together
+
+    reporter, checkpoints, ranks = inputs.reporter, inputs.checkpoints, training.ranks
+    put_together(training.judge.model)
+    if not ranks.first:
+        return ranks.decided(None)
     assert reporter.history is not None
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
@@ -281,9 +316,13 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     reporter.history = None
     _clear(checkpoints, inputs.config)
     reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
-    return model
+    return ranks.decided(model)
 
 
 def _stop_if_asked(stop: Stop) -> None:
     if stop.requested:
-        raise StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")
+        raise _stopped(stop)
+
+
+def _stopped(stop: Stop) -> StoppedError:
+    return StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")

@@ -14,6 +14,7 @@ from finetune_api.training import CheckpointInterval, EvaluationInterval, Traini
 from finetune_trainer.control import Stop
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.evaluate import Judge
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
@@ -35,6 +36,8 @@ class Run:
     """What of the model is frozen, and until when."""
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
+    clock_struck: bool = False
+    """By rank 0's clock a checkpoint is due."""
     _epoch: tuple[int, Batches] | None = None
 
     @property
@@ -51,6 +54,22 @@ class Run:
     def stop(self) -> Stop:
         """Whether a signal came."""
         return self.judge.stop
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those of the run."""
+        return self.judge.ranks
+
+    @property
+    def stopping(self) -> bool:
+        """Whether training ends before the next step; other ranks have to be told first."""
+        return self.stop.agreed or (self.ranks.world == 1 and self.stop.requested)
+
+    def exchange(self, *numbers: float) -> list[float]:
+        """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
+        *totals, stop, save = self.ranks.total(*numbers, self.stop.requested, _struck(self))
+        self.stop.agreed, self.clock_struck = stop > 0, save > 0
+        return totals
 
     def batch(self, step: int) -> Indices:
         """The examples of an optimizer step: a function of the step alone."""
@@ -75,7 +94,7 @@ class Step:
 
 def evaluation_due(run: Run, state: TrainState) -> bool:
     """Whether this step is to be evaluated and was not yet."""
-    if state.step == 0 or state.evaluated_step == state.step or run.stop.requested:
+    if state.step == 0 or state.evaluated_step == state.step or run.stopping:
         return False
     return state.step >= run.total_steps or _every(run, run.training.evaluation.every, state.step)
 
@@ -84,8 +103,14 @@ def checkpoint_due(run: Run, state: TrainState) -> bool:
     """Whether the plan asks for a checkpoint at this step."""
     every = run.training.checkpoint.every
     if every is not None and every.minutes:
-        return time.monotonic() - run.saved_at >= every.minutes * 60
+        return run.clock_struck
     return state.step > 0 and _every(run, every, state.step)
+
+
+def _struck(run: Run) -> bool:
+    every = run.training.checkpoint.every
+    minutes = every.minutes if every else None
+    return bool(minutes) and run.ranks.first and time.monotonic() - run.saved_at >= 60 * (minutes or 0)
 
 
 def _every(run: Run, interval: EvaluationInterval | CheckpointInterval | None, step: int) -> bool:

@@ -13,23 +13,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune_trainer.distributed import Ranks, divided_like, whole
+
 Tensors = dict[str, Tensor]
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensors]:
-    """All tensors by file: model, optimizer, random."""
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensors]:
+    """All tensors by file: model, optimizer, random. Every rank takes part; rank 0 gets the whole of them."""
     return {
-        "model": _model_tensors(model),
+        "model": {name: whole(tensor) for name, tensor in _model_tensors(model).items()},
         "optimizer": _optimizer_tensors(model, optimizer),
-        "random": _random_tensors(),
+        "random": {
+            f"{_of_rank(rank)}{name}": tensor
+            for rank, tensors in enumerate(ranks.gather(_random_tensors()))
+            for name, tensor in tensors.items()
+        },
     }
 
 
-def restore(files: dict[str, Tensors], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Undo to the captured state, in place."""
+def restore(
+    files: dict[str, Tensors], model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> None:
+    """Undo to the captured state, in place. A rank that was not there then keeps its random state."""
     restore_model(files["model"], model)
     _restore_optimizer(files["optimizer"], model, optimizer)
-    _restore_random(files["random"])
+    prefix, random = _of_rank(ranks.rank), files["random"]
+    if f"{prefix}torch" in random:
+        _restore_random({name.removeprefix(prefix): value for name, value in random.items()})
+
+
+def _of_rank(rank: int) -> str:
+    return f"rank{rank}." if rank else ""
 
 
 def restore_model(saved: Tensors, model: nn.Module) -> None:
@@ -38,7 +52,7 @@ def restore_model(saved: Tensors, model: nn.Module) -> None:
     assert current.keys() == saved.keys(), f"other tensors: {sorted(current.keys() ^ saved.keys())[:5]}"
     with torch.no_grad():
         for name, tensor in current.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(divided_like(saved[name], tensor))
 
 
 def _model_tensors(model: nn.Module) -> Tensors:
@@ -52,7 +66,7 @@ def _model_tensors(model: nn.Module) -> Tensors:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": value.contiguous()
+        f"{names[parameter]}/{key}": whole(value).contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if value is not None
@@ -65,7 +79,7 @@ def _restore_optimizer(saved: Tensors, model: nn.Module, optimizer: torch.optim.
     for path, tensor in saved.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        states.setdefault(parameter, {})[key] = tensor.to(parameter.device)
+        states.setdefault(parameter, {})[key] = divided_like(tensor, parameter)
     optimizer.state.clear()
     optimizer.state.update(states)
 
@@ -85,7 +99,7 @@ def _random_tensors() -> Tensors:
         "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
     }
     if torch.cuda.is_available():
-        tensors |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda"] = torch.cuda.get_rng_state()
     return tensors
 
 
@@ -96,6 +110,5 @@ def _restore_random(saved: Tensors) -> None:
     position, has_gauss = saved["numpy_position"].tolist()
     keys = saved["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, position, has_gauss, saved["numpy_gauss"].item()))
-    cuda = [saved[name] for name in sorted(saved) if name.startswith("cuda")]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
+    if "cuda" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"])

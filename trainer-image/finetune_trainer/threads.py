@@ -14,9 +14,9 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 """PASSIVE: waiting threads sleep. Spinning ones took the CPU from those at work on a busy node: 27 s against 11 s."""
 
 
-def configure(environ: MutableMapping[str, str] = os.environ) -> int:
-    """Set the libraries' thread counts where the user has not, and return ours."""
-    count = int(environ.get("OMP_NUM_THREADS") or 0) or thread_count()
+def configure(environ: MutableMapping[str, str] = os.environ, processes: int = 1) -> int:
+    """Set the libraries' thread counts where the user has not, and return ours: a process' share of the CPUs."""
+    count = int(environ.get("OMP_NUM_THREADS") or 0) or max(1, thread_count() // processes)
     for variable in VARIABLES:
         environ.setdefault(variable, str(count))
     environ.setdefault(WAIT_POLICY, "PASSIVE")

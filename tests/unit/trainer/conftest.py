@@ -18,7 +18,6 @@ from unit.trainer.tiny import Job, build_model, job, reviews
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT. What a run imports is imported once here, not in every forked process."""
-    import accelerate  # noqa: F401
     import sklearn.model_selection  # noqa: F401
     import torch
 
@@ -46,15 +45,3 @@ def _signals_stay() -> Iterator[None]:
     yield
     signal.signal(signal.SIGTERM, before[0])
     signal.signal(signal.SIGINT, before[1])
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_forgets() -> Iterator[None]:
-    """accelerate keeps one state a process; a trainer process has one run, this one has many."""
-    import sys
-
-    yield
-    if "accelerate.state" in sys.modules:
-        from accelerate.state import AcceleratorState
-
-        AcceleratorState._reset_state(reset_partial_state=True)
