@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = _run(path, process, reporter, stop)
         message = reporter.report.message
     except PeerLostError as error:
-        code, message = PEER_LOST, error.message
+        code, message = PEER_LOST, str(error)
     except TrainerError as error:
         code, message = error.code, error.message
         reporter.report = reporter.report.model_copy(update={"place": error.place})

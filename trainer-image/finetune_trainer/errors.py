@@ -10,8 +10,7 @@ TrainerError                  has a code, a message that says what to change, an
 ├── DeviceMemoryError    71   out of device memory at one example
 ├── DivergedError        72   loss or gradient is not finite
 ├── StorageError         74   writing failed
-├── StoppedError         75   stopped on a signal, or by a newer attempt
-└── PeerLostError         –   another process of this run ended; the launcher answers with that one's code
+└── StoppedError         75   stopped on a signal, or by a newer attempt
 
 Every other exception is a fault of ours: 70, with its traceback.
 """
@@ -85,8 +84,8 @@ class StoppedError(TrainerError):
     code = ExitCode.INTERRUPTED
 
 
-class PeerLostError(TrainerError):
-    """Another process of the run is gone."""
+class PeerLostError(Exception):
+    """Another process of the run is gone. No answer of the trainer: `launch` gives that of the other process."""
 
 
 @contextmanager

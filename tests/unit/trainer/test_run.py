@@ -243,7 +243,7 @@ def test_random_initialisation_takes_the_architecture_only(make_job, model_folde
 
 
 def test_simulated_gpus_train_on_the_cpu_and_everything_says_so(make_job, capsys):
-    made = make_job(devices={"gpus": 2, "simulated": True}, training={"epochs": 1})
+    made = make_job(devices={"gpus": 1, "simulated": True}, training={"epochs": 1})
     assert made.run() == ExitCode.DONE
     assert made.report.effective.device == "cpu (simulated GPU)"
     assert "computing on cpu (simulated GPU)" in capsys.readouterr().out
