@@ -35,6 +35,7 @@ from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import Trained, publish, published
 
 if TYPE_CHECKING:
+    from finetune_trainer.data.tokens import Examples
     from finetune_trainer.devices import Compute
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.session import Run
@@ -94,7 +95,7 @@ def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Proc
     """Claim the checkpoints, look at the model's folder and read the data."""
     checkpoints = _checkpoints(config, reporter)
     folder = check_folder(config.model)
-    dataset = read_dataset(config, reporter)
+    dataset = read_dataset(config, reporter, lambda: _stop_if_asked(stop))
     if process.rank == 0:
         checkpoints.claim()
     found = dataset.resolved
@@ -149,7 +150,6 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
 
 def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, Any, Any]":
     """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
-    from finetune_trainer.data.tokens import tokenize
     from finetune_trainer.devices import seed_everything
     from finetune_trainer.evaluate import Judge
     from finetune_trainer.freezing import trained_later
@@ -166,8 +166,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     model.train()
     _stop_if_asked(inputs.stop)
     most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
-    sources = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
-    train, validation, *test = [tokenize(source, objective, tokenizer, most) for source in sources]
+    train, validation, *test = tokenize_all(inputs, tokenizer, most)
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -189,6 +188,19 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     seed_everything(config.training.seed + ranks.rank)
     _tell_effective(inputs, training, model)
     return training, tokenizer, test[0] if test else None
+
+
+def tokenize_all(inputs: Inputs, tokenizer: Any, most: int) -> "list[Examples]":
+    """Training, validation and, where there are, test rows as tokens, in files beside the checkpoints."""
+    from finetune_trainer.data.cache import TokenCache
+    from finetune_trainer.data.encoding import Encoding
+
+    dataset, causal = inputs.dataset, inputs.config.objective.causal_lm
+    how = Encoding(tokenizer, most, mask_prompt=causal.mask_prompt if causal else False)
+    parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
+    say, writes = inputs.reporter.say, inputs.process.rank == 0
+    with TokenCache(inputs.checkpoints.folder, say, lambda: _stop_if_asked(inputs.stop), writes) as cache:
+        return [cache.examples(part, dataset.objective, how) for part in parts]
 
 
 def _longest(asked: int, able: int | None, reporter: Reporter) -> int:

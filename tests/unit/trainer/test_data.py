@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput, ValidationSplit
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
 from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
-from finetune_trainer.data.dataset import shared_texts
 from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
+from finetune_trainer.data.repeats import Repeats
 from finetune_trainer.data.rows import Reading, Row
-from finetune_trainer.data.sources import read_source
+from finetune_trainer.data.sources import scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import label_text
@@ -30,9 +30,9 @@ def reading(**changes):
     return Reading(**fields | changes)
 
 
-def source(path, seen=None, **changes):
-    data = DataInput(path=str(path), uri=f"pvc://data/{path.name}")
-    return read_source("dataset.train", data, reading(**changes), set() if seen is None else seen)
+def source(path, repeats=None, **changes):
+    data, how = DataInput(path=str(path), uri=f"pvc://data/{path.name}"), reading(**changes)
+    return scan("dataset.train", data, how, repeats or Repeats(how.preprocessing.deduplicate))
 
 
 def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_path):
@@ -129,14 +129,25 @@ def test_bad_rows_are_tolerated_up_to_the_limit_and_the_first_is_named(tmp_path,
     assert (caught.value.place.row, caught.value.place.column) == (2, "text")
 
 
+def texts(scan):
+    return [row.text for row in scan.source.rows]
+
+
 def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
-    seen, exact = set(), PreprocessingSpec(deduplicate="Exact", collapse_whitespace=True)
-    train = source(rows_file(tmp_path, "a  b", "a b", "c"), seen, preprocessing=exact)
-    assert [row.text for row in train.rows] == ["a b", "c"]
-    assert train.resolved.duplicate_rows == 1
-    held_out = source(rows_file(tmp_path, "c", "d"), seen, preprocessing=exact)
-    assert [row.text for row in held_out.rows] == ["d"]
-    assert shared_texts(train.rows, held_out.rows) == 0
+    exact = PreprocessingSpec(deduplicate="Exact", collapse_whitespace=True)
+    repeats = Repeats(exact.deduplicate)
+    path = rows_file(tmp_path, "a  b", "a b", "c")
+    train = source(path, repeats, preprocessing=exact)
+    assert texts(train) == ["a b", "c"]
+    assert (train.resolved.rows, train.resolved.duplicate_rows) == (2, 1)
+    held_out = source(rows_file(tmp_path, "c", "d"), repeats, preprocessing=exact)
+    assert texts(held_out) == ["d"]
+    assert shared_texts(train, held_out) == 0
+
+
+def test_texts_on_both_sides_are_counted(tmp_path):
+    train = source(rows_file(tmp_path, "a", "b", "b"))
+    assert shared_texts(train, source(rows_file(tmp_path, "b", "c", "b"))) == 2
 
 
 def test_a_text_and_its_pair_are_told_apart():
@@ -170,44 +181,50 @@ def test_cleaning_a_clean_text_changes_nothing(text):
     assert collapse_whitespace(text) == collapse_whitespace(collapse_whitespace(text))
 
 
-def row(number, label="x", group=None):
-    return Row(number, f"text {number}", None, label, group)
+def rows(tmp_path, *labels, group=None):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps({"text": f"text {number}", "label": label, "group": group and group(number)})
+        for number, label in enumerate(labels)
+    ]
+    path.write_text("\n".join(lines))
+    return source(path, group_by=group and "group")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 60), st.floats(0.05, 0.9), st.integers(0, 5))
-def test_groups_never_stand_on_both_sides(count, fraction, seed):
-    rows = [row(number, group=f"g{number // 2}") for number in range(count + 2)]
-    train, held_out, _ = split_rows(
-        rows, ValidationSplit(fraction=fraction, group_by="review_id"), seed, True
-    )
-    assert not {r.group for r in train} & {r.group for r in held_out}
-    assert sorted(r.line for r in train + held_out) == list(range(count + 2))
-    assert train
-    assert held_out
+def test_groups_never_stand_on_both_sides(tmp_path, count, fraction, seed):
+    all_rows = rows(tmp_path, *["x"] * (count + 2), group=lambda number: f"g{number // 2}")
+    split = ValidationSplit(fraction=fraction, group_by="group")
+    train, held_out, _ = split_rows(all_rows, split, seed, True)
+    groups = [{row.group for row in part.source.rows} for part in (train, held_out)]
+    assert not groups[0] & groups[1]
+    assert all(groups)
+    assert sorted([*train.lines, *held_out.lines]) == list(range(1, count + 3))
 
 
-def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone():
-    rows = [row(number, "rare" if number % 10 == 0 else "common") for number in range(100)]
+def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone(tmp_path):
+    all_rows = rows(tmp_path, *["rare" if number % 10 == 0 else "common" for number in range(100)])
     split = ValidationSplit(fraction=0.2)
-    train, held_out, how = split_rows(rows, split, 1, True)
+    train, held_out, how = split_rows(all_rows, split, 1, True)
     assert how == "with the labels' proportions"
-    assert sum(r.label == "rare" for r in held_out) == 2
-    assert split_rows(rows, split, 1, True)[1] == held_out
-    assert split_rows(rows, split, 2, True)[1] != held_out
+    assert list(held_out.labels).count("rare") == 2
+    assert split_rows(all_rows, split, 1, True)[1].lines.tolist() == held_out.lines.tolist()
+    assert split_rows(all_rows, split, 2, True)[1].lines.tolist() != held_out.lines.tolist()
     assert len(train) == 80
 
 
-def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for():
-    rows = [row(number, "once" if number == 0 else "often") for number in range(20)]
-    assert "too rare" in split_rows(rows, ValidationSplit(), 0, True)[2]
+def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for(tmp_path):
+    all_rows = rows(tmp_path, "once", *["often"] * 19)
+    assert "too rare" in split_rows(all_rows, ValidationSplit(), 0, True)[2]
     with pytest.raises(DataError, match="remove stratify"):
-        split_rows(rows, ValidationSplit(stratify=True), 0, True)
+        split_rows(all_rows, ValidationSplit(stratify=True), 0, True)
 
 
-def test_one_group_cannot_be_split():
+def test_one_group_cannot_be_split(tmp_path):
+    all_rows = rows(tmp_path, "x", "y", group=lambda _: "g")
     with pytest.raises(DataError, match="at least two groups"):
-        split_rows([row(1, group="g"), row(2, group="g")], ValidationSplit(group_by="g"), 0, True)
+        split_rows(all_rows, ValidationSplit(group_by="group"), 0, True)
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,8 +10,9 @@ import pytest
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput
 from finetune_trainer.data.records import LONGEST_ROW
+from finetune_trainer.data.repeats import Repeats
 from finetune_trainer.data.rows import Reading
-from finetune_trainer.data.sources import read_source
+from finetune_trainer.data.sources import scan
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.objectives.labels import label_text
 
@@ -36,7 +37,8 @@ def source(path, columns=None, **changes):
         "read_label": label_text,
     }
     data = DataInput(path=str(path), uri=f"pvc://data/{path.name}")
-    return read_source("dataset.train", data, Reading(**fields | changes), set())
+    reading = Reading(**fields | changes)
+    return scan("dataset.train", data, reading, Repeats(reading.preprocessing.deduplicate)).source
 
 
 def refusal(path, **changes):

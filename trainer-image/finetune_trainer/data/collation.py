@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.encoding import IGNORED
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.objectives.base import IGNORED
 
 if TYPE_CHECKING:
     import torch

@@ -3,14 +3,16 @@
 Called by `run`, before torch is imported.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from finetune_api.run import DataInput, DatasetInput, RunConfig, ValidationSplit
+from finetune_api.run import RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.rows import Reading, Row
-from finetune_trainer.data.sources import Source, read_source
+from finetune_trainer.data.repeats import Repeats
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.sources import Scan, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.report import Reporter
@@ -32,9 +34,12 @@ class Dataset:
         return {name: part.resolved for name, part in parts.items() if part is not None}
 
 
-def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
-    """Read, clean, deduplicate and split, training rows first. Raises what `read_source` and `split_rows` raise."""
-    spec, seen = config.dataset, set[int]()
+def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None] = lambda: None) -> Dataset:
+    """Check, clean, deduplicate and split, training rows first; `check` is called now and then meanwhile.
+
+    Raises what `scan` and `split_rows` raise.
+    """
+    spec, repeats = config.dataset, Repeats(config.dataset.preprocessing.deduplicate)
     kind = OBJECTIVES[config.objective.kind]
     options = getattr(config.objective, config.objective.kind)
     split = None if spec.validation else spec.split or ValidationSplit()
@@ -48,17 +53,18 @@ def read_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
         labelled=kind.labelled,
         label_lists=_label_lists(config),
     )
-    train = read_source("dataset.train", spec.train, reading, seen)
-    labels = kind.found_labels(options, [row.label for row in train.rows], train.name)
+    train = scan("dataset.train", spec.train, reading, repeats, check)
+    labels = kind.found_labels(options, train.labels, train.name)
     later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config, reporter)
     else:
-        validation = _required("dataset.validation", spec.validation, later, seen)
-    test = read_source("dataset.test", spec.test, later, seen) if spec.test else None
-    objective = kind.build(options, labels, [row.label for row in train.rows])
-    _say(reporter, spec, train, validation, test)
-    return Dataset(train, validation, test, objective)
+        assert spec.validation is not None
+        validation = scan("dataset.validation", spec.validation, later, repeats, check)
+    test = scan("dataset.test", spec.test, later, repeats, check) if spec.test else None
+    objective = kind.build(options, labels, train.labels)
+    _say(reporter, train, validation, test)
+    return Dataset(train.source, validation.source, test.source if test else None, objective)
 
 
 def _label_lists(config: RunConfig) -> bool:
@@ -70,43 +76,25 @@ def _label_lists(config: RunConfig) -> bool:
     )
 
 
-def _required(field: str, data: DataInput | None, reading: Reading, seen: set[int]) -> Source:
-    assert data is not None
-    return read_source(field, data, reading, seen)
-
-
-def _hold_out(
-    source: Source, split: ValidationSplit, config: RunConfig, reporter: Reporter
-) -> tuple[Source, Source]:
+def _hold_out(rows: Scan, split: ValidationSplit, config: RunConfig, reporter: Reporter) -> tuple[Scan, Scan]:
     classification = config.objective.kind == "classification"
-    train, held_out, how = split_rows(source.rows, split, config.training.seed, classification)
-    reporter.say(f"split {source.name} {how}: {len(train)} training and {len(held_out)} validation rows")
-    held = ResolvedData(uri=source.resolved.uri, digest=source.resolved.digest, rows=len(held_out))
-    return (
-        replace(source, rows=train, resolved=source.resolved.model_copy(update={"rows": len(train)})),
-        Source("dataset.validation", source.name, held_out, held),
-    )
+    train, held_out, how = split_rows(rows, split, config.training.seed, classification)
+    reporter.say(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
+    held = ResolvedData(uri=rows.resolved.uri, digest=rows.resolved.digest, rows=len(held_out))
+    return train, replace(held_out, field="dataset.validation", resolved=held)
 
 
-def _say(
-    reporter: Reporter, spec: DatasetInput, train: Source, validation: Source, test: Source | None
-) -> None:
-    parts = [("training", train), ("validation", validation), ("test", test)]
-    for name, source in parts:
-        if source is not None:
-            found = source.resolved
-            left_out = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} repeated"
-            reporter.say(f"{name}: {len(source.rows)} rows of {source.name} ({left_out} rows left out)")
-    shared = shared_texts(train.rows, validation.rows)
-    if shared:
-        reporter.say(
-            f"{shared} of {len(validation.rows)} validation texts also stand in the training rows, which makes"
-            " the evaluation look better than it is; set dataset.preprocessing.deduplicate: Exact",
-            level="warning",
-        )
-
-
-def shared_texts(train: list[Row], held_out: list[Row]) -> int:
-    """How many held-out rows have a text that stands in the training rows."""
-    known = {row.digest() for row in train}
-    return sum(row.digest() in known for row in held_out)
+def _say(reporter: Reporter, train: Scan, validation: Scan, test: Scan | None) -> None:
+    for name, rows in [("training", train), ("validation", validation), ("test", test)]:
+        if rows is None:
+            continue
+        found = rows.resolved
+        left_out = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} repeated"
+        reporter.say(f"{name}: {len(rows)} rows of {rows.name} ({left_out} rows left out)")
+        shared = 0 if rows is train else shared_texts(train, rows)
+        if shared:
+            reporter.say(
+                f"{shared} of {len(rows)} {name} texts also stand in the training rows, which makes the evaluation"
+                " look better than it is; set dataset.preprocessing.deduplicate: Exact",
+                level="warning",
+            )

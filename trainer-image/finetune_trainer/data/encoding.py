@@ -1,5 +1,6 @@
 """Turns rows into token ids and targets, as the kind of objective needs them. Called by `tokens`; pure."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,8 @@ import numpy.typing as npt
 
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives import Objective
+from finetune_trainer.objectives.base import IGNORED
 
-IGNORED = -100
-"""Target of a token that nothing is to be predicted for."""
 Ints = npt.NDArray[np.int64]
 
 
@@ -23,6 +23,12 @@ class Encoding:
     max_length: int
     mask_prompt: bool = True
     """Causal LM: learn the text alone and not the prompt before it."""
+
+    def digest(self) -> str:
+        """sha256 of all that decides the tokens of a text."""
+        tokenizer = self.tokenizer
+        options = (self.max_length, self.mask_prompt, tokenizer.truncation_side, tokenizer.eos_token_id)
+        return hashlib.sha256(f"{options}{tokenizer.backend_tokenizer.to_str()}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

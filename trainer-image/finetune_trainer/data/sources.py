@@ -1,34 +1,139 @@
-"""Reads one data file into Rows: columns, cleaning, labels, repeats, and the tolerance for bad rows.
+"""Reads a data file twice. Called by `dataset` and `tokens`.
 
-Called by `dataset`.
+First `scan` streams it: every row is checked, and a few numbers of it are kept, some 40 bytes a row, from which
+repeats are dropped and the split is decided. A `Source` then streams the rows that were chosen, whenever it is
+iterated. So memory does not grow with the size of the texts.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from finetune_api.dataset import Deduplicate
+import numpy as np
+import numpy.typing as npt
+
+from finetune_api.dataset import DataFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.formats import READERS, format_of
+from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Fault, Record
-from finetune_trainer.data.rows import Reading, Row, rows_of
+from finetune_trainer.data.repeats import Digests, Repeats
+from finetune_trainer.data.rows import Reading, Row, digest64, rows_of
 from finetune_trainer.errors import DataError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
+
+Indices = npt.NDArray[np.int64]
+CHECK_EVERY = 4096
+"""Rows between two looks at whether the run is to stop."""
+
+
+class Rows(Protocol):
+    """Rows that can be read again and again."""
+
+    def __len__(self) -> int:
+        """Their number."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """In the order of the file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of one file, and what was found on the way."""
+    """Some rows of one file, and what was found on the way."""
 
     field: str
     name: str
-    rows: list[Row]
+    rows: Rows
     resolved: ResolvedData
+    digest: str = ""
+    """sha256 of the file, the rows chosen and how they are read."""
 
 
-def read_source(field: str, data: DataInput, reading: Reading, seen: set[int]) -> Source:
-    """Read a file; `seen` holds the texts read before and is added to.
+@dataclass(frozen=True)
+class Scan:
+    """What is kept of the usable rows of a file: an entry of each array a row."""
+
+    field: str
+    name: str
+    path: Path
+    format: DataFormat
+    reading: Reading
+    resolved: ResolvedData
+    lines: Indices
+    digests: Digests
+    groups: Digests | None
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def take(self, rows: Indices) -> "Scan":
+        """Some of the rows, in the order of the file."""
+        return replace(
+            self,
+            lines=self.lines[rows],
+            digests=self.digests[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            labels=self.labels.take(rows) if self.labels else self.labels,
+            resolved=self.resolved.model_copy(update={"rows": len(rows)}),
+        )
+
+    @property
+    def source(self) -> Source:
+        """The rows, to be read again."""
+        read = self.reading.preprocessing.model_dump_json(exclude={"packing"})
+        decisive = f"{self.resolved.digest} {self.format} {self.reading.wanted} {read} ".encode()
+        digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
+        return Source(self.field, self.name, _Streamed(self), self.resolved, digest)
+
+
+class _Streamed:
+    """The rows at some lines of a file, read anew each time."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.field, self.name, self.path, self.format = scan.field, scan.name, scan.path, scan.format
+        self.reading, self.lines = scan.reading, scan.lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[Row]:
+        with input_errors(self.name, self.field):
+            count = 0
+            for row in rows_of(self._chosen(), self.reading):
+                if isinstance(row, Fault):
+                    break
+                yield row
+                count += 1
+        if count < len(self):
+            raise DataError(
+                f"{self.field}: {self.name} changed while it was read; start again once nothing writes to it",
+                FaultPlace(field=self.field, file=self.name),
+            )
+
+    def _chosen(self) -> Iterator[Record | Fault]:
+        lines = iter(self.lines.tolist() if len(self.lines) < CHECK_EVERY else self.lines)
+        wanted = next(lines, None)
+        for record in READERS[self.format](self.path, self.reading.wanted.values()):
+            if wanted is None:
+                return
+            if record.line == wanted:
+                yield record
+                wanted = next(lines, None)
+
+
+def scan(
+    field: str,
+    data: DataInput,
+    reading: Reading,
+    repeats: Repeats,
+    check: Callable[[], None] = lambda: None,
+) -> Scan:
+    """Read a file; `repeats` knows the texts read before and is added to; `check` is called now and then.
 
     Raises NotFoundError for the file, ConfigurationError for its format, DataError with file, row and column.
     """
@@ -38,61 +143,87 @@ def read_source(field: str, data: DataInput, reading: Reading, seen: set[int]) -
             raise NotFoundError(
                 f"{field}: {name} is a folder; name a file in it", FaultPlace(field=field, file=name)
             )
+        kind = format_of(field, data, reading)
         digest = sha256(path)
-        records = READERS[format_of(field, data, reading)](path, reading.wanted.values())
-        usable, invalid = _sift(field, name, records, reading)
-    rows = [row for row in usable if _is_new(row, reading, seen)]
-    if not rows:
-        raise DataError(f"{field}: {name} holds no usable row", FaultPlace(field=field, file=name))
+        kept = _Kept(field, name, reading)
+        for number, found in enumerate(rows_of(READERS[kind](path, reading.wanted.values()), reading)):
+            if number % CHECK_EVERY == 0:
+                check()
+            kept.add(found)
+    kept.judge()
     resolved = ResolvedData(
-        uri=data.uri,
-        digest=f"sha256:{digest}",
-        rows=len(rows),
-        invalid_rows=invalid,
-        duplicate_rows=len(usable) - len(rows),
+        uri=data.uri, digest=f"sha256:{digest}", rows=len(kept.lines), invalid_rows=kept.invalid
     )
-    return Source(field, name, rows, resolved)
+    everything = kept.scan(path, kind, resolved)
+    new = repeats.new(everything.digests)
+    chosen = everything if new.all() else everything.take(np.flatnonzero(new))
+    if not len(chosen):
+        raise DataError(f"{field}: {name} holds no usable row", FaultPlace(field=field, file=name))
+    told = chosen.resolved.model_copy(update={"duplicate_rows": len(everything) - len(chosen)})
+    return replace(chosen, resolved=told)
 
 
-def _sift(
-    field: str, name: str, records: Iterable[Record | Fault], reading: Reading
-) -> tuple[list[Row], int]:
-    """The usable rows and the number of others; raises once there are more of those than allowed."""
-    allowed, rows, faults = reading.max_invalid_rows, list[Row](), list[Fault]()
-    for found in rows_of(records, reading):
-        if isinstance(found, Row):
-            rows.append(found)
-            continue
-        faults.append(found)
-        if found.fatal or (not allowed.endswith("%") and len(faults) > int(allowed)):
-            raise _too_many(field, name, faults, allowed)
-    share_exceeded = allowed.endswith("%") and len(faults) * 100 > float(allowed[:-1]) * (
-        len(rows) + len(faults)
-    )
-    if share_exceeded or (faults and not rows):
-        raise _too_many(field, name, faults, allowed)
-    return rows, len(faults)
+class _Kept:
+    """Grows row by row to a Scan, and counts the rows that cannot be used."""
+
+    def __init__(self, field: str, name: str, reading: Reading) -> None:
+        self.field, self.name, self.reading = field, name, reading
+        self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
+        self.invalid, self.first = 0, Fault(0, "")
+
+    def add(self, found: Row | Fault) -> None:
+        """Raises DataError once more rows than allowed are faulty."""
+        if isinstance(found, Fault):
+            self._count(found)
+            return
+        self.lines.append(found.line)
+        self.digests.append(found.digest())
+        if found.group is not None:
+            self.groups.append(digest64(found.group))
+        if self.reading.labelled:
+            self.labels.append(found.label)
+
+    def _count(self, fault: Fault) -> None:
+        self.invalid += 1
+        if self.invalid == 1 or fault.fatal:
+            self.first = fault
+        allowed = self.reading.max_invalid_rows
+        if fault.fatal or (not allowed.endswith("%") and self.invalid > int(allowed)):
+            raise self._refused()
+
+    def judge(self) -> None:
+        """Raises DataError where the share of faulty rows is too large, or no other is left."""
+        allowed, rows = self.reading.max_invalid_rows, len(self.lines) + self.invalid
+        too_many = allowed.endswith("%") and self.invalid * 100 > float(allowed[:-1]) * rows
+        if too_many or (self.invalid and not self.lines):
+            raise self._refused()
+
+    def _refused(self) -> DataError:
+        first, allowed = self.first, self.reading.max_invalid_rows
+        column = f", column {first.column}" if first.column else ""
+        several = f" ({self.invalid} rows cannot be used, and dataset.maxInvalidRows is {allowed})"
+        return DataError(
+            f"{self.name}, row {first.line}{column} {first.reason}"
+            f"{'' if allowed == '0' or first.fatal else several}",
+            FaultPlace(field=self.field, file=self.name, row=first.line, column=first.column),
+        )
+
+    def scan(self, path: Path, kind: DataFormat, resolved: ResolvedData) -> Scan:
+        """What was kept, as arrays."""
+        return Scan(
+            field=self.field,
+            name=self.name,
+            path=path,
+            format=kind,
+            reading=self.reading,
+            resolved=resolved,
+            lines=np.asarray(self.lines, dtype=np.int64),
+            digests=np.asarray(self.digests, dtype=np.uint64),
+            groups=np.asarray(self.groups, dtype=np.uint64) if self.reading.group_by else None,
+            labels=self.labels,
+        )
 
 
-def _too_many(field: str, name: str, faults: list[Fault], allowed: str) -> DataError:
-    first = faults[-1] if faults[-1].fatal else faults[0]
-    column = f", column {first.column}" if first.column else ""
-    several = (
-        f" ({len(faults)} rows cannot be used, and dataset.maxInvalidRows is {allowed})"
-        if allowed != "0" and not first.fatal
-        else ""
-    )
-    return DataError(
-        f"{name}, row {first.line}{column} {first.reason}{several}",
-        FaultPlace(field=field, file=name, row=first.line, column=first.column),
-    )
-
-
-def _is_new(row: Row, reading: Reading, seen: set[int]) -> bool:
-    if reading.preprocessing.deduplicate is Deduplicate.NONE:
-        return True
-    digest = row.digest()
-    if digest in seen:
-        return False
-    seen.add(digest)
-    return True
+def shared_texts(train: Scan, held_out: Scan) -> int:
+    """How many held-out rows have a text that stands in the training rows."""
+    return int(np.isin(held_out.digests, train.digests).sum())

@@ -1,0 +1,206 @@
+"""Files are streamed: memory stays small whatever their size, and tokens are made once and kept in files."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.run import DataInput, ExitCode
+from finetune_trainer.data.cache import TokenCache, token_digest
+from finetune_trainer.data.encoding import Encoding
+from finetune_trainer.data.labels import Labels
+from finetune_trainer.data.repeats import Repeats
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.sources import scan
+from finetune_trainer.data.tokens import CHUNK_ROWS, tokenize
+from finetune_trainer.errors import DataError, StoppedError, StorageError
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.labels import label_text
+from unit.trainer.vocabularies import word_pieces
+
+OBJECTIVE = Classification(["neg", "pos"])
+
+
+def source(path, **preprocessing):
+    spec = PreprocessingSpec(**preprocessing)
+    reading = Reading(ColumnsSpec(), spec, "0", label_text)
+    data = DataInput(path=str(path), uri="pvc://data/a.jsonl")
+    return scan("dataset.train", data, reading, Repeats(spec.deduplicate)).source
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = ({"text": f"film {n}", "label": "pos" if n % 3 else "neg"} for n in range(CHUNK_ROWS + 10))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def how(max_length=16):
+    return Encoding(word_pieces(), max_length)
+
+
+def examples_of(folder, source, how, check=lambda: None):
+    """Examples by way of the cache, and what it said."""
+    said = []
+    with TokenCache(folder, said.append, check) as cache:
+        return cache.examples(source, OBJECTIVE, how), said
+
+
+def test_tokens_in_files_are_those_in_memory_and_are_mapped(tmp_path, path):
+    rows, encoding = source(path), how()
+    mapped, said = examples_of(tmp_path, rows, encoding)
+    held = tokenize(rows, OBJECTIVE, encoding.tokenizer, encoding.max_length)
+    for field in ("ids", "offsets", "targets", "lines", "lengths"):
+        assert np.array_equal(getattr(mapped, field), getattr(held, field)), field
+    assert (mapped.name, mapped.per_token, len(mapped), said) == (
+        "pvc://data/a.jsonl",
+        False,
+        len(rows.rows),
+        [],
+    )
+    assert not mapped.ids.flags.owndata
+
+
+def test_a_retry_takes_the_tokens_that_are_there_and_says_so(tmp_path, path):
+    first, _ = examples_of(tmp_path, source(path), how())
+    (folder,) = (tmp_path / "tokens").iterdir()
+    made = folder.stat().st_mtime_ns
+    again, said = examples_of(tmp_path, source(path), how())
+    assert said == ["the tokens of 1034 rows of pvc://data/a.jsonl are there from an earlier attempt"]
+    assert np.array_equal(first.ids, again.ids)
+    assert folder.stat().st_mtime_ns == made
+
+
+def test_whatever_changes_the_tokens_changes_their_digest(path):
+    plain, encoding = source(path), how()
+    digests = {
+        token_digest(plain, OBJECTIVE, encoding),
+        token_digest(source(path, lowercase=True), OBJECTIVE, encoding),
+        token_digest(plain, Classification(["pos", "neg"]), encoding),
+        token_digest(plain, OBJECTIVE, how(8)),
+        token_digest(plain, OBJECTIVE, Encoding(word_pieces(), 16, mask_prompt=False)),
+    }
+    extended = how()
+    extended.tokenizer.add_tokens(["filmography"])
+    digests.add(token_digest(plain, OBJECTIVE, extended))
+    path.write_text(path.read_text().replace("film 7", "film seven"))
+    digests.add(token_digest(source(path), OBJECTIVE, encoding))
+    assert len(digests) == 7
+
+
+def test_other_tokens_and_leftovers_are_removed_and_damaged_ones_made_again(tmp_path, path):
+    examples_of(tmp_path, source(path), how(8))
+    (tmp_path / "tokens" / ".writing-dead").mkdir()
+    examples, _ = examples_of(tmp_path, source(path), how())
+    (folder,) = (tmp_path / "tokens").iterdir()
+    (folder / "ids.npy").write_bytes((folder / "ids.npy").read_bytes()[:-10])
+    again, said = examples_of(tmp_path, source(path), how())
+    assert said == []
+    assert np.array_equal(examples.lengths, again.lengths)
+    assert again.ids[-1] == word_pieces().sep_token_id
+
+
+def test_a_cancelled_run_leaves_no_half_cache(tmp_path, path):
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            raise StoppedError("stopped by SIGTERM")
+
+    with pytest.raises(StoppedError):
+        examples_of(tmp_path, source(path), how(), stop)
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path, path):
+    (tmp_path / "tokens").write_text("in the way")
+    with pytest.raises(StorageError, match="the token cache could not be written"):
+        examples_of(tmp_path, source(path), how())
+
+
+def test_a_file_that_changes_between_the_two_readings_is_an_error(path):
+    rows = source(path)
+    path.write_text(path.read_text()[:5000])
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(rows.rows)
+
+
+MEASURE = """
+import resource, sys
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.run import DataInput
+from finetune_trainer.data.repeats import Repeats
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.sources import scan
+from finetune_trainer.objectives.labels import label_text
+
+def read(path):
+    spec = PreprocessingSpec(deduplicate="Exact")
+    source = scan("dataset.train", DataInput(path=path), Reading(ColumnsSpec(), spec, "0", label_text),
+                  Repeats(spec.deduplicate)).source
+    return sum(len(row.text) for row in source.rows), len(source.rows)
+
+read(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+characters, rows = read(sys.argv[2])
+print(characters, rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_file_of_150_megabytes_is_read_in_ten(tmp_path):
+    small, large, body = tmp_path / "s.jsonl", tmp_path / "l.jsonl", "words of a text " * 3200
+    for path, count in ((small, 2), (large, 3000)):
+        with path.open("w") as file:
+            file.writelines(f'{{"text": "{number} {body}", "label": "x"}}\n' for number in range(count))
+    assert large.stat().st_size > 150_000_000
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    characters, rows, kibibytes = map(int, measured.stdout.split())
+    assert (characters > 150_000_000, rows) == (True, 3000)
+    assert kibibytes < 10_000
+
+
+def test_a_second_attempt_reuses_the_tokens_and_success_removes_them(make_job, capsys):
+    job = make_job()
+    in_the_way = job.folder / "out" / "staging"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("")
+    assert job.run() == ExitCode.STORAGE
+    assert len(list((job.checkpoint_dir / "tokens").iterdir())) == 2
+    in_the_way.unlink()
+    capsys.readouterr()
+    assert job.run() == ExitCode.DONE
+    assert "the tokens of 48 rows of pvc://data/train.jsonl are there from an earlier attempt" in "".join(
+        capsys.readouterr()
+    )
+    assert not job.checkpoint_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["b", "a", "b"], [1.5, -2.0], [("b", "a"), (), ("a",)], [(1.0, 2.0), (3.0, 4.0)], [(), ("a",)]],
+)
+def test_labels_kept_in_little_memory_are_those_that_were_read(labels):
+    kept = Labels()
+    for label in labels:
+        kept.append(label)
+    assert list(kept) == labels
+    assert kept[-1] == labels[-1]
+    assert list(kept.take([1, 0])) == [labels[1], labels[0]]
+
+
+def test_strata_number_the_labels_by_their_names():
+    kept = Labels()
+    for label in "cabca":
+        kept.append(label)
+    assert kept.strata().tolist() == [2, 0, 1, 2, 0]
