@@ -53,7 +53,7 @@ CASES = {
         {"dataset": {"split": {"groupBy": "review_id"}}},
         [row | {"review_id": "r"} for row in reviews(9)],
         65,
-        "groupBy: all rows have the same value 'r'",
+        "groupBy: all rows have the same value of review_id",
     ),
     "a format nobody can tell": (
         {"dataset": {"train": {"uri": "pvc://data/rows", "path": "/etc/hostname"}}},
