@@ -165,7 +165,7 @@ class OutputPaths(ApiModel):
     checkpoint_dir: Path
     """Checkpoints: step-00000400, …"""
     hub_dir: Path | None = None
-    """What is downloaded from the Hub, until the model is recorded. Default: huggingface_hub's own cache, which stays."""
+    """What is downloaded from the Hub; removed with the checkpoints where it lies beside them. Default: huggingface_hub's own cache."""
     uri: str | None = None
     """Where the user says the model lies."""
 

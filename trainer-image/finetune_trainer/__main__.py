@@ -13,6 +13,7 @@ from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.control import Stop
 from finetune_trainer.errors import PeerLostError, TrainerError
+from finetune_trainer.hub import at_one_commit, uses_hub
 from finetune_trainer.launch import PEER_LOST, Process, launch
 from finetune_trainer.report import Reporter
 from finetune_trainer.threads import configure
@@ -31,10 +32,11 @@ RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
 Exit codes: 0 done · 64 configuration · 65 data · 66 not found · 69 GPUs not seen · 70 fault of the trainer ·
 71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved
 """
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run_json", metavar="RUN.json", type=Path, help="the RunConfig")
     path: Path = parser.parse_args(arguments).run_json
-    os.environ.update(OFFLINE)
+    os.environ.update(QUIET)
     process = Process.current()
     stop, reporter = Stop(), Reporter(quiet=process.rank > 0)
     stop.listen()
@@ -81,8 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(path: Path, process: Process, reporter: Reporter, stop: Stop) -> int:
     config = read_config(path)
+    os.environ.update({} if uses_hub(config) else OFFLINE)
     if config.devices.gpus > 1 and process.report is None:
-        code, reporter.report = launch(path, config.devices.gpus, stop)
+        with at_one_commit(path, config, reporter, stop) as run_json:
+            code, reporter.report = launch(run_json, config.devices.gpus, stop)
         return code
     reporter.report = RunReport(attempt=config.job.attempt)
     reporter.connect(config)

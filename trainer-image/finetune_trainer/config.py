@@ -11,6 +11,9 @@ from finetune_api.metrics import COMMON, OBJECTIVES, plain
 from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
+PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revision"}
+"""Fields of inputs that say where they lie; what lies there is in their digests."""
+
 
 def read_config(path: Path) -> RunConfig:
     """The run's configuration with every training default written out.
@@ -49,10 +52,11 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
         mode="json",
         include={"model", "dataset", "objective", "training"},
         exclude_defaults=True,
-        exclude={"training": {"checkpoint"}, "model": {"path", "tokenizer_path"}},
+        exclude={"training": {"checkpoint"}, "model": PLACES},
     )
     for part in ("train", "validation", "test"):
-        decisive["dataset"].get(part, {}).pop("path", None)
+        for name in PLACES:
+            decisive["dataset"].get(part, {}).pop(name, None)
     return _sha256({"config": decisive, "inputs": inputs})
 
 

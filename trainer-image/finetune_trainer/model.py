@@ -46,6 +46,14 @@ class ModelFolder:
     resolved: ResolvedModel
     tokenizer_digest: str
 
+    def tokenizer_resolved(self, spec: ModelInput) -> ResolvedModel | None:
+        """The other tokenizer as it was read; None for the model's own."""
+        if self.tokenizer == self.path:
+            return None
+        return ResolvedModel(
+            uri=spec.tokenizer_uri, revision=spec.tokenizer_revision, digest=self.tokenizer_digest
+        )
+
 
 def check_folder(spec: ModelInput) -> ModelFolder:
     """Look at the files; raises NotFoundError with what is missing or why the folder is refused."""
@@ -69,7 +77,9 @@ def check_folder(spec: ModelInput) -> ModelFolder:
             tokenizer / "tokenizer.json", f"{tokenizer if spec.tokenizer_path else name}/tokenizer.json"
         )
     with input_errors(name, "model"):
-        resolved = ResolvedModel(uri=spec.uri, digest=_digest([folder / "config.json", *weights]))
+        resolved = ResolvedModel(
+            uri=spec.uri, revision=spec.revision, digest=_digest([folder / "config.json", *weights])
+        )
         return ModelFolder(folder, tokenizer, name, resolved, _digest(tokenizer_files))
 
 

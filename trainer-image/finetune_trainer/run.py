@@ -5,6 +5,7 @@ Called by `__main__` only.
 What needs no torch comes first, so that a mistake in the input is answered within a second or two.
 """
 
+import shutil
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import StoppedError
 from finetune_trainer.history import History
+from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
 from finetune_trainer.layers import layers_of
 from finetune_trainer.model import (
@@ -92,14 +94,16 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, thr
 
 
 def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Process) -> Inputs:
-    """Claim the checkpoints, look at the model's folder and read the data."""
+    """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
+    config = fetch(config, reporter, stop)
     checkpoints = _checkpoints(config, reporter)
     folder = check_folder(config.model)
     dataset = read_dataset(config, reporter, lambda: _stop_if_asked(stop))
     if process.rank == 0:
         checkpoints.claim()
     found = dataset.resolved
-    reporter.update(resolved=ResolvedStatus(model=folder.resolved, **found))
+    tokenizer = folder.tokenizer_resolved(config.model)
+    reporter.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
     digests = {name: part.digest for name, part in found.items()}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     checkpoints.fingerprint = fingerprint(config, digests)
@@ -119,9 +123,11 @@ def _checkpoints(config: RunConfig, reporter: Reporter) -> Checkpoints:
 
 
 def _clear(checkpoints: Checkpoints, config: RunConfig) -> None:
-    """Remove the checkpoints and, where they lie in a folder of this job's own, that folder."""
+    """Remove the checkpoints, downloads that lie beside them, and that folder where it is this job's own."""
     checkpoints.remove_all()
     own = checkpoints.folder.parent
+    if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
+        shutil.rmtree(config.output.hub_dir, ignore_errors=True)
     if own.name == config.job.uid:
         with suppress(OSError):
             own.rmdir()

@@ -80,7 +80,8 @@ def _hold_out(rows: Scan, split: ValidationSplit, config: RunConfig, reporter: R
     classification = config.objective.kind == "classification"
     train, held_out, how = split_rows(rows, split, config.training.seed, classification)
     reporter.say(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
-    held = ResolvedData(uri=rows.resolved.uri, digest=rows.resolved.digest, rows=len(held_out))
+    file = rows.resolved
+    held = ResolvedData(uri=file.uri, revision=file.revision, digest=file.digest, rows=len(held_out))
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 

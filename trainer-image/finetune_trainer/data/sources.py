@@ -152,7 +152,11 @@ def scan(
             kept.add(found)
     kept.judge()
     resolved = ResolvedData(
-        uri=data.uri, digest=f"sha256:{digest}", rows=len(kept.lines), invalid_rows=kept.invalid
+        uri=data.uri,
+        revision=data.revision,
+        digest=f"sha256:{digest}",
+        rows=len(kept.lines),
+        invalid_rows=kept.invalid,
     )
     everything = kept.scan(path, kind, resolved)
     new = repeats.new(everything.digests)
