@@ -16,10 +16,13 @@ from safetensors import SafetensorError
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import ResolvedModel
+from finetune_trainer.adapters import adapt, check_adapter
 from finetune_trainer.errors import NotFoundError, input_errors
 from finetune_trainer.files import sha256
 from finetune_trainer.freezing import freeze
+from finetune_trainer.heads import add_head, check_head
 from finetune_trainer.objectives import Objective
+from finetune_trainer.vocabulary import Pieces, extend_embeddings
 
 if TYPE_CHECKING:
     import torch
@@ -149,16 +152,23 @@ def reset_tokenizer(tokenizer: Any) -> None:
 
 
 def load_model(
-    folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None
+    folder: ModelFolder,
+    spec: ModelInput,
+    objective: Objective[Any],
+    pad_id: int | None,
+    added: Pieces | None = None,
 ) -> "torch.nn.Module":
-    """The model with a head for this objective, in float32, frozen as asked.
+    """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
 
-    Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for freezing.
+    Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for what of the
+    spec does not fit the model.
     """
     import transformers
 
+    check_head(spec.head, by_row=not objective.per_token)
+    check_adapter(spec)
     config = _config(folder, spec, objective, pad_id)
-    auto_class = getattr(transformers, objective.auto_class)
+    auto_class = transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
     try:
         if spec.initialize is Initialize.RANDOM:
             model = auto_class.from_config(config).float()
@@ -171,6 +181,12 @@ def load_model(
         ) from error
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
+    extend_embeddings(model, added or {})
+    if spec.head is not None:
+        assert objective.outputs is not None
+        model = add_head(model, spec.head, objective.outputs, spec.dropout)
+    if spec.adapter is not None:
+        model = adapt(model, spec, objective.auto_class, added or {})
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     return model  # type: ignore[no-any-return]
@@ -212,9 +228,9 @@ def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> Any:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    body = f"{model.base_model_prefix}."
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    lacking = sorted(key for key in absent if key.startswith(body) and ".pooler." not in key)
+    lacking = sorted(key for key in absent if key.startswith(body) and "pooler." not in key)
     if lacking:
         raise NotFoundError(
             f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"

@@ -35,6 +35,7 @@ from finetune_trainer.model import (
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import Trained, publish, published
+from finetune_trainer.vocabulary import add_tokens
 
 if TYPE_CHECKING:
     from finetune_trainer.data.tokens import Examples
@@ -166,7 +167,8 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     config, dataset, reporter = inputs.config, inputs.dataset, inputs.reporter
     objective, preprocessing = dataset.objective, config.dataset.preprocessing
     tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
-    model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id)
+    added = add_tokens(tokenizer, config.model.add_tokens)
+    model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
     objective.check(model)
     ranks.share(model, layers_of(model), compute)
     model.train()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune_trainer.adapters import untrained
 from finetune_trainer.distributed import Ranks, divided_like, whole
 
 Tensors = dict[str, Tensor]
@@ -57,8 +58,10 @@ def restore_model(saved: Tensors, model: nn.Module) -> None:
 
 def _model_tensors(model: nn.Module) -> Tensors:
     """Parameters once each, however many names they have, and the buffers that belong to the state."""
-    known = model.state_dict(keep_vars=True)
-    parameters = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+    known, left_out = model.state_dict(keep_vars=True), untrained(model)
+    parameters = {
+        name: value.detach().contiguous() for name, value in model.named_parameters() if value not in left_out
+    }
     buffers = {name: value.contiguous() for name, value in model.named_buffers() if name in known}
     return parameters | buffers
 

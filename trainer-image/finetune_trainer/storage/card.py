@@ -4,22 +4,40 @@ import json
 
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EpochStatus, ResolvedData
+from finetune_trainer.adapters import base_model, model_format
 from finetune_trainer.versions import versions
 
 CLASSIFY = """\
 ```python
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-folder = "."  # this folder
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSequenceClassification.from_pretrained(folder)
+{load}
 
 inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
 with torch.no_grad():
     logits = model(**inputs).logits
 {last}
 ```"""
+WHOLE = """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder)"""
+ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "."  # this folder
+base = {base}  # the base model: its name on the Hugging Face Hub, or the folder where you have it
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(base, config=AutoConfig.from_pretrained(folder))
+model = PeftModel.from_pretrained(model, folder).eval()"""
+HEADED = """\
+from custom_head import load  # a file of this folder: torch and transformers are all that it needs
+
+folder = "."  # this folder
+model, tokenizer = load(folder)"""
+LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED}
 LAST = {
     "classification": "labels = [model.config.id2label[i] for i in logits.argmax(dim=-1).tolist()]\nprint(labels)",
     "regression": "values = logits.squeeze(-1).tolist()\nprint(values)",
@@ -34,7 +52,7 @@ def model_card(config: RunConfig, report: RunReport) -> str:
 def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
     base = report.model.base_model if report.model else config.model.path
     fields = {
-        "library_name": "transformers",
+        "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
         "pipeline_tag": "text-classification",
         "base_model": base,
         "tags": ["finetune-operator", config.objective.kind],
@@ -88,7 +106,10 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
 
 def _snippet(config: RunConfig) -> str:
     pair = ', ["and a second text"]' if config.dataset.columns.text_pair else ""
+    base, _ = base_model(config.model.uri or config.model.path)
+    load = LOAD[model_format(config.model)].format(base=json.dumps(base))
     return CLASSIFY.format(
+        load=load,
         texts=f'["a text of your own"]{pair}',
         max_length=config.dataset.preprocessing.max_length,
         last=LAST[config.objective.kind],

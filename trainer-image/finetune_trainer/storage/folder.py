@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.run import FaultPlace, RunConfig, RunReport
 from finetune_api.status import Metrics, ModelStatus
+from finetune_trainer.adapters import model_format, save_weights
 from finetune_trainer.config import fingerprint
 from finetune_trainer.errors import NotFoundError, StorageError, storage_errors
 from finetune_trainer.files import (
@@ -102,7 +103,7 @@ def publish(config: RunConfig, trained: Trained, report: RunReport) -> ModelStat
 
 
 def _stage(folder: Path, config: RunConfig, trained: Trained, report: RunReport, name: str) -> ModelStatus:
-    trained.model.save_pretrained(str(folder))
+    save_weights(trained.model, config.model, folder)
     reset_tokenizer(trained.tokenizer)
     trained.tokenizer.save_pretrained(str(folder))
     trained.history.rewind(2**62)
@@ -112,7 +113,7 @@ def _stage(folder: Path, config: RunConfig, trained: Trained, report: RunReport,
     )
     status = ModelStatus(
         uri=name,
-        format="safetensors",
+        format=model_format(config.model),
         base_model=config.model.uri or config.model.path,
         metrics=trained.metrics,
         trained_at=datetime.now(UTC).replace(microsecond=0),
