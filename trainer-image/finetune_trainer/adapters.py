@@ -52,7 +52,7 @@ def adapt(model: Any, spec: ModelInput, auto_class: str, added: Pieces) -> Any:
         lora_dropout=lora.dropout,
         fan_in_fan_out=_transposed(model),
         target_modules=_targets(model, lora),
-        exclude_modules=["classifier", "score"] if auto_class in BY_TOKEN else None,
+        exclude_modules=["classifier", "score"] if TASKS[auto_class] == "TOKEN_CLS" else None,
         trainable_token_indices=sorted(added) or None,
     )
     if spec.head:

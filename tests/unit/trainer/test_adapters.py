@@ -11,6 +11,7 @@ from finetune_trainer.errors import ConfigurationError
 from unit.trainer.test_optim import kill_before_step, tiny_bert
 from unit.trainer.tiny import reviews
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # by peft
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
 
 

@@ -5,7 +5,7 @@ import pytest
 from finetune_api.run import ExitCode
 from finetune_trainer.vocabulary import add_tokens, extend_embeddings
 
-NEW = ["goods", "dully"]
+NEW = ["goods", "brightly"]
 """The tiny tokenizer splits them into a word and an ending."""
 
 
@@ -21,7 +21,7 @@ def test_new_tokens_shorten_encodings_and_begin_as_the_mean_of_their_pieces(mode
     import torch
 
     model, tokenizer = loaded(model_folder)
-    text = "the goods was dully good and Goods"
+    text = "the goods was brightly good and Goods"
     before = tokenizer(text)["input_ids"]
     table = model.get_input_embeddings().weight.detach().clone()
     pieces = add_tokens(tokenizer, [*NEW, "good"])
@@ -39,9 +39,9 @@ def test_new_tokens_shorten_encodings_and_begin_as_the_mean_of_their_pieces(mode
 
 def test_a_word_within_another_word_stays_as_it_was(model_folder):
     _, tokenizer = loaded(model_folder)
-    before = tokenizer("brightly")["input_ids"]
-    add_tokens(tokenizer, ["bright", "rightl"])
-    assert tokenizer("brightly")["input_ids"] == before
+    before = tokenizer("warmly")["input_ids"]
+    add_tokens(tokenizer, ["warm", "arml"])
+    assert tokenizer("warmly")["input_ids"] == before
 
 
 def test_the_rows_of_an_output_layer_that_is_not_tied_begin_as_the_mean_too():
