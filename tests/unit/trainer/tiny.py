@@ -35,7 +35,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def review(seed: int) -> dict[str, Any]:
-    """A review whose label and rating follow from its words."""
+    """A review whose label and rating follow from its words: for every objective something to learn."""
     rng = random.Random(seed)
     positive = rng.random() < 0.5
     words = rng.choices(GOOD if positive else BAD, k=rng.randint(1, 3)) + rng.choices(
@@ -49,6 +49,11 @@ def review(seed: int) -> dict[str, Any]:
         "label": label,
         "rating": float(good - bad),
         "review_id": f"r{seed // 3}",
+        "words": words,
+        "tags": ["GOOD" if word in GOOD else "BAD" if word in BAD else "O" for word in words],
+        "topics": [topic for topic in ("film", "music", "actor") if topic in words],
+        "counts": [float(good), 100.0 + len(words)],
+        "prompt": "the film is ",
     }
 
 

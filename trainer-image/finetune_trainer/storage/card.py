@@ -4,44 +4,8 @@ import json
 
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EpochStatus, ResolvedData
-from finetune_trainer.adapters import base_model, model_format
+from finetune_trainer.storage.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
-
-CLASSIFY = """\
-```python
-import torch
-{load}
-
-inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**inputs).logits
-{last}
-```"""
-WHOLE = """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-folder = "."  # this folder
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSequenceClassification.from_pretrained(folder)"""
-ADAPTER = """\
-from peft import PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-folder = "."  # this folder
-base = {base}  # the base model: its name on the Hugging Face Hub, or the folder where you have it
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSequenceClassification.from_pretrained(base, config=AutoConfig.from_pretrained(folder))
-model = PeftModel.from_pretrained(model, folder).eval()"""
-HEADED = """\
-from custom_head import load  # a file of this folder: torch and transformers are all that it needs
-
-folder = "."  # this folder
-model, tokenizer = load(folder)"""
-LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED}
-LAST = {
-    "classification": "labels = [model.config.id2label[i] for i in logits.argmax(dim=-1).tolist()]\nprint(labels)",
-    "regression": "values = logits.squeeze(-1).tolist()\nprint(values)",
-}
 
 
 def model_card(config: RunConfig, report: RunReport) -> str:
@@ -53,7 +17,7 @@ def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
     base = report.model.base_model if report.model else config.model.path
     fields = {
         "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": PIPELINES[config.objective.kind],
         "base_model": base,
         "tags": ["finetune-operator", config.objective.kind],
     }
@@ -69,12 +33,12 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
     lines = [
         f"# {config.job.name}",
         "",
-        f"Fine-tuned from {origin} for {config.objective.kind}"
+        f"Fine-tuned from {origin} for {config.objective.kind.replace('_', ' ')}"
         f" by the FineTuneJob `{config.job.namespace}/{config.job.name}`.",
         "",
         "## Use",
         "",
-        _snippet(config),
+        snippet(config),
         "",
         "## Results",
         "",
@@ -102,18 +66,6 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
     if effective.device and "simulated" in effective.device:
         lines += ["", "**The GPUs of this run were simulated: everything was computed on a CPU.**"]
     return lines
-
-
-def _snippet(config: RunConfig) -> str:
-    pair = ', ["and a second text"]' if config.dataset.columns.text_pair else ""
-    base, _ = base_model(config.model.uri or config.model.path)
-    load = LOAD[model_format(config.model)].format(base=json.dumps(base))
-    return CLASSIFY.format(
-        load=load,
-        texts=f'["a text of your own"]{pair}',
-        max_length=config.dataset.preprocessing.max_length,
-        last=LAST[config.objective.kind],
-    )
 
 
 def _evaluations(epochs: list[EpochStatus]) -> list[str]:
