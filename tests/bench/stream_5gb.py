@@ -70,7 +70,10 @@ def generate(path: Path, rows: int) -> int:
     with path.open("w") as file:
         for number in range(rows):
             left, right = rng.choice(texts), rng.choice(texts)
-            row = {"text": f"{left} {right}"[: ROW_BYTES - 60] + f" {number}", "label": ("neg", "pos")[number % 2]}
+            row = {
+                "text": f"{left} {right}"[: ROW_BYTES - 60] + f" {number}",
+                "label": ("neg", "pos")[number % 2],
+            }
             file.write(json.dumps(row) + "\n")
     return path.stat().st_size
 

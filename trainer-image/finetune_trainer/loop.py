@@ -15,7 +15,7 @@ from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
 from finetune_trainer.control import check_finite, halved
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.collation import collate
+from finetune_trainer.data.collation import collate, positions
 from finetune_trainer.distributed import whole
 from finetune_trainer.errors import DivergedError, StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
@@ -186,8 +186,7 @@ def save_now(run: Run, state: TrainState) -> None:
 def _positions(run: Run, batch: Indices, size: int) -> int:
     """Tokens and padding that all ranks computed on."""
     everyone = (replace(run.ranks, rank=rank) for rank in range(run.ranks.world))
-    parts = [run.train.lengths[micro] for ranks in everyone for micro, _ in ranks.deal(batch, size)]
-    return sum(int(part.max()) * len(part) for part in parts)
+    return sum(positions(run.train, micro) for ranks in everyone for micro, _ in ranks.deal(batch, size))
 
 
 def _saved(state: TrainState) -> str:

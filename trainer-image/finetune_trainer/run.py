@@ -7,10 +7,11 @@ What needs no torch comes first, so that a mistake in the input is answered with
 
 import shutil
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.dataset import Packing
 from finetune_api.metrics import plain
 from finetune_api.model import Initialize
 from finetune_api.run import RunConfig, RunReport
@@ -174,7 +175,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     model.train()
     _stop_if_asked(inputs.stop)
     most = _longest(preprocessing.max_length, longest_input(model, tokenizer), reporter)
-    train, validation, *test = tokenize_all(inputs, tokenizer, most)
+    train, validation, *test = tokenize_all(inputs, tokenizer, most, compute)
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -198,17 +199,23 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     return training, tokenizer, test[0] if test else None
 
 
-def tokenize_all(inputs: Inputs, tokenizer: Any, most: int) -> "list[Examples]":
+def tokenize_all(inputs: Inputs, tokenizer: Any, most: int, compute: "Compute") -> "list[Examples]":
     """Training, validation and, where there are, test rows as tokens, in files beside the checkpoints."""
     from finetune_trainer.data.cache import TokenCache
     from finetune_trainer.data.encoding import Encoding
 
-    dataset, causal = inputs.dataset, inputs.config.objective.causal_lm
+    dataset, causal, say = inputs.dataset, inputs.config.objective.causal_lm, inputs.reporter.say
     how = Encoding(tokenizer, most, mask_prompt=causal.mask_prompt if causal else False)
     parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
-    say, writes = inputs.reporter.say, inputs.process.rank == 0
+    writes = inputs.process.rank == 0
     with TokenCache(inputs.checkpoints.folder, say, lambda: _stop_if_asked(inputs.stop), writes) as cache:
-        return [cache.examples(part, dataset.objective, how) for part in parts]
+        examples = [cache.examples(part, dataset.objective, how) for part in parts]
+    packing = inputs.config.dataset.preprocessing.packing
+    on_gpu = compute.device.type == "cuda"
+    if causal and (packing is Packing.ALWAYS or (packing is Packing.AUTO and on_gpu)):
+        say(f"texts share sequences of at most {most} tokens, where none sees another")
+        return [replace(part, packed_to=most) for part in examples]
+    return examples
 
 
 def _longest(asked: int, able: int | None, reporter: Reporter) -> int:

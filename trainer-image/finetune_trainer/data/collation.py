@@ -6,33 +6,75 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.data.batching import Indices
+from finetune_trainer.data.packing import block_causal, pack
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.objectives.base import IGNORED
 
 if TYPE_CHECKING:
     import torch
 
+Arrays = dict[str, npt.NDArray[Any]]
+
 
 def collate(
     examples: Examples, batch: Indices, pad_id: int, device: "torch.device | None" = None
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
-    """Inputs of the model (rows, longest) padded on the right, and targets (rows, …), per token (rows, longest)."""
+    """Inputs of the model (rows, longest) padded on the right, and targets (rows, …), per token (rows, longest).
+
+    Packed examples share rows; attention_mask is then (rows, 1, longest, longest), to be added to attention scores, and
+    position_ids begin at 0 with every example. The first target of an example being IGNORED, none is predicted by
+    another one.
+    """
     import torch
 
+    arrays, targets = (_padded if examples.packed_to is None else _packed)(examples, batch, pad_id)
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return inputs, torch.from_numpy(targets).to(device)
+
+
+def positions(examples: Examples, batch: Indices) -> int:
+    """How many positions the model computes for a micro-batch, padding among them."""
+    lengths = examples.lengths[batch]
+    if examples.packed_to is None:
+        return int(lengths.max()) * len(batch)
+    rows = pack(lengths.tolist(), examples.packed_to)
+    return len(rows) * max(int(lengths[row].sum()) for row in rows)
+
+
+def _padded(examples: Examples, batch: Indices, pad_id: int) -> tuple[Arrays, npt.NDArray[Any]]:
     lengths = examples.lengths[batch]
     mask = np.arange(lengths.max()) < lengths[:, None]
-    where = np.concatenate([np.arange(examples.offsets[i], examples.offsets[i + 1]) for i in batch])
+    where = _tokens_of(examples, batch)
     arrays = {
         "input_ids": _filled(mask, examples.ids[where], pad_id),
         "attention_mask": mask.astype(np.int64),
     }
     if examples.types is not None:
         arrays["token_type_ids"] = _filled(mask, examples.types[where], 0)
-    targets = (
-        _filled(mask, examples.targets[where], IGNORED) if examples.per_token else examples.targets[batch]
-    )
-    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    return inputs, torch.from_numpy(np.asarray(targets)).to(device)
+    if examples.per_token:
+        return arrays, _filled(mask, examples.targets[where], IGNORED)
+    return arrays, np.asarray(examples.targets[batch])
+
+
+def _packed(examples: Examples, batch: Indices, pad_id: int) -> tuple[Arrays, npt.NDArray[Any]]:
+    assert examples.per_token and examples.packed_to is not None
+    lengths = examples.lengths[batch]
+    rows = pack(lengths.tolist(), examples.packed_to)
+    sizes = np.asarray([lengths[row].sum() for row in rows])
+    mask = np.arange(sizes.max()) < sizes[:, None]
+    order = np.concatenate(rows)
+    where = _tokens_of(examples, batch[order])
+    starts = np.repeat(np.cumsum(lengths[order]) - lengths[order], lengths[order])
+    arrays: Arrays = {
+        "input_ids": _filled(mask, examples.ids[where], pad_id),
+        "position_ids": _filled(mask, np.arange(len(where)) - starts, 0),
+        "attention_mask": block_causal(_filled(mask, np.repeat(order, lengths[order]), -1)),
+    }
+    return arrays, _filled(mask, examples.targets[where], IGNORED)
+
+
+def _tokens_of(examples: Examples, batch: Indices) -> Indices:
+    return np.concatenate([np.arange(examples.offsets[i], examples.offsets[i + 1]) for i in batch])
 
 
 def _filled(mask: npt.NDArray[np.bool_], values: npt.NDArray[Any], otherwise: int) -> Indices:

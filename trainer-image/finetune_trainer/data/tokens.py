@@ -34,6 +34,8 @@ class Examples:
     lines: npt.NDArray[np.int64]
     """Line of each row in its file, for messages."""
     per_token: bool = False
+    packed_to: int | None = None
+    """Tokens of a sequence that several examples share; None where each has one of its own."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -58,8 +60,15 @@ def tokenize(
 
 def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDArray[Any]]) -> Examples:
     """Examples from the concatenated arrays of `arrays_of`."""
-    fields = {field: arrays[field] for field in ("ids", "offsets", "targets", "lines")}
-    return Examples(name, types=arrays.get("types"), per_token=objective.per_token, **fields)
+    return Examples(
+        name,
+        ids=arrays["ids"],
+        types=arrays.get("types"),
+        offsets=arrays["offsets"],
+        targets=arrays["targets"],
+        lines=arrays["lines"],
+        per_token=objective.per_token,
+    )
 
 
 def arrays_of(
