@@ -1,17 +1,21 @@
 """What a visit does when the cluster changes, or does not answer, between two of its requests."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import ClientConnectionError
 
 from builders import job, stored
+from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
+from finetune_operator.plan.workload import plan
 from finetune_operator.progress import Reports
-from finetune_operator.reconcile import Reconciler
+from finetune_operator.reconcile import Reconciler, parse
 from unit.operator.worlds import T0, settings
 
 Body = dict[str, Any]
@@ -68,3 +72,43 @@ async def test_an_event_that_nobody_takes_does_not_stand_in_the_way() -> None:
     look_again = await reconciler(ApiServer(body, without_events), cache)(cache.put_job(body))
     assert made == ["ConfigMap", "PersistentVolumeClaim", "Job"]
     assert look_again == 15
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+async def test_a_retry_is_given_the_commit_that_the_ended_attempt_told_with_its_last_words() -> None:
+    report = RunReport(
+        exit_code=ExitCode.INTERRUPTED, resolved=ResolvedStatus(model=ResolvedModel(revision=COMMIT))
+    )
+    status = {"attempt": 1, "attempts": [{"number": 1, "startTime": "2026-01-01T11:00:00Z"}]}
+    body = stored(job(model={"uri": "hf://org/base@main"})) | {"status": status}
+    cache, made = Cache(), dict[str, Body]()
+    for kind, child in (("Job", ended_job()), ("Pod", ended_pod(to_message(report)))):
+        cache.put_child(kind, child)
+
+    def keep(kind: str, created: Body) -> Body:
+        made[kind] = created
+        return versioned(created, 2) | {
+            "metadata": created["metadata"] | {"uid": "u", "resourceVersion": "2"}
+        }
+
+    await reconciler(ApiServer(body, keep), cache)(cache.put_job(body))
+    assert made["Job"]["metadata"]["name"].endswith("-a2")
+    assert json.loads(made["ConfigMap"]["data"]["run.json"])["model"]["revision"] == COMMIT
+
+
+def ended_job() -> Body:
+    (made,) = [plan(parse(stored(job())), 1, settings(), "").job]
+    added = {"uid": "job-uid", "resourceVersion": "1"}
+    failed = {"type": "Failed", "status": "True"}
+    return made | {"metadata": made["metadata"] | added, "status": {"conditions": [failed]}}
+
+
+def ended_pod(message: str) -> Body:
+    ended = {"exitCode": 75, "reason": "Error", "message": message, "startedAt": "2026-01-01T11:00:00Z"}
+    container = {"name": "trainer", "state": {"terminated": ended}}
+    of_job = ended_job()["metadata"]
+    owner = {"kind": "Job", "name": of_job["name"], "uid": "job-uid", "controller": True}
+    metadata = of_job | {"name": "pod", "uid": "pod-uid", "ownerReferences": [owner]}
+    return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [container]}}
