@@ -1,5 +1,6 @@
 """hf:// against a small hub: what is downloaded and what never is, at which commit, and what every refusal says."""
 
+import io
 import json
 import os
 import resource
@@ -13,16 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from builders import stored
 from finetune_api.run import ExitCode, RunConfig
+from finetune_operator.plan.inputs import run_config
+from finetune_operator.reconcile import parse
+from finetune_operator.settings import OperatorSettings
 from finetune_trainer import hubclient
 from finetune_trainer.control import Stop
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.hub import at_one_commit, fetch
 from finetune_trainer.report import Reporter
 from hub_server import TOKEN, HubServer, serving
-from unit.trainer.tiny import Job, reviews
+from unit.trainer.tiny import Job, merged, reviews
 
+ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = bytes(range(256)) * 40
 MODEL = {
     "config.json": b"{}",
@@ -400,3 +407,38 @@ def test_a_process_of_its_own_asks_the_hub_for_its_inputs_alone(
     assert reported is not None, "the commits are told before the rows are read"
     assert reported.model is not None
     assert reported.model.revision
+
+
+def test_the_example_trains_from_the_hub_as_the_operator_plans_it(
+    hub: HubServer, model_folder: Path, tmp_path: Path
+) -> None:
+    example = YAML(typ="safe", pure=True).load((ROOT / "examples" / "quickstart-hub.yaml").read_text())
+    hub.repository(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        {path.name: path.read_bytes() for path in model_folder.iterdir()},
+    )
+    parts = {"train": reviews(640), "validation": reviews(40, start=1000), "test": reviews(40, start=2000)}
+    files = {f"{part}.parquet": parquet(rows) for part, rows in parts.items()}
+    hub.repository("datasets/cornell-movie-review-data/rotten_tomatoes", files)
+    planned = run_config(parse(stored(example)), 1, OperatorSettings(trainer_image="trainer")).to_json()
+    moved = json.loads(json.dumps(planned).replace("/mnt/output", str(tmp_path)))
+    tiny = {"optimizer": {"learningRate": 5e-3}}  # random weights of width 32 need larger steps
+    own = {"training": tiny, "metricsPort": 0, "terminationLog": str(tmp_path / "termination")}
+    made = Job(tmp_path, merged(moved, own))
+    assert made.run_apart() == ExitCode.DONE, made.log
+    model = made.report.model
+    assert model is not None
+    assert model.metrics["test_accuracy"] > 0.8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "model", "run.json", "termination"]
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    """As the dataset has them: a text, and 0 or 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    labels = [int(row["label"] == "pos") for row in rows]
+    table = pyarrow.table({"text": [row["text"] for row in rows], "label": labels})
+    written = io.BytesIO()
+    pyarrow.parquet.write_table(table, written)
+    return written.getvalue()
