@@ -123,7 +123,8 @@ class Ranks:
         mesh = init_device_mesh(compute.device.type, (self.world,))
         policy = MixedPrecisionPolicy(param_dtype=compute.dtype, reduce_dtype=torch.float32)
         for module in [*layers, model]:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+            # said for the root too: after an evaluation its parameters would stay whole, unknown to the optimizer
+            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 

@@ -24,12 +24,16 @@ def build_optimizer(
     Raises ConfigurationError when nothing is.
     """
     import torch
+    from torch.distributed.tensor import DTensor
 
     groups = parameter_groups(model, spec.weight_decay, layer_decay, later or set())
     if not groups:
         raise ConfigurationError("model.freeze leaves nothing to train", FaultPlace(field="model.freeze"))
     if spec.name is OptimizerName.SGD:
-        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+        whole = not isinstance(
+            groups[0]["params"][0], DTensor
+        )  # torch has no fused SGD for divided parameters
+        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=whole)
     first, second = spec.betas
     return torch.optim.AdamW(
         groups, lr=spec.learning_rate, betas=(first, second), eps=spec.epsilon, fused=True

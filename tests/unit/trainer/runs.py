@@ -1,0 +1,200 @@
+"""Runs on generated token ids for every objective, ready to step, and several ranks of them in forked processes."""
+
+import io
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_api.run import Devices
+from finetune_api.training import Precision, Sharding, TrainingSpec
+from finetune_trainer.control import Stop
+from finetune_trainer.launch import Process
+from finetune_trainer.objectives.causal_lm import CausalLM
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.regression import Regression
+from finetune_trainer.objectives.token_classification import TokenClassification
+from finetune_trainer.report import Reporter
+from finetune_trainer.state import TrainState
+
+VOCABULARY, LONGEST = 61, 15
+OBJECTIVES = {
+    "classification": Classification(["a", "b", "c"], label_smoothing=0.1, class_weights=(0.7, 1.6, 0.9)),
+    "several labels": Classification(["a", "b", "c"], multi_label=True),
+    "regression": Regression(),
+    "several targets": Regression(targets=2),
+    "token classification": TokenClassification(["O", "B", "I"]),
+    "causal LM": CausalLM(),
+}
+
+KINDS = {
+    "several labels": "classification",
+    "several targets": "regression",
+    "token classification": "token_classification",
+    "causal LM": "causal_lm",
+}
+
+
+def examples(objective: str, count: int = 23, seed: int = 0) -> Any:
+    """Rows of 3 to 15 random tokens with random targets of this objective."""
+    from finetune_trainer.data.tokens import Examples
+
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, LONGEST + 1, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = random.integers(1, VOCABULARY, offsets[-1])
+    targets: Any = {
+        "classification": random.integers(0, 3, count),
+        "several labels": random.integers(0, 2, (count, 3)).astype(np.float32),
+        "regression": random.normal(size=count).astype(np.float32),
+        "several targets": random.normal(size=(count, 2)).astype(np.float32),
+        "token classification": np.where(random.random(len(ids)) < 0.3, -100, ids % 3),
+        "causal LM": np.where(random.random(len(ids)) < 0.2, -100, ids),
+    }[objective]
+    per_token = OBJECTIVES[objective].per_token
+    return Examples("train.jsonl", ids, None, offsets, targets, np.arange(1, count + 1), per_token)
+
+
+def tiny_model(objective: str, dropout: float = 0.0) -> Any:
+    """Two layers with random weights, the same on every call."""
+    import torch
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+
+    torch.manual_seed(7)
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 16,
+    }
+    if objective == "causal LM":
+        return LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=dropout))
+    task = OBJECTIVES[objective]
+    drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    kind = BertForTokenClassification if task.per_token else BertForSequenceClassification
+    return kind(BertConfig(**sizes, **drops, num_labels=task.outputs))
+
+
+def a_run(
+    objective: str = "classification",
+    ranks: Any = None,
+    dropout: float = 0.0,
+    count: int = 23,
+    save: Callable[[TrainState], None] = lambda _: None,
+    **training: Any,
+) -> tuple[Any, TrainState]:
+    """A run of one of `ranks`, with its state."""
+    from finetune_trainer.devices import choose_compute, seed_everything
+    from finetune_trainer.distributed import Ranks
+    from finetune_trainer.evaluate import Judge
+    from finetune_trainer.layers import layers_of
+    from finetune_trainer.optim import build_optimizer
+    from finetune_trainer.session import Run
+
+    ranks = ranks or Ranks()
+    spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
+    spec = spec.resolved(KINDS.get(objective, objective))
+    model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
+    ranks.share(model, layers_of(model), compute)
+    seed_everything(spec.seed + ranks.rank)
+    rows = examples(objective, count)
+    run = Run(
+        judge=Judge(model.train(), OBJECTIVES[objective], compute, 0, Stop(), ranks),
+        optimizer=build_optimizer(model, spec.optimizer),
+        training=spec,
+        train=rows,
+        validation=rows,
+        save=save,
+        reporter=Reporter(out=io.StringIO(), quiet=ranks.rank > 0),
+    )
+    return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
+
+
+def weights(run: Any) -> dict[str, Any]:
+    """Every parameter, whole, as an array."""
+    from finetune_trainer.distributed import whole
+
+    return {name: whole(value.detach()).clone().numpy() for name, value in run.judge.model.named_parameters()}
+
+
+def largest_difference(left: dict[str, Any], right: dict[str, Any]) -> float:
+    """Between two sets of weights."""
+    assert left.keys() == right.keys()
+    return max(float(np.abs(left[name] - right[name]).max()) for name in left)
+
+
+def on_ranks(
+    world: int, body: Callable[[Any], Any], folder: Path, sharding: Sharding = Sharding.NONE
+) -> list[Any]:
+    """What `body` returns, or the error it raises, on each of `world` forked ranks that joined."""
+
+    def run(process: Process) -> Any:
+        from finetune_trainer.devices import choose_compute
+        from finetune_trainer.distributed import join, lost_peers
+
+        with lost_peers():
+            return body(join(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding))
+
+    results = [folder / f"result-{rank}" for rank in range(world)]
+    for path in results:
+        path.unlink(missing_ok=True)
+    forked(world, lambda process: results[process.rank].write_bytes(pickle.dumps(_caught(run, process))))
+    return [pickle.loads(path.read_bytes()) if path.exists() else None for path in results]
+
+
+def _caught(run: Callable[[Process], Any], process: Process) -> Any:
+    try:
+        return run(process)
+    except Exception as error:  # noqa: BLE001 - it is what the test asks for
+        traceback.print_exc()
+        return error
+
+
+def forked(world: int, body: Callable[[Process], Any], seconds: float = 60) -> list[int]:
+    """Run `body` in `world` processes with the environment of ranks; their exit codes. All end in time."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                body(Process(rank, world))
+                code = 0
+            except BaseException:  # noqa: BLE001 - a child must never return into the tests
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [_ended(child, time.monotonic() + seconds) for child in children]
+
+
+def _ended(child: int, deadline: float) -> int:
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    raise AssertionError(f"process {child} did not end in time")

@@ -1,0 +1,247 @@
+"""Several ranks: the update of one process, and one decision for all, whatever happens to one of them.
+
+Every rank is a process of its own, forked from this one, over gloo. All of them end within 60 s, or the test fails.
+"""
+
+import copy
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from finetune_api.training import Sharding
+from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, StoppedError
+from unit.trainer.runs import OBJECTIVES, a_run, largest_difference, on_ranks, weights
+
+SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
+TRAINING = {"maxSteps": 4, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"every": {"steps": 2}}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported():
+    """Once here, not in every forked process."""
+    import torch
+
+    torch.set_num_threads(1)
+    for objective in OBJECTIVES:
+        a_run(objective)
+
+
+def trained(ranks=None, objective="classification", **training):
+    """Weights, evaluations and positions after training."""
+    from finetune_trainer.loop import train
+
+    run, state = a_run(objective, ranks, **(TRAINING | {"optimizer": SGD} | training))
+    train(run, state)
+    return weights(run), [(e.step, e.eval_loss, e.metrics) for e in state.evaluations], state.tokens
+
+
+@pytest.mark.parametrize(("world", "sharding"), [(2, "None"), (2, "Full"), (4, "None"), (4, "Full")])
+def test_training_is_that_of_one_process_for_every_objective(tmp_path, world, sharding):
+    """23 rows in batches of 7: of the last one's 2 rows two ranks of four have none, of 7 rows ranks have 4 and 3."""
+
+    def body(ranks):
+        return {objective: trained(ranks, objective) for objective in OBJECTIVES}
+
+    alone = {objective: trained(None, objective) for objective in OBJECTIVES}
+    for together in on_ranks(world, body, tmp_path, Sharding(sharding)):
+        for objective, (expected, evaluations, tokens) in alone.items():
+            got, their_evaluations, their_tokens = together[objective]
+            assert largest_difference(expected, got) < 1e-6, objective
+            assert tokens == their_tokens
+            for mine, theirs in zip(evaluations, their_evaluations, strict=True):
+                assert mine[0] == theirs[0]
+                assert mine[1] == pytest.approx(theirs[1], abs=1e-5)
+                assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
+
+
+def test_dropout_differs_between_ranks_and_every_rank_has_the_same_weights(tmp_path):
+    import torch
+
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, dropout=0.3, **TRAINING)
+        drawn = torch.rand(4, generator=torch.default_generator.clone_state()).tolist()
+        train(run, state)
+        return drawn, weights(run)
+
+    (drawn, left), (drawn_there, right) = on_ranks(2, body, tmp_path)
+    assert drawn != drawn_there
+    assert all(np.array_equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_clipping_uses_the_norm_over_all_ranks(tmp_path, sharding):
+    training = {"maxSteps": 2, "gradientClipping": {"maxNorm": 0.01}}
+    expected, *_ = trained(**training)
+    for together, *_ in on_ranks(2, lambda ranks: trained(ranks, **training), tmp_path, sharding):
+        assert largest_difference(expected, together) < 1e-6
+
+
+def test_sharding_divides_every_parameter_and_its_optimizer_state(tmp_path):
+    def body(ranks):
+        from torch.distributed.tensor import DTensor
+
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **TRAINING)
+        train(run, state)
+        parameters = list(run.judge.model.parameters())
+        assert all(isinstance(parameter, DTensor) for parameter in parameters)
+        moments = [run.optimizer.state[parameter]["exp_avg"].to_local().numel() for parameter in parameters]
+        return sum(moments), sum(parameter.numel() for parameter in parameters)
+
+    (mine, everything), (other, _) = on_ranks(2, body, tmp_path, Sharding.FULL)
+    assert mine + other == everything
+    assert abs(mine - other) < 0.1 * everything
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_one_signalled_rank_stops_all_at_the_same_step_with_a_checkpoint(tmp_path, sharding):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        saved = []
+        run, state = a_run("classification", ranks, save=lambda state: saved.append(state.step), **TRAINING)
+        if ranks.rank == 1:
+            run.stop.listen()
+            run.optimizer.register_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError, match="stopped by SIGTERM at step 2; checkpoint saved"):
+            train(run, state)
+        return saved
+
+    assert on_ranks(2, body, tmp_path, sharding) == [[2], [2]]
+
+
+def test_a_stop_during_evaluation_reaches_all_ranks(tmp_path):
+    def body(ranks):
+        run, _ = a_run("classification", ranks, **TRAINING)
+        run.stop.requested = ranks.rank == 1
+        return run.judge.evaluate(run.validation, 2), run.stopping, run.judge.model.training
+
+    assert on_ranks(2, body, tmp_path) == [(None, True, True)] * 2
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_a_nan_on_one_rank_stops_all_before_the_update_and_names_the_row(tmp_path, sharding):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("regression", ranks, **(TRAINING | {"batchSize": 23}))
+        run.train.targets[16] = np.nan
+        before = weights(run)
+        with pytest.raises(DivergedError) as caught:
+            train(run, state)
+        return caught.value.message, state.step, largest_difference(before, weights(run))
+
+    for message, step, difference in on_ranks(2, body, tmp_path, sharding):
+        assert "diverged at step 1: the loss is nan on train.jsonl row 17;" in message
+        assert (step, difference) == (0, 0.0)
+
+
+def full_at(run, number):
+    """A device that is full in the n-th forward pass."""
+    passes = iter(range(1, 10**9))
+
+    def fail(*_):
+        if next(passes) == number:
+            raise __import__("torch").OutOfMemoryError("CUDA out of memory")
+
+    run.judge.model.register_forward_pre_hook(fail)
+
+
+def test_out_of_memory_on_one_rank_halves_the_micro_batch_of_all_and_changes_no_update(tmp_path):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **(TRAINING | {"optimizer": SGD}))
+        if ranks.rank == 1:
+            full_at(run, 2)
+        train(run, state)
+        return weights(run), state.micro_batch_size
+
+    expected, *_ = trained()
+    for got, size in on_ranks(2, body, tmp_path):
+        assert size == 1
+        assert largest_difference(expected, got) < 1e-6
+
+
+def test_out_of_memory_in_an_evaluation_on_one_rank_is_no_end(tmp_path):
+    def body(ranks):
+        run, _ = a_run("classification", ranks)
+        if ranks.rank == 1:
+            full_at(run, 1)
+        return run.judge.evaluate(run.validation, 8)
+
+    run, _ = a_run("classification")
+    expected = run.judge.evaluate(run.validation, 8)
+    for scores in on_ranks(2, body, tmp_path):
+        assert scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_out_of_memory_with_sharding_ends_all_ranks(tmp_path):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **TRAINING)
+        if ranks.rank == 1:
+            full_at(run, 2)
+        train(run, state)
+
+    lost, full = on_ranks(2, body, tmp_path, Sharding.FULL)
+    assert isinstance(lost, PeerLostError)
+    assert isinstance(full, DeviceMemoryError)
+    assert "lower training.microBatchSize" in full.message
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **TRAINING)
+        if ranks.rank == 1:
+            run.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        train(run, state)
+
+    lost, killed = on_ranks(2, body, tmp_path, sharding)
+    assert isinstance(lost, PeerLostError)
+    assert killed is None
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(tmp_path, sharding):
+    """With dropout: the random state of every rank is part of it."""
+    from finetune_trainer.snapshot import restore
+
+    def body(ranks):
+        from finetune_trainer.loop import train
+        from finetune_trainer.snapshot import capture, restore
+
+        kept = {}
+
+        def save(state):
+            files = capture(run.judge.model, run.optimizer, ranks)
+            kept[state.step] = copy.deepcopy(files), state.to_json()
+
+        run, state = a_run("classification", ranks, dropout=0.3, save=save, **TRAINING)
+        train(run, state)
+        undisturbed, saved = weights(run), kept[2]
+        run, _ = a_run("classification", ranks, dropout=0.3, **TRAINING)
+        restore(saved[0], run.judge.model, run.optimizer, ranks)
+        train(run, type(state).from_json(saved[1]))
+        resumed = weights(run)
+        assert all(np.array_equal(undisturbed[name], resumed[name]) for name in resumed)
+        return {name: {key: value.numpy() for key, value in part.items()} for name, part in saved[0].items()}
+
+    import torch
+
+    saved, _ = on_ranks(2, body, tmp_path, sharding)
+    alone, _ = a_run("classification")
+    tensors = {
+        file: {key: torch.tensor(value) for key, value in part.items()} for file, part in saved.items()
+    }
+    restore(tensors, alone.judge.model, alone.optimizer, alone.ranks)
+    assert all(np.array_equal(value, saved["model"][name]) for name, value in weights(alone).items())
