@@ -20,7 +20,7 @@ def adapted(make_job, name="job", **changes):
     return make_job(
         name,
         model={"adapter": {"lora": {"rank": 4, "dropout": 0.1, "merge": merge}}},
-        training={"epochs": 3, "optimizer": {"learningRate": 1e-2}, "checkpoint": {"every": {"steps": 5}}},
+        training={"epochs": 3, "optimizer": {"learningRate": 5e-2}, "checkpoint": {"every": {"steps": 5}}},
         **changes,
     )
 
@@ -61,7 +61,7 @@ def test_an_adapter_and_its_merged_model_give_equal_logits_in_plain_peft_and_pla
         AutoModelForSequenceClassification.from_pretrained(whole.model_dir),
         AutoTokenizer.from_pretrained(whole.model_dir),
     )
-    assert by_peft.std() > 0.1
+    assert by_peft[:, 0].std() > 1e-3
     assert (by_peft - by_transformers).abs().max() < 1e-5
     told = json.loads((alone.model_dir / "adapter_config.json").read_text())
     assert told["base_model_name_or_path"] == "pvc://models/tiny"
