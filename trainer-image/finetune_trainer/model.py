@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import ResolvedModel
-from finetune_trainer.adapters import adapt, check_adapter
+from finetune_trainer.adapters import adapt
 from finetune_trainer.errors import NotFoundError, input_errors
 from finetune_trainer.files import sha256
 from finetune_trainer.freezing import freeze
-from finetune_trainer.heads import add_head, check_head
+from finetune_trainer.heads import add_head
 from finetune_trainer.objectives import Objective
 from finetune_trainer.vocabulary import Pieces, extend_embeddings
 
@@ -165,8 +165,6 @@ def load_model(
     """
     import transformers
 
-    check_head(spec.head, by_row=not objective.per_token)
-    check_adapter(spec)
     config = _config(folder, spec, objective, pad_id)
     auto_class = transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
     try:

@@ -17,11 +17,13 @@ from finetune_api.model import Initialize
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EarlyStoppedStatus, EffectiveStatus, Metrics, ResolvedStatus
 from finetune_api.training import Resume
+from finetune_trainer.adapters import check_adapter
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import fingerprint
 from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import StoppedError
+from finetune_trainer.heads import check_head
 from finetune_trainer.history import History
 from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
@@ -33,6 +35,7 @@ from finetune_trainer.model import (
     load_tokenizer,
     longest_input,
 )
+from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import Trained, publish, published
@@ -99,6 +102,8 @@ def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Proc
     """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
     config = fetch(config, reporter, stop)
     checkpoints = _checkpoints(config, reporter)
+    check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
+    check_adapter(config.model)
     folder = check_folder(config.model)
     dataset = read_dataset(config, reporter, lambda: _stop_if_asked(stop))
     if process.rank == 0:
