@@ -1,9 +1,13 @@
 """Which rows repeat an earlier one. Used by `sources` on file after file, training rows first."""
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 
 from finetune_api.dataset import Deduplicate
+from finetune_trainer.data.near import NearTexts
+from finetune_trainer.data.rows import Row
 
 Digests = npt.NDArray[np.uint64]
 
@@ -14,14 +18,25 @@ class Repeats:
     def __init__(self, kind: Deduplicate) -> None:
         self._kind = kind
         self._known: Digests = np.empty(0, dtype=np.uint64)
+        self._near = NearTexts() if kind is Deduplicate.NEAR else None
+        self._unlike = array("b")
+
+    def see(self, row: Row) -> None:
+        """Compare a row with those before it, where being nearly the same is enough; to be called in their order."""
+        if self._near is not None:
+            text = row.text if isinstance(row.text, str) else " ".join(row.text)
+            self._unlike.append(self._near.add(f"{text}\n{row.pair or ''}"))
 
     def new(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """Whether each text is seen for the first time, (rows,); all are where repeats may stay.
+        """Whether each text seen since the last call is the first of its kind, (rows,); all are where repeats may stay.
 
         Sorted arrays, not a set: a set of ten million Python numbers would take a gigabyte.
         """
         if self._kind is Deduplicate.NONE:
             return np.ones(len(digests), dtype=np.bool_)
+        if self._near is not None:
+            unlike, self._unlike = self._unlike, array("b")
+            return np.asarray(unlike, dtype=np.bool_)
         _, first = np.unique(digests, return_index=True)
         found = np.zeros(len(digests), dtype=np.bool_)
         found[first] = True

@@ -145,7 +145,7 @@ def scan(
             )
         kind = format_of(field, data, reading)
         digest = sha256(path)
-        kept = _Kept(field, name, reading)
+        kept = _Kept(field, name, reading, repeats)
         for number, found in enumerate(rows_of(READERS[kind](path, reading.wanted.values()), reading)):
             if number % CHECK_EVERY == 0:
                 check()
@@ -170,8 +170,8 @@ def scan(
 class _Kept:
     """Grows row by row to a Scan, and counts the rows that cannot be used."""
 
-    def __init__(self, field: str, name: str, reading: Reading) -> None:
-        self.field, self.name, self.reading = field, name, reading
+    def __init__(self, field: str, name: str, reading: Reading, repeats: Repeats) -> None:
+        self.field, self.name, self.reading, self.repeats = field, name, reading, repeats
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
         self.invalid, self.first = 0, Fault(0, "")
 
@@ -182,6 +182,7 @@ class _Kept:
             return
         self.lines.append(found.line)
         self.digests.append(found.digest())
+        self.repeats.see(found)
         if found.group is not None:
             self.groups.append(digest64(found.group))
         if self.reading.labelled:
