@@ -121,9 +121,9 @@ class HeadedModel(nn.Module):
         """Of the encoder."""
         return self.encoder.get_input_embeddings()
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
+    def activation_checkpointing_enable(self, **options: Any) -> None:
         """In the encoder."""
-        self.encoder.gradient_checkpointing_enable(**options)
+        self.encoder.activation_checkpointing_enable(**options)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any

@@ -1,5 +1,6 @@
 """What computes, and in which number format. Called once by `run`; the first to import torch."""
 
+import os
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +54,15 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
         torch.cuda.set_device(device)
     name = "cuda" if on_gpu else "cpu (simulated GPU)" if devices.gpus else "cpu"
     return Compute(device, name, _precision(precision, on_gpu))
+
+
+def use_deterministic_algorithms(*, wanted: bool) -> None:
+    """Have torch refuse every algorithm whose bits differ from run to run, before the device is first used."""
+    import torch
+
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(wanted)
 
 
 def seed_everything(seed: int) -> None:

@@ -17,7 +17,7 @@ from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import ResolvedModel
 from finetune_trainer.adapters import adapt
-from finetune_trainer.errors import NotFoundError, input_errors
+from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
 from finetune_trainer.freezing import freeze
 from finetune_trainer.heads import add_head
@@ -244,6 +244,20 @@ def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
     for module in model.modules():
         if isinstance(module, Dropout):
             module.p = probability
+
+
+def checkpoint_activations(model: Any, name: str) -> None:
+    """Compute activations again in the backward pass, with the same dropout masks (Chen et al. 2016).
+
+    Raises ConfigurationError where the architecture cannot.
+    """
+    try:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigurationError(
+            f"training.activationCheckpointing: the architecture of {name} does not support it; remove it",
+            FaultPlace(field="training.activationCheckpointing"),
+        ) from error
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

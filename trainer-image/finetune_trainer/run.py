@@ -31,6 +31,7 @@ from finetune_trainer.layers import layers_of
 from finetune_trainer.model import (
     ModelFolder,
     check_folder,
+    checkpoint_activations,
     load_model,
     load_tokenizer,
     longest_input,
@@ -143,9 +144,10 @@ def _clear(checkpoints: Checkpoints, config: RunConfig) -> None:
 
 def start_torch(inputs: Inputs, threads: int) -> "Compute":
     """Choose the device, and say what computes."""
-    from finetune_trainer.devices import choose_compute, seed_everything
+    from finetune_trainer.devices import choose_compute, seed_everything, use_deterministic_algorithms
 
     config = inputs.config
+    use_deterministic_algorithms(wanted=config.training.deterministic)
     process = inputs.process
     compute = choose_compute(config.devices, config.training.precision, threads, process.rank)
     seed_everything(config.training.seed)
@@ -175,6 +177,8 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
     added = add_tokens(tokenizer, config.model.add_tokens)
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
+    if config.training.activation_checkpointing:
+        checkpoint_activations(model, inputs.folder.name)
     objective.check(model)
     ranks.share(model, layers_of(model), compute)
     model.train()

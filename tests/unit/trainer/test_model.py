@@ -1,0 +1,108 @@
+"""The model as training uses it: dropout everywhere, activations computed again, deterministic algorithms."""
+
+import pytest
+
+from finetune_api.run import ExitCode, ModelInput
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import ModelFolder, checkpoint_activations, load_model
+from finetune_trainer.objectives.classification import Classification
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+ARCHITECTURES = ["Bert", "Roberta", "GPT2", "Llama"]
+
+
+def loaded(tmp_path, name, **spec):
+    """A tiny model of an architecture, by the trainer's own loader."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{name}Config")(vocab_size=32, pad_token_id=0, **SIZES)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
+    folder = ModelFolder(tmp_path, tmp_path, name, None, "")
+    return load_model(folder, ModelInput(path=str(tmp_path), **spec), Classification(["a", "b"]), 0)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("head", [None, {"hidden_sizes": [4]}], ids=["own", "new head"])
+def test_a_dropout_reaches_every_place_of_every_architecture(tmp_path, name, head):
+    import torch
+
+    model = loaded(tmp_path, name, dropout=0.25, head=head)
+    modules = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    attention = [
+        m.attention_dropout
+        for m in model.modules()
+        if isinstance(getattr(m, "attention_dropout", None), float)
+    ]
+    assert set(modules) | set(attention) == {0.25}
+    fields = {key: value for key, value in model.config.to_dict().items() if "drop" in key}
+    assert {value for value in fields.values() if value is not None} == {0.25}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_dropout_training_is_deterministic_and_with_it_is_not(tmp_path, name):
+    import torch
+
+    inputs = {
+        "input_ids": torch.arange(1, 13).view(2, 6),
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+    }
+    for dropout, same in ((0.0, True), (0.3, False)):
+        model = loaded(tmp_path, name, dropout=dropout).train()
+        first, second = model(**inputs).logits, model(**inputs).logits
+        assert torch.equal(first, second) is same
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("adapter", [None, {"lora": {"merge": True}}], ids=["whole", "adapter"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_activations_computed_again_give_the_same_gradients(tmp_path, name, adapter):
+    import torch
+
+    inputs = {
+        "input_ids": torch.arange(1, 13).view(2, 6),
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+    }
+    gradients, calls = [], []
+    for again in (False, True):
+        model = loaded(tmp_path, name, dropout=0.1, adapter=adapter).train()
+        if again:
+            checkpoint_activations(model, name)
+        layer = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)[0]
+        count = []
+        inner = next(m for m in layer.modules() if "Attention" in type(m).__name__)
+        inner.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(5)
+        model(**inputs).logits.square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        calls.append(len(count))
+    assert calls == [1, 2]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
+
+
+def test_an_architecture_that_cannot_is_refused():
+    import transformers
+
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=8, **SIZES))
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ConfigurationError, match="activationCheckpointing: the architecture of tiny"):
+        checkpoint_activations(model, "tiny")
+
+
+def test_a_deterministic_run_has_torch_refuse_everything_else(make_job, monkeypatch):
+    import torch
+
+    seen = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    made = make_job(training={"epochs": 1, "deterministic": True, "activationCheckpointing": True})
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda *_: seen.append(torch.are_deterministic_algorithms_enabled())
+    )
+    try:
+        assert made.run() == ExitCode.DONE
+    finally:
+        hook.remove()
+        torch.use_deterministic_algorithms(False)
+    assert set(seen) == {True}
