@@ -11,12 +11,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tuning 
 @app.command()
 def watch(
     name: Annotated[str, typer.Argument(help="Name of the FineTuneJob.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Its namespace; else that of the kubeconfig's context."),
+    ] = None,
 ) -> None:
     """Follow a job until it finishes. Exit code 0 when it succeeded, 1 when it failed, 2 when there is none."""
-    from finetune_cli.watch import follow
+    from finetune_cli.watch import current_namespace, follow
 
-    raise typer.Exit(follow(name, namespace))
+    raise typer.Exit(follow(name, namespace or current_namespace()))
 
 
 @app.command()

@@ -20,6 +20,17 @@ _PATIENCE_SECONDS = 300.0
 _EPOCH = "  step {step:>6}  epoch {epoch:>5.2f}  train loss {train}  eval loss {eval}  {metrics}"
 
 
+def current_namespace() -> str:
+    """The namespace of the kubeconfig's current context, as for kubectl; default where it names none."""
+    from kubernetes import config
+
+    try:
+        _, active = config.list_kube_config_contexts()
+    except config.ConfigException:
+        return "default"
+    return str(active["context"].get("namespace") or "default")
+
+
 def follow(name: str, namespace: str, console: Console | None = None, limit: float = math.inf) -> int:
     """Follow a job to its end: 0 succeeded, 1 failed, 2 there is no such job, 3 `limit` seconds were too few."""
     console = console or Console(soft_wrap=True, highlight=False)

@@ -1,12 +1,15 @@
 """`finetune watch` shows what a job says, whatever that is, and outlives a server that is away for a moment."""
 
 import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import kube_config
 from rich.console import Console
 from urllib3.exceptions import MaxRetryError
 
@@ -73,6 +76,24 @@ def test_a_server_that_stays_away_or_refuses_is_told_of(monkeypatch: pytest.Monk
     monkeypatch.setattr(watch, "_PATIENCE_SECONDS", -1.0)
     with pytest.raises(ApiException):
         followed(monkeypatch, ApiException(status=503))
+
+
+@pytest.mark.parametrize(
+    ("context", "namespace"), [("team", "research"), ("bare", "default"), ("none", "default")]
+)
+def test_a_job_is_looked_for_where_kubectl_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: str, namespace: str
+) -> None:
+    contexts = [
+        {"name": "team", "context": {"cluster": "c", "user": "u", "namespace": "research"}},
+        {"name": "bare", "context": {"cluster": "c", "user": "u"}},
+    ]
+    path = tmp_path / "config"
+    if context != "none":
+        others = {"clusters": [{"name": "c", "cluster": {}}], "users": [{"name": "u", "user": {}}]}
+        path.write_text(json.dumps({"contexts": contexts, "current-context": context} | others))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    assert watch.current_namespace() == namespace
 
 
 def test_a_job_that_is_not_there_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
