@@ -54,11 +54,15 @@ class Children:
             return found
 
     async def stop_attempt(self, job: Job, attempt: int) -> None:
-        """Delete the attempt's Job: its pods get SIGTERM and the grace period to save a checkpoint."""
+        """Delete the attempt's Job: its pods get SIGTERM and the grace period to save a checkpoint.
+
+        The ConfigMap goes first; a pod that runs keeps what it has mounted.
+        """
         name = attempt_name(job, attempt)
         for child in self._cache.jobs_of(job.namespace, job.uid):
             meta = child.body["metadata"]
             if meta["name"] == name and "deletionTimestamp" not in meta:
+                await self._delete("ConfigMap", name, job)
                 await self._cluster.delete("Job", job.namespace, name, uid_of(child.body))
 
     async def delete_all(self, job: Job) -> None:
@@ -66,9 +70,12 @@ class Children:
         for attempt in range(1, (job.status.attempt or 0) + 1):
             name = attempt_name(job, attempt)
             for kind in ("ConfigMap", "Job"):  # the Job last: while it is there, the work is not done
-                found = await self._cluster.get(kind, job.namespace, name)
-                if found and _ours(kind, found, job):
-                    await self._cluster.delete(kind, job.namespace, name, uid_of(found))
+                await self._delete(kind, name, job)
+
+    async def _delete(self, kind: str, name: str, job: Job) -> None:
+        found = await self._cluster.get(kind, job.namespace, name)
+        if found and _ours(kind, found, job):
+            await self._cluster.delete(kind, job.namespace, name, uid_of(found))
 
     async def post_event(self, event: Body) -> None:
         """Post an Event; that it cannot be posted is logged and changes nothing."""

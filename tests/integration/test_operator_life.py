@@ -153,7 +153,7 @@ def test_suspend_stops_the_attempt_and_resume_begins_the_next(world: World) -> N
     world.until_reason(name, "Stopping")
     world.obey(pod)
     world.until_phase(name, "Suspended")
-    assert world.children(name) == world.pods(name) == []
+    assert world.children(name) == world.pods(name) == world.config_maps(name) == []
     assert world.condition(name, "Suspended")["status"] == "True"
 
     world.change(name, suspend=False)
