@@ -1,6 +1,7 @@
 """A small Hugging Face Hub for tests: what huggingface_hub asks of the real one, on a free port of this machine.
 
-Files of 1 KiB or more are "large" and come by a redirect to another host name, as the Hub's do; the others directly.
+Files of 1 KiB or more are "large" and come by a redirect to another host name, as the Hub's do, which offers them by
+its own protocol Xet as well; the others come directly.
 """
 
 import hashlib
@@ -122,6 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             digest = hashlib.sha256(content).hexdigest()
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            headers |= {"X-Xet-Hash": digest, "X-Xet-Refresh-Route": f"{self.hub.url}/api/xet-token"}
             elsewhere = self.hub.url.replace("127.0.0.1", "localhost")
             self._send(302, b"", headers | {"Location": f"{elsewhere}/cdn/{name}/{sha}/{file}"})
 

@@ -59,7 +59,10 @@ def adapt(model: Any, spec: ModelInput, auto_class: str, added: Pieces) -> Any:
         model.encoder = _wrapped(model.encoder, config)
         return model
     adapted = _wrapped(model, config)
-    config.base_model_name_or_path, config.revision = name, revision  # peft put a path of this container here
+    config.base_model_name_or_path, config.revision = (
+        name,
+        spec.revision or revision,
+    )  # peft put a path of this container here
     return adapted
 
 
