@@ -192,7 +192,7 @@ def transformers_trainer(setup: Setup, gate: Gate) -> None:
         per_device_train_batch_size=plan.batch_size,
         weight_decay=run.training.optimizer.weight_decay,
         warmup_steps=0.1,
-        bf16=plan.precision == "Auto",
+        bf16=run.judge.compute.precision.value == "BFloat16",
         train_sampling_strategy="group_by_length" if plan.variant == "hf-grouped" else "random",
         save_strategy="no",
         report_to="none",
