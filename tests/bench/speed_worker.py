@@ -91,6 +91,8 @@ class Setup:
 
 def build(plan: Plan) -> Setup:
     """The trainer's own Run over the plan's rows, put together as `finetune_trainer.run` does."""
+    from finetune_trainer.distributed import Ranks
+    from finetune_trainer.launch import Process
     from finetune_trainer.run import assemble, read_inputs, start_torch
 
     scratch = Path(plan.scratch)
@@ -118,8 +120,8 @@ def build(plan: Plan) -> Setup:
         }
     )
     config = config.model_copy(update={"training": config.training.resolved("classification")})
-    inputs = read_inputs(config, Reporter(out=sys.stderr), Stop())
-    run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()))
+    inputs = read_inputs(config, Reporter(out=sys.stderr), Stop(), Process())
+    run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()), Ranks())
     state = TrainState(micro_batch_size=config.training.micro_batch_size or 1)
     return Setup(plan, run, state, tokenizer)
 
@@ -146,7 +148,8 @@ def bare(setup: Setup, gate: Gate) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from finetune_trainer.data.batching import collate, micro_batches
+    from finetune_trainer.data.batching import micro_batches
+    from finetune_trainer.data.collation import collate
     from finetune_trainer.schedules import factor
 
     plan, run, size = setup.plan, setup.run, setup.state.micro_batch_size
