@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Rule, TextRule, Unique
-from finetune_api.dataset import DatasetSpec, Packing
+from finetune_api.dataset import DatasetSpec, Packing, PreprocessingSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import ModelSpec
 from finetune_api.objective import ObjectiveSpec
@@ -249,7 +249,8 @@ class FineTuneJobSpec(ApiModel):
         """`training` with every default written out; None for a script of one's own."""
         if self.objective is None:
             return None
-        return (self.training or TrainingSpec()).resolved(self.objective.kind)
+        preprocessing = self.dataset.preprocessing if self.dataset else PreprocessingSpec()
+        return (self.training or TrainingSpec()).resolved(self.objective.kind, preprocessing.max_length)
 
 
 _JOB_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"

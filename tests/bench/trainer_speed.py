@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
 
 from bench.speed_worker import Plan  # noqa: E402
 from bench.start_up import evaluation_memory, start_up  # noqa: E402
+from bench.tables import markdown  # noqa: E402
 from finetune_demo.materials import prepare  # noqa: E402
 
 Window = dict[str, float]
@@ -179,14 +180,6 @@ def ratio_table(workers: dict[str, Worker]) -> list[dict[str, Any]]:
                 | {"bar": "≤ 3 % of CPU", "reached": percent["cpu"][0] <= 100 * MOST_OVERHEAD}
             )
     return rows
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table."""
-    if not rows:
-        return ""
-    cells = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def read_config(path: Path) -> RunConfig:
         raise _refused(path, error) from error
     _check_metrics(config)
     _check_split(config)
-    training = config.training.resolved(config.objective.kind)
+    training = config.training.resolved(config.objective.kind, config.dataset.preprocessing.max_length)
     return config.model_copy(update={"training": training})
 
 

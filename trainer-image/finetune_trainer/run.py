@@ -166,6 +166,7 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
 def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, Any, Any]":
     """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
     from finetune_trainer.devices import seed_everything
+    from finetune_trainer.dropout import use_fast_dropout
     from finetune_trainer.evaluate import Judge
     from finetune_trainer.freezing import trained_later
     from finetune_trainer.optim import build_optimizer, told
@@ -180,6 +181,8 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
     objective.check(model)
+    if compute.device.type == "cpu":
+        use_fast_dropout(model)
     ranks.share(model, layers_of(model), compute)
     model.train()
     _stop_if_asked(inputs.stop)

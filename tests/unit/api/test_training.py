@@ -90,6 +90,14 @@ def test_a_micro_batch_is_never_larger_than_the_batch() -> None:
     assert TrainingSpec(batch_size=4).resolved("classification").micro_batch_size == 4
 
 
+def test_a_micro_batch_of_short_texts_holds_more_of_them() -> None:
+    sizes = {
+        length: TrainingSpec().resolved("regression", length).micro_batch_size
+        for length in (32, 64, 128, 512)
+    }
+    assert sizes == {32: 32, 64: 32, 128: 16, 512: 8}
+
+
 def test_early_stopping_watches_what_decides_the_best_checkpoint() -> None:
     written = {"evaluation": {"bestMetric": "mcc"}, "earlyStopping": {}}
     resolved = TrainingSpec.from_json(written).resolved("classification")

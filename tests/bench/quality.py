@@ -1,0 +1,101 @@
+"""What the trainer reaches on real data, beside a floor on the same split: mean and spread over seeds.
+
+    python tests/bench/quality.py [--tasks movies …] [--rows 2000] [--seeds 3] [--comparisons random …]
+
+The split is the same for all seeds and grouped by document; a seed decides the head's first weights, the order of the
+rows, dropout, and which tenth of the training rows is held out for validation. Finished runs are kept in --folder, so
+that a run that was broken off goes on.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "demo", "tests")]
+
+from bench.comparisons import COMPARISONS  # noqa: E402
+from bench.floors import floor  # noqa: E402
+from bench.materials import TASKS, chinese_reviews, split  # noqa: E402
+from bench.tables import markdown, spread  # noqa: E402
+from bench.trainer_runs import Setting, read_rows, train, write_rows  # noqa: E402
+from finetune_demo import materials  # noqa: E402
+
+
+def prepare(name: str, options: argparse.Namespace) -> Setting:
+    """Write a task's rows and the model."""
+    folder = options.folder / f"{name}-{options.rows}-{options.epochs}"
+    model = options.folder / "minilm"
+    if not model.exists():
+        materials.write_model(materials.fetch(materials.cache_folder())[0], model)
+    rows, test = split(TASKS[name].rows())
+    write_rows(folder / "train.jsonl", rows[: options.rows])
+    write_rows(folder / "test.jsonl", test[: options.test_rows])
+    return Setting(folder, model, options.epochs, options.rate)
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    task, setting = TASKS[name], prepare(name, options)
+    train_rows, test_rows = (read_rows(setting.folder / f"{part}.jsonl") for part in ("train", "test"))
+    bar, began = floor(task.objective, train_rows, test_rows), time.perf_counter()
+    found = [train(task, setting, seed)[0] for seed in range(1, options.seeds + 1)]
+    return {
+        "data": name,
+        "metric": task.metric,
+        "rows": f"{len(train_rows):,} / {len(test_rows):,}",
+        "floor": f"{bar:.3f}",
+        "trainer": spread(found),
+        "beaten": "yes" if statistics.mean(found) > bar else "no",
+        "seconds a run": round((time.perf_counter() - began) / options.seeds),
+    }
+
+
+def deduplication(folder: Path) -> str:
+    """How many of the Chinese reviews `deduplicate: Exact` keeps."""
+    from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+    from finetune_api.run import DataInput
+    from finetune_trainer.data.sources import Reading, read_source
+
+    path = write_rows(folder / "chinese.jsonl", chinese_reviews())
+    preprocessing = PreprocessingSpec.model_validate({"deduplicate": "Exact"})
+    reading = Reading(
+        columns=ColumnsSpec(),
+        preprocessing=preprocessing,
+        max_invalid_rows="0",
+        read_label=str,
+        group_by=None,
+    )
+    source = read_source("dataset.train", DataInput(path=str(path)), reading, set())
+    return f"{source.resolved.rows:,} of {sum(1 for _ in path.open()):,} Chinese reviews are unique\n"
+
+
+def main() -> None:
+    """Print the tables and write out/quality.json."""
+    parser = argparse.ArgumentParser("quality", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--comparisons", nargs="*", choices=COMPARISONS, default=list(COMPARISONS))
+    parser.add_argument("--rows", type=int, default=2000, help="training rows at most (default %(default)s)")
+    parser.add_argument("--test-rows", type=int, default=2000, help="test rows at most (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate (default %(default)s)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "out" / "quality")
+    options = parser.parse_args()
+    table = []
+    for name in options.tasks:
+        table.append(measure(name, options))
+        print(table[-1], file=sys.stderr, flush=True)
+    rows = [row for name in options.comparisons for row in COMPARISONS[name](options, prepare)]
+    told = deduplication(options.folder)
+    print(markdown(table), markdown(rows), told, sep="\n")
+    facts = {"options": vars(options), "tasks": table, "comparisons": rows, "deduplication": told}
+    (ROOT / "out" / "quality.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Runs the trainer as a user does, `python -m finetune_trainer`, and reads its report. Called by `quality`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.materials import Row, Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a task's files lie, and how long it is trained."""
+
+    folder: Path
+    model: Path
+    epochs: int
+    rate: float
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> Path:
+    """A jsonl file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a jsonl file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def run_config(task: Task, setting: Setting, out: Path, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """A RunConfig of one run; `changes` replaces members of model or training."""
+    metric = task.metric
+    training = {
+        "epochs": setting.epochs,
+        "seed": seed,
+        "optimizer": {"learningRate": setting.rate},
+        "evaluation": {"metrics": [metric]},
+        "checkpoint": {"every": {"minutes": 1000}},
+    }
+    return {
+        "job": {"name": "bench"},
+        "model": {"path": str(setting.model)} | changes.get("model", {}),
+        "dataset": {
+            "train": {"path": str(setting.folder / "train.jsonl")},
+            "test": {"path": str(setting.folder / "test.jsonl")},
+            "preprocessing": {"maxLength": task.max_length},
+        },
+        "objective": {task.objective: {}},
+        "training": training | changes.get("training", {}),
+        "output": {
+            "modelDir": str(out / "model"),
+            "stagingDir": str(out / "staging"),
+            "checkpointDir": str(out / "checkpoints"),
+        },
+        "terminationLog": str(out / "report.json"),
+    }
+
+
+def train(task: Task, setting: Setting, seed: int, **changes: Any) -> tuple[float, Path]:
+    """The test rows' metric of one run, and the model's folder."""
+    name = "-".join(["seed", str(seed), *(f"{key}-{value}" for key, value in changes.items())])
+    out = setting.folder / "".join(c if c.isalnum() else "-" for c in name)[:120]
+    out.mkdir(parents=True, exist_ok=True)
+    run_json, report = out / "run.json", out / "report.json"
+    run_json.write_text(json.dumps(run_config(task, setting, out, seed, changes)))
+    if not report.exists() or json.loads(report.read_text()).get("exitCode") != 0:
+        paths = os.pathsep.join(str(ROOT / part) for part in ("api", "trainer-image"))
+        with (out / "log").open("w") as log:
+            command = [sys.executable, "-m", "finetune_trainer", str(run_json)]
+            environment = os.environ | {"PYTHONPATH": paths}
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment)
+        if done.returncode:
+            raise SystemExit(f"exit {done.returncode}: {(out / 'log').read_text()[-2000:]}")
+    return json.loads(report.read_text())["metrics"][f"test_{task.metric}"], out / "model"
