@@ -82,7 +82,7 @@ def _binary_mcc(
 
 def perplexity(loss: float) -> float:
     """exp of the mean cross-entropy a token; infinite where that is too large for a number."""
-    return math.exp(loss) if loss < LARGEST_EXPONENT else math.inf
+    return math.inf if loss > LARGEST_EXPONENT else math.exp(loss)
 
 
 def regression_scores(predictions: Floats, targets: Floats) -> dict[str, float]:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.run import ExitCode
+from finetune_api.run import ExitCode, ModelInput
 from finetune_trainer.data.encoding import first_tokens
+from finetune_trainer.model import check_folder, load_model, load_tokenizer
+from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.token_classification import TokenClassification
 from unit.trainer.architectures import build
 from unit.trainer.tiny import job, reviews, write_jsonl
 
@@ -198,3 +201,26 @@ def test_models_that_see_what_follows_cannot_learn_next_tokens(tmp_path, folders
     made = job(tmp_path, folders[architecture], ROWS, objective={"causalLM": {}})
     assert made.run() == ExitCode.CONFIGURATION
     assert "reads texts from both sides" in made.report.message
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "objective", [Classification(["a", "b"]), TokenClassification(["a", "b"])], ids=["texts", "words"]
+)
+def test_logits_do_not_depend_on_padding(folders, architecture, objective):
+    import torch
+
+    spec = ModelInput(path=str(folders[architecture]))
+    tokenizer = load_tokenizer(check_folder(spec), "right")
+    torch.manual_seed(1)
+    model = load_model(check_folder(spec), spec, objective, tokenizer.pad_token_id).eval()
+    ids = [tokenizer(row["text"]).input_ids for row in ROWS]
+    ids[0] = [*ids[0], tokenizer.eos_token_id or 0]  # the padding token of GPT-2 and Llama
+    longest = max(map(len, ids)) + 3
+    padded = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+    with torch.no_grad():
+        together = model(input_ids=padded, attention_mask=mask).logits
+        for row, logits in zip(ids, together, strict=True):
+            alone = model(input_ids=torch.tensor([row])).logits[0]
+            assert (logits[: len(row)] if objective.per_token else logits) == pytest.approx(alone, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Losses and labels against torch's, scikit-learn's and hand-computed values."""
+"""Labels: how they are read, found, weighed and turned into targets."""
 
 import math
 
@@ -6,54 +6,23 @@ import numpy as np
 import pytest
 
 from finetune_api.metrics import OBJECTIVES as METRICS
-from finetune_api.objective import ClassificationSpec, ClassWeights, ObjectiveSpec, RegressionSpec
+from finetune_api.objective import (
+    ClassificationSpec,
+    ClassWeights,
+    ObjectiveSpec,
+    RegressionSpec,
+    TokenClassificationSpec,
+)
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.labels import balanced_weights, label_text, sort_labels
 from finetune_trainer.objectives.regression import Regression
-
-LOGITS = [[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-1.5, 0.0, 3.0], [0.7, 0.7, 0.7]]
-TARGETS = [0, 2, 1, 1]
+from finetune_trainer.objectives.token_classification import TokenClassification
 
 
 def test_every_objective_of_the_contract_is_built_and_no_other():
     assert list(OBJECTIVES) == list(ObjectiveSpec.model_fields) == list(METRICS)
-
-
-def test_cross_entropy_is_the_one_computed_by_hand():
-    import torch
-
-    loss = Classification(["a", "b"]).loss(
-        torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([0, 1])
-    )
-    assert loss.loss_sum.item() == pytest.approx(math.log(2) + math.log(4))
-    assert loss.weight.item() == 2
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
-def test_cross_entropy_divided_by_its_weight_is_torchs(smoothing, weights):
-    import torch
-
-    logits, targets = torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(TARGETS)
-    loss = Classification(["a", "b", "c"], smoothing, weights).loss(logits, targets)
-    reference = torch.nn.CrossEntropyLoss(
-        weight=None if weights is None else torch.tensor(weights, dtype=torch.float64),
-        label_smoothing=smoothing,
-    )
-    assert (loss.loss_sum / loss.weight).item() == pytest.approx(reference(logits, targets).item(), abs=1e-12)
-
-
-def test_squared_error_divided_by_its_weight_is_torchs():
-    import torch
-
-    predicted, targets = torch.tensor([[1.0], [-2.0], [0.5]]), torch.tensor([0.0, -1.0, 3.0])
-    loss = Regression().loss(predicted, targets)
-    assert loss.loss_sum.item() == pytest.approx(1 + 1 + 6.25)
-    assert (loss.loss_sum / loss.weight).item() == pytest.approx(
-        torch.nn.MSELoss()(predicted.squeeze(-1), targets).item()
-    )
 
 
 def test_balanced_weights_are_scikit_learns():
@@ -96,6 +65,49 @@ def test_what_is_no_label_says_why(value, why):
 def test_labels_are_sorted_by_number_where_all_are_numbers():
     assert sort_labels({"10", "9", "1"}) == ["1", "9", "10"]
     assert sort_labels({"10", "9", "b"}) == ["10", "9", "b"]
+
+
+def test_balanced_weights_of_several_labels_are_rows_without_by_rows_with():
+    spec = ClassificationSpec(class_weights=ClassWeights.BALANCED, multi_label=True)
+    values = [("a",), ("a", "b"), (), ("a",)]
+    assert Classification.build(spec, ["a", "b", "c"], values).class_weights == pytest.approx((1 / 3, 3, 1))
+
+
+def test_balanced_weights_of_words_are_counted_on_the_training_labels():
+    spec = TokenClassificationSpec(class_weights=ClassWeights.BALANCED)
+    built = TokenClassification.build(spec, ["O", "X"], [("O", "O", "X"), ("O",)])
+    assert built.class_weights == pytest.approx((4 / 6, 4 / 2))
+
+
+def test_several_labels_become_zeros_and_ones_and_words_become_ids():
+    several = Classification(["a", "b"], multi_label=True)
+    assert several.encode([("b",), (), ("b", "a")]).tolist() == [[0, 1], [0, 0], [1, 1]]
+    words = TokenClassification(["O", "X"]).encode([("O", "X"), ("X",)])
+    assert [ids.tolist() for ids in words] == [[0, 1], [1]]
+
+
+def test_lists_are_read_and_their_mistakes_named():
+    several = ClassificationSpec(multi_label=True)
+    assert Classification.read_label(several, ["b", 1, "b"], None) == ("b", "1")
+    assert Classification.read_label(several, [], None) == ()
+    assert Classification.found_labels(several, [("b",), (), ("a", "b")], "x") == ["a", "b"]
+    assert TokenClassification.read_label(TokenClassificationSpec(), ["O", "O"], None) == ("O", "O")
+    assert Regression.read_label(RegressionSpec(targets=2), [1, "2.5"], None) == (1.0, 2.5)
+    for read, why in (
+        (lambda: Classification.read_label(several, "a", None), "not a list of labels but str"),
+        (lambda: Classification.read_label(several, ["a", "c"], ["a", "b"]), "'c', which is not one of a, b"),
+        (lambda: TokenClassification.read_label(TokenClassificationSpec(), [None], None), "null"),
+        (lambda: Regression.read_label(RegressionSpec(targets=2), [1], None), "has 1 numbers"),
+        (lambda: Regression.read_label(RegressionSpec(targets=2), 1, None), "not a list of 2 numbers"),
+        (lambda: Regression.read_label(RegressionSpec(targets=2), [1, math.nan], None), "finite"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            read()
+
+
+def test_rows_without_any_label_are_a_mistake_in_the_data():
+    with pytest.raises(DataError, match="no label"):
+        Classification.found_labels(ClassificationSpec(multi_label=True), [(), ()], "x.jsonl")
 
 
 def test_labels_of_the_spec_fix_the_ids():
