@@ -7,8 +7,11 @@ from types import ModuleType
 import pytest
 import yaml
 
+from builders import job, stored
 from chart.rendering import ALL, CHART, DEFAULTS, NAMESPACE, NAMESPACED, RELEASE, Json, Rendered, helm
 from finetune_api.crd import crd
+from finetune_operator.plan.naming import labels_of
+from finetune_operator.reconcile import parse
 
 ROOT = CHART.parents[1]
 DIGEST = f"sha256:{'a' * 64}"
@@ -121,6 +124,27 @@ def test_without_progress_there_is_neither_port_nor_secret() -> None:
     assert not list(rendered.all("Secret"))
     assert [port["port"] for port in rendered.only("Service")["spec"]["ports"]] == [8080]
     assert [port["name"] for port in rendered.container["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize(("values", "namespaces"), [({}, None), (NAMESPACED, ["team-a", "team-b"])])
+def test_a_network_policy_lets_trainers_report_and_the_named_scrape(
+    values: Json, namespaces: list[str] | None
+) -> None:
+    assert not list(Rendered.of(values).all("NetworkPolicy"))
+    peer = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
+    rendered = Rendered.of(values | {"networkPolicy": {"enabled": True, "metricsFrom": [peer]}})
+    policy, labels = rendered.only("NetworkPolicy")["spec"], labels_of(parse(stored(job())), 1)
+    assert (
+        policy["podSelector"]["matchLabels"] == rendered.only("Deployment")["spec"]["selector"]["matchLabels"]
+    )
+    progress, metrics = policy["ingress"]
+    (trainers,) = progress["from"]
+    assert trainers["podSelector"]["matchLabels"].items() <= labels.items()
+    chosen = trainers["namespaceSelector"].get("matchExpressions")
+    assert (chosen and chosen[0]["values"]) == namespaces
+    assert metrics == {"ports": [{"port": "http"}], "from": [peer]}
+    names = {port["name"] for port in rendered.container["ports"]}
+    assert {rule["ports"][0]["port"] for rule in policy["ingress"]} == names
 
 
 @pytest.mark.parametrize(

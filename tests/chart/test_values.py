@@ -32,6 +32,8 @@ def nested(place: str, value: Any) -> Json:
         ("crds.enabled", "yes"),
         ("rbac.scope", "everywhere"),
         ("rbac.namespaces", ["team-a"]),
+        ("networkPolicy.enabled", "yes"),
+        ("networkPolicy.metricsFrom", [{"selector": {}}]),
         ("operator.workers", 0),
         ("operator.logFormat", "xml"),
         ("operator.logLevel", "info"),
