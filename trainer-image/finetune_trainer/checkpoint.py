@@ -113,8 +113,8 @@ class Checkpoints:
                 self._say(f"checkpoint {path.name} is passed over: {flaw}")
                 continue
             self._whole.add(step)
-            found = found or step
-        return self.load(found) if found else None
+            found = step if found is None else found
+        return None if found is None else self.load(found)
 
     def load(self, step: int) -> Loaded:
         """A checkpoint that was found whole by `newest` or `has`."""

@@ -1,17 +1,13 @@
-"""What may end or change a run from outside its plan: signals, numbers that are not finite, a device that is full.
+"""What may end or change a run from outside its plan: signals, a device that is full.
 
-Called by `loop`.
+Called by `loop` and `evaluate`.
 """
 
-import math
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from finetune_trainer.errors import DeviceMemoryError, DivergedError
-
-ROWS_NAMED = 8
+from finetune_trainer.errors import DeviceMemoryError
 
 
 @dataclass
@@ -31,22 +27,6 @@ class Stop:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.requested, self.signal_name = True, signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def check_finite(step: int, loss: float, grad_norm: float, rows: Callable[[], list[str]]) -> None:
-    """Raise DivergedError, before the optimizer steps, if the loss or the gradient is not finite.
-
-    `rows` finds the culprits among the batch: it is called only then.
-    """
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
-    named = rows()
-    more = f" and {len(named) - ROWS_NAMED} more" if len(named) > ROWS_NAMED else ""
-    raise DivergedError(
-        f"diverged at step {step}: {what} on {', '.join(named[:ROWS_NAMED])}{more}; no weights were changed by it."
-        " Try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
-    )
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

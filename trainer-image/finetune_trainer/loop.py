@@ -6,6 +6,7 @@ All ranks run this loop, and decide alike: what only one of them knows is exchan
 """
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,13 +14,14 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
-from finetune_trainer.control import check_finite, halved
+from finetune_trainer.control import halved
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate, positions
 from finetune_trainer.distributed import whole
-from finetune_trainer.errors import DivergedError, StoppedError
+from finetune_trainer.errors import StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
-from finetune_trainer.noting import evaluate_now, log_step
+from finetune_trainer.nonfinite import finite, needs_start, put_back, refuse, running_statistics
+from finetune_trainer.noting import evaluate_now, log_step, tell_spike
 from finetune_trainer.report import Reporter
 from finetune_trainer.schedules import factor
 from finetune_trainer.session import Run, Step, checkpoint_due, evaluation_due, is_finished
@@ -29,6 +31,8 @@ from finetune_trainer.state import TrainState
 def train(run: Run, state: TrainState) -> None:
     """Bring `state` to the end of training. Raises StoppedError (with a checkpoint saved) or DivergedError."""
     run.exchange()
+    if needs_start(run, state):
+        run.save(state)
     while True:
         improved = evaluation_due(run, state) and evaluate_now(run, state)
         finished = is_finished(run, state)
@@ -40,7 +44,8 @@ def train(run: Run, state: TrainState) -> None:
             return
         thaw(run, state)
         taken = train_step(run, state)
-        log_step(run, state, taken)
+        if taken is not None:
+            log_step(run, state, taken)
 
 
 def thaw(run: Run, state: TrainState) -> None:
@@ -50,22 +55,24 @@ def thaw(run: Run, state: TrainState) -> None:
         run.reporter.say(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
 
-def train_step(run: Run, state: TrainState) -> Step:
-    """One update of the weights. Raises DivergedError before it changes any weight, DeviceMemoryError."""
+def train_step(run: Run, state: TrainState) -> Step | None:
+    """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
     began, batch = time.perf_counter(), run.batch(state.step)
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    loss_sum, weight = _gradients_that_fit(run, state, batch)
+    statistics = running_statistics(run.judge.model)
+    with run.debug.watch(state.step + 1) if run.debug else nullcontext():
+        loss_sum, weight = _gradients_that_fit(run, state, batch)
     loss = loss_sum / weight
     norm = clip(_parameters(run), run.training.gradient_clipping, run.reporter)
-    try:
-        check_finite(state.step + 1, loss, norm, lambda: _culprits(run, batch))
-    except DivergedError:
-        run.reporter.metrics.nonfinite.inc()
-        raise
+    if not finite(loss, norm):
+        put_back(statistics)
+        refuse(run, state, batch, loss, norm)
+        return None
     run.optimizer.step()
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
+    tell_spike(run, state, batch, loss)
     state.step += 1
     state.loss_sum += loss_sum
     state.weight += weight
@@ -156,19 +163,6 @@ def clip(
 
 def _parameters(run: Run) -> list[torch.nn.Parameter]:
     return [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def _culprits(run: Run, batch: Indices) -> list[str]:
-    """The rows whose loss alone is not finite; all rows of the batch if it is none."""
-    found = []
-    with torch.no_grad():
-        for row, _ in run.ranks.deal(batch, 1):
-            inputs, targets = collate(run.train, row, run.judge.pad_id, run.judge.compute.device)
-            if not torch.isfinite(run.judge.objective.loss(run.judge.logits(inputs), targets).loss_sum):
-                found.append(int(row[0]))
-    everywhere = {index for indices in run.ranks.gather(found) for index in indices}
-    lines = sorted(int(run.train.lines[index]) for index in (everywhere or batch))
-    return [f"{run.train.name} row {line}" for line in lines]
 
 
 def save_now(run: Run, state: TrainState) -> None:

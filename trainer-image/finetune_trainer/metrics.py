@@ -28,6 +28,15 @@ class TrainerMetrics:
         self.nonfinite = Counter(
             "finetune_train_nonfinite", "Steps with numbers not finite", registry=registry
         )
+        self.skipped = Counter(
+            "finetune_train_skipped_steps", "Steps left out as not finite", registry=registry
+        )
+        self.rollbacks = Counter(
+            "finetune_train_rollbacks", "Returns to a checkpoint after numbers not finite", registry=registry
+        )
+        self.spikes = Counter(
+            "finetune_train_loss_spikes", "Steps whose loss stood out from those before", registry=registry
+        )
         self.data_wait = Counter(
             "finetune_train_data_wait_seconds", "Time spent on building batches", registry=registry
         )

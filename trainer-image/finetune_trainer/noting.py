@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from finetune_api.metrics import improves, plain
 from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_trainer.data.batching import Indices
 from finetune_trainer.evaluate import EVALUATION_FACTOR, defined
 from finetune_trainer.report import short
-from finetune_trainer.session import Run, Step
+from finetune_trainer.session import Run, Step, rows_named
 from finetune_trainer.state import TrainState
 
 LOG_LINES = 50
@@ -89,6 +90,19 @@ def log_step(run: Run, state: TrainState, step: Step) -> None:
     if state.step in (1, total) or state.step % often == 0 or now - run.logged_at > LOG_SECONDS:
         run.logged_at = now
         run.reporter.training(progress_of(run, state, step))
+
+
+def tell_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
+    """Say so when the loss of the step that is being taken stands out from those before it."""
+    usual = run.spikes.note(loss)
+    if usual is None:
+        return
+    run.reporter.metrics.spikes.inc()
+    run.reporter.say(
+        f"loss spike at step {state.step + 1}: {loss:.4g}, where {usual:.4g} is usual, on {rows_named(run, batch)}",
+        level="warning",
+        event="spike",
+    )
 
 
 def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:

@@ -69,6 +69,12 @@ class Reporter:
             **facts,
         )
 
+    def back_to(self, step: int, evaluations: list[EpochStatus], best: CheckpointStatus | None) -> None:
+        """Training goes on from a checkpoint: what was told of later steps is taken back."""
+        if self.history is not None:
+            self.history.rewind(step)
+        self.update(epochs=evaluations[-50:], best=best)
+
     def evaluation(
         self, evaluations: list[EpochStatus], best: CheckpointStatus | None, *, improved: bool
     ) -> None:

@@ -18,16 +18,16 @@ from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EarlyStoppedStatus, EffectiveStatus, Metrics, ResolvedStatus
 from finetune_api.training import Resume
 from finetune_trainer.adapters import check_adapter
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoint import Checkpoints, Loaded
 from finetune_trainer.config import fingerprint
 from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import StoppedError
 from finetune_trainer.heads import check_head
-from finetune_trainer.history import History
 from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
 from finetune_trainer.layers import layers_of
+from finetune_trainer.looks import debug_of, finish, history_of
 from finetune_trainer.model import (
     ModelFolder,
     check_folder,
@@ -89,13 +89,13 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, thr
         with inputs.checkpoints.fence() if ranks.first else nullcontext():
             state = resume(inputs, training)
             train_and_tell(inputs, training, state)
+            looked = finish(training, state)
             metrics = final_metrics(inputs, training, state, test)
             model = publish_model(inputs, training, tokenizer, metrics)
         leave()
     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    reporter.update(
-        model=model, message=f"trained {state.step} steps in {duration(state.seconds)}: {told}"[:1024]
-    )
+    message = f"trained {state.step} steps in {duration(state.seconds)}: {told}{_refused(state)}{looked}"
+    reporter.update(model=model, message=message[:1024])
     return reporter.report
 
 
@@ -116,7 +116,7 @@ def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Proc
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     checkpoints.fingerprint = fingerprint(config, digests)
     if process.rank == 0:
-        reporter.history = History(checkpoints.folder / "metrics.jsonl")
+        reporter.history = history_of(config.training.debug, checkpoints.folder)
     _stop_if_asked(stop)
     return Inputs(config, reporter, stop, process, dataset, folder, checkpoints)
 
@@ -171,7 +171,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     from finetune_trainer.freezing import trained_later
     from finetune_trainer.optim import build_optimizer, told
     from finetune_trainer.session import Run
-    from finetune_trainer.snapshot import capture
+    from finetune_trainer.snapshot import capture, restore
 
     config, dataset, reporter = inputs.config, inputs.dataset, inputs.reporter
     objective, preprocessing = dataset.objective, config.dataset.preprocessing
@@ -203,9 +203,27 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
             checkpoints.save(state.step, tensors, state.to_json(), best)
         ranks.decided(None)  # none ends before the checkpoint is whole
 
+    def restore_newest() -> TrainState:
+        loaded = _newest(checkpoints, ranks)
+        assert loaded is not None, "a rollback begins with a checkpoint of its start"
+        restore(loaded.tensors, model, optimizer, ranks)
+        return TrainState.from_json(loaded.state)
+
     pad_id = tokenizer.pad_token_id or 0
     judge = Judge(model, objective, compute, pad_id, inputs.stop, ranks)
-    training = Run(judge, optimizer, config.training, train, validation, save, reporter, config.model.freeze)
+    training = Run(
+        judge,
+        optimizer,
+        config.training,
+        train,
+        validation,
+        save,
+        restore_newest,
+        reporter,
+        config.model.freeze,
+    )
+    if ranks.first:
+        training.debug = debug_of(config.training.debug, model, checkpoints.folder)
     seed_everything(config.training.seed + ranks.rank)
     _tell_effective(inputs, training, model)
     return training, tokenizer, test[0] if test else None
@@ -266,20 +284,25 @@ def resume(inputs: Inputs, training: "Run") -> TrainState:
     from finetune_trainer.snapshot import restore
 
     spec, reporter = inputs.config.training, inputs.reporter
-    ranks, checkpoints = training.ranks, inputs.checkpoints
-    loaded = checkpoints.newest() if spec.checkpoint.resume is Resume.AUTO and ranks.first else None
-    step = ranks.decided(loaded.step if loaded else None)
-    if step is not None and loaded is None:
-        loaded = checkpoints.load(step)
+    ranks = training.ranks
+    loaded = _newest(inputs.checkpoints, ranks) if spec.checkpoint.resume is Resume.AUTO else None
     state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
     if loaded is not None:
         restore(loaded.tensors, training.judge.model, training.optimizer, ranks)
         state = TrainState.from_json(loaded.state)
         reporter.say(f"going on from the checkpoint of step {loaded.step}")
-    if reporter.history is not None:
-        reporter.history.rewind(state.step)
-    reporter.update(from_step=state.step, epochs=state.evaluations[-50:], best=state.best)
+    reporter.back_to(state.step, state.evaluations, state.best)
+    reporter.update(from_step=state.step)
+    if training.debug is not None:
+        training.debug.start(state.step)
     return state
+
+
+def _newest(checkpoints: Checkpoints, ranks: "Ranks") -> Loaded | None:
+    """The newest whole checkpoint, as rank 0 found it."""
+    loaded = checkpoints.newest() if ranks.first else None
+    step = ranks.decided(loaded.step if loaded else None)
+    return loaded if loaded or step is None else checkpoints.load(step)
 
 
 def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> None:
@@ -304,6 +327,10 @@ def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> None:
         early = EarlyStoppedStatus(step=state.step, metric=stopping.metric or "eval_loss", reason=reason)
         reporter.update(early_stopped=early)
         reporter.say(f"stopped early at step {state.step} of {training.total_steps}: {reason}")
+
+
+def _refused(state: TrainState) -> str:
+    return f"; {state.nonfinite} times a step was not finite" if state.nonfinite else ""
 
 
 def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any) -> Metrics:
@@ -350,7 +377,8 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     assert reporter.history is not None
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
-    trained = Trained(training.judge.model, tokenizer, metrics, reporter.history)
+    looks = training.debug.folder if training.debug else None
+    trained = Trained(training.judge.model, tokenizer, metrics, reporter.history, looks)
     model = publish(inputs.config, trained, reporter.report)
     reporter.history = None
     _clear(checkpoints, inputs.config)

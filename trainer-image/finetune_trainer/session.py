@@ -14,10 +14,14 @@ from finetune_api.training import CheckpointInterval, EvaluationInterval, Traini
 from finetune_trainer.control import Stop
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.debug import Debug
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.evaluate import Judge
 from finetune_trainer.report import Reporter
+from finetune_trainer.spikes import Spikes
 from finetune_trainer.state import TrainState
+
+ROWS_NAMED = 8
 
 
 @dataclass
@@ -31,9 +35,13 @@ class Run:
     validation: Examples
     save: Callable[[TrainState], None]
     """Writes a checkpoint."""
+    restore: Callable[[], TrainState]
+    """Puts the newest checkpoint into model, optimizer and generators; returns its state."""
     reporter: Reporter
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
+    debug: Debug | None = None
+    spikes: Spikes = field(default_factory=Spikes)
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
     clock_struck: bool = False
@@ -73,11 +81,20 @@ class Run:
 
     def batch(self, step: int) -> Indices:
         """The examples of an optimizer step: a function of the step alone."""
+        if self.training.debug and self.training.debug.overfit_one_batch:
+            step = 0
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             spec = self.training
             self._epoch = epoch, epoch_batches(self.train.lengths, spec.batch_size, spec.seed, epoch)
         return self._epoch[1][position]
+
+
+def rows_named(run: Run, rows: Indices) -> str:
+    """Training examples as the user knows them: the file's name and the numbers of the first of the rows."""
+    lines = sorted(int(run.train.lines[row]) for row in rows)
+    more = f" and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+    return f"{run.train.name} row {', '.join(str(line) for line in lines[:ROWS_NAMED])}{more}"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class TrainState:
     plateau: Plateau = field(default_factory=Plateau)
     rate_factor: float = 1.0
     """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
+    nonfinite: int = 0
+    """Steps left out, or rolled back, so far as not finite."""
 
     @property
     def train_loss(self) -> float | None:

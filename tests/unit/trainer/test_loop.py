@@ -59,6 +59,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
         train=examples,
         validation=examples,
         save=lambda state: saved.append(state.step),
+        restore=lambda: pytest.fail("nothing is rolled back"),
         reporter=Reporter(out=log),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
@@ -227,10 +228,11 @@ def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(
     run.judge.model.register_forward_hook(poison, with_kwargs=True)
     seen = []
     run.optimizer.register_step_pre_hook(lambda *_: seen.append(state.step))
-    with pytest.raises(DivergedError, match=r"the loss is nan on train\.jsonl row 17; no weights") as caught:
+    with pytest.raises(DivergedError, match=r"the loss is nan on train\.jsonl row 17; first") as caught:
         train(run, state)
     assert len(seen) == state.step
     assert f"at step {state.step + 1}" in caught.value.message
+    assert "the output of BertForSequenceClassification; no weights were changed" in caught.value.message
     assert run.reporter.metrics.nonfinite._value.get() == 1
 
 

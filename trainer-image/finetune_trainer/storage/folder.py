@@ -1,6 +1,7 @@
 """The model's folder: whose it is, how it is put together, verified and published. Called by `run`."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ class Trained:
     tokenizer: Any
     metrics: Metrics
     history: History
+    looks: Path | None = None
+    """A folder with what training.debug asked for."""
 
 
 def published(config: RunConfig) -> RunReport | None:
@@ -108,6 +111,8 @@ def _stage(folder: Path, config: RunConfig, trained: Trained, report: RunReport,
     trained.tokenizer.save_pretrained(str(folder))
     trained.history.rewind(2**62)
     (folder / "metrics.jsonl").write_bytes(trained.history.path.read_bytes())
+    if trained.looks is not None:
+        shutil.copytree(trained.looks, folder, dirs_exist_ok=True)
     draw_curve(
         folder / "learning-curve.png", trained.history.entries(), config.training.evaluation.best_metric
     )

@@ -1,0 +1,190 @@
+"""A loss or gradient that is not a finite number: which rows and which layer, and what is done. Called by `loop`.
+
+No weight takes it up: the optimizer has not stepped yet when this is called, and running statistics of batch
+normalisation are put back.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune_api.training import NonFiniteAction
+from finetune_trainer.data.batching import Indices, micro_batches
+from finetune_trainer.data.collation import collate
+from finetune_trainer.errors import DivergedError
+from finetune_trainer.session import Run, rows_named
+from finetune_trainer.state import TrainState
+
+ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where numbers that are not finite come from."""
+
+    rows: Indices
+    """Examples of the batch: those that cause it alone, or all of them if it takes several."""
+    layer: str | None
+    """The first part in the order of computation, as the end of a sentence; None if it could not be seen again."""
+
+
+def finite(loss: float, norm: float) -> bool:
+    """Whether a step may be taken."""
+    return math.isfinite(loss) and math.isfinite(norm)
+
+
+def needs_start(run: Run, state: TrainState) -> bool:
+    """Whether the weights before the first step have to be saved, as a rollback may go back to them."""
+    return run.training.on_non_finite.action is NonFiniteAction.ROLLBACK and state.step == 0
+
+
+def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float) -> None:
+    """Deal with a step that must not be taken, as training.onNonFinite says; `state` is changed in place.
+
+    Raises DivergedError where the policy is Fail, its limit is exceeded, or a rollback cannot help.
+    """
+    policy, reporter = run.training.on_non_finite, run.reporter
+    run.optimizer.zero_grad(set_to_none=True)
+    reporter.metrics.nonfinite.inc()
+    finding = find(run, state, batch)
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    told = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
+    if policy.action is NonFiniteAction.FAIL:
+        raise DivergedError(f"diverged {told}; no weights were changed by it; {ADVICE}")
+    if state.nonfinite >= policy.limit:
+        raise DivergedError(
+            f"diverged {told}; this came {state.nonfinite + 1} times, and training.onNonFinite.limit is"
+            f" {policy.limit}; {ADVICE}"
+        )
+    state.nonfinite += 1
+    if policy.action is NonFiniteAction.SKIP_STEP:
+        reporter.metrics.skipped.inc()
+        reporter.say(f"not finite {told}; the step is left out", level="warning", event="skip")
+        state.step += 1
+    else:
+        _roll_back(run, state, batch, told)
+
+
+def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
+    """Go back to the newest checkpoint with a smaller rate; a batch that fails with those weights too fails the job."""
+    earlier = run.restore()
+    times = state.nonfinite - earlier.nonfinite
+    factor = earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times
+    kept = {"nonfinite": state.nonfinite, "micro_batch_size": state.micro_batch_size, "rate_factor": factor}
+    vars(state).update(vars(earlier) | kept)
+    again = find(run, state, batch)
+    if again.layer is not None:
+        raise DivergedError(
+            f"diverged {told}; the weights of step {state.step} give the same on {rows_named(run, again.rows)}, so a"
+            f" smaller rate does not help; {ADVICE}"
+        )
+    run.reporter.metrics.rollbacks.inc()
+    run.reporter.back_to(state.step, state.evaluations, state.best)
+    if run.debug is not None:
+        run.debug.start(state.step)
+    run.reporter.say(
+        f"not finite {told}; back to step {state.step} with {factor:g} times the learning rate",
+        level="warning",
+        event="rollback",
+    )
+
+
+def find(run: Run, state: TrainState, batch: Indices) -> Finding:
+    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins."""
+    judge = run.judge
+    judge.model.eval()
+    try:
+        with torch.random.fork_rng():
+            parts = [part for part in micro_batches(batch, state.micro_batch_size) if _origin(run, part)]
+            rows = [row for part in parts for row in micro_batches(part, 1) if _origin(run, row)]
+            suspects = [*rows, *parts, batch]
+            layer = next(filter(None, (_origin(run, suspect) for suspect in suspects)), None)
+    finally:
+        judge.model.train()
+        run.optimizer.zero_grad(set_to_none=True)
+    return _joined(run, batch, [int(row[0]) for row in rows], layer)
+
+
+def _joined(run: Run, batch: Indices, rows: list[int], layer: str | None) -> Finding:
+    """What the ranks found, the same on all: one of them may compute wrongly alone."""
+    found = run.ranks.gather((rows, layer))
+    everywhere = sorted({row for theirs, _ in found for row in theirs})
+    layers = [name for _, name in found if name is not None]
+    return Finding(np.array(everywhere) if everywhere else batch, layers[0] if layers else None)
+
+
+def _origin(run: Run, rows: Indices) -> str | None:
+    """What in the computation of these rows is not finite first; None if all is finite."""
+    judge = run.judge
+    run.optimizer.zero_grad(set_to_none=True)
+    inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
+    with _first_output(judge.model) as seen:
+        loss = judge.objective.loss(judge.logits(inputs), targets)
+    if seen:
+        return f"the output of {seen[0]}"
+    if not torch.isfinite(loss.loss_sum):
+        return "the loss of finite outputs"
+    loss.loss_sum.backward()  # type: ignore[no-untyped-call]
+    gradients = [(name, p.grad) for name, p in judge.model.named_parameters() if p.grad is not None]
+    broken = [name for name, gradient in gradients if not all_finite(gradient)]
+    return f"the gradient of {broken[-1]}" if broken else None
+
+
+@contextmanager
+def _first_output(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules whose output is not finite, in the order in which they were done."""
+    seen: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not all(all_finite(tensor) for tensor in tensors_in(output)):
+                seen.append(name)
+
+        return hook
+
+    named = [(name or type(model).__name__, module) for name, module in model.named_modules()]
+    handles = [module.register_forward_hook(look(name)) for name, module in named]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors of floating point in what a module returned."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        yield from tensors_in(tuple(output.values()))
+    elif isinstance(output, tuple | list):
+        for part in output:
+            yield from tensors_in(part)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether it has no NaN and no infinity."""
+    return bool(torch.isfinite(tensor).all())
+
+
+def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo what forward passes did to running statistics."""
+    for buffer, content in statistics:
+        buffer.copy_(content)
+
+
+def _from(finding: Finding) -> str:
+    return f"; first not finite: {finding.layer}" if finding.layer else ""
