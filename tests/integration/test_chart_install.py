@@ -222,7 +222,8 @@ def tools(api: ApiServer) -> Iterator[Tools]:
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: str) -> None:
-    tools.helm("install", str(CHART), "--set", IMAGE, *SCOPES[scope])
+    tools.helm("install", str(CHART), "--set", IMAGE, "--set", "networkPolicy.enabled=true", *SCOPES[scope])
+    assert tools.names("networkpolicies", NAMESPACE) == [RELEASE]
     eventually(lambda: tools.names("pods", NAMESPACE))  # the namespace takes no pod that is not restricted
     with operator(tools, tmp_path) as running:
         for namespace in NAMESPACES:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_api.run import RunConfig, RunReport
+from finetune_api.run import ExitCode, RunConfig, RunReport, to_message
+from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
     CHILDREN,
     CONFIG_MAPS,
     JOBS,
     TRAINER,
+    Json,
     Operator,
     Rest,
     World,
@@ -21,6 +23,8 @@ from integration.operator_rig import (
     shared_server,
     until,
 )
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,29 @@ def test_what_the_trainer_needs_is_in_its_config_map(world: World) -> None:
     assert stored["immutable"] is True
     config = RunConfig.from_json(json.loads(stored["data"]["run.json"]))
     assert (config.job.name, config.job.namespace, config.job.attempt) == (name, "lives", 1)
+
+
+def test_a_job_of_the_hub_mounts_its_token_and_every_attempt_trains_from_one_commit(world: World) -> None:
+    model = {"uri": "hf://org/base@main", "credentials": {"secretName": "hub"}}
+    name = world.apply(model=model, dataset={"train": {"uri": "hf://datasets/org/reviews/train.csv"}})
+    pod = world.run(name)
+    mounted = [volume["secret"] for volume in world.pods(name)[0]["spec"]["volumes"] if "secret" in volume]
+    items = [{"key": "token", "path": "token"}]
+    assert mounted == [{"secretName": "hub", "items": items, "defaultMode": 0o440}]
+    resolved = ResolvedStatus(model=ResolvedModel(uri=model["uri"], revision=COMMIT))
+    world.end(pod, 74, to_message(RunReport(exit_code=ExitCode.STORAGE, resolved=resolved)))
+    world.run(name, attempt=2)
+    first, second = [
+        RunConfig.from_json(json.loads(one["data"]["run.json"])).model
+        for one in by_name(world.config_maps(name))
+    ]
+    assert (first.uri, first.revision) == ("hf://org/base@main", None)
+    assert (second.uri, second.revision) == ("hf://org/base@main", COMMIT)
+    assert world.status(name)["resolved"]["model"]["revision"] == COMMIT
+
+
+def by_name(objects: list[Json]) -> list[Json]:
+    return sorted(objects, key=lambda one: str(one["metadata"]["name"]))
 
 
 def test_the_claim_has_no_owner_and_everything_else_has(world: World) -> None:
