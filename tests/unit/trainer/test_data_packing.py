@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.run import ExitCode
 from finetune_trainer.data.collation import collate, positions
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.objectives.causal_lm import CausalLM
+from unit.trainer.architectures import build
+from unit.trainer.tiny import job, reviews
 
 VOCABULARY, WIDTH = 40, 24
 
@@ -115,3 +118,30 @@ def test_every_document_is_packed_once_and_no_row_overflows(lengths):
 
 def test_the_best_fitting_row_is_taken():
     assert pack([4, 10, 6, 8, 2], 12) == [[1, 4], [3, 0], [2]]
+
+
+def test_packed_training_ends_with_the_weights_of_padded_training(tmp_path):
+    from safetensors.torch import load_file
+
+    base, weights, logs = build("llama", tmp_path / "llama"), {}, {}
+    for packing in ("Never", "Always"):
+        made = job(
+            tmp_path / packing,
+            base,
+            reviews(40),
+            dataset={"preprocessing": {"maxLength": 64, "packing": packing}},
+            objective={"causalLM": {}},
+            training={"optimizer": {"name": "SGD", "learningRate": 0.05}, "microBatchSize": 8},
+        )
+        assert made.run_apart() == ExitCode.DONE, made.log
+        weights[packing], logs[packing] = load_file(made.model_dir / "model.safetensors"), made.log
+    start = load_file(base / "model.safetensors")
+    for name, padded in weights["Never"].items():
+        assert (padded - weights["Always"][name]).abs().max() < 1e-6, name
+    assert any(
+        (start[name] - weights["Never"][name]).abs().max() > 1e-3
+        for name in start
+        if name in weights["Never"]
+    )
+    assert "texts share sequences of at most 64 tokens, where none sees another" in logs["Always"]
+    assert "share sequences" not in logs["Never"]

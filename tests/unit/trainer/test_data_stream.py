@@ -117,6 +117,20 @@ def test_a_cancelled_run_leaves_no_half_cache(tmp_path, path):
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
+def test_of_several_processes_one_writes_and_the_others_wait_for_it(tmp_path, path):
+    encoding, waited = how(), []
+
+    def write_meanwhile():
+        waited.append(1)
+        if len(waited) == 2:
+            examples_of(tmp_path, source(path), encoding)
+
+    with TokenCache(tmp_path, print, write_meanwhile, writes=False) as cache:
+        awaited = cache.examples(source(path), OBJECTIVE, encoding)
+    assert len(waited) == 2
+    assert len(awaited) == CHUNK_ROWS + 10
+
+
 def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path, path):
     (tmp_path / "tokens").write_text("in the way")
     with pytest.raises(StorageError, match="the token cache could not be written"):

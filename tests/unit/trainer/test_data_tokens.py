@@ -8,31 +8,12 @@ from finetune_trainer.data.collation import collate
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.tokens import CHUNK_ROWS, tokenize
+from finetune_trainer.objectives.causal_lm import CausalLM
+from finetune_trainer.objectives.regression import Regression
+from finetune_trainer.objectives.token_classification import TokenClassification
 from unit.trainer.vocabularies import byte_pairs, word_pieces
 
-
-class Words:
-    """One class for every word, as token classification has."""
-
-    per_token = labelled = True
-
-    def encode(self, values):
-        return [np.asarray(value, dtype=np.int64) for value in values]
-
-
-class Documents:
-    """As causal LM."""
-
-    per_token, labelled = True, False
-
-
-class Numbers:
-    """As regression with several targets."""
-
-    per_token, labelled = False, True
-
-    def encode(self, values):
-        return np.asarray(values, dtype=np.float32)
+CLASSES = list("012345")
 
 
 def source(*rows):
@@ -41,7 +22,7 @@ def source(*rows):
 
 def word_row(*pairs):
     words, labels = zip(*pairs, strict=True)
-    return Row(1, words, None, labels, None)
+    return Row(1, words, None, tuple(map(str, labels)), None)
 
 
 def shown(examples, tokenizer, row=0):
@@ -57,7 +38,9 @@ def text_of(examples, tokenizer, row=0):
 
 def test_a_words_label_stands_at_its_first_token_and_nowhere_else():
     tokenizer = word_pieces()
-    examples = tokenize(source(word_row(("the", 3), ("dog", 4), ("film", 5))), Words(), tokenizer, 32)
+    examples = tokenize(
+        source(word_row(("the", 3), ("dog", 4), ("film", 5))), TokenClassification(CLASSES), tokenizer, 32
+    )
     assert shown(examples, tokenizer) == [
         ("[CLS]", -100),
         ("the", 3),
@@ -73,7 +56,7 @@ def test_a_words_label_stands_at_its_first_token_and_nowhere_else():
 def test_words_are_found_where_tokens_begin_with_the_space_before_a_word(start):
     tokenizer = byte_pairs(start)
     row = word_row(("the", 0), ("\U0001f600", 1), ("film", 2), ("xy", 3), ("was", 4))
-    examples = tokenize(source(row), Words(), tokenizer, 32)
+    examples = tokenize(source(row), TokenClassification(CLASSES), tokenizer, 32)
     labelled = [(token, target) for token, target in shown(examples, tokenizer) if target != -100]
     assert [target for _, target in labelled] == [0, 1, 2, 3, 4]
     assert [labelled[0][0], labelled[2][0], labelled[4][0]] == ["the", "Ġfilm", "Ġwas"]
@@ -82,13 +65,13 @@ def test_words_are_found_where_tokens_begin_with_the_space_before_a_word(start):
 def test_a_word_cut_on_the_left_has_no_label():
     tokenizer = word_pieces()
     tokenizer.truncation_side = "left"
-    examples = tokenize(source(word_row(("dog", 1), ("film", 2))), Words(), tokenizer, 5)
+    examples = tokenize(source(word_row(("dog", 1), ("film", 2))), TokenClassification(CLASSES), tokenizer, 5)
     assert shown(examples, tokenizer)[1:-1] == [("##o", -100), ("##g", -100), ("film", 2)]
 
 
 def test_a_document_ends_with_its_end_token_and_its_first_token_is_not_predicted():
     tokenizer = byte_pairs("<start>")
-    examples = tokenize(source(Row(1, "the film was good", None, None, None)), Documents(), tokenizer, 32)
+    examples = tokenize(source(Row(1, "the film was good", None, None, None)), CausalLM(), tokenizer, 32)
     tokens, targets = zip(*shown(examples, tokenizer), strict=True)
     assert tokens == ("<start>", "the", "Ġfilm", "Ġwas", "Ġgood", "<end>")
     assert targets == (-100, *examples.ids[1:].tolist())
@@ -98,7 +81,7 @@ def test_a_document_ends_with_its_end_token_and_its_first_token_is_not_predicted
 def test_a_prompt_is_masked_only_where_that_is_asked_for(masked):
     tokenizer = byte_pairs()
     row = Row(1, " she did .", "who wrote it ?", None, None)
-    examples = tokenize(source(row), Documents(), tokenizer, 32, mask_prompt=masked)
+    examples = tokenize(source(row), CausalLM(), tokenizer, 32, mask_prompt=masked)
     assert text_of(examples, tokenizer) == "who wrote it ? she did .<end>"
     predicted = [token for token, target in shown(examples, tokenizer) if target != -100]
     everything = tokenizer.tokenize("who wrote it ? she did .<end>")
@@ -107,7 +90,7 @@ def test_a_prompt_is_masked_only_where_that_is_asked_for(masked):
 
 def test_an_empty_prompt_masks_the_first_token_only():
     tokenizer = byte_pairs()
-    examples = tokenize(source(Row(1, "she did .", "", None, None)), Documents(), tokenizer, 32)
+    examples = tokenize(source(Row(1, "she did .", "", None, None)), CausalLM(), tokenizer, 32)
     assert [target == -100 for _, target in shown(examples, tokenizer)] == [True, False, False, False]
 
 
@@ -123,7 +106,7 @@ def test_a_prompt_gives_way_before_the_completion_does(side, most, text):
     tokenizer = byte_pairs("<start>")
     tokenizer.truncation_side = side
     row = Row(1, " she did .", "who wrote it ?", None, None)
-    examples = tokenize(source(row), Documents(), tokenizer, most)
+    examples = tokenize(source(row), CausalLM(), tokenizer, most)
     assert text_of(examples, tokenizer) == text
     assert len(examples.ids) == most
 
@@ -131,7 +114,9 @@ def test_a_prompt_gives_way_before_the_completion_does(side, most, text):
 def test_padding_of_token_targets_is_never_predicted():
     tokenizer = word_pieces()
     rows = source(word_row(("the", 1)), word_row(("a", 2), ("film", 3)))
-    inputs, targets = collate(tokenize(rows, Words(), tokenizer, 32), np.array([1, 0]), 0)
+    inputs, targets = collate(
+        tokenize(rows, TokenClassification(CLASSES), tokenizer, 32), np.array([1, 0]), 0
+    )
     assert targets.tolist() == [[-100, 2, 3, -100], [-100, 1, -100, -100]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert "token_type_ids" not in inputs
@@ -140,15 +125,15 @@ def test_padding_of_token_targets_is_never_predicted():
 def test_pairs_keep_their_types_and_targets_may_have_several_columns():
     tokenizer = word_pieces()
     rows = source(Row(1, "a film", "it was", (1.0, 2.0), None), Row(2, "a", "was", (3.0, 4.0), None))
-    inputs, targets = collate(tokenize(rows, Numbers(), tokenizer, 32), np.array([0, 1]), 0)
+    inputs, targets = collate(tokenize(rows, Regression(2), tokenizer, 32), np.array([0, 1]), 0)
     assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]]
     assert targets.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_many_rows_are_tokenized_in_chunks_that_join_without_a_seam():
     tokenizer, count = word_pieces(), CHUNK_ROWS + 5
-    rows = source(*(Row(n, "a film " * (1 + n % 3), None, (float(n),), None) for n in range(1, count + 1)))
-    examples = tokenize(rows, Numbers(), tokenizer, 32)
+    rows = source(*(Row(n, "a film " * (1 + n % 3), None, float(n), None) for n in range(1, count + 1)))
+    examples = tokenize(rows, Regression(), tokenizer, 32)
     assert len(examples) == count
     assert examples.lengths.tolist() == [2 + 2 * (1 + n % 3) for n in range(1, count + 1)]
     assert examples.lines.tolist() == list(range(1, count + 1))
