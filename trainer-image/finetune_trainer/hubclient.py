@@ -120,8 +120,8 @@ class Hub:
                     )
                 break
             except StorageError as error:
-                if pause is None:
-                    raise
+                if pause is None or error.place is None or error.place.field == "output":
+                    raise  # a full disk is no emptier in some seconds
                 self._reporter.say(f"{error.message}; trying again in {pause:.0f} s", level="warning")
                 time.sleep(pause)
         self._reporter.say(f"{source.uri} is there after {time.monotonic() - began:.1f} s")

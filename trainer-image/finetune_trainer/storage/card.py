@@ -4,6 +4,7 @@ import json
 
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EpochStatus, ResolvedData
+from finetune_api.uris import is_hub, parse_hub
 from finetune_trainer.storage.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
 
@@ -14,11 +15,11 @@ def model_card(config: RunConfig, report: RunReport) -> str:
 
 
 def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
-    base = report.model.base_model if report.model else config.model.path
+    base = (report.model.base_model if report.model else None) or config.model.path
     fields = {
         "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
         "pipeline_tag": PIPELINES[config.objective.kind],
-        "base_model": base,
+        "base_model": parse_hub(base).repository if is_hub(base) else base,
         "tags": ["finetune-operator", config.objective.kind],
     }
     return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
