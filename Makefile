@@ -38,10 +38,13 @@ images: install ## Build both images and bring them into the cluster
 	@$(PYTHON) -m finetune_cluster images
 
 ##@ Test
-test: test-unit test-integration test-e2e ## Run all tests; starts and removes its own clusters
+test: test-unit test-examples test-integration test-e2e ## Run all tests; starts and removes its own clusters
 
 test-unit: install ## Tests without a cluster, under a minute
 	@$(PYTHON) -m pytest -q tests/unit tests/conventions
+
+test-examples: install ## Train every example of a technique, from its YAML through the operator's plan
+	@$(PYTHON) -m pytest -q tests/examples
 
 test-integration: install ## Tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
@@ -95,4 +98,4 @@ verify: lint types generate ## Prove that code is clean and generated files are 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-integration test-e2e bench bench-stream bench-trainer bench-quality install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-stream bench-trainer bench-quality install format lint types generate lock verify help

@@ -68,8 +68,8 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def build_model(folder: Path) -> Path:
-    """A BERT of two layers with random weights, and a tokenizer whose file pads to 128, as MiniLM's does."""
+def build_model(folder: Path, layers: int = 2) -> Path:
+    """A small BERT with random weights, and a tokenizer whose file pads to 128, as MiniLM's does."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -90,7 +90,7 @@ def build_model(folder: Path) -> Path:
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
