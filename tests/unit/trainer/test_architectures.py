@@ -42,6 +42,7 @@ def use_card(monkeypatch, capsys):
     def use(folder):
         capsys.readouterr()
         monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
         card = Path("README.md").read_text()
         exec(compile(card.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
         return capsys.readouterr().out.strip()
@@ -150,6 +151,33 @@ def test_normalised_targets_need_a_last_layer_with_a_bias(tmp_path, folders, arc
     )
     assert made.run() == ExitCode.CONFIGURATION
     assert "has no bias to hold the targets' mean" in made.report.message
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # by peft
+def test_a_head_of_ones_own_and_an_adapter_take_up_the_mean_too(tmp_path, folders, use_card):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    columns = {"dataset": {"columns": {"label": "counts"}, "split": None}}
+    columns["dataset"]["validation"] = {"path": str(write_jsonl(tmp_path / "rows.jsonl", ROWS))}
+    headed = job(tmp_path / "a", folders["llama"], ROWS, objective=NORMALIZED, model={"head": {}}, **columns)
+    assert headed.run() == ExitCode.DONE
+    ((_, second),) = ast.literal_eval(use_card(headed.model_dir))
+    assert 90 < second < 130
+
+    lora = {"adapter": {"lora": {}}}
+    adapted = job(tmp_path / "b", folders["bert"], ROWS, objective=NORMALIZED, model=lora, **columns)
+    assert adapted.run() == ExitCode.DONE
+    config = AutoConfig.from_pretrained(adapted.model_dir)
+    base = AutoModelForSequenceClassification.from_pretrained(folders["bert"], config=config)
+    model = PeftModel.from_pretrained(base, adapted.model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(adapted.model_dir)
+    inputs = tokenizer([row["text"] for row in ROWS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        errors = model(**inputs).logits - torch.tensor([row["counts"] for row in ROWS])
+    rmse = errors.square().mean(dim=0).sqrt().mean().item()
+    assert adapted.report.model.metrics["eval_rmse"] == pytest.approx(rmse, rel=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
