@@ -51,7 +51,7 @@ class ClassificationSpec(ApiModel):
     labels: Labels | None = None
     """The labels in the order of their ids, for example [neg, pos]. A row with another label is refused. Default: the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
-    """Balanced weighs every class by the inverse of its frequency (as scikit-learn does)."""
+    """Balanced weighs every class by the inverse of its frequency (as scikit-learn does); with multiLabel, the texts with a label by (texts without it) / (texts with it)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target probability that is spread over all labels (Szegedy et al. 2016), for example 0.1."""
     multi_label: bool = False
@@ -66,7 +66,7 @@ class RegressionSpec(ApiModel):
     loss: RegressionLoss = RegressionLoss.SQUARED
     """Squared is the mean squared error; Huber (1964) is squared up to 1 and linear beyond, so that outliers count less."""
     normalize: bool = False
-    """Learn targets of mean 0 and deviation 1, as counted on the training rows. Predictions of the recorded model are in the original units."""
+    """Learn targets of mean 0 and deviation 1, as counted on the training rows. Losses are in that unit; metrics and the predictions of the recorded model are in the original one. Needs a last layer with a bias: GPT-2 and Llama have none, model.head has."""
 
 
 class TokenClassificationSpec(ApiModel):

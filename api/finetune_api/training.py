@@ -178,7 +178,7 @@ class EvaluationSpec(ApiModel):
     every: EvaluationInterval | None = None
     """How often. Default: {epochs: 1}. The last step is always evaluated."""
     metrics: Annotated[list[MetricName], Field(max_length=16)] | None = None
-    """What to report beside the loss. Default: accuracy and f1 for classification; rmse and pearson for regression."""
+    """What to report beside the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for words, rmse and pearson for regression, perplexity for causalLM."""
     best_metric: MetricName = "eval_loss"
     """Decides which checkpoint is the best, and early stopping. For example eval_loss or accuracy."""
 
