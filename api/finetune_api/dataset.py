@@ -120,7 +120,7 @@ class PreprocessingSpec(ApiModel):
     min_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """A row whose text is shorter after cleaning is an invalid row."""
     deduplicate: Deduplicate = Deduplicate.NONE
-    """Exact drops rows whose cleaned text was seen before, in training before validation and test. Near also drops those that are nearly the same (MinHash over runs of words, Jaccard similarity 0.8 or more)."""
+    """Exact drops rows whose cleaned text was seen before, in training before validation and test. Near also drops those that are nearly the same (MinHash over runs of three words, or of three characters in languages without spaces; Jaccard similarity 0.8 or more; 6 KB of memory a row)."""
     max_length: Annotated[int, Field(ge=4, le=131_072)] = 256
     """Longest sequence in tokens; longer ones are cut."""
     truncation: Truncation = Truncation.RIGHT

@@ -115,7 +115,7 @@ class DataInput(ApiModel):
     revision: Commit | None = None
     """Commit that an earlier attempt found behind uri; a retry trains on the same file."""
     format: DataFormat | None = None
-    """jsonl or csv; default by the ending."""
+    """jsonl, csv, parquet or text; default by the ending."""
 
 
 class ValidationSplit(ApiModel):

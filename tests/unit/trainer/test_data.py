@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
 from finetune_api.run import DataInput, ValidationSplit
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
 from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
@@ -143,6 +143,15 @@ def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
     held_out = source(rows_file(tmp_path, "c", "d"), repeats, preprocessing=exact)
     assert texts(held_out) == ["d"]
     assert shared_texts(train, held_out) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4))
+def test_only_the_first_of_equal_texts_is_new_over_any_number_of_files(files):
+    repeats, seen = Repeats(Deduplicate.EXACT), set()
+    for digests in files:
+        expected = [digest not in seen and not seen.add(digest) for digest in digests]
+        assert repeats.new(np.array(digests, dtype=np.uint64)).tolist() == expected
 
 
 def test_texts_on_both_sides_are_counted(tmp_path):

@@ -37,9 +37,15 @@ class Repeats:
         if self._near is not None:
             unlike, self._unlike = self._unlike, array("b")
             return np.asarray(unlike, dtype=np.bool_)
-        _, first = np.unique(digests, return_index=True)
-        found = np.zeros(len(digests), dtype=np.bool_)
-        found[first] = True
-        found &= ~np.isin(digests, self._known)
-        self._known = np.union1d(self._known, digests)
+        order = np.argsort(digests, kind="stable")
+        ordered = digests[order]
+        first = np.ones(len(digests), dtype=np.bool_)
+        first[1:] = ordered[1:] != ordered[:-1]
+        found = np.empty_like(first)
+        found[order] = first
+        if len(self._known):
+            nearest = np.minimum(np.searchsorted(self._known, digests), len(self._known) - 1)
+            found &= self._known[nearest] != digests
+        self._known = np.concatenate([self._known, digests[found]])
+        self._known.sort()
         return found
