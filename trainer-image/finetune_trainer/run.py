@@ -40,7 +40,7 @@ from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import Trained, publish, published
-from finetune_trainer.vocabulary import add_tokens
+from finetune_trainer.vocabulary import add_tokens, check_fit
 
 if TYPE_CHECKING:
     from finetune_trainer.data.tokens import Examples
@@ -178,6 +178,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     tokenizer = load_tokenizer(inputs.folder, preprocessing.truncation.value.lower())
     added = add_tokens(tokenizer, config.model.add_tokens)
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
+    check_fit(model, tokenizer, inputs.folder.name)
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
     objective.check(model)

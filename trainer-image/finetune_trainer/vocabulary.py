@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from finetune_api.run import FaultPlace
+from finetune_trainer.errors import NotFoundError
+
 Pieces = dict[int, list[int]]
 """Ids that the new tokens were split into before, by their new ids."""
 
@@ -15,6 +18,17 @@ def add_tokens(tokenizer: Any, words: list[str]) -> Pieces:
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
     ids = {word: tokenizer.convert_tokens_to_ids(word) for word in words}
     return {ids[word]: before[word] for word in words if ids[word] >= known}
+
+
+def check_fit(model: Any, tokenizer: Any, name: str) -> None:
+    """Raise NotFoundError when the tokenizer has ids that the model has no embedding for."""
+    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise NotFoundError(
+            f"model: tokenizer and model of {name} do not fit: the tokenizer has ids up to {largest}, and the model"
+            f" has {rows} embeddings; take the tokenizer that belongs to it",
+            FaultPlace(field="model.tokenizer.uri", file=name),
+        )
 
 
 def extend_embeddings(model: Any, pieces: Pieces) -> None:

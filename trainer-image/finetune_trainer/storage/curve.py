@@ -6,6 +6,7 @@ from typing import Any
 from finetune_api.metrics import plain
 
 Entry = dict[str, Any]
+COLOURS = {"train": "C0", "evaluation": "C1"}
 
 
 def draw_curve(path: Path, entries: list[Entry], best_metric: str) -> None:
@@ -33,4 +34,5 @@ def draw_curve(path: Path, entries: list[Entry], best_metric: str) -> None:
 
 def _line(axis: Any, entries: list[Entry], event: str, key: str, label: str, marker: str = "") -> None:
     points = [(e["step"], e[key]) for e in entries if e.get("event") == event and e.get(key) is not None]
-    axis.plot([x for x, _ in points], [y for _, y in points], label=label, marker=marker, markersize=4)
+    color = COLOURS[event]
+    axis.plot([x for x, _ in points], [y for _, y in points], color, label=label, marker=marker, markersize=4)

@@ -1,0 +1,202 @@
+"""Every class of the exit codes is provoked by real input or a real limit, and answered with the place of the fault."""
+
+import json
+import pickle
+import signal
+
+import pytest
+
+from finetune_api.run import ExitCode
+from unit.trainer.tiny import reviews
+
+ROW = 6
+RATINGS = {"objective": {"regression": {}}, "dataset": {"columns": {"label": "rating"}}}
+MEBIBYTE = 2**20
+
+
+def line(row):
+    return json.dumps(row).encode() + b"\n"
+
+
+def with_line(bad):
+    """A file of 40 rows whose sixth line is another one."""
+    lines = [line(row) for row in reviews(40)]
+    return b"".join([*lines[: ROW - 1], bad, *lines[ROW:]])
+
+
+def changed(**fields):
+    return with_line(line(reviews(40)[ROW - 1] | fields))
+
+
+DATA = {
+    "broken JSON": ({}, lambda: with_line(b'{"text": "a", \n'), "is not JSON", None),
+    "JSON that is nested without end": ({}, lambda: with_line(b"[" * 100_000 + b"\n"), "is not JSON", None),
+    "a row that is a list": ({}, lambda: with_line(b"[1, 2]\n"), "is not a JSON object", None),
+    "a text that is a number": ({}, lambda: changed(text=7), "is not a text", "text"),
+    "a list among labels": ({}, lambda: changed(label=["pos"]), "is not a label but list", "label"),
+    "a fraction among labels": ({}, lambda: changed(label=1.5), "is the number 1.5, not a label", "label"),
+    "a target that is NaN": (
+        RATINGS,
+        lambda: changed(rating=float("nan")),
+        "is not a finite number",
+        "rating",
+    ),
+    "a target that is infinite": (RATINGS, lambda: changed(rating=float("inf")), "is not a finite", "rating"),
+    "a target that is a word": (RATINGS, lambda: changed(rating="high"), "is not a finite number", "rating"),
+    "bytes that are not UTF-8": ({}, lambda: with_line(b'{"text": "caf\xe9"}\n'), "is not UTF-8", None),
+    "50 MB in one row": ({}, lambda: changed(text="good " * 10 * MEBIBYTE), "more than the 8,388,608", None),
+}
+
+
+@pytest.mark.parametrize("mistake", DATA)
+def test_a_bad_row_is_answered_with_file_row_and_column(make_job, mistake):
+    changes, content, sentence, column = DATA[mistake]
+    made = make_job(**changes)
+    (made.folder / "train.jsonl").write_bytes(content())
+    assert made.run() == ExitCode.DATA
+    report = made.report
+    assert sentence in report.message
+    assert f"pvc://data/train.jsonl, row {ROW}" in report.message
+    assert (report.place.file, report.place.row) == ("pvc://data/train.jsonl", ROW)
+    assert report.place.column == column
+    assert report.traceback is None
+
+
+def test_a_class_too_rare_for_the_split_is_told_and_the_run_goes_on(make_job):
+    rows = [*reviews(40), reviews(41)[40] | {"label": "rare"}]
+    made = make_job(rows=rows, training={"epochs": 1})
+    assert made.run_apart() == ExitCode.DONE
+    assert "at random, as some label is too rare" in made.log
+    strict = made.changed(
+        {"dataset": {"split": {"stratify": True}}, "output": {"modelDir": str(made.folder / "x")}}
+    )
+    assert strict.run() == ExitCode.DATA
+    assert "the labels' proportions cannot be kept" in strict.report.message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b'{\n  "job": {"name": "x"},\n  "model" {}\n}', "line 3 column 11"),
+        (b"", "EOF while parsing"),
+        (b"[]", "Input should be an object"),
+        (b"\xff\xfe", "Invalid JSON"),
+    ],
+)
+def test_a_run_json_that_is_none_is_a_configuration_error(make_job, capsys, text, sentence):
+    from finetune_trainer.__main__ import main
+
+    path = make_job().write()
+    path.write_bytes(text)
+    assert main([str(path)]) == ExitCode.CONFIGURATION
+    assert sentence in capsys.readouterr().err
+
+
+def copied(model_folder, target, **files):
+    """The tiny model with some files replaced."""
+    target.mkdir()
+    for path in model_folder.iterdir():
+        (target / path.name).write_bytes(files.get(path.name.partition(".")[0]) or path.read_bytes())
+    return {"path": str(target), "uri": "pvc://models/tiny"}
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(make_job, model_folder, tmp_path):
+    tokenizer = json.loads((model_folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {"extra": 500}
+    made = make_job(model=copied(model_folder, tmp_path / "m", tokenizer=json.dumps(tokenizer).encode()))
+    assert made.run() == ExitCode.NOT_FOUND
+    message = made.report.message
+    assert "tokenizer and model of pvc://models/tiny do not fit: the tokenizer has ids up to 500" in message
+    assert made.report.place.field == "model.tokenizer.uri"
+
+
+def test_weights_of_another_architecture_are_refused(make_job, model_folder, tmp_path):
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": 35}
+    config = json.dumps({"model_type": "distilbert", **sizes}).encode()
+    made = make_job(model=copied(model_folder, tmp_path / "m", config=config))
+    assert made.run() == ExitCode.NOT_FOUND
+    assert "weights and config.json belong to different models" in made.report.message
+
+
+class Planted:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pickle_is_never_loaded_whatever_its_name(make_job, model_folder, tmp_path, name):
+    model = copied(model_folder, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    (tmp_path / "m" / name).write_bytes(pickle.dumps(Planted(tmp_path / "ran")))
+    made = make_job(model=model)
+    assert made.run() == ExitCode.NOT_FOUND
+    assert "pvc://models/tiny" in made.report.message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_is_never_run(make_job, model_folder, tmp_path, file):
+    model = copied(model_folder, tmp_path / "m")
+    path = tmp_path / "m" / file
+    maps = {
+        "config.json": {"AutoConfig": "evil.Config"},
+        "tokenizer_config.json": {"AutoTokenizer": ["evil.T", None]},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": maps[file]}))
+    (tmp_path / "m" / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...\nclass T: ...\n"
+    )
+    made = make_job(model=model, training={"epochs": 1})
+    refused = {"config.json": ExitCode.NOT_FOUND, "tokenizer_config.json": ExitCode.DONE}
+    assert made.run() == refused[file]
+    assert not (tmp_path / "ran").exists()
+
+
+def limit_files(size):
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_is_full_when_the_model_is_published_is_a_storage_failure(make_job):
+    made = make_job(training={"epochs": 1, "earlyStopping": None})
+    assert made.run_apart() == ExitCode.DONE
+    largest = max(path.stat().st_size for path in made.model_dir.iterdir())
+    other = make_job("other", training={"epochs": 1})
+    (other.folder / "log").touch()
+    assert other.run_apart(lambda: limit_files(largest - 1)) == ExitCode.STORAGE
+    assert "could not be written" in other.report.message
+    assert other.report.place.field == "output"
+    assert not other.model_dir.exists()
+
+
+def test_a_report_that_finds_no_space_changes_no_exit_code(make_job):
+    made = make_job(training={"epochs": 1}, terminationLog="/dev/full")
+    assert made.run_apart() == ExitCode.DONE
+    assert "the report could not be written to /dev/full" in made.log
+
+
+@pytest.mark.parametrize("part", ["modelDir", "checkpointDir", "stagingDir"])
+def test_an_output_on_a_file_system_that_takes_no_files_is_a_storage_failure(make_job, part):
+    made = make_job(training={"epochs": 1}, output={part: "/proc/finetune/out"})
+    assert made.run() == ExitCode.STORAGE
+    assert "/proc/finetune" in made.report.message
+    assert made.report.place.field == "output"
+
+
+def test_memory_that_one_example_does_not_find_is_told_with_the_length(make_job):
+    def greedy():
+        import torch
+
+        torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: torch.empty(2**50) and None)
+
+    made = make_job()
+    assert made.run_apart(greedy) == ExitCode.OUT_OF_MEMORY
+    assert "out of device memory with one example of" in made.report.message
+    assert "micro-batches of 2 from now on" in made.log
