@@ -20,9 +20,9 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "demo"
 
 from bench.comparisons import COMPARISONS  # noqa: E402
 from bench.floors import floor  # noqa: E402
-from bench.materials import TASKS, chinese_reviews, split  # noqa: E402
+from bench.materials import TASKS, Row, Task, chinese_reviews, split  # noqa: E402
 from bench.tables import markdown, spread  # noqa: E402
-from bench.trainer_runs import Setting, read_rows, train, write_rows  # noqa: E402
+from bench.trainer_runs import Setting, read_rows, run_config, run_trainer, train, write_rows  # noqa: E402
 from finetune_demo import materials  # noqa: E402
 
 
@@ -32,10 +32,24 @@ def prepare(name: str, options: argparse.Namespace) -> Setting:
     model = options.folder / "minilm"
     if not model.exists():
         materials.write_model(materials.fetch(materials.cache_folder())[0], model)
-    rows, test = split(TASKS[name].rows())
+    everything = TASKS[name].rows()
+    rows, test = split(everything)
     write_rows(folder / "train.jsonl", rows[: options.rows])
     write_rows(folder / "test.jsonl", test[: options.test_rows])
-    return Setting(folder, model, options.epochs, options.rate)
+    return Setting(folder, model, options.epochs, options.rate, labels_of(TASKS[name], everything))
+
+
+def labels_of(task: Task, rows: list[Row]) -> list[str] | None:
+    """The labels of all rows, sorted; None for numbers."""
+    if task.objective == "regression":
+        return None
+    return sorted(
+        {
+            label
+            for row in rows
+            for label in ([row["label"]] if isinstance(row["label"], str) else row["label"])
+        }
+    )
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -56,22 +70,18 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def deduplication(folder: Path) -> str:
-    """How many of the Chinese reviews `deduplicate: Exact` keeps."""
-    from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
-    from finetune_api.run import DataInput
-    from finetune_trainer.data.sources import Reading, read_source
-
-    path = write_rows(folder / "chinese.jsonl", chinese_reviews())
-    preprocessing = PreprocessingSpec.model_validate({"deduplicate": "Exact"})
-    reading = Reading(
-        columns=ColumnsSpec(),
-        preprocessing=preprocessing,
-        max_invalid_rows="0",
-        read_label=str,
-        group_by=None,
-    )
-    source = read_source("dataset.train", DataInput(path=str(path)), reading, set())
-    return f"{source.resolved.rows:,} of {sum(1 for _ in path.open()):,} Chinese reviews are unique\n"
+    """How many of the Chinese reviews `deduplicate: Exact` keeps, as the report of a run of one step says it."""
+    setting = Setting(folder / "chinese", folder / "minilm", epochs=1, rate=1e-6, labels=["neg", "pos"])
+    rows = chinese_reviews()
+    write_rows(setting.folder / "train.jsonl", rows)
+    out = setting.folder / "run"
+    config = run_config(Task(chinese_reviews, "classification", "accuracy"), setting, out, 1, {})
+    config["dataset"].pop("test")
+    config["dataset"]["preprocessing"] = {"maxLength": 4, "deduplicate": "Exact"}
+    config["training"] = {"maxSteps": 1}
+    found = run_trainer(config, out)["resolved"]
+    kept, dropped = found["train"]["rows"] + found["validation"]["rows"], found["train"]["duplicateRows"]
+    return f"{kept:,} of {len(rows):,} Chinese reviews kept by deduplicate: Exact, {dropped:,} dropped\n"
 
 
 def main() -> None:

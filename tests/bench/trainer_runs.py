@@ -22,6 +22,8 @@ class Setting:
     model: Path
     epochs: int
     rate: float
+    labels: list[str] | None
+    """All of the data set; some may be in the test rows only."""
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> Path:
@@ -55,7 +57,7 @@ def run_config(task: Task, setting: Setting, out: Path, seed: int, changes: dict
             "test": {"path": str(setting.folder / "test.jsonl")},
             "preprocessing": {"maxLength": task.max_length},
         },
-        "objective": {task.objective: {}},
+        "objective": {task.objective: {"labels": setting.labels} if setting.labels else {}},
         "training": training | changes.get("training", {}),
         "output": {
             "modelDir": str(out / "model"),
@@ -70,15 +72,24 @@ def train(task: Task, setting: Setting, seed: int, **changes: Any) -> tuple[floa
     """The test rows' metric of one run, and the model's folder."""
     name = "-".join(["seed", str(seed), *(f"{key}-{value}" for key, value in changes.items())])
     out = setting.folder / "".join(c if c.isalnum() else "-" for c in name)[:120]
+    report = run_trainer(run_config(task, setting, out, seed, changes), out)
+    return report["model"]["metrics"][f"test_{task.metric}"], out / "model"
+
+
+def run_trainer(config: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The report of a run; one that was done before is not repeated."""
+    report = out / "report.json"
+    if report.exists() and json.loads(report.read_text()).get("exitCode") == 0:
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
     out.mkdir(parents=True, exist_ok=True)
-    run_json, report = out / "run.json", out / "report.json"
-    run_json.write_text(json.dumps(run_config(task, setting, out, seed, changes)))
-    if not report.exists() or json.loads(report.read_text()).get("exitCode") != 0:
-        paths = os.pathsep.join(str(ROOT / part) for part in ("api", "trainer-image"))
-        with (out / "log").open("w") as log:
-            command = [sys.executable, "-m", "finetune_trainer", str(run_json)]
-            environment = os.environ | {"PYTHONPATH": paths}
-            done = subprocess.run(command, stdout=log, stderr=log, env=environment)
-        if done.returncode:
-            raise SystemExit(f"exit {done.returncode}: {(out / 'log').read_text()[-2000:]}")
-    return json.loads(report.read_text())["metrics"][f"test_{task.metric}"], out / "model"
+    (out / "run.json").write_text(json.dumps(config))
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("api", "trainer-image"))
+    }
+    with (out / "log").open("w") as log:
+        command = [sys.executable, "-m", "finetune_trainer", str(out / "run.json")]
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment)
+    if done.returncode:
+        raise SystemExit(f"exit {done.returncode}: {(out / 'log').read_text()[-2000:]}")
+    return json.loads(report.read_text())  # type: ignore[no-any-return]
