@@ -62,7 +62,8 @@ def use_deterministic_algorithms(*, wanted: bool) -> None:
 
     if wanted:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+        torch.use_deterministic_algorithms(wanted)
 
 
 def seed_everything(seed: int) -> None:

@@ -18,7 +18,6 @@ from unit.trainer.tiny import Job, build_model, job, reviews
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT. What a run imports is imported once here, not in every forked process."""
-    import sklearn.model_selection  # noqa: F401
     import torch
 
     import finetune_trainer.loop

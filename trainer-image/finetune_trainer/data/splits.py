@@ -27,26 +27,44 @@ def split_rows(rows: Scan, split: ValidationSplit, seed: int, classification: bo
     elif classification and split.stratify is not False:
         train, held_out, how = _by_label(rows, split, seed)
     else:
-        train, held_out = _at_random(len(rows), split.fraction, seed, None)
+        train, held_out = _at_random(len(rows), split.fraction, seed)
         how = "at random"
     return rows.take(np.sort(train)), rows.take(np.sort(held_out)), how
 
 
-def _at_random(
-    count: int, fraction: float, seed: int, strata: npt.NDArray[np.int64] | None
-) -> tuple[Indices, Indices]:
-    from sklearn.model_selection import train_test_split
-
+def _at_random(count: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
     held = min(max(1, round(count * fraction)), count - 1)
-    train, held_out = train_test_split(np.arange(count), test_size=held, random_state=seed, stratify=strata)
-    return train, held_out
+    order = np.random.default_rng(seed).permutation(count)
+    return order[held:], order[:held]
+
+
+def _in_proportion(strata: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """As many rows of every stratum as its share asks for, by largest remainder; scikit-learn takes a second to import.
+
+    Raises ValueError when a stratum has one row only, or a side has too few for one of each.
+    """
+    _, members, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    count = len(strata)
+    held = min(max(1, round(count * fraction)), count - 1)
+    if sizes.min() < 2:
+        raise ValueError("it has one row")
+    if min(held, count - held) < len(sizes):
+        raise ValueError(f"{held} validation rows for {len(sizes)} labels")
+    exact = sizes * held / count
+    quota = np.floor(exact).astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: held - quota.sum()]] += 1
+    order = np.random.default_rng(seed).permutation(count)
+    sorted_order = order[np.argsort(members[order], kind="stable")]
+    rank = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = rank < np.repeat(quota, sizes)
+    return sorted_order[~chosen], sorted_order[chosen]
 
 
 def _by_label(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices, str]:
     strata, why = rows.labels.strata(), "a row may have several labels"
     if strata is not None:
         try:
-            return *_at_random(len(rows), split.fraction, seed, strata), "with the labels' proportions"
+            return *_in_proportion(strata, split.fraction, seed), "with the labels' proportions"
         except ValueError as error:
             why = f"some label is too rare ({error})"
     if split.stratify:
@@ -54,20 +72,18 @@ def _by_label(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, I
             f"the labels' proportions cannot be kept: {why}; remove stratify, or give more rows",
             FaultPlace(field=f"{FIELD}.stratify"),
         )
-    return *_at_random(len(rows), split.fraction, seed, None), f"at random, as {why.partition(' (')[0]}"
+    return *_at_random(len(rows), split.fraction, seed), f"at random, as {why.partition(' (')[0]}"
 
 
 def _by_group(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices]:
-    from sklearn.model_selection import GroupShuffleSplit
-
     assert rows.groups is not None
-    number = len(np.unique(rows.groups))
+    names, members = np.unique(rows.groups, return_inverse=True)
+    number = len(names)
     if number < 2:
         raise DataError(
             f"groupBy: all rows have the same value of {split.group_by}; a split needs at least two groups",
             FaultPlace(field=f"{FIELD}.groupBy"),
         )
-    held = min(max(1, round(number * split.fraction)), number - 1)
-    splitter = GroupShuffleSplit(n_splits=1, test_size=held, random_state=seed)
-    train, held_out = next(splitter.split(rows.groups, groups=rows.groups))
-    return train, held_out
+    _, chosen = _at_random(number, split.fraction, seed)
+    held_out = np.isin(members, chosen)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
