@@ -236,7 +236,7 @@ class NonFiniteSpec(ApiModel):
     learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Rollback: the learning rate is multiplied by this."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 3
-    """SkipStep and Rollback: after so many the job fails."""
+    """SkipStep and Rollback: so many are borne; one more fails the job."""
 
 
 class Sharding(StrEnum):
