@@ -43,6 +43,8 @@ class Ranks:
     world: int = 1
     sharded: bool = False
     """The model is divided among the ranks: its forward and backward pass communicate."""
+    normalised: bool = False
+    """A batch normalisation takes the rows of all ranks: forward and backward pass communicate too."""
 
     @property
     def first(self) -> bool:
@@ -86,10 +88,11 @@ class Ranks:
         """Return if a pass failed for want of memory alone, and the ranks can take it back together."""
         if not is_out_of_memory(error):
             raise error
-        if self.sharded:
+        if self.sharded or (self.normalised and self.world > 1):
+            field = "training.sharding: Full" if self.sharded else "model.head.batchNorm"
             raise DeviceMemoryError(
                 f"out of device memory on rank {self.rank} of {self.world}; lower training.microBatchSize, which"
-                " cannot change on the way with training.sharding: Full"
+                f" cannot change on the way with {field}"
             ) from error
 
     def join_gradients(self, parameters: list[nn.Parameter], weight: float) -> None:
@@ -128,14 +131,14 @@ class Ranks:
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def join(process: Process, compute: Compute, sharding: Sharding) -> Ranks:
+def join(process: Process, compute: Compute, sharding: Sharding, *, normalised: bool = False) -> Ranks:
     """Meet the other processes; nothing to do for the only one. Numbers go by gloo, a GPU's tensors by NCCL."""
     if process.world == 1:
         return Ranks()
     backend = "gloo" if compute.device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, rank=process.rank, world_size=process.world, timeout=TIMEOUT)
     assert dist.get_world_size() == process.world
-    return Ranks(process.rank, process.world, sharding is Sharding.FULL)
+    return Ranks(process.rank, process.world, sharding is Sharding.FULL, normalised)
 
 
 def leave() -> None:

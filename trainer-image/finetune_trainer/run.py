@@ -84,7 +84,9 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, thr
     from finetune_trainer.distributed import join, leave, lost_peers
 
     with lost_peers():
-        ranks = join(process, compute, config.training.sharding)
+        head = config.model.head
+        normalised = head is not None and head.batch_norm
+        ranks = join(process, compute, config.training.sharding, normalised=normalised)
         training, tokenizer, test = assemble(inputs, compute, ranks)
         with inputs.checkpoints.fence() if ranks.first else nullcontext():
             state = resume(inputs, training)

@@ -118,6 +118,62 @@ def test_ranks_normalise_over_all_their_rows_together(tmp_path):
         assert torch.allclose(found[3], one.running_var, atol=1e-5)
 
 
+def a_normalised_run(ranks=None, size=8):
+    """A run of generated rows on an encoder with batch normalisation in its head, every step one batch of 8."""
+    from dataclasses import replace
+
+    from finetune_trainer.custom_head import HeadedModel
+    from finetune_trainer.optim import build_optimizer
+    from unit.trainer.runs import a_run
+
+    sgd = {"name": "SGD", "learningRate": 0.1}
+    ranks = ranks and replace(ranks, normalised=True)
+    run, state = a_run("classification", ranks, count=16, maxSteps=3, microBatchSize=size, optimizer=sgd)
+    description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}
+    model = HeadedModel(run.judge.model.base_model, description)
+    run.judge = replace(run.judge, model=model.train())
+    run.optimizer = build_optimizer(model, run.training.optimizer)
+    return run, state
+
+
+def trained_with_ranks(ranks=None, size=8):
+    import torch
+
+    from finetune_trainer.loop import train
+
+    torch.manual_seed(11)
+    run, state = a_normalised_run(ranks, size)
+    train(run, state)
+    return {name: value.clone().numpy() for name, value in run.judge.model.state_dict().items()}
+
+
+def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_same_rows(tmp_path):
+    from unit.trainer.runs import largest_difference, on_ranks
+
+    expected = trained_with_ranks()
+    for found in on_ranks(2, lambda ranks: trained_with_ranks(ranks, 4), tmp_path):
+        assert largest_difference(expected, found) < 1e-5
+
+
+def test_out_of_memory_on_one_of_several_normalising_ranks_ends_all(tmp_path):
+    from finetune_trainer.errors import DeviceMemoryError, PeerLostError
+    from unit.trainer.runs import on_ranks
+    from unit.trainer.test_distributed import full_at
+
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_normalised_run(ranks, 4)
+        if ranks.rank == 1:
+            full_at(run, 2)
+        train(run, state)
+
+    lost, full = on_ranks(2, body, tmp_path)
+    assert isinstance(lost, PeerLostError)
+    assert isinstance(full, DeviceMemoryError)
+    assert "model.head.batchNorm" in full.message
+
+
 def headed(make_job, name="job", **changes):
     plan = {"epochs": 4, "checkpoint": {"every": {"steps": 5}}}
     return make_job(name, model={"head": HEAD}, training=plan | changes)
