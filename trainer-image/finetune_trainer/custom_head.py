@@ -41,10 +41,10 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _synchronised(self, rows: Tensor) -> Tensor:
         count = rows.new_tensor([float(len(rows))])
-        sums = _summed(torch.cat([count, rows.sum(0)]))
+        sums = Summed.apply(torch.cat([count, rows.sum(0)]))
         total = sums[0].detach()
         mean = sums[1:] / total
-        variance = _summed(((rows - mean) ** 2).sum(0)) / total
+        variance = Summed.apply(((rows - mean) ** 2).sum(0)) / total
         if total.item() <= 1:
             return self._by_running(rows)
         self._follow(mean.detach(), variance.detach() * total / (total - 1))
@@ -62,12 +62,22 @@ class BatchNorm(nn.BatchNorm1d):
         self.num_batches_tracked += 1
 
 
-def _summed(values: Tensor) -> Tensor:
-    """Over all ranks; gradients flow back to every one of them."""
-    from torch.distributed.nn.functional import all_reduce
+class Summed(torch.autograd.Function):
+    """The sum over all ranks; gradients flow back to every one of them."""
 
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
-    return total
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        """A new tensor, the same on all ranks."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Tensor:
+        """Every rank's result depends on every rank's values."""
+        total: Tensor = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 def head(inputs: int, description: dict[str, Any]) -> nn.Sequential:

@@ -122,6 +122,8 @@ def a_normalised_run(ranks=None, size=8):
     """A run of generated rows on an encoder with batch normalisation in its head, every step one batch of 8."""
     from dataclasses import replace
 
+    import torch
+
     from finetune_trainer.custom_head import HeadedModel
     from finetune_trainer.optim import build_optimizer
     from unit.trainer.runs import a_run
@@ -130,6 +132,7 @@ def a_normalised_run(ranks=None, size=8):
     ranks = ranks and replace(ranks, normalised=True)
     run, state = a_run("classification", ranks, count=16, maxSteps=3, microBatchSize=size, optimizer=sgd)
     description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}
+    torch.manual_seed(11)  # a_run gave every rank a seed of its own
     model = HeadedModel(run.judge.model.base_model, description)
     run.judge = replace(run.judge, model=model.train())
     run.optimizer = build_optimizer(model, run.training.optimizer)
@@ -137,11 +140,8 @@ def a_normalised_run(ranks=None, size=8):
 
 
 def trained_with_ranks(ranks=None, size=8):
-    import torch
-
     from finetune_trainer.loop import train
 
-    torch.manual_seed(11)
     run, state = a_normalised_run(ranks, size)
     train(run, state)
     return {name: value.clone().numpy() for name, value in run.judge.model.state_dict().items()}
