@@ -201,15 +201,6 @@ class FineTuneJobSpec(ApiModel):
             lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
             "spec.dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
-        Rule(
-            "has(self.command) || !has(self.resources) || !has(self.resources.gpusPerNode)"
-            " || self.resources.gpusPerNode <= 1",
-            "the trainer uses one GPU for now; write spec.resources.gpusPerNode: 1, or run a script of your own that"
-            " uses more (spec.command)",
-            lambda s: s.command is not None or s.resources is None or (s.resources.gpus_per_node or 0) <= 1,
-            ".resources.gpusPerNode",
-        ),
-        _credentials_for_the_hub(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),

@@ -18,7 +18,7 @@ class ResourcesSpec(ApiModel):
     nodes: Annotated[int, Field(ge=1, le=1)] | None = None
     """Pods that train together. Only 1 for now, which is also the default."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
-    """GPUs of every pod; 0 trains on the CPU. More than 1 only for a script of your own. Default: as the administrator set it, 1 on GPU clusters."""
+    """GPUs of every pod, each with a process of its own; 0 trains on the CPU. Default: as the administrator set it, 1 on GPU clusters."""
     gpu_resource: (
         Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] | None
     ) = None

@@ -13,17 +13,12 @@ def resources_of(job: Job, settings: OperatorSettings) -> ResourcesSpec:
     asked = job.spec.resources or ResourcesSpec()
     return ResourcesSpec(
         nodes=asked.nodes or 1,
-        gpus_per_node=_default_gpus(job, settings) if asked.gpus_per_node is None else asked.gpus_per_node,
+        gpus_per_node=settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node,
         gpu_resource=asked.gpu_resource or settings.gpu_resource,
         requests=settings.requests | (asked.requests or {}),
         limits=settings.limits | (asked.limits or {}),
         shared_memory=asked.shared_memory,
     )
-
-
-def _default_gpus(job: Job, settings: OperatorSettings) -> int:
-    """As the administrator set it; the trainer itself uses one for now."""
-    return settings.gpus_per_node if job.spec.command else min(settings.gpus_per_node, 1)
 
 
 def output_uri_of(job: Job) -> str:
