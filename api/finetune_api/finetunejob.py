@@ -201,6 +201,7 @@ class FineTuneJobSpec(ApiModel):
             lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
             "spec.dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
+        _credentials_for_the_hub(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
