@@ -111,7 +111,7 @@ def token_digest(source: Source, objective: Objective[Any], how: Encoding) -> st
         "format": FORMAT,
         "rows": source.digest,
         "objective": repr(objective),
-        "encoding": how.digest(),
+        "encoding": how.digest,
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ class Encoding:
     mask_prompt: bool = True
     """Causal LM: learn the text alone and not the prompt before it."""
 
+    @cached_property
     def digest(self) -> str:
-        """sha256 of all that decides the tokens of a text."""
+        """sha256 of all that decides the tokens of a text; taken once, as use leaves traces in the tokenizer."""
         tokenizer = self.tokenizer
         options = (self.max_length, self.mask_prompt, tokenizer.truncation_side, tokenizer.eos_token_id)
         return hashlib.sha256(f"{options}{tokenizer.backend_tokenizer.to_str()}".encode()).hexdigest()
