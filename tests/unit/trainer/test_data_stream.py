@@ -194,9 +194,11 @@ def test_a_second_attempt_reuses_the_tokens_and_success_removes_them(make_job, c
     in_the_way.unlink()
     capsys.readouterr()
     assert job.run() == ExitCode.DONE
-    assert "the tokens of 48 rows of pvc://data/train.jsonl are there from an earlier attempt" in "".join(
-        capsys.readouterr()
-    )
+    said = "".join(capsys.readouterr())
+    for rows in (48, 16):
+        assert (
+            f"the tokens of {rows} rows of pvc://data/train.jsonl are there from an earlier attempt" in said
+        )
     assert not job.checkpoint_dir.exists()
 
 
