@@ -26,7 +26,7 @@ GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.02
 PEER_LOST = 76
 """Code of a process that ended only because another one did; never the launcher's own."""
-REPORT = "FINETUNE_REPORT"
+REPORT, LAUNCHER = "FINETUNE_REPORT", "FINETUNE_LAUNCHER"
 _DEATH_SIGNAL_OF_PARENT = 1
 
 
@@ -44,8 +44,11 @@ class Process:
         """As the launcher said; the only one where there is no launcher."""
         if REPORT not in environ:
             return cls()
-        # a launcher that is killed takes its processes along (prctl(2))
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL_OF_PARENT, signal.SIGTERM)
+        # a launcher that is killed takes its processes along (prctl(2)); by SIGKILL, as a process that waits for
+        # the others within torch sees no other signal
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL_OF_PARENT, signal.SIGKILL)
+        if os.getppid() != int(environ[LAUNCHER]):  # it was gone before
+            os.kill(os.getpid(), signal.SIGKILL)
         return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"]), Path(environ[REPORT]))
 
 
@@ -67,7 +70,8 @@ def launch(run_json: Path, world: int, stop: Stop, grace: float = GRACE_SECONDS)
 
 def _start(run_json: Path, rank: int, world: int, port: int, report: Path) -> "subprocess.Popen[bytes]":
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port, REPORT: report}
-    environ = {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    place |= {"MASTER_ADDR": "127.0.0.1", LAUNCHER: os.getpid()}
+    environ = {name: str(value) for name, value in place.items()}
     # a session of its own: a Ctrl-C reaches it through the launcher, and once
     command = [sys.executable, "-m", "finetune_trainer", str(run_json)]
     return subprocess.Popen(command, env=os.environ | environ, start_new_session=True)

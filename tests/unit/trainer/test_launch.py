@@ -1,0 +1,143 @@
+"""The launcher with real processes: it answers for the one that failed first, and leaves none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_trainer.control import Stop
+from finetune_trainer.launch import PEER_LOST, Process, _Processes, launch
+from unit.trainer.tiny import reviews
+
+SECONDS = 240
+"""In which everything here ends; the machine may be busy."""
+TWO = {"devices": {"gpus": 2, "simulated": True}}
+TRAINING = {"epochs": 3, "checkpoint": {"every": {"steps": 3}}}
+
+
+def start(job):
+    """The launcher, as on a laptop; its output goes to the job's log."""
+    folders = os.pathsep.join(folder for folder in sys.path if folder)
+    with (job.folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", str(job.write())],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"PYTHONPATH": folders},
+        )
+
+
+def children(pid):
+    """Processes started by a process, in their order."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for task in tasks for child in task.read_text().split())
+
+
+def ranks_of(pid):
+    """Both ranks, once they are there."""
+    return until(lambda: len(found := children(pid)) == 2 and found)
+
+
+def until(found):
+    deadline = time.monotonic() + SECONDS
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return result
+
+
+def gone(pid):
+    """Whether a process ended; a zombie that init has not yet collected did."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(make_job):
+    made = make_job(training=TRAINING, **TWO)
+    launcher = start(made)
+    ranks = ranks_of(launcher.pid)
+    until((made.checkpoint_dir / "step-00000003").exists)
+    os.kill(ranks[1], signal.SIGKILL)
+    assert launcher.wait(SECONDS) == 128 + signal.SIGKILL
+    assert "the process of rank 1 was ended by SIGKILL" in made.report.message
+    assert made.report.exit_code is None
+    assert all(gone(rank) for rank in ranks)
+    again = made.changed({"job": {"attempt": 2}})
+    assert start(again).wait(SECONDS) == ExitCode.DONE
+    assert again.report.from_step >= 3
+    assert again.report.effective.processes == 2
+    assert again.log.count('"message": "training ended at step 18') == 1
+
+
+def test_a_mistake_in_the_data_is_told_once_with_its_place(make_job):
+    made = make_job(rows=[*reviews(8), {"text": 5, "label": "pos"}], **TWO)
+    assert start(made).wait(SECONDS) == ExitCode.DATA
+    assert made.report.exit_code == ExitCode.DATA
+    assert made.report.place.row == 9
+    assert made.log.count("finetune_trainer: exit 65") == 1
+
+
+def test_sigterm_reaches_all_ranks(make_job):
+    made = make_job(training=TRAINING, **TWO)
+    launcher = start(made)
+    ranks = ranks_of(launcher.pid)
+    launcher.terminate()
+    assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED
+    assert "stopped by SIGTERM" in made.report.message
+    assert all(gone(rank) for rank in ranks)
+
+
+def test_a_rank_that_does_not_react_is_killed_after_the_grace(make_job):
+    made, answers = make_job(**TWO), []
+    path = made.write()
+    thread = threading.Thread(target=lambda: answers.append(launch(path, 2, Stop(), grace=0.1)))
+    thread.start()
+    frozen, failing = ranks_of(os.getpid())
+    os.kill(frozen, signal.SIGSTOP)
+    os.kill(failing, signal.SIGABRT)
+    thread.join(SECONDS)
+    ((code, report),) = answers
+    assert code == 128 + signal.SIGABRT
+    assert "rank 1 was ended by SIGABRT" in report.message
+    assert gone(frozen)
+
+
+def test_a_killed_launcher_leaves_no_ranks(make_job):
+    made = make_job(training=TRAINING | {"epochs": 10_000}, **TWO)
+    launcher = start(made)
+    ranks = ranks_of(launcher.pid)
+    until(lambda: "rows of" in made.log)
+    launcher.kill()
+    launcher.wait()
+    assert until(lambda: all(gone(rank) for rank in ranks))
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "rank"),
+    [
+        ({1: 0, 0: 0}, 0, 0),
+        ({0: PEER_LOST, 1: ExitCode.DIVERGED}, ExitCode.DIVERGED, 1),
+        ({1: ExitCode.STORAGE, 0: -signal.SIGKILL}, ExitCode.STORAGE, 1),
+        ({1: PEER_LOST, 0: PEER_LOST}, ExitCode.FAULT, 1),
+        ({0: -signal.SIGSEGV, 1: PEER_LOST}, 128 + signal.SIGSEGV, 0),
+    ],
+)
+def test_the_answer_is_that_of_the_first_rank_that_failed_by_itself(tmp_path, ended, code, rank):
+    reports = {rank: tmp_path / f"{rank}" for rank in ended}
+    for number, path in reports.items():
+        path.write_text(to_message(RunReport(message=f"rank {number}")))
+    answered, report = _Processes({}, ended).answer(reports, Stop())
+    assert answered == code
+    assert f"rank {rank}" in report.message
+
+
+def test_without_a_launcher_there_is_one_process():
+    assert Process.current({"RANK": "3", "WORLD_SIZE": "4"}) == Process(0, 1, None)
