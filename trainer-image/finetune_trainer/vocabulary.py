@@ -22,7 +22,7 @@ def add_tokens(tokenizer: Any, words: list[str]) -> Pieces:
 
 def check_fit(model: Any, tokenizer: Any, name: str) -> None:
     """Raise NotFoundError when the tokenizer has ids that the model has no embedding for."""
-    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    rows, largest = len(model.get_input_embeddings().weight), max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise NotFoundError(
             f"model: tokenizer and model of {name} do not fit: the tokenizer has ids up to {largest}, and the model"
