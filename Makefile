@@ -40,11 +40,11 @@ images: install ## Build both images and bring them into the cluster
 ##@ Test
 test: test-unit test-examples test-integration test-e2e ## Run all tests; starts and removes its own clusters
 
-test-unit: install ## Tests without a cluster, under a minute
-	@$(PYTHON) -m pytest -q tests/unit tests/conventions
+test-unit: install ## Tests without a cluster, some minutes
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/unit tests/conventions
 
 test-examples: install ## Train every example of a technique, from its YAML through the operator's plan
-	@$(PYTHON) -m pytest -q tests/examples
+	@$(PYTHON) -m pytest -q -n 2 tests/examples
 
 test-integration: install ## Tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm

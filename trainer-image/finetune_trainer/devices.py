@@ -10,8 +10,6 @@ from finetune_api.training import Precision
 from finetune_trainer.errors import ConfigurationError, NoGpuError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import torch
 
 

@@ -20,7 +20,7 @@ def adapted(make_job, name="job", **changes):
     return make_job(
         name,
         model={"adapter": {"lora": {"rank": 4, "dropout": 0.1, "merge": merge}}},
-        training={"epochs": 3, "optimizer": {"learningRate": 1e-2}, "checkpoint": {"every": {"steps": 5}}},
+        training={"epochs": 6, "optimizer": {"learningRate": 1e-2}, "checkpoint": {"every": {"steps": 5}}},
         **changes,
     )
 
