@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ class Compute:
 
         return torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float32
 
-    def autocast(self) -> "AbstractContextManager[None]":
+    def autocast(self) -> AbstractContextManager[None]:
         """The context of every forward pass."""
         import torch
 
