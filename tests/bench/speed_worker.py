@@ -91,9 +91,10 @@ class Setup:
 
 def build(plan: Plan) -> Setup:
     """The trainer's own Run over the plan's rows, put together as `finetune_trainer.run` does."""
+    from finetune_trainer.assembly import assemble, start_torch
     from finetune_trainer.distributed import Ranks
+    from finetune_trainer.inputs import read_inputs
     from finetune_trainer.launch import Process
-    from finetune_trainer.run import assemble, read_inputs, start_torch
 
     scratch = Path(plan.scratch)
     config = RunConfig.model_validate(

@@ -172,6 +172,6 @@ class Hub:
         has = f"only {', '.join(pickled[:3])}, which can run code when loaded" if pickled else "none"
         return NotFoundError(
             f"{source.field}: {source.uri} has no *.safetensors weights ({has}); take a model that has them, or a"
-            " revision such as @refs/pr/1 if somebody proposed them there (https://huggingface.co/docs/safetensors)",
+            " revision such as @refs/pr/1 if somebody proposed them there",
             FaultPlace(field=source.field, file=source.uri),
         )

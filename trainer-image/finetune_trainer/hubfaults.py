@@ -13,7 +13,7 @@ from finetune_trainer.errors import NotFoundError, StorageError, TrainerError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 ACCESS = (
-    "make a token that may read it at https://huggingface.co/settings/tokens, put it under the key token of a Secret,"
+    "make a token that may read it (the Hub's Settings, Access Tokens), put it under the key token of a Secret,"
     " and name that in model.credentials.secretName"
 )
 

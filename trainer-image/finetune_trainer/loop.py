@@ -64,7 +64,7 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     statistics = running_statistics(run.judge.model)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
         loss_sum, weight = _gradients_that_fit(run, state, batch)
-    loss = loss_sum / weight
+    loss = loss_sum / weight if weight else 0.0  # a step may predict nothing: only prompts, only cut words
     norm = clip(_parameters(run), run.training.gradient_clipping, run.reporter)
     if not finite(loss, norm):
         put_back(statistics)
@@ -127,7 +127,7 @@ def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, bool]
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
     else:
-        run.ranks.join_gradients(_parameters(run), weight)
+        run.ranks.join_gradients(_parameters(run), weight or 1.0)
     return loss_sum, weight, somewhere_full > 0
 
 

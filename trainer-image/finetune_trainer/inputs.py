@@ -1,0 +1,90 @@
+"""What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints.
+
+Called by `run`.
+"""
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.run import RunConfig
+from finetune_api.status import ResolvedStatus
+from finetune_trainer.adapters import check_adapter
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.config import fingerprint
+from finetune_trainer.control import Stop
+from finetune_trainer.data.dataset import Dataset, read_dataset
+from finetune_trainer.errors import StoppedError
+from finetune_trainer.heads import check_head
+from finetune_trainer.hub import fetch
+from finetune_trainer.launch import Process
+from finetune_trainer.looks import history_of
+from finetune_trainer.model import ModelFolder, check_folder
+from finetune_trainer.objectives import OBJECTIVES
+from finetune_trainer.report import Reporter
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was read and checked before torch is needed."""
+
+    config: RunConfig
+    reporter: Reporter
+    stop: Stop
+    process: Process
+    dataset: Dataset
+    folder: ModelFolder
+    checkpoints: Checkpoints
+
+
+def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Process) -> Inputs:
+    """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
+    config = fetch(config, reporter, stop)
+    checkpoints = checkpoints_of(config, reporter)
+    check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
+    check_adapter(config.model)
+    folder = check_folder(config.model)
+    dataset = read_dataset(config, reporter, lambda: stop_if_asked(stop))
+    if process.rank == 0:
+        checkpoints.claim()
+    found = dataset.resolved
+    tokenizer = folder.tokenizer_resolved(config.model)
+    reporter.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
+    digests = {name: part.digest for name, part in found.items()}
+    digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
+    checkpoints.fingerprint = fingerprint(config, digests)
+    if process.rank == 0:
+        reporter.history = history_of(config.training.debug, checkpoints.folder)
+    stop_if_asked(stop)
+    return Inputs(config, reporter, stop, process, dataset, folder, checkpoints)
+
+
+def checkpoints_of(config: RunConfig, reporter: Reporter) -> Checkpoints:
+    def say(text: str) -> None:
+        reporter.say(text, level="warning")
+
+    return Checkpoints(
+        Path(config.output.checkpoint_dir), config.job.attempt, config.training.checkpoint.keep, say
+    )
+
+
+def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
+    """Remove the checkpoints, downloads that lie beside them, and that folder where it is this job's own."""
+    checkpoints.remove_all()
+    own = checkpoints.folder.parent
+    if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
+        shutil.rmtree(config.output.hub_dir, ignore_errors=True)
+    if own.name == config.job.uid:
+        with suppress(OSError):
+            own.rmdir()
+            own.parent.rmdir()
+
+
+def stop_if_asked(stop: Stop) -> None:
+    if stop.requested:
+        raise stopped(stop)
+
+
+def stopped(stop: Stop) -> StoppedError:
+    return StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")
