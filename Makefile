@@ -60,6 +60,9 @@ bench: install ## Measure; the figures of docs/benchmarks.md
 bench-stream: install ## Measure the memory that a 5 GB data file takes; half an hour, 9 GB of disk
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/stream_5gb.py
 
+bench-equivalence: install ## Micro-batches x processes x objectives, beside transformers.Trainer
+	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/equivalence.py
+
 bench-trainer: install ## Measure the trainer's speed beside a bare loop and transformers.Trainer
 	@$(PYTHON) tests/bench/trainer_speed.py
 
@@ -98,4 +101,4 @@ verify: lint types generate ## Prove that code is clean and generated files are 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-stream bench-trainer bench-quality install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-equivalence bench-stream bench-trainer bench-quality install format lint types generate lock verify help
