@@ -50,7 +50,7 @@ def _merge_effective(old: EffectiveStatus | None, new: EffectiveStatus | None) -
         return old or new
     found = {
         name: getattr(new, name)
-        for name in ("labels", "device", "precision", "micro_batch_size", "total_steps")
+        for name in ("labels", "device", "precision", "micro_batch_size", "total_steps", "processes")
     }
     return old.model_copy(update={name: value for name, value in found.items() if value is not None})
 
