@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_api.run import RunConfig
+from finetune_trainer.allocator import keep_freed_memory
 from finetune_trainer.control import Stop
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
@@ -120,7 +121,7 @@ def build(plan: Plan) -> Setup:
             },
         }
     )
-    config = config.model_copy(update={"training": config.training.resolved("classification")})
+    config = config.model_copy(update={"training": config.training.resolved("classification", plan.max_length)})
     inputs = read_inputs(config, Reporter(out=sys.stderr), Stop(), Process())
     run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()), Ranks())
     state = TrainState(micro_batch_size=config.training.micro_batch_size or 1)
@@ -176,8 +177,17 @@ def bare(setup: Setup, gate: Gate) -> None:
 
 
 def transformers_trainer(setup: Setup, gate: Gate) -> None:
-    """`transformers.Trainer` with its defaults but for what makes the training the same; `hf-grouped` by length."""
-    from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+    """`transformers.Trainer` with its defaults but for what makes the training the same; `hf-grouped` by length.
+
+    The model is the one that transformers loads, without what the trainer changes in its own.
+    """
+    from transformers import (
+        AutoModelForSequenceClassification,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     class Gated(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -203,7 +213,7 @@ def transformers_trainer(setup: Setup, gate: Gate) -> None:
         disable_tqdm=True,
     )
     trainer = Trainer(
-        model=run.judge.model,
+        model=AutoModelForSequenceClassification.from_pretrained(plan.model, num_labels=2),
         args=arguments,
         train_dataset=list(_rows(run.train)),
         data_collator=collate,
@@ -232,6 +242,8 @@ def main() -> None:
     plan, answers = Plan(**json.loads(sys.argv[1])), sys.stdout
     sys.stdout = sys.stderr
     configure()
+    if not plan.variant.startswith("hf"):
+        keep_freed_memory()
     VARIANTS[plan.variant](build(plan), Gate(plan, answers, sys.stdin))
 
 

@@ -49,6 +49,8 @@ RATIOS = (
 )
 OVERHEADS = (("ours, Auto", "bare loop, Auto"), ("ours, Float32", "bare loop, Float32"))
 MOST_OVERHEAD = 0.03
+UNTOUCHED = {"GOMP_SPINCOUNT": "300000"}
+"""How long waiting threads spin unless told otherwise, which the trainer does and `transformers.Trainer` does not."""
 
 
 class Worker:
@@ -126,7 +128,8 @@ def measure(names: list[str], options: argparse.Namespace, folder: Path) -> dict
                 scratch=str(scratch),
                 micro_batch_size=options.micro_batch_size,
             )
-            workers[name] = stack.enter_context(Worker(name, plan, environment()))
+            kept = UNTOUCHED if variant.startswith("hf") else {}
+            workers[name] = stack.enter_context(Worker(name, plan, environment() | kept))
         for turn in range(options.rounds):
             for name in names if turn % 2 == 0 else reversed(names):
                 workers[name].run_window()

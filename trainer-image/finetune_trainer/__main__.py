@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_trainer.allocator import keep_freed_memory
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.control import Stop
 from finetune_trainer.errors import PeerLostError, TrainerError
@@ -91,6 +92,7 @@ def _run(path: Path, process: Process, reporter: Reporter, stop: Stop) -> int:
     reporter.report = RunReport(attempt=config.job.attempt)
     reporter.connect(config)
     threads = configure(processes=process.world)
+    keep_freed_memory()
     from finetune_trainer.run import run
 
     reporter.report = run(config, reporter, stop, process, threads)

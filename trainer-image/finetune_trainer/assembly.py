@@ -102,7 +102,9 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
 
 def _model(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> tuple[Any, Any]:
     """The model in training mode on its device, shared by the ranks, and its tokenizer."""
+    from finetune_trainer.attention import use_fast_attention
     from finetune_trainer.dropout import use_fast_dropout
+    from finetune_trainer.narrowing import narrow_last_layer
 
     config, objective = inputs.config, inputs.dataset.objective
     tokenizer = load_tokenizer(inputs.folder, config.dataset.preprocessing.truncation.value.lower())
@@ -112,8 +114,10 @@ def _model(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> tuple[Any, Any
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
     objective.check(model)
+    narrow_last_layer(model)
     if compute.device.type == "cpu":
         use_fast_dropout(model)
+        use_fast_attention(model)
     ranks.share(model, layers_of(model), compute)
     model.train()
     return model, tokenizer

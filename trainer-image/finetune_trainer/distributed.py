@@ -95,20 +95,22 @@ class Ranks:
                 f" cannot change on the way with {field}"
             ) from error
 
-    def join_gradients(self, parameters: list[nn.Parameter], weight: float) -> None:
-        """Make the gradient of the ranks' sums that of their mean over `weight`, equal on all ranks."""
+    def join_gradients(self, parameters: list[nn.Parameter], weight: float) -> float:
+        """Join the ranks' gradients; returns by what they have to be multiplied to be that of the mean over `weight`.
+
+        Not done here, so that one pass over the gradients does for this and for clipping.
+        """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.sharded:  # reduced already, to their mean over the ranks
-            weight /= self.world
-        elif self.world > 1:
+            return self.world / weight
+        if self.world > 1:
             for bucket in _buckets(gradients):
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
                 dist.all_reduce(flat)
                 parts = torch.split(flat, [gradient.numel() for gradient in bucket])
                 for gradient, part in zip(bucket, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
-        for gradient in gradients:
-            gradient.mul_(1.0 / weight)
+        return 1.0 / weight
 
     def share(self, model: nn.Module, layers: list[nn.Module], compute: Compute) -> None:
         """Bring the model to the device with the weights of rank 0; with sharding divide it, layer by layer.

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.nn.utils import clip_grad_value_, get_total_norm
 
 from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
@@ -26,6 +26,9 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.schedules import factor
 from finetune_trainer.session import Run, Step, checkpoint_due, evaluation_due, is_finished
 from finetune_trainer.state import TrainState
+
+NORM_EPSILON = 1e-6
+"""In torch's clip_grad_norm_, which this has to equal."""
 
 
 def train(run: Run, state: TrainState) -> None:
@@ -63,9 +66,9 @@ def train_step(run: Run, state: TrainState) -> Step | None:
         group["lr"] = rate * group["scale"]
     statistics = running_statistics(run.judge.model)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
-        loss_sum, weight = _gradients_that_fit(run, state, batch)
+        loss_sum, weight, scale = _gradients_that_fit(run, state, batch)
     loss = loss_sum / weight if weight else 0.0  # a step may predict nothing: only prompts, only cut words
-    norm = clip(_parameters(run), run.training.gradient_clipping, run.reporter)
+    norm = scale_and_clip(_parameters(run), scale, run.training.gradient_clipping, run.reporter)
     if not finite(loss, norm):
         put_back(statistics)
         refuse(run, state, batch, loss, norm)
@@ -90,15 +93,15 @@ def learning_rate(run: Run, state: TrainState) -> float:
     )
 
 
-def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[float, float]:
+def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[float, float, float]:
     """`_gradients`, with the micro-batch halved, from the same random state, as long as a device is full."""
     device = run.judge.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
-        loss_sum, weight, full = _gradients(run, batch, state.micro_batch_size)
-        if not full:
-            return loss_sum, weight
+        loss_sum, weight, scale = _gradients(run, batch, state.micro_batch_size)
+        if scale is not None:
+            return loss_sum, weight, scale
         state.micro_batch_size = halved(state.micro_batch_size, int(run.train.lengths[batch].max()))
         run.reporter.say(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
@@ -111,10 +114,11 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[fl
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, bool]:
-    """Gradient of the mean loss over the whole batch, in `.grad`, the same on all ranks.
+def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, float | None]:
+    """Gradient of the loss over the whole batch, in `.grad`, the same on all ranks.
 
-    Returns the loss as sum and weight, and whether some rank was out of memory, which leaves no gradient.
+    Returns the loss as sum and weight, and by what the gradient has to be multiplied to be that of the mean; None if
+    some rank was out of memory, which leaves no gradient.
     """
     run.optimizer.zero_grad(set_to_none=True)
     loss_sum, weight, full = 0.0, 0.0, False
@@ -126,9 +130,8 @@ def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, bool]
     loss_sum, weight, somewhere_full = run.exchange(loss_sum, weight, full)
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
-    else:
-        run.ranks.join_gradients(_parameters(run), weight or 1.0)
-    return loss_sum, weight, somewhere_full > 0
+        return loss_sum, weight, None
+    return loss_sum, weight, run.ranks.join_gradients(_parameters(run), weight or 1.0)
 
 
 def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float]:
@@ -146,16 +149,21 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float]:
     return loss_sum, weight
 
 
-def clip(
-    parameters: list[torch.nn.Parameter], spec: GradientClippingSpec | None, reporter: Reporter
+def scale_and_clip(
+    parameters: list[torch.nn.Parameter], scale: float, spec: GradientClippingSpec | None, reporter: Reporter
 ) -> float:
-    """Bound the gradient; returns its L2 norm before that."""
-    bound = spec.max_norm if spec else None
-    if bound:
-        norm = float(whole(clip_grad_norm_(parameters, bound)))
-        reporter.metrics.clipped.inc(norm > bound)
-        return norm
-    norm = float(whole(get_total_norm([p.grad for p in parameters if p.grad is not None])))
+    """Multiply the gradient by `scale` and bound it; returns its L2 norm between the two.
+
+    By norm as torch's clip_grad_norm_, in one pass over the gradient for both.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = scale * whole(get_total_norm(gradients))
+    norm = float(total)
+    if spec and spec.max_norm:
+        reporter.metrics.clipped.inc(norm > spec.max_norm)
+        scale *= float(torch.clamp(spec.max_norm / (total + NORM_EPSILON), max=1.0))
+    for gradient in gradients:
+        gradient.mul_(scale)
     if spec and spec.max_value is not None:
         clip_grad_value_(parameters, spec.max_value)
     return norm

@@ -91,9 +91,10 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
     reference.backward()
     expected = {n: p.grad.clone() for n, p in run.judge.model.named_parameters() if p.grad is not None}
     for size in (8, 5, 3, 1):
-        loss_sum, weight, _ = _gradients(run, batch, size)
+        loss_sum, weight, scale = _gradients(run, batch, size)
         assert loss_sum / weight == pytest.approx(reference.item(), abs=1e-6)
-        got = {n: p.grad for n, p in run.judge.model.named_parameters() if p.grad is not None}
+        named = run.judge.model.named_parameters()
+        got = {n: p.grad * scale for n, p in named if p.grad is not None}
         assert largest_difference(expected, got) < 1e-6
 
 
@@ -122,25 +123,43 @@ def test_the_last_smaller_batch_counts_its_rows_like_all_others(model_folder):
 def test_clipping_by_norm_is_torchs(bound):
     import torch
 
-    from finetune_trainer.loop import clip
+    from finetune_trainer.loop import scale_and_clip
 
     parameters, copies = two_sets_of_parameters()
     before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
     reporter = Reporter(out=io.StringIO())
-    assert clip(parameters, GradientClippingSpec(max_norm=bound), reporter) == pytest.approx(before)
+    norm = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_norm=bound), reporter)
+    assert norm == pytest.approx(before)
     if bound:
         torch.nn.utils.clip_grad_norm_(copies, bound)
     assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
 
 
+@pytest.mark.parametrize("spec", [GradientClippingSpec(max_norm=0.5), GradientClippingSpec(max_value=0.01), None])
+def test_a_gradient_of_sums_is_clipped_as_that_of_the_mean(spec):
+    import torch
+
+    from finetune_trainer.loop import scale_and_clip
+
+    parameters, copies = two_sets_of_parameters()
+    for copy in copies:
+        copy.grad.mul_(1 / 32)
+    reporter = Reporter(out=io.StringIO())
+    norms = scale_and_clip(parameters, 1 / 32, spec, reporter), scale_and_clip(copies, 1.0, spec, reporter)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    for parameter, copy in zip(parameters, copies, strict=True):
+        assert torch.allclose(parameter.grad, copy.grad, rtol=1e-6, atol=0)
+
+
 def test_clipping_by_value_is_torchs_and_the_norm_is_the_one_before():
     import torch
 
-    from finetune_trainer.loop import clip
+    from finetune_trainer.loop import scale_and_clip
 
     parameters, copies = two_sets_of_parameters()
     before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
-    norm = clip(parameters, GradientClippingSpec(max_value=0.3), Reporter(out=io.StringIO()))
+    reporter = Reporter(out=io.StringIO())
+    norm = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_value=0.3), reporter)
     torch.nn.utils.clip_grad_value_(copies, 0.3)
     assert norm == pytest.approx(before)
     assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
