@@ -121,7 +121,9 @@ def build(plan: Plan) -> Setup:
             },
         }
     )
-    config = config.model_copy(update={"training": config.training.resolved("classification", plan.max_length)})
+    config = config.model_copy(
+        update={"training": config.training.resolved("classification", plan.max_length)}
+    )
     inputs = read_inputs(config, Reporter(out=sys.stderr), Stop(), Process())
     run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()), Ranks())
     state = TrainState(micro_batch_size=config.training.micro_batch_size or 1)
@@ -206,6 +208,7 @@ def transformers_trainer(setup: Setup, gate: Gate) -> None:
         per_device_train_batch_size=plan.batch_size,
         weight_decay=run.training.optimizer.weight_decay,
         warmup_steps=0.1,
+        use_cpu=True,
         bf16=run.judge.compute.precision.value == "BFloat16",
         train_sampling_strategy="group_by_length" if plan.variant == "hf-grouped" else "random",
         save_strategy="no",

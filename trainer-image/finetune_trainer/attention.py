@@ -1,8 +1,9 @@
-"""Attention with the masks of `dropout` for training on the CPU. Called by `assembly` once the model is built.
+"""Attention as it is fastest on a CPU for texts of usual length. Called by `assembly` once the model is built.
 
-With attention dropout torch's scaled_dot_product_attention takes its plain path on a CPU, and draws the masks number by
-number in one thread. Here the same is written out with cheaper masks. Without dropout, in evaluation among others,
-torch's own is used. The scores of a layer are kept for the backward pass either way.
+Torch's scaled_dot_product_attention takes two ways there: without dropout a blockwise one, whose backward pass in
+bfloat16 takes two to seven times as long as the plain computation, and with dropout a plain one, which draws the masks
+number by number in one thread. Here the plain computation is written out, with the masks of `dropout`. Where torch's is
+faster or its memory counts, in long texts, it is used. Measured by tests/bench/attention_speed.py.
 """
 
 from typing import Any
@@ -13,24 +14,22 @@ from torch import Tensor, nn
 from finetune_trainer.dropout import dropout_mask
 
 NAME = "finetune_cpu"
-DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
-"""Of transformers' configurations."""
+LONGEST, LONGEST_FLOAT32 = 512, 64
+"""Tokens up to which the plain computation is the faster one without dropout."""
+OTHER_KINDS = ("softcap", "position_bias", "s_aux", "cache")
+"""Arguments by which transformers asks for more than is computed here."""
 
 
 def use_fast_attention(model: nn.Module) -> None:
-    """Have every model of transformers in `model` that drops attention out, and lets itself be told how, use it."""
+    """Have every model of transformers in `model` whose attention can be chosen compute it here."""
     from transformers import AttentionInterface, PreTrainedModel
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, eager_mask)
     for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa" and _drops(part.config):
+        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
             part.config._attn_implementation = NAME
-
-
-def _drops(config: Any) -> bool:
-    return any(getattr(config, name, None) for name in DROPOUTS)
 
 
 def attend(
@@ -50,15 +49,22 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-    if not dropout:
+    long = key.shape[2] > (LONGEST_FLOAT32 if query.dtype is torch.float32 else LONGEST)
+    unmasked_decoder = attention_mask is None and getattr(module, "is_causal", False)
+    if (
+        (long and not dropout)
+        or unmasked_decoder
+        or any(others.get(kind) is not None for kind in OTHER_KINDS)
+    ):
         return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout=0.0, scaling=scaling, **others
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = torch.softmax(scores, -1).to(value.dtype)
-    dropped = weights * dropout_mask(weights, dropout)
-    return torch.matmul(dropped, value).transpose(1, 2).contiguous(), None
+    with torch.autocast(query.device.type, enabled=False):  # which would compute the softmax in float32
+        scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
+        if attention_mask is not None:
+            scores = scores + attention_mask.to(scores.dtype)
+        weights = torch.softmax(scores, -1)
+        dropped = weights * dropout_mask(weights, dropout) if dropout else weights
+        return torch.matmul(dropped, value).transpose(1, 2).contiguous(), None

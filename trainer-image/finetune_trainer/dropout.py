@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 _LEVELS = 2**16
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By size in bytes: a mask is the bits of one number or zero, which NumPy, that knows no bfloat16, can write too."""
 
 
 def use_fast_dropout(model: nn.Module) -> None:
@@ -31,9 +33,14 @@ class FastDropout(nn.Dropout):
 
 
 def dropout_mask(like: Tensor, probability: float) -> Tensor:
-    """Factors of `like`'s shape and type: 0 for an element to drop, else what keeps the mean."""
+    """Factors of `like`'s shape and type: 0 for an element to drop, else what keeps the mean.
+
+    Made by NumPy, whose loops over 16-bit integers take a fifth of the time of torch's.
+    """
     dropped = min(round(probability * _LEVELS), _LEVELS - 1)
+    kept = torch.tensor(_LEVELS / (_LEVELS - dropped), dtype=like.dtype)
     seed = int(torch.empty((), dtype=torch.int64).random_())
     words = np.random.SFC64(seed).random_raw(-(-like.numel() // 4))
-    bits = torch.from_numpy(words.view(np.int16))[: like.numel()].view(like.shape)
-    return (bits >= dropped - _LEVELS // 2).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    stays = words.view(np.uint16)[: like.numel()] >= dropped
+    pattern = kept.view(_INTEGERS[like.element_size()]).numpy()
+    return torch.from_numpy(np.multiply(stays, pattern)).view(like.dtype).view(like.shape)

@@ -16,7 +16,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from finetune_trainer.attention import NAME, attend, use_fast_attention
+from finetune_trainer.attention import LONGEST_FLOAT32, NAME, attend, use_fast_attention
 from finetune_trainer.narrowing import narrow_last_layer
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -93,10 +93,24 @@ def test_a_decoder_stays_causal(dropout):
     torch.testing.assert_close(model(input_ids=IDS, attention_mask=MASK).logits[MASK == 1], before[MASK == 1])
 
 
-def test_a_model_without_attention_dropout_keeps_torchs_attention():
-    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=20, **SIZES))
-    use_fast_attention(model)
-    assert model.config._attn_implementation == "sdpa"
+def test_groups_of_heads_share_their_keys_as_in_llama():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=20, num_key_value_heads=1, **SIZES))
+    other = copy.deepcopy(model)
+    use_fast_attention(other)
+    assert_alike(model, other)
+
+
+@pytest.mark.parametrize("length", [LONGEST_FLOAT32, LONGEST_FLOAT32 + 1])
+@pytest.mark.parametrize("dropout", [0.0, NEARLY_NONE])
+def test_long_texts_give_the_same(length, dropout):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, length, 4) for _ in range(3))
+    mask = torch.zeros(1, 1, 1, length)
+    mask[..., -3:] = torch.finfo(mask.dtype).min
+    found, _ = attend(torch.nn.Module(), query, key, value, mask, dropout=dropout)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
 def test_the_saved_model_does_not_know_of_it(tmp_path):

@@ -135,7 +135,9 @@ def test_clipping_by_norm_is_torchs(bound):
     assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
 
 
-@pytest.mark.parametrize("spec", [GradientClippingSpec(max_norm=0.5), GradientClippingSpec(max_value=0.01), None])
+@pytest.mark.parametrize(
+    "spec", [GradientClippingSpec(max_norm=0.5), GradientClippingSpec(max_value=0.01), None]
+)
 def test_a_gradient_of_sums_is_clipped_as_that_of_the_mean(spec):
     import torch
 
