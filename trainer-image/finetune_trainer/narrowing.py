@@ -27,7 +27,8 @@ def narrow_last_layer(model: nn.Module) -> bool:
     """Have the last layer go on with the first position after its attention; False where that is not known to fit."""
     if not any(type(part).__name__ in READERS_OF_THE_FIRST for part in model.modules()):
         return False
-    layers_of(model)[-1].attention.output.register_forward_pre_hook(_first_position)
+    last: Any = layers_of(model)[-1]
+    last.attention.output.register_forward_pre_hook(_first_position)
     return True
 
 
