@@ -56,6 +56,28 @@ def test_training_is_that_of_one_process_for_every_objective(tmp_path, world, sh
                 assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
 
 
+def padded(*slices):
+    """Positions of slices of examples, each padded to its longest."""
+    return sum(len(lengths) * max(lengths) for lengths in slices)
+
+
+def test_every_rank_knows_how_many_positions_all_of_them_computed(tmp_path):
+    """In micro-batches of 3, of 7 rows rank 0 has 4, and rank 1, which has 3, computes the last once more with it."""
+
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **(TRAINING | {"maxSteps": 2}))
+        train(run, state)
+        return state.positions
+
+    run, _ = a_run("classification", **TRAINING)
+    seven, two = (run.train.lengths[run.batch(step)] for step in range(2))
+    assert (len(seven), len(two)) == (7, 2)
+    expected = padded(seven[[0, 2, 4]], seven[[6]], seven[[1, 3, 5]], seven[[6]], two[[0]], two[[1]])
+    assert on_ranks(2, body, tmp_path) == [expected, expected]
+
+
 def test_dropout_differs_between_ranks_and_every_rank_has_the_same_weights(tmp_path):
     import torch
 

@@ -91,7 +91,7 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
     reference.backward()
     expected = {n: p.grad.clone() for n, p in run.judge.model.named_parameters() if p.grad is not None}
     for size in (8, 5, 3, 1):
-        loss_sum, weight, _ = _gradients(run, batch, size)
+        loss_sum, weight, *_ = _gradients(run, batch, size)
         assert loss_sum / weight == pytest.approx(reference.item(), abs=1e-6)
         got = {n: p.grad for n, p in run.judge.model.named_parameters() if p.grad is not None}
         assert largest_difference(expected, got) < 1e-6
