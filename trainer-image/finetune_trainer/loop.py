@@ -60,7 +60,7 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    statistics = running_statistics(run.judge.model)
+    statistics = running_statistics(run.norms)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
         loss_sum, weight, positions = _gradients_that_fit(run, state, batch)
     loss = loss_sum / weight if weight else 0.0  # a step may predict nothing: only prompts, only cut words

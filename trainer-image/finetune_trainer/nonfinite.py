@@ -174,9 +174,8 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def running_statistics(norms: list[nn.Module]) -> list[tuple[Tensor, Tensor]]:
     """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
-    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
 
 

@@ -6,6 +6,7 @@ Made by `run`, used by `loop` and `noting`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -67,6 +68,11 @@ class Run:
     def ranks(self) -> Ranks:
         """This process among those of the run."""
         return self.judge.ranks
+
+    @cached_property
+    def norms(self) -> list[torch.nn.Module]:
+        """Layers with running statistics, which every forward pass in training changes."""
+        return [module for module in self.judge.model.modules() if hasattr(module, "running_mean")]
 
     @property
     def stopping(self) -> bool:
