@@ -18,6 +18,7 @@ from finetune_api.training import NonFiniteAction
 from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError
+from finetune_trainer.layers import watched
 from finetune_trainer.session import Run, rows_named
 from finetune_trainer.state import TrainState
 
@@ -141,20 +142,12 @@ def _first_output(model: nn.Module) -> Iterator[list[str]]:
     """The names of the modules whose output is not finite, in the order in which they were done."""
     seen: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not all(all_finite(tensor) for tensor in tensors_in(output)):
-                seen.append(name)
+    def look(name: str, output: Any) -> None:
+        if not all(all_finite(tensor) for tensor in tensors_in(output)):
+            seen.append(name or type(model).__name__)
 
-        return hook
-
-    named = [(name or type(model).__name__, module) for name, module in model.named_modules()]
-    handles = [module.register_forward_hook(look(name)) for name, module in named]
-    try:
+    with watched(model.named_modules(), look):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
