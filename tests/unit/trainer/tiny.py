@@ -3,13 +3,12 @@
 import json
 import os
 import random
-import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunReport
+from unit.trainer.forks import fork
 
 GOOD = ["good", "fine", "bright", "lovely", "great", "charming", "clever", "warm"]
 BAD = ["bad", "dull", "grim", "awful", "boring", "weak", "stale", "cold"]
@@ -148,26 +147,15 @@ class Job:
     def start(self, before: Any = None) -> int:
         """Run in a forked process; returns its id. `before` is called in it first."""
         path = self.write()
-        child = os.fork()
-        if child:
-            return child
-        code = 99
-        try:
-            output = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+
+        def body() -> int:
             if before is not None:
                 before()
             from finetune_trainer.__main__ import main
 
-            code = main([str(path)])
-        except BaseException:  # noqa: BLE001 - a child must never return into the tests
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            return main([str(path)])
+
+        return fork(body, self.folder / "log")
 
     def run_apart(self, before: Any = None) -> int:
         """Run in a forked process; returns the exit code, negative for a signal."""
