@@ -73,27 +73,50 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
 
 
 def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
-    """Go back to the newest checkpoint with a smaller rate; a batch that fails with those weights too fails the job."""
-    earlier = run.restore()
-    times = state.nonfinite - earlier.nonfinite
-    factor = earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times
-    kept = {"nonfinite": state.nonfinite, "micro_batch_size": state.micro_batch_size, "rate_factor": factor}
-    vars(state).update(vars(earlier) | kept)
-    again = find(run, state, batch)
-    if again.layer is not None:
-        raise DivergedError(
-            f"diverged {told}; the weights of step {state.step} give the same on {rows_named(run, again.rows)}, so a"
-            f" smaller rate does not help; {ADVICE}"
-        )
+    """Go back to a checkpoint whose weights can compute the batch, with a smaller rate.
+
+    The newest one, unless training that came from it got no further than this: its weights may have exploded, though
+    they are finite, and an older one is taken. Back to the start at most, and no more often than the policy's limit.
+    """
+    failed, before = state.step + 1, None
+    if failed <= state.failed_step and state.returned_step > 0:
+        before = state.returned_step
+    while True:
+        earlier = run.restore(before)
+        if earlier is None:
+            raise DivergedError(f"diverged {told}; no checkpoint is left to go back to; {ADVICE}")
+        _return_to(run, state, earlier, failed)
+        again = find(run, state, batch)
+        if again.layer is None:
+            break
+        if earlier.step == 0:
+            raise DivergedError(
+                f"diverged {told}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
+                f" smaller rate does not help; {ADVICE}"
+            )
+        before = earlier.step
     run.reporter.metrics.rollbacks.inc()
     run.reporter.back_to(state.step, state.evaluations, state.best)
     if run.debug is not None:
         run.debug.start(state.step)
     run.reporter.say(
-        f"not finite {told}; back to step {state.step} with {factor:g} times the learning rate",
+        f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
         level="warning",
         event="rollback",
     )
+
+
+def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) -> None:
+    """Make the state that of a checkpoint, but for what is known of failures since."""
+    times = state.nonfinite - earlier.nonfinite
+    kept = {
+        "nonfinite": state.nonfinite,
+        "micro_batch_size": state.micro_batch_size,
+        "rate_factor": earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times,
+        "failed_step": failed,
+        "returned_step": earlier.step,
+    }
+    vars(state).update(vars(earlier) | kept)
 
 
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:

@@ -36,8 +36,9 @@ class Run:
     validation: Examples
     save: Callable[[TrainState], None]
     """Writes a checkpoint."""
-    restore: Callable[[], TrainState]
-    """Puts the newest checkpoint into model, optimizer and generators; returns its state."""
+    restore: Callable[[int | None], TrainState | None]
+    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, and drops the later
+    ones; returns its state, None if there is none."""
     reporter: Reporter
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""

@@ -122,7 +122,7 @@ def a_run(
         train=rows,
         validation=rows,
         save=save,
-        restore=lambda: pytest.fail("nothing is rolled back"),
+        restore=lambda _: pytest.fail("nothing is rolled back"),
         reporter=Reporter(out=io.StringIO(), quiet=ranks.rank > 0),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)

@@ -59,7 +59,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
         train=examples,
         validation=examples,
         save=lambda state: saved.append(state.step),
-        restore=lambda: pytest.fail("nothing is rolled back"),
+        restore=lambda _: pytest.fail("nothing is rolled back"),
         reporter=Reporter(out=log),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
