@@ -37,8 +37,9 @@ class Run:
     save: Callable[[TrainState], None]
     """Writes a checkpoint."""
     restore: Callable[[int | None], TrainState | None]
-    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, and drops the later
-    ones; returns its state, None if there is none."""
+    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
+    ones and returns its state; None if there is none.
+    """
     reporter: Reporter
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
