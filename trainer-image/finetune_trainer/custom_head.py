@@ -35,8 +35,9 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(rows) if len(rows) > 1 else self._by_running(rows)
 
     def _by_running(self, rows: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()  # of a divided model they may come in bfloat16
         return functional.batch_norm(
-            rows, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            rows, self.running_mean, self.running_var, weight, bias, training=False, eps=self.eps
         )
 
     def _synchronised(self, rows: Tensor) -> Tensor:

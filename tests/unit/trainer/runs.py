@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
-from unit.trainer.forks import ended, fork
+from unit.trainer.forks import ended, fork, free_port
 
 VOCABULARY, LONGEST = 61, 15
 OBJECTIVES = {
@@ -170,9 +169,7 @@ def _caught(run: Callable[[Process], Any], process: Process) -> Any:
 
 def forked(world: int, body: Callable[[Process], Any], seconds: float = 60) -> list[int]:
     """Run `body` in `world` processes with the environment of ranks; their exit codes. All end in time."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
 
     def rank_of(rank: int) -> int:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

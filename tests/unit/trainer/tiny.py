@@ -3,12 +3,15 @@
 import json
 import os
 import random
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunReport
-from unit.trainer.forks import fork
+from finetune_trainer.launch import LAUNCHER, REPORT
+from unit.trainer.forks import ended, fork, free_port
 
 GOOD = ["good", "fine", "bright", "lovely", "great", "charming", "clever", "warm"]
 BAD = ["bad", "dull", "grim", "awful", "boring", "weak", "stale", "cold"]
@@ -160,6 +163,30 @@ class Job:
     def run_apart(self, before: Any = None) -> int:
         """Run in a forked process; returns the exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(before), 0)[1])
+
+    def run_ranks(self, world: int = 2, before: Any = None, seconds: float = 90) -> list[int]:
+        """Run in so many forked processes, as the launcher starts them; their exit codes. All end in time.
+
+        `before` is called in each first, with its rank.
+        """
+        path, port = self.write(), free_port()
+
+        def body(rank: int) -> int:
+            place = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            place |= {REPORT: self.folder / f"rank-{rank}", LAUNCHER: os.getppid()}
+            os.environ.update({name: str(value) for name, value in place.items()})
+            if before is not None:
+                before(rank)
+            from finetune_trainer.__main__ import main
+
+            return main([str(path)])
+
+        children = [fork(partial(body, rank), self.folder / "log") for rank in range(world)]
+        return [ended(child, time.monotonic() + seconds) for child in children]
+
+    def report_of(self, rank: int) -> RunReport:
+        """Of one of several processes."""
+        return RunReport.model_validate_json((self.folder / f"rank-{rank}").read_text())
 
     @property
     def report(self) -> RunReport:
