@@ -120,7 +120,10 @@ def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) ->
 
 
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
-    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins."""
+    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins.
+
+    Every rank computes the same, as passes of a divided model need all of them, and what one finds all know.
+    """
     judge = run.judge
     judge.model.eval()
     try:
@@ -132,32 +135,31 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
     finally:
         judge.model.train()
         run.optimizer.zero_grad(set_to_none=True)
-    return _joined(run, batch, [int(row[0]) for row in rows], layer)
-
-
-def _joined(run: Run, batch: Indices, rows: list[int], layer: str | None) -> Finding:
-    """What the ranks found, the same on all: one of them may compute wrongly alone."""
-    found = run.ranks.gather((rows, layer))
-    everywhere = sorted({row for theirs, _ in found for row in theirs})
-    layers = [name for _, name in found if name is not None]
-    return Finding(np.array(everywhere) if everywhere else batch, layers[0] if layers else None)
+    return Finding(np.array(sorted(int(row[0]) for row in rows)) if rows else batch, layer)
 
 
 def _origin(run: Run, rows: Indices) -> str | None:
-    """What in the computation of these rows is not finite first; None if all is finite."""
+    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all."""
     judge = run.judge
     run.optimizer.zero_grad(set_to_none=True)
     inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
     with _first_output(judge.model) as seen:
         loss = judge.objective.loss(judge.logits(inputs), targets)
-    if seen:
-        return f"the output of {seen[0]}"
-    if not torch.isfinite(loss.loss_sum):
-        return "the loss of finite outputs"
+    found = f"the output of {seen[0]}" if seen else None
+    if found is None and not torch.isfinite(loss.loss_sum):
+        found = "the loss of finite outputs"
+    found = _anywhere(run, found)
+    if found is not None:
+        return found
     loss.loss_sum.backward()  # type: ignore[no-untyped-call]
     gradients = [(name, p.grad) for name, p in judge.model.named_parameters() if p.grad is not None]
     broken = [name for name, gradient in gradients if not all_finite(gradient)]
-    return f"the gradient of {broken[-1]}" if broken else None
+    return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
+
+
+def _anywhere(run: Run, found: str | None) -> str | None:
+    """What the first rank that found something found: one of them may compute wrongly alone."""
+    return next(filter(None, run.ranks.gather(found)), None)
 
 
 @contextmanager
