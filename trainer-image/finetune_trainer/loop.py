@@ -140,6 +140,8 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]
         inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
         metrics.data_wait.inc(time.perf_counter() - began)
         positions += inputs["input_ids"].numel()
+        for norm in run.norms:
+            norm.counts = counts  # type: ignore[assignment]
         loss = judge.objective.loss(judge.logits(inputs), targets)
         (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])

@@ -118,7 +118,7 @@ def test_ranks_normalise_over_all_their_rows_together(tmp_path):
         assert torch.allclose(found[3], one.running_var, atol=1e-5)
 
 
-def a_normalised_run(ranks=None, size=8, **training):
+def a_normalised_run(ranks=None, size=8, count=16, **training):
     """A run of generated rows on an encoder with batch normalisation in its head, every step one batch of 8."""
     from dataclasses import replace
 
@@ -131,7 +131,7 @@ def a_normalised_run(ranks=None, size=8, **training):
     sgd = {"name": "SGD", "learningRate": 0.1}
     ranks = ranks and replace(ranks, normalised=True)
     training |= {"maxSteps": 3, "microBatchSize": size, "optimizer": sgd}
-    run, state = a_run("classification", ranks, count=16, **training)
+    run, state = a_run("classification", ranks, count=count, **training)
     description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}
     torch.manual_seed(11)  # a_run gave every rank a seed of its own
     model = HeadedModel(run.judge.model.base_model, description)
@@ -140,10 +140,10 @@ def a_normalised_run(ranks=None, size=8, **training):
     return run, state
 
 
-def trained_with_ranks(ranks=None, size=8):
+def trained_with_ranks(ranks=None, size=8, count=16):
     from finetune_trainer.loop import train
 
-    run, state = a_normalised_run(ranks, size)
+    run, state = a_normalised_run(ranks, size, count)
     train(run, state)
     return {name: value.clone().numpy() for name, value in run.judge.model.state_dict().items()}
 
@@ -175,6 +175,15 @@ def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_s
 
     expected = trained_with_ranks()
     for found in on_ranks(2, lambda ranks: trained_with_ranks(ranks, 4), tmp_path):
+        assert largest_difference(expected, found) < 1e-5
+
+
+def test_ranks_without_a_row_of_their_own_leave_no_trace_in_the_normalisation(tmp_path):
+    """9 rows: of the batch of 8 each of four ranks has 2, of the last one three have none and compute it too."""
+    from unit.trainer.runs import largest_difference, on_ranks
+
+    expected = trained_with_ranks(count=9)
+    for found in on_ranks(4, lambda ranks: trained_with_ranks(ranks, 2, count=9), tmp_path):
         assert largest_difference(expected, found) < 1e-5
 
 
