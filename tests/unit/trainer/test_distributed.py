@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.training import Sharding
 from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, StoppedError
-from unit.trainer.runs import OBJECTIVES, a_run, largest_difference, on_ranks, weights
+from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, weights
 
 SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
 TRAINING = {"maxSteps": 4, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"every": {"steps": 2}}}
@@ -54,6 +54,31 @@ def test_training_is_that_of_one_process_for_every_objective(tmp_path, world, sh
                 assert mine[0] == theirs[0]
                 assert mine[1] == pytest.approx(theirs[1], abs=1e-5)
                 assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_a_last_batch_of_one_row_and_fewer_validation_rows_than_ranks_change_nothing(tmp_path, sharding):
+    """Four ranks: of the fourth batch of 22 rows only one has a row, and of two validation rows two have none."""
+
+    def trained_on_few(objective, ranks=None):
+        from finetune_trainer.loop import train
+
+        run, state = a_run(objective, ranks, count=22, **(TRAINING | {"optimizer": SGD}))
+        run.validation = examples(objective, 2, seed=1)
+        train(run, state)
+        sizes = sorted(len(run.batch(step)) for step in range(4))
+        return sizes, weights(run), state.evaluations[-1].eval_loss
+
+    def body(ranks):
+        return {objective: trained_on_few(objective, ranks) for objective in OBJECTIVES}
+
+    alone = {objective: trained_on_few(objective) for objective in OBJECTIVES}
+    for together in on_ranks(4, body, tmp_path, sharding):
+        for objective, (sizes, expected, loss) in alone.items():
+            assert sizes == [1, 7, 7, 7]
+            _, found, their_loss = together[objective]
+            assert largest_difference(expected, found) < 1e-6, objective
+            assert loss == pytest.approx(their_loss, abs=1e-5)
 
 
 def padded(*slices):
