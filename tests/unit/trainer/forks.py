@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+SECONDS = 240
+"""In which several processes end together that do not wait for each other in vain; the machine may be busy."""
 FAILED = 99
 """Exit code of a process whose function raised; its traceback is in the output."""
 

@@ -23,7 +23,7 @@ from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
-from unit.trainer.forks import ended, fork, free_port
+from unit.trainer.forks import SECONDS, ended, fork, free_port
 
 VOCABULARY, LONGEST = 61, 15
 OBJECTIVES = {
@@ -167,7 +167,7 @@ def _caught(run: Callable[[Process], Any], process: Process) -> Any:
         return error
 
 
-def forked(world: int, body: Callable[[Process], Any], seconds: float = 60) -> list[int]:
+def forked(world: int, body: Callable[[Process], Any], seconds: float = SECONDS) -> list[int]:
     """Run `body` in `world` processes with the environment of ranks; their exit codes. All end in time."""
     port = free_port()
 

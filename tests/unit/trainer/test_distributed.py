@@ -1,6 +1,6 @@
 """Several ranks: the update of one process, and one decision for all, whatever happens to one of them.
 
-Every rank is a process of its own, forked from this one, over gloo. All of them end within 60 s, or the test fails.
+Every rank is a process of its own, forked from this one, over gloo. All of them end in time, or the test fails.
 """
 
 import copy

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api.run import RunReport
 from finetune_trainer.launch import LAUNCHER, REPORT
-from unit.trainer.forks import ended, fork, free_port
+from unit.trainer.forks import SECONDS, ended, fork, free_port
 
 GOOD = ["good", "fine", "bright", "lovely", "great", "charming", "clever", "warm"]
 BAD = ["bad", "dull", "grim", "awful", "boring", "weak", "stale", "cold"]
@@ -164,7 +164,7 @@ class Job:
         """Run in a forked process; returns the exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(before), 0)[1])
 
-    def run_ranks(self, world: int = 2, before: Any = None, seconds: float = 90) -> list[int]:
+    def run_ranks(self, world: int = 2, before: Any = None, seconds: float = SECONDS) -> list[int]:
         """Run in so many forked processes, as the launcher starts them; their exit codes. All end in time.
 
         `before` is called in each first, with its rank.
