@@ -232,7 +232,7 @@ class NonFiniteSpec(ApiModel):
     """What is done about a loss or gradient that is not a finite number. The weights never take it up."""
 
     action: NonFiniteAction = NonFiniteAction.FAIL
-    """Fail ends the job with the rows and the layer it came from; SkipStep leaves the step out; Rollback goes back to the newest checkpoint and on from there with a smaller rate."""
+    """Fail ends the job with the rows and the layer it came from; SkipStep leaves the step out; Rollback goes back to the newest checkpoint, or an older one if that is no better, and on from there with a smaller rate."""
     learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Rollback: the learning rate is multiplied by this."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 3

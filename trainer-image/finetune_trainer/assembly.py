@@ -74,9 +74,12 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
             checkpoints.save(state.step, tensors, state.to_json(), best)
         ranks.decided(None)  # none ends before the checkpoint is whole
 
-    def restore_newest() -> TrainState:
-        loaded = newest(checkpoints, ranks)
-        assert loaded is not None, "a rollback begins with a checkpoint of its start"
+    def restore_newest(before: int | None) -> TrainState | None:
+        loaded = newest(checkpoints, ranks, before)
+        if loaded is None:
+            return None
+        if ranks.first:
+            checkpoints.drop_after(loaded.step)
         restore(loaded.tensors, model, optimizer, ranks)
         return TrainState.from_json(loaded.state)
 
@@ -173,8 +176,8 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
     inputs.reporter.update(effective=effective)
 
 
-def newest(checkpoints: Checkpoints, ranks: "Ranks") -> Loaded | None:
-    """The newest whole checkpoint, as rank 0 found it."""
-    loaded = checkpoints.newest() if ranks.first else None
+def newest(checkpoints: Checkpoints, ranks: "Ranks", before: int | None = None) -> Loaded | None:
+    """The newest whole checkpoint, or the newest before a step, as rank 0 found it."""
+    loaded = checkpoints.newest(before) if ranks.first else None
     step = ranks.decided(loaded.step if loaded else None)
     return loaded if loaded or step is None else checkpoints.load(step)

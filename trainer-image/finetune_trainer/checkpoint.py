@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MANIFEST, STATE, OWNER = "manifest.json", "state.json", "owner.json"
 TEMPORARY = ".writing-"
+START = 0
+"""Saved for rollbacks alone, and kept: the last resort when the newer ones have gone wrong too."""
 FORMAT = 1
 """Of the checkpoint's files; a trainer reads its own only."""
 
@@ -103,10 +105,15 @@ class Checkpoints:
             self._whole.add(step)
             self._retain(best)
 
-    def newest(self) -> Loaded | None:
-        """The newest whole checkpoint of this configuration; says which newer ones it passed over, and why."""
+    def newest(self, before: int | None = None) -> Loaded | None:
+        """The newest whole checkpoint of this configuration, where asked of a step before another one.
+
+        Says which newer ones it passed over, and why.
+        """
         found = None
         for step in sorted(self._steps(), reverse=True):
+            if before is not None and step >= before:
+                continue
             path = self._path(step)
             flaw = self.flaw(path) if found is None else None
             if flaw:
@@ -148,6 +155,14 @@ class Checkpoints:
         """Whether this step has a checkpoint that can be loaded; every byte of it is read."""
         return step in self._whole and self.flaw(self._path(step)) is None
 
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: training goes on from this one, and writes them anew."""
+        with storage_errors(f"the removal of the checkpoints after step {step}", self.folder):
+            self.assert_owner()
+            for later in self._steps():
+                if later > step:
+                    self._drop(later)
+
     def remove_all(self) -> None:
         """Remove the folder after success; a zombie then finds no claim of its own."""
         with storage_errors("the removal of the checkpoints", self.folder):
@@ -188,12 +203,15 @@ class Checkpoints:
         sync(folder)
 
     def _retain(self, best: int | None) -> None:
-        needed = set(sorted(self._whole)[-self.keep :]) | ({best} if best in self._whole else set())
+        kept = set(sorted(self._whole)[-self.keep :]) | {best, START}
         for step in self._steps():
-            if step not in needed:
-                self._whole.discard(step)
-                (self._path(step) / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(self._path(step), ignore_errors=True)
+            if step not in kept or step not in self._whole:
+                self._drop(step)
+
+    def _drop(self, step: int) -> None:
+        self._whole.discard(step)
+        (self._path(step) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self._path(step), ignore_errors=True)
 
     def _steps(self) -> list[int]:
         """Of all folders that are named as checkpoints are."""

@@ -25,6 +25,9 @@ class BatchNorm(nn.BatchNorm1d):
     pass without gradients.
     """
 
+    counts = True
+    """Whether these rows are part of the batch: a rank without any computes a row too, for the others' sake."""
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Rows (n, features), with the statistics of the n rows of every rank while training."""
         rows = input.float()
@@ -35,16 +38,18 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(rows) if len(rows) > 1 else self._by_running(rows)
 
     def _by_running(self, rows: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()  # of a divided model they may come in bfloat16
         return functional.batch_norm(
-            rows, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            rows, self.running_mean, self.running_var, weight, bias, training=False, eps=self.eps
         )
 
     def _synchronised(self, rows: Tensor) -> Tensor:
-        count = rows.new_tensor([float(len(rows))])
-        sums = Summed.apply(torch.cat([count, rows.sum(0)]))
+        share = float(self.counts)
+        count = rows.new_tensor([share * len(rows)])
+        sums = Summed.apply(torch.cat([count, share * rows.sum(0)]))
         total = sums[0].detach()
         mean = sums[1:] / total
-        variance = Summed.apply(((rows - mean) ** 2).sum(0)) / total
+        variance = Summed.apply(share * ((rows - mean) ** 2).sum(0)) / total
         if total.item() <= 1:
             return self._by_running(rows)
         self._follow(mean.detach(), variance.detach() * total / (total - 1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetune_api.training import DebugSpec
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.history import History
+from finetune_trainer.layers import watched
 from finetune_trainer.report import short
 
 STATISTICS, TRACE = "statistics.jsonl", "trace.json"
@@ -120,24 +121,16 @@ def layer_statistics(model: nn.Module) -> Iterator[Layers]:
     """
     layers: Layers = {}
 
-    def look(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                return
-            outputs, gradients = layers.setdefault(name, (Moments(), Moments()))
-            outputs.add(output)
-            if output.requires_grad:
-                output.register_hook(gradients.add)  # type: ignore[no-untyped-call]
+    def look(name: str, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        outputs, gradients = layers.setdefault(name, (Moments(), Moments()))
+        outputs.add(output)
+        if output.requires_grad:
+            output.register_hook(gradients.add)  # type: ignore[no-untyped-call]
 
-        return hook
-
-    leaves = [(name, m) for name, m in model.named_modules() if not any(m.children())]
-    handles = [module.register_forward_hook(look(name)) for name, module in leaves]
-    try:
+    with watched(((name, m) for name, m in model.named_modules() if not any(m.children())), look):
         yield layers
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def verdict(entries: list[dict[str, Any]]) -> str:

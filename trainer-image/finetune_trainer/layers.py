@@ -1,5 +1,10 @@
-"""Finds the parts of a model of any architecture: embeddings, layers, norms. Called by `freezing` and `optim`."""
+"""Finds the parts of a model of any architecture, embeddings, layers, norms, and looks at what they compute.
 
+Called by `freezing` and `optim`, and by `debug` and `nonfinite`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,3 +33,18 @@ def layers_of(model: Any) -> "list[nn.Module]":
 def is_norm(module: "nn.Module") -> bool:
     """LayerNorm, BatchNorm, RMSNorm and the like, whose classes all have the word in their name."""
     return "norm" in type(module).__name__.lower()
+
+
+@contextmanager
+def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any], None]) -> Iterator[None]:
+    """Within it `look` is called with a module's name and output whenever one of these computed, in their order."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: look(name, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

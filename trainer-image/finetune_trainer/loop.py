@@ -7,7 +7,7 @@ All ranks run this loop, and decide alike: what only one of them knows is exchan
 
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn.utils import clip_grad_value_, get_total_norm
@@ -16,7 +16,7 @@ from finetune_api.status import CheckpointStatus
 from finetune_api.training import GradientClippingSpec
 from finetune_trainer.control import halved
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.collation import collate, positions
+from finetune_trainer.data.collation import collate
 from finetune_trainer.distributed import whole
 from finetune_trainer.errors import StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
@@ -29,6 +29,18 @@ from finetune_trainer.state import TrainState
 
 NORM_EPSILON = 1e-6
 """In torch's clip_grad_norm_, which this has to equal."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the forward and backward passes of a step gave, over all ranks."""
+
+    loss_sum: float
+    weight: float
+    positions: float
+    """Tokens and padding that were computed on."""
+    scale: float
+    """By which the gradient has to be multiplied to be that of the mean loss."""
 
 
 def train(run: Run, state: TrainState) -> None:
@@ -64,11 +76,12 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    statistics = running_statistics(run.judge.model)
+    statistics = running_statistics(run.norms)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
-        loss_sum, weight, scale = _gradients_that_fit(run, state, batch)
-    loss = loss_sum / weight if weight else 0.0  # a step may predict nothing: only prompts, only cut words
-    norm = scale_and_clip(_parameters(run), scale, run.training.gradient_clipping, run.reporter)
+        passes = _gradients_that_fit(run, state, batch)
+    # a step may predict nothing: only prompts, only cut words
+    loss = passes.loss_sum / passes.weight if passes.weight else 0.0
+    norm = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping, run.reporter)
     if not finite(loss, norm):
         put_back(statistics)
         refuse(run, state, batch, loss, norm)
@@ -77,10 +90,10 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
     tell_spike(run, state, batch, loss)
     state.step += 1
-    state.loss_sum += loss_sum
-    state.weight += weight
+    state.loss_sum += passes.loss_sum
+    state.weight += passes.weight
     state.tokens += int(lengths.sum())
-    state.positions += _positions(run, batch, state.micro_batch_size)
+    state.positions += int(passes.positions)
     state.seconds += seconds
     return Step(loss, norm, rate, len(batch), int(lengths.sum()), seconds)
 
@@ -93,15 +106,15 @@ def learning_rate(run: Run, state: TrainState) -> float:
     )
 
 
-def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[float, float, float]:
+def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> Passes:
     """`_gradients`, with the micro-batch halved, from the same random state, as long as a device is full."""
     device = run.judge.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
-        loss_sum, weight, scale = _gradients(run, batch, state.micro_batch_size)
-        if scale is not None:
-            return loss_sum, weight, scale
+        passes = _gradients(run, batch, state.micro_batch_size)
+        if passes is not None:
+            return passes
         state.micro_batch_size = halved(state.micro_batch_size, int(run.train.lengths[batch].max()))
         run.reporter.say(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
@@ -114,39 +127,42 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> tuple[fl
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> tuple[float, float, float | None]:
-    """Gradient of the loss over the whole batch, in `.grad`, the same on all ranks.
+def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
+    """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
 
-    Returns the loss as sum and weight, and by what the gradient has to be multiplied to be that of the mean; None if
-    some rank was out of memory, which leaves no gradient.
+    None if some rank was out of memory, which leaves no gradient.
     """
     run.optimizer.zero_grad(set_to_none=True)
-    loss_sum, weight, full = 0.0, 0.0, False
+    loss_sum, weight, positions, full = 0.0, 0.0, 0.0, False
     try:
-        loss_sum, weight = _accumulate(run, batch, size)
+        loss_sum, weight, positions = _accumulate(run, batch, size)
     except RuntimeError as error:
         run.ranks.check_memory(error)
         full = True
-    loss_sum, weight, somewhere_full = run.exchange(loss_sum, weight, full)
+    loss_sum, weight, positions, somewhere_full = run.exchange(loss_sum, weight, positions, full)
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
-        return loss_sum, weight, None
-    return loss_sum, weight, run.ranks.join_gradients(_parameters(run), weight or 1.0)
+        return None
+    scale = run.ranks.join_gradients(_parameters(run), weight or 1.0)
+    return Passes(loss_sum, weight, positions, scale)
 
 
-def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float]:
-    """Forward and backward passes of this rank; its loss as sum and weight."""
-    judge, metrics = run.judge, run.reporter.metrics
+def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
+    """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
+    judge, metrics, positions = run.judge, run.reporter.metrics, 0
     total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
     for micro, counts in run.ranks.deal(batch, size):
         began = time.perf_counter()
         inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
         metrics.data_wait.inc(time.perf_counter() - began)
+        positions += inputs["input_ids"].numel()
+        for norm in run.norms:
+            norm.counts = counts  # type: ignore[assignment]
         loss = judge.objective.loss(judge.logits(inputs), targets)
         (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
-    return loss_sum, weight
+    return loss_sum, weight, positions
 
 
 def scale_and_clip(
@@ -183,12 +199,6 @@ def save_now(run: Run, state: TrainState) -> None:
     metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
     metrics.checkpoint_success.set_to_current_time()
     run.reporter.update(latest=CheckpointStatus(step=state.step))
-
-
-def _positions(run: Run, batch: Indices, size: int) -> int:
-    """Tokens and padding that all ranks computed on."""
-    everyone = (replace(run.ranks, rank=rank) for rank in range(run.ranks.world))
-    return sum(positions(run.train, micro) for ranks in everyone for micro, _ in ranks.deal(batch, size))
 
 
 def _saved(state: TrainState) -> str:

@@ -18,6 +18,7 @@ from finetune_api.training import NonFiniteAction
 from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError
+from finetune_trainer.layers import watched
 from finetune_trainer.session import Run, rows_named
 from finetune_trainer.state import TrainState
 
@@ -72,31 +73,57 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
 
 
 def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
-    """Go back to the newest checkpoint with a smaller rate; a batch that fails with those weights too fails the job."""
-    earlier = run.restore()
-    times = state.nonfinite - earlier.nonfinite
-    factor = earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times
-    kept = {"nonfinite": state.nonfinite, "micro_batch_size": state.micro_batch_size, "rate_factor": factor}
-    vars(state).update(vars(earlier) | kept)
-    again = find(run, state, batch)
-    if again.layer is not None:
-        raise DivergedError(
-            f"diverged {told}; the weights of step {state.step} give the same on {rows_named(run, again.rows)}, so a"
-            f" smaller rate does not help; {ADVICE}"
-        )
+    """Go back to a checkpoint whose weights can compute the batch, with a smaller rate.
+
+    The newest one, unless training that came from it got no further than this: its weights may have exploded, though
+    they are finite, and an older one is taken. Back to the start at most, and no more often than the policy's limit.
+    """
+    failed, before = state.step + 1, None
+    if failed <= state.failed_step and state.returned_step > 0:
+        before = state.returned_step
+    while True:
+        earlier = run.restore(before)
+        if earlier is None:
+            raise DivergedError(f"diverged {told}; no checkpoint is left to go back to; {ADVICE}")
+        _return_to(run, state, earlier, failed)
+        again = find(run, state, batch)
+        if again.layer is None:
+            break
+        if earlier.step == 0:
+            raise DivergedError(
+                f"diverged {told}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
+                f" smaller rate does not help; {ADVICE}"
+            )
+        before = earlier.step
     run.reporter.metrics.rollbacks.inc()
     run.reporter.back_to(state.step, state.evaluations, state.best)
     if run.debug is not None:
         run.debug.start(state.step)
     run.reporter.say(
-        f"not finite {told}; back to step {state.step} with {factor:g} times the learning rate",
+        f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
         level="warning",
         event="rollback",
     )
 
 
+def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) -> None:
+    """Make the state that of a checkpoint, but for what is known of failures since."""
+    times = state.nonfinite - earlier.nonfinite
+    kept = {
+        "nonfinite": state.nonfinite,
+        "micro_batch_size": state.micro_batch_size,
+        "rate_factor": earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times,
+        "failed_step": failed,
+        "returned_step": earlier.step,
+    }
+    vars(state).update(vars(earlier) | kept)
+
+
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
-    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins."""
+    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins.
+
+    Every rank computes the same, as passes of a divided model need all of them, and what one finds all know.
+    """
     judge = run.judge
     judge.model.eval()
     try:
@@ -108,32 +135,31 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
     finally:
         judge.model.train()
         run.optimizer.zero_grad(set_to_none=True)
-    return _joined(run, batch, [int(row[0]) for row in rows], layer)
-
-
-def _joined(run: Run, batch: Indices, rows: list[int], layer: str | None) -> Finding:
-    """What the ranks found, the same on all: one of them may compute wrongly alone."""
-    found = run.ranks.gather((rows, layer))
-    everywhere = sorted({row for theirs, _ in found for row in theirs})
-    layers = [name for _, name in found if name is not None]
-    return Finding(np.array(everywhere) if everywhere else batch, layers[0] if layers else None)
+    return Finding(np.array(sorted(int(row[0]) for row in rows)) if rows else batch, layer)
 
 
 def _origin(run: Run, rows: Indices) -> str | None:
-    """What in the computation of these rows is not finite first; None if all is finite."""
+    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all."""
     judge = run.judge
     run.optimizer.zero_grad(set_to_none=True)
     inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
     with _first_output(judge.model) as seen:
         loss = judge.objective.loss(judge.logits(inputs), targets)
-    if seen:
-        return f"the output of {seen[0]}"
-    if not torch.isfinite(loss.loss_sum):
-        return "the loss of finite outputs"
+    found = f"the output of {seen[0]}" if seen else None
+    if found is None and not torch.isfinite(loss.loss_sum):
+        found = "the loss of finite outputs"
+    found = _anywhere(run, found)
+    if found is not None:
+        return found
     loss.loss_sum.backward()  # type: ignore[no-untyped-call]
     gradients = [(name, p.grad) for name, p in judge.model.named_parameters() if p.grad is not None]
     broken = [name for name, gradient in gradients if not all_finite(gradient)]
-    return f"the gradient of {broken[-1]}" if broken else None
+    return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
+
+
+def _anywhere(run: Run, found: str | None) -> str | None:
+    """What the first rank that found something found: one of them may compute wrongly alone."""
+    return next(filter(None, run.ranks.gather(found)), None)
 
 
 @contextmanager
@@ -141,20 +167,12 @@ def _first_output(model: nn.Module) -> Iterator[list[str]]:
     """The names of the modules whose output is not finite, in the order in which they were done."""
     seen: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not all(all_finite(tensor) for tensor in tensors_in(output)):
-                seen.append(name)
+    def look(name: str, output: Any) -> None:
+        if not all(all_finite(tensor) for tensor in tensors_in(output)):
+            seen.append(name or type(model).__name__)
 
-        return hook
-
-    named = [(name or type(model).__name__, module) for name, module in model.named_modules()]
-    handles = [module.register_forward_hook(look(name)) for name, module in named]
-    try:
+    with watched(model.named_modules(), look):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
@@ -174,9 +192,8 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def running_statistics(norms: list[nn.Module]) -> list[tuple[Tensor, Tensor]]:
     """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
-    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
 
 

@@ -6,6 +6,7 @@ Made by `run`, used by `loop` and `noting`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -35,8 +36,10 @@ class Run:
     validation: Examples
     save: Callable[[TrainState], None]
     """Writes a checkpoint."""
-    restore: Callable[[], TrainState]
-    """Puts the newest checkpoint into model, optimizer and generators; returns its state."""
+    restore: Callable[[int | None], TrainState | None]
+    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
+    ones and returns its state; None if there is none.
+    """
     reporter: Reporter
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
@@ -67,6 +70,11 @@ class Run:
     def ranks(self) -> Ranks:
         """This process among those of the run."""
         return self.judge.ranks
+
+    @cached_property
+    def norms(self) -> list[torch.nn.Module]:
+        """Layers with running statistics, which every forward pass in training changes."""
+        return [module for module in self.judge.model.modules() if hasattr(module, "running_mean")]
 
     @property
     def stopping(self) -> bool:

@@ -32,6 +32,10 @@ class TrainState:
     """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
     nonfinite: int = 0
     """Steps left out, or rolled back, so far as not finite."""
+    failed_step: int = 0
+    """The last step that was rolled back."""
+    returned_step: int = 0
+    """The checkpoint that training then went back to."""
 
     @property
     def train_loss(self) -> float | None:

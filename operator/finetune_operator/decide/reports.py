@@ -13,6 +13,8 @@ from finetune_api.status import (
 )
 
 _EPOCHS = 50
+_OPERATORS = {"training", "resources", "output_uri", "image"}
+"""Of status.effective: what the operator says, and no report changes."""
 _LARGEST = 9_007_199_254_740_991  # of finetune_api.status.Count; a report's own field has no bounds
 
 
@@ -45,13 +47,10 @@ def _merge_resolved(old: ResolvedStatus | None, new: ResolvedStatus | None) -> R
 
 
 def _merge_effective(old: EffectiveStatus | None, new: EffectiveStatus | None) -> EffectiveStatus | None:
-    """The trainer adds what only it knows; training, resources, output and image are the operator's to say."""
+    """The trainer adds what only it knows."""
     if old is None or new is None:
         return old or new
-    found = {
-        name: getattr(new, name)
-        for name in ("labels", "device", "precision", "micro_batch_size", "total_steps", "processes")
-    }
+    found = {name: getattr(new, name) for name in type(new).model_fields.keys() - _OPERATORS}
     return old.model_copy(update={name: value for name, value in found.items() if value is not None})
 
 

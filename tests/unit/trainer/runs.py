@@ -3,11 +3,10 @@
 import io
 import os
 import pickle
-import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
+from unit.trainer.forks import SECONDS, ended, fork, free_port
 
 VOCABULARY, LONGEST = 61, 15
 OBJECTIVES = {
@@ -121,7 +121,7 @@ def a_run(
         train=rows,
         validation=rows,
         save=save,
-        restore=lambda: pytest.fail("nothing is rolled back"),
+        restore=lambda _: pytest.fail("nothing is rolled back"),
         reporter=Reporter(out=io.StringIO(), quiet=ranks.rank > 0),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
@@ -167,36 +167,14 @@ def _caught(run: Callable[[Process], Any], process: Process) -> Any:
         return error
 
 
-def forked(world: int, body: Callable[[Process], Any], seconds: float = 60) -> list[int]:
+def forked(world: int, body: Callable[[Process], Any], seconds: float = SECONDS) -> list[int]:
     """Run `body` in `world` processes with the environment of ranks; their exit codes. All end in time."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-                body(Process(rank, world))
-                code = 0
-            except BaseException:  # noqa: BLE001 - a child must never return into the tests
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return [_ended(child, time.monotonic() + seconds) for child in children]
+    port = free_port()
 
+    def rank_of(rank: int) -> int:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        body(Process(rank, world))
+        return 0
 
-def _ended(child: int, deadline: float) -> int:
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    raise AssertionError(f"process {child} did not end in time")
+    children = [fork(partial(rank_of, rank)) for rank in range(world)]
+    return [ended(child, time.monotonic() + seconds) for child in children]

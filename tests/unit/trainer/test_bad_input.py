@@ -28,6 +28,13 @@ def changed(**fields):
     return with_line(line(reviews(40)[ROW - 1] | fields))
 
 
+def numbered(bad):
+    """A file whose labels are the numbers 0 and 1, but for that of the sixth line."""
+    rows = [row | {"label": int(row["label"] == "pos")} for row in reviews(40)]
+    rows[ROW - 1] |= {"label": bad}
+    return b"".join(map(line, rows))
+
+
 DATA = {
     "broken JSON": ({}, lambda: with_line(b'{"text": "a", \n'), "is not JSON", None),
     "JSON that is nested without end": ({}, lambda: with_line(b"[" * 100_000 + b"\n"), "is not JSON", None),
@@ -35,6 +42,33 @@ DATA = {
     "a text that is a number": ({}, lambda: changed(text=7), "is not a text", "text"),
     "a list among labels": ({}, lambda: changed(label=["pos"]), "is not a label but list", "label"),
     "a fraction among labels": ({}, lambda: changed(label=1.5), "is the number 1.5, not a label", "label"),
+    "a number among labels that are texts": (
+        {},
+        lambda: changed(label=1),
+        "has a number as label, 1, where row 1 has a text; write all labels of a file alike",
+        "label",
+    ),
+    "a text among labels that are numbers": (
+        {},
+        lambda: numbered("1"),
+        'has a text as label, "1", where row 1 has a number',
+        "label",
+    ),
+    "a boolean among labels that are numbers": (
+        {},
+        lambda: numbered(True),
+        "has a boolean as label, true, where row 1 has a number",
+        "label",
+    ),
+    "a number among the labels of words": (
+        {
+            "objective": {"tokenClassification": {}},
+            "dataset": {"columns": {"text": "words", "label": "tags"}},
+        },
+        lambda: changed(words=["a", "film"], tags=["O", 0]),
+        "has a number as label, 0, where row 1 has a text",
+        "tags",
+    ),
     "a target that is NaN": (
         RATINGS,
         lambda: changed(rating=float("nan")),
@@ -188,6 +222,45 @@ def test_an_output_on_a_file_system_that_takes_no_files_is_a_storage_failure(mak
     assert made.run() == ExitCode.STORAGE
     assert "/proc/finetune" in made.report.message
     assert made.report.place.field == "output"
+
+
+def obey_permissions():
+    """As a process that is not root does: without the capability to write everywhere (CAP_DAC_OVERRIDE, capset(2))."""
+    import ctypes
+
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, data) == 0
+    for capabilities in (0, 1):  # effective and permitted, the first 32 of them
+        data[capabilities] &= ~(1 << 1)
+    assert libc.capset(header, data) == 0
+
+
+@pytest.mark.parametrize("part", ["modelDir", "checkpointDir", "stagingDir"])
+def test_an_output_that_is_read_only_is_a_storage_failure(make_job, part):
+    made = make_job(training={"epochs": 1})
+    folder = made.folder / "read-only"
+    folder.mkdir(mode=0o555)
+    made = made.changed({"output": {part: str(folder / "out")}})
+    (made.folder / "termination").touch()
+    assert made.run_apart(obey_permissions) == ExitCode.STORAGE, made.log
+    assert f"{folder}" in made.report.message
+    assert "Permission denied; check the volume's free space and access rights" in made.report.message
+    assert made.report.place.field == "output"
+
+
+def test_a_checkpoint_of_another_architecture_is_passed_over(make_job, tmp_path):
+    """The same job and folder, but what lies behind the model's URI is a GPT-2 now."""
+    from unit.trainer.architectures import build
+    from unit.trainer.test_optim import kill_before_step
+
+    made = make_job(training={"checkpoint": {"every": {"steps": 3}}})
+    assert made.run_apart(lambda: kill_before_step(5)) == -signal.SIGKILL
+    other = made.changed({"model": {"path": str(build("gpt2", tmp_path / "gpt2"))}})
+    assert other.run_apart() == ExitCode.DONE, other.log
+    told = "step-00000003 is passed over: it was written for another configuration or other data"
+    assert told in other.log
+    assert other.report.from_step == 0
 
 
 def test_memory_that_one_example_does_not_find_is_told_with_the_length(make_job):

@@ -1,6 +1,6 @@
 """Several ranks: the update of one process, and one decision for all, whatever happens to one of them.
 
-Every rank is a process of its own, forked from this one, over gloo. All of them end within 60 s, or the test fails.
+Every rank is a process of its own, forked from this one, over gloo. All of them end in time, or the test fails.
 """
 
 import copy
@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.training import Sharding
 from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, StoppedError
-from unit.trainer.runs import OBJECTIVES, a_run, largest_difference, on_ranks, weights
+from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, weights
 
 SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
 TRAINING = {"maxSteps": 4, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"every": {"steps": 2}}}
@@ -54,6 +54,54 @@ def test_training_is_that_of_one_process_for_every_objective(tmp_path, world, sh
                 assert mine[0] == theirs[0]
                 assert mine[1] == pytest.approx(theirs[1], abs=1e-5)
                 assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_a_last_batch_of_one_row_and_fewer_validation_rows_than_ranks_change_nothing(tmp_path, sharding):
+    """Four ranks: of the fourth batch of 22 rows only one has a row, and of two validation rows two have none."""
+
+    def trained_on_few(objective, ranks=None):
+        from finetune_trainer.loop import train
+
+        run, state = a_run(objective, ranks, count=22, **(TRAINING | {"optimizer": SGD}))
+        run.validation = examples(objective, 2, seed=1)
+        train(run, state)
+        sizes = sorted(len(run.batch(step)) for step in range(4))
+        return sizes, weights(run), state.evaluations[-1].eval_loss
+
+    def body(ranks):
+        return {objective: trained_on_few(objective, ranks) for objective in objectives}
+
+    objectives = ("classification", "token classification")
+    alone = {objective: trained_on_few(objective) for objective in objectives}
+    for together in on_ranks(4, body, tmp_path, sharding):
+        for objective, (sizes, expected, loss) in alone.items():
+            assert sizes == [1, 7, 7, 7]
+            _, found, their_loss = together[objective]
+            assert largest_difference(expected, found) < 1e-6, objective
+            assert loss == pytest.approx(their_loss, abs=1e-5)
+
+
+def padded(*slices):
+    """Positions of slices of examples, each padded to its longest."""
+    return sum(len(lengths) * max(lengths) for lengths in slices)
+
+
+def test_every_rank_knows_how_many_positions_all_of_them_computed(tmp_path):
+    """In micro-batches of 3, of 7 rows rank 0 has 4, and rank 1, which has 3, computes the last once more with it."""
+
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        run, state = a_run("classification", ranks, **(TRAINING | {"maxSteps": 2}))
+        train(run, state)
+        return state.positions
+
+    run, _ = a_run("classification", **TRAINING)
+    seven, two = (run.train.lengths[run.batch(step)] for step in range(2))
+    assert (len(seven), len(two)) == (7, 2)
+    expected = padded(seven[[0, 2, 4]], seven[[6]], seven[[1, 3, 5]], seven[[6]], two[[0]], two[[1]])
+    assert on_ranks(2, body, tmp_path) == [expected, expected]
 
 
 def test_dropout_differs_between_ranks_and_every_rank_has_the_same_weights(tmp_path):

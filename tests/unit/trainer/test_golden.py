@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from finetune_api.run import ExitCode
-from unit.trainer.tiny import build_model, job, reviews
+from unit.trainer.architectures import build
+from unit.trainer.tiny import job, reviews
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "losses.json"
 TOLERANCE = 1e-4
@@ -23,6 +24,14 @@ def several(row):
     return row | {
         "labels": [row["label"], "long" if len(row["text"]) > 40 else "short"],
         "rating": row["rating"],
+    }
+
+
+def causal(packing):
+    """Prompt and text in sequences of at most 32 tokens, into which up to three rows fit."""
+    return {
+        "objective": {"causalLM": {}},
+        "dataset": {"columns": {"prompt": "prompt"}, "preprocessing": {"packing": packing}},
     }
 
 
@@ -45,12 +54,24 @@ OBJECTIVES = {
         {"objective": {"regression": {"targets": 2}}, **RATINGS},
         lambda count: [row | {"rating": [row["rating"], float(len(row["text"]))]} for row in reviews(count)],
     ),
+    "token classification": (
+        {
+            "objective": {"tokenClassification": {}},
+            "dataset": {"columns": {"text": "words", "label": "tags"}},
+        },
+        reviews,
+    ),
+    "causal LM, padded": (causal("Never"), reviews),
+    "causal LM, packed": (causal("Always"), reviews),
 }
+ARCHITECTURE = {"causal LM, padded": "llama", "causal LM, packed": "llama"}
+"""Where not BERT, which reads from both sides."""
 
 
-def losses(folder, base, name):
+def losses(folder, name):
     """The losses that a run of five steps logs."""
     changes, rows = OBJECTIVES[name]
+    base = build(ARCHITECTURE.get(name, "bert"), folder.parent / "model")
     made = job(folder, base, rows(64), training={"epochs": None, "maxSteps": 5}, **changes)
     assert made.run_apart() == ExitCode.DONE, made.log
     entries = [json.loads(line) for line in (made.model_dir / "metrics.jsonl").read_text().splitlines()]
@@ -58,8 +79,9 @@ def losses(folder, base, name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_first_five_losses_are_the_golden_ones(tmp_path, model_folder, name):
-    assert losses(tmp_path / "job", model_folder, name) == pytest.approx(
+@pytest.mark.usefixtures("model_folder")
+def test_the_first_five_losses_are_the_golden_ones(tmp_path, name):
+    assert losses(tmp_path / "job", name) == pytest.approx(
         json.loads(GOLDEN.read_text())[name], rel=TOLERANCE
     )
 
@@ -69,6 +91,5 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        base = build_model(Path(scratch) / "model")
-        found = {name: losses(Path(scratch) / name, base, name) for name in OBJECTIVES}
+        found = {name: losses(Path(scratch) / name / "job", name) for name in OBJECTIVES}
     GOLDEN.write_text(json.dumps(found, indent=2) + "\n")

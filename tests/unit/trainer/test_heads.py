@@ -118,7 +118,7 @@ def test_ranks_normalise_over_all_their_rows_together(tmp_path):
         assert torch.allclose(found[3], one.running_var, atol=1e-5)
 
 
-def a_normalised_run(ranks=None, size=8):
+def a_normalised_run(ranks=None, size=8, count=16, **training):
     """A run of generated rows on an encoder with batch normalisation in its head, every step one batch of 8."""
     from dataclasses import replace
 
@@ -130,7 +130,8 @@ def a_normalised_run(ranks=None, size=8):
 
     sgd = {"name": "SGD", "learningRate": 0.1}
     ranks = ranks and replace(ranks, normalised=True)
-    run, state = a_run("classification", ranks, count=16, maxSteps=3, microBatchSize=size, optimizer=sgd)
+    training |= {"maxSteps": 3, "microBatchSize": size, "optimizer": sgd}
+    run, state = a_run("classification", ranks, count=count, **training)
     description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}
     torch.manual_seed(11)  # a_run gave every rank a seed of its own
     model = HeadedModel(run.judge.model.base_model, description)
@@ -139,12 +140,34 @@ def a_normalised_run(ranks=None, size=8):
     return run, state
 
 
-def trained_with_ranks(ranks=None, size=8):
+def trained_with_ranks(ranks=None, size=8, count=16):
     from finetune_trainer.loop import train
 
-    run, state = a_normalised_run(ranks, size)
+    run, state = a_normalised_run(ranks, size, count)
     train(run, state)
     return {name: value.clone().numpy() for name, value in run.judge.model.state_dict().items()}
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace_in_running_statistics_that_were_looked_for_once():
+    import torch
+
+    from finetune_trainer.loop import train_step
+
+    def overflow(module, inputs, output):
+        output.logits = output.logits * torch.inf
+
+    run, state = a_normalised_run(onNonFinite={"action": "SkipStep"})
+    walks, modules = [], run.judge.model.modules
+    object.__setattr__(run.judge.model, "modules", lambda: walks.append(1) or modules())
+    (norm,) = (module for module in modules() if hasattr(module, "running_mean"))
+    train_step(run, state)
+    assert len(walks) == 1
+    after_one = norm.running_mean.clone()
+    assert after_one.any()
+    run.judge.model.register_forward_hook(overflow)
+    assert train_step(run, state) is None
+    assert torch.equal(norm.running_mean, after_one)
+    assert norm.num_batches_tracked == 1
 
 
 def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_same_rows(tmp_path):
@@ -152,6 +175,15 @@ def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_s
 
     expected = trained_with_ranks()
     for found in on_ranks(2, lambda ranks: trained_with_ranks(ranks, 4), tmp_path):
+        assert largest_difference(expected, found) < 1e-5
+
+
+def test_ranks_without_a_row_of_their_own_leave_no_trace_in_the_normalisation(tmp_path):
+    """9 rows: of the batch of 8 each of four ranks has 2, of the last one three have none and compute it too."""
+    from unit.trainer.runs import largest_difference, on_ranks
+
+    expected = trained_with_ranks(count=9)
+    for found in on_ranks(4, lambda ranks: trained_with_ranks(ranks, 2, count=9), tmp_path):
         assert largest_difference(expected, found) < 1e-5
 
 

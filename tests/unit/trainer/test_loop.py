@@ -59,7 +59,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
         train=examples,
         validation=examples,
         save=lambda state: saved.append(state.step),
-        restore=lambda: pytest.fail("nothing is rolled back"),
+        restore=lambda _: pytest.fail("nothing is rolled back"),
         reporter=Reporter(out=log),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
@@ -91,10 +91,10 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
     reference.backward()
     expected = {n: p.grad.clone() for n, p in run.judge.model.named_parameters() if p.grad is not None}
     for size in (8, 5, 3, 1):
-        loss_sum, weight, scale = _gradients(run, batch, size)
-        assert loss_sum / weight == pytest.approx(reference.item(), abs=1e-6)
+        passes = _gradients(run, batch, size)
+        assert passes.loss_sum / passes.weight == pytest.approx(reference.item(), abs=1e-6)
         named = run.judge.model.named_parameters()
-        got = {n: p.grad * scale for n, p in named if p.grad is not None}
+        got = {n: p.grad * passes.scale for n, p in named if p.grad is not None}
         assert largest_difference(expected, got) < 1e-6
 
 

@@ -169,6 +169,90 @@ def test_a_row_that_no_rate_can_cure_fails_after_the_first_rollback(make_job, po
     assert "a smaller rate does not help" in made.report.message
 
 
+def explode(step, change, *, always=False):
+    """Change the model's matrices once the optimizer has stepped so often, or whenever it has since."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    count = iter(range(1, 10**9))
+
+    def note(optimizer, *_):
+        number = next(count)
+        if number == step or (always and number > step):
+            change([parameter.data for parameter in optimizer.param_groups[0]["params"]])
+
+    register_optimizer_step_post_hook(note)
+
+
+def large_norm(matrices):
+    """Finite outputs and gradients, whose norm is not."""
+    assert matrices[-1].shape == (2, 32)
+    matrices[-1].mul_(1e30)
+
+
+def large_outputs(matrices):
+    """Finite embeddings, which overflow in the first norm."""
+    matrices[0].fill_(3e38)
+
+
+def rolling_back(keep, every=2):
+    return {
+        "onNonFinite": {"action": "Rollback"},
+        "checkpoint": {"every": {"steps": every}, "keep": keep},
+        "evaluation": {"every": {"steps": 5}},
+    }
+
+
+def returns(made):
+    """The steps that training went back to."""
+    told = [json.loads(line) for line in made.log.splitlines() if line.startswith("{")]
+    return [
+        int(line["message"].partition("; back to step ")[2].split()[0])
+        for line in told
+        if line.get("event") == "rollback"
+    ]
+
+
+def sane_losses(made):
+    entries = [json.loads(line) for line in (made.model_dir / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in entries if entry["event"] == "train"]
+    return len(losses) == 16 and max(losses) < 2
+
+
+@pytest.mark.parametrize(
+    ("change", "keep", "expected"),
+    [(large_norm, 2, [6, 4]), (large_norm, 1, [6, 0]), (large_outputs, 2, [4]), (large_outputs, 1, [0])],
+)
+def test_a_checkpoint_whose_weights_exploded_but_are_finite_is_left_for_an_older_one(
+    make_job, change, keep, expected
+):
+    """After step 6, so that the checkpoint of that step has it; the start is kept beside the newest."""
+    made = validated(make_job(training=rolling_back(keep)))
+    assert made.run_apart(lambda: explode(6, change)) == ExitCode.DONE, made.log
+    assert returns(made) == expected
+    assert sane_losses(made)
+
+
+def test_weights_that_explode_again_and_again_end_the_job_at_the_limit(make_job):
+    made = validated(make_job(training=rolling_back(2)))
+    assert made.run_apart(lambda: explode(6, large_norm, always=True)) == ExitCode.DIVERGED
+    assert "this came 4 times, and training.onNonFinite.limit is 3" in made.report.message
+    assert len(returns(made)) == 3
+
+
+def test_a_crash_after_going_back_past_an_exploded_checkpoint_goes_on_from_the_older_one(make_job):
+    made = validated(make_job(training=rolling_back(2)))
+
+    def explode_then_die():
+        explode(6, large_norm)
+        do_at("step", 7, die)
+
+    assert made.run_apart(explode_then_die) == -signal.SIGKILL
+    assert returns(made) == [6, 4]
+    assert made.changed({"job": {"attempt": 2}}).run_apart() == ExitCode.DONE
+    assert made.report.from_step == 4
+    assert sane_losses(made)
+
+
 def test_a_loss_that_stands_out_is_told_from_usual_noise():
     spikes = Spikes()
     assert [spikes.note(1.0 + 0.1 * (n % 3)) for n in range(30)] == [None] * 30

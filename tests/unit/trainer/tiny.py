@@ -3,13 +3,15 @@
 import json
 import os
 import random
-import sys
-import traceback
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunReport
+from finetune_trainer.launch import LAUNCHER, REPORT
+from unit.trainer.forks import SECONDS, ended, fork, free_port
 
 GOOD = ["good", "fine", "bright", "lovely", "great", "charming", "clever", "warm"]
 BAD = ["bad", "dull", "grim", "awful", "boring", "weak", "stale", "cold"]
@@ -148,30 +150,43 @@ class Job:
     def start(self, before: Any = None) -> int:
         """Run in a forked process; returns its id. `before` is called in it first."""
         path = self.write()
-        child = os.fork()
-        if child:
-            return child
-        code = 99
-        try:
-            output = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+
+        def body() -> int:
             if before is not None:
                 before()
             from finetune_trainer.__main__ import main
 
-            code = main([str(path)])
-        except BaseException:  # noqa: BLE001 - a child must never return into the tests
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            return main([str(path)])
+
+        return fork(body, self.folder / "log")
 
     def run_apart(self, before: Any = None) -> int:
         """Run in a forked process; returns the exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(before), 0)[1])
+
+    def run_ranks(self, world: int = 2, before: Any = None, seconds: float = SECONDS) -> list[int]:
+        """Run in so many forked processes, as the launcher starts them; their exit codes. All end in time.
+
+        `before` is called in each first, with its rank.
+        """
+        path, port = self.write(), free_port()
+
+        def body(rank: int) -> int:
+            place = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            place |= {REPORT: self.folder / f"rank-{rank}", LAUNCHER: os.getppid()}
+            os.environ.update({name: str(value) for name, value in place.items()})
+            if before is not None:
+                before(rank)
+            from finetune_trainer.__main__ import main
+
+            return main([str(path)])
+
+        children = [fork(partial(body, rank), self.folder / "log") for rank in range(world)]
+        return [ended(child, time.monotonic() + seconds) for child in children]
+
+    def report_of(self, rank: int) -> RunReport:
+        """Of one of several processes."""
+        return RunReport.model_validate_json((self.folder / f"rank-{rank}").read_text())
 
     @property
     def report(self) -> RunReport:

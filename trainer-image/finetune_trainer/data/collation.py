@@ -32,15 +32,6 @@ def collate(
     return inputs, torch.from_numpy(targets).to(device)
 
 
-def positions(examples: Examples, batch: Indices) -> int:
-    """How many positions the model computes for a micro-batch, padding among them."""
-    lengths = examples.lengths[batch]
-    if examples.packed_to is None:
-        return int(lengths.max()) * len(batch)
-    rows = pack(lengths.tolist(), examples.packed_to)
-    return len(rows) * max(int(lengths[row].sum()) for row in rows)
-
-
 def _padded(examples: Examples, batch: Indices, pad_id: int) -> tuple[Arrays, npt.NDArray[Any]]:
     lengths = examples.lengths[batch]
     mask = np.arange(lengths.max()) < lengths[:, None]

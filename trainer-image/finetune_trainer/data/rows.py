@@ -78,9 +78,48 @@ class Reading:
 
 def rows_of(records: Iterable[Record | Fault], reading: Reading) -> Iterator[Row | Fault]:
     """The row of every record, or why there is none."""
-    clean = cleaner(reading.preprocessing)
+    clean, kind = cleaner(reading.preprocessing), _LabelKind(reading)
     for record in records:
-        yield record if isinstance(record, Fault) else _row(record, reading, clean)
+        if isinstance(record, Fault):
+            yield record
+            continue
+        row = _row(record, reading, clean)
+        yield row if isinstance(row, Fault) else kind.fault(record, row) or row
+
+
+class _LabelKind:
+    """What the labels of a file are, texts, numbers or booleans: all alike, as only their string forms are kept.
+
+    Of a regression they are numbers, whatever way they are written.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._first: tuple[str, int] | None = None
+
+    def fault(self, record: Record, row: Row) -> Fault | None:
+        """Why the row cannot be used together with the first one."""
+        labels = row.label if isinstance(row.label, tuple) else (row.label,)
+        if not labels or not isinstance(labels[0], str):
+            return None
+        column = self._reading.columns.label
+        written = record.fields[column]
+        if self._reading.label_lists:
+            written = _listed(written)
+        for value in written if isinstance(written, list | tuple) else [written]:
+            kind = _kind(value)
+            self._first = self._first or (kind, record.line)
+            if kind != self._first[0]:
+                first, row_of_first = self._first
+                told = f"has {kind} as label, {json.dumps(value)[:40]}, where row {row_of_first} has {first}"
+                return Fault(record.line, f"{told}; write all labels of a file alike", column)
+        return None
+
+
+def _kind(label: Any) -> str:
+    if isinstance(label, str):
+        return "a text"
+    return "a boolean" if isinstance(label, bool) else "a number"
 
 
 def _row(record: Record, reading: Reading, clean: Clean) -> Row | Fault:

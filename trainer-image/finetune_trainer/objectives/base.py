@@ -68,9 +68,10 @@ class Objective(ABC, Generic[Options]):
         return self.labels
 
     @classmethod
-    @abstractmethod
     def fixed_labels(cls, options: Options) -> list[str] | None:
-        """The labels that the spec fixes."""
+        """The labels that the spec fixes; none where its options have no such field."""
+        fixed: list[str] | None = getattr(options, "labels", None)
+        return fixed
 
     @classmethod
     @abstractmethod

@@ -27,11 +27,6 @@ class CausalLM(Objective[CausalLMSpec]):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     @classmethod
-    def fixed_labels(cls, options: CausalLMSpec) -> list[str] | None:
-        """None: the text itself is learned."""
-        return None
-
-    @classmethod
     def read_label(cls, options: CausalLMSpec, value: object, labels: list[str] | None) -> Label:
         """None: the text itself is learned."""
         return None

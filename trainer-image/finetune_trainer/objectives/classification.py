@@ -47,11 +47,6 @@ class Classification(Objective[ClassificationSpec]):
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     @classmethod
-    def fixed_labels(cls, options: ClassificationSpec) -> list[str] | None:
-        """`objective.classification.labels`."""
-        return options.labels
-
-    @classmethod
     def read_label(
         cls, options: ClassificationSpec, value: object, labels: list[str] | None
     ) -> str | tuple[str, ...]:

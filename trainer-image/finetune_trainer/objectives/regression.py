@@ -47,11 +47,6 @@ class Regression(Objective[RegressionSpec]):
         return ["value"] if self.targets == 1 else [f"value_{i}" for i in range(self.targets)]
 
     @classmethod
-    def fixed_labels(cls, options: RegressionSpec) -> list[str] | None:
-        """None: numbers have no labels."""
-        return None
-
-    @classmethod
     def read_label(
         cls, options: RegressionSpec, value: object, labels: list[str] | None
     ) -> float | tuple[float, ...]:

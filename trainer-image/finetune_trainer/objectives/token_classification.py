@@ -34,11 +34,6 @@ class TokenClassification(Objective[TokenClassificationSpec]):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
 
     @classmethod
-    def fixed_labels(cls, options: TokenClassificationSpec) -> list[str] | None:
-        """`objective.tokenClassification.labels`."""
-        return options.labels
-
-    @classmethod
     def read_label(
         cls, options: TokenClassificationSpec, value: object, labels: list[str] | None
     ) -> tuple[str, ...]:
