@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from finetune_trainer.threads import configure, cpu_quota, thread_count
+from finetune_trainer.threads import WAITING, configure, cpu_quota, thread_count
 
 
 def proc(tmp_path, groups, mounts):
@@ -60,3 +60,10 @@ def test_the_users_own_count_is_kept():
     assert configure(environ) == 3
     assert environ["RAYON_NUM_THREADS"] == environ["MKL_NUM_THREADS"] == "3"
     assert environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_the_users_own_way_of_waiting_is_kept_whole(own):
+    environ = dict(own)
+    configure(environ)
+    assert {name: environ.get(name) for name in WAITING} == {**dict.fromkeys(WAITING), **own}
