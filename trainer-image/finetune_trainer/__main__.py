@@ -8,7 +8,9 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
+from finetune_api.overrides import read_assignment
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.allocator import keep_freed_memory
 from finetune_trainer.config import read_config, termination_log
@@ -46,7 +48,15 @@ TRACEBACK_CHARACTERS = 1900
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(ExitCode.CONFIGURATION, f"{message}; write: python -m finetune_trainer RUN.json\n")
+        usage = "python -m finetune_trainer RUN.json [--set PATH=VALUE …]"
+        self.exit(ExitCode.CONFIGURATION, f"{message}; write: {usage}\n")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    try:
+        return read_assignment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,15 +65,24 @@ def main(arguments: list[str] | None = None) -> int:
         "python -m finetune_trainer", description=HELP, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run_json", metavar="RUN.json", type=Path, help="the RunConfig")
-    path: Path = parser.parse_args(arguments).run_json
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        type=_assignment,
+        action="append",
+        default=[],
+        help="another value for a field, such as training.seed=2; may be repeated",
+    )
+    given = parser.parse_args(arguments)
+    path, overrides = given.run_json, dict(given.set)
     os.environ.update(QUIET)
     process = Process.current()
     stop, reporter = Stop(), Reporter(quiet=process.rank > 0)
     stop.listen()
-    target = process.report or termination_log(path)
+    target = process.report or termination_log(path, overrides)
     code: int
     try:
-        code = _run(path, process, reporter, stop)
+        code = _run(path, overrides, process, reporter, stop)
         message = reporter.report.message
     except PeerLostError as error:
         code, message = PEER_LOST, str(error)
@@ -82,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _run(path: Path, process: Process, reporter: Reporter, stop: Stop) -> int:
-    config = read_config(path)
+def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Reporter, stop: Stop) -> int:
+    config = read_config(path, overrides)
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if config.devices.gpus > 1 and process.report is None:
         with at_one_commit(path, config, reporter, stop) as run_json:

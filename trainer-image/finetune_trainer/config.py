@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.metrics import COMMON, OBJECTIVES, plain
+from finetune_api.overrides import OverrideError, overridden
 from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
@@ -15,8 +17,8 @@ PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revi
 """Fields of inputs that say where they lie; what lies there is in their digests."""
 
 
-def read_config(path: Path) -> RunConfig:
-    """The run's configuration with every training default written out.
+def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The run's configuration with other values at some paths, and with every training default written out.
 
     Raises ConfigurationError with the field's path, NotFoundError when the file cannot be read.
     """
@@ -26,17 +28,26 @@ def read_config(path: Path) -> RunConfig:
         config = RunConfig.model_validate_json(text)
     except ValidationError as error:
         raise _refused(path, error) from error
+    if overrides:
+        config = _with(config, overrides)
     _check_metrics(config)
     _check_split(config)
     training = config.training.resolved(config.objective.kind, config.dataset.preprocessing.max_length)
     return config.model_copy(update={"training": training})
 
 
-def termination_log(path: Path) -> Path | None:
+def _with(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.from_json(overridden(config.to_json(), overrides, RunConfig))
+    except OverrideError as error:
+        raise ConfigurationError(f"--set {error}", FaultPlace(field=error.place)) from error
+
+
+def termination_log(path: Path, overrides: Mapping[str, Any] | None = None) -> Path | None:
     """Where the report goes: as run.json says, even one that is not valid; else the pod's default if there is one."""
     try:
-        found = json.loads(path.read_bytes()).get("terminationLog")
-    except (OSError, ValueError, AttributeError):
+        found = (json.loads(path.read_bytes()) | (overrides or {})).get("terminationLog")
+    except (OSError, ValueError, TypeError, AttributeError):
         found = TERMINATION_LOG if Path(TERMINATION_LOG).exists() else None
     return Path(found) if isinstance(found, str) else None
 

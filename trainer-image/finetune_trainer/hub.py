@@ -45,10 +45,7 @@ def fetch(config: RunConfig, reporter: Reporter, stop: Stop) -> RunConfig:
 
 @contextmanager
 def at_one_commit(run_json: Path, config: RunConfig, reporter: Reporter, stop: Stop) -> Iterator[Path]:
-    """A run.json for several processes: what is downloaded here, once, they all take from the cache."""
-    if not uses_hub(config):
-        yield run_json
-        return
+    """A run.json for several processes, as --set left it; what is downloaded here, once, they take from the cache."""
     with TemporaryDirectory(prefix="finetune-") as folder:
         pinned = Path(folder) / run_json.name
         pinned.write_text(json.dumps(fetch(config, reporter, stop).to_json()))
