@@ -88,6 +88,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DIVERGED = "Diverged"
+    PRUNED = "Pruned"
     STORAGE_FAILED = "StorageFailed"
     INTERRUPTED = "Interrupted"
     PREEMPTED = "Preempted"

@@ -33,7 +33,7 @@ RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
    "output": {"modelDir": "out/model", "stagingDir": "out/.staging", "checkpointDir": "out/.checkpoints"}}
 
 Exit codes: 0 done · 64 configuration · 65 data · 66 not found · 69 GPUs not seen · 70 fault of the trainer ·
-71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved
+71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved · 77 pruned
 """
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 QUIET = {
@@ -109,7 +109,7 @@ def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Repo
             code, reporter.report = launch(run_json, config.devices.gpus, stop)
         return code
     reporter.report = RunReport(attempt=config.job.attempt)
-    reporter.connect(config)
+    reporter.connect(config, stop)
     threads = configure(processes=process.world)
     keep_freed_memory()
     from finetune_trainer.run import run

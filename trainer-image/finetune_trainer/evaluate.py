@@ -58,7 +58,7 @@ class Judge:
                 ((batch, counts),) = self.ranks.deal(everyones, size)
                 own = self._score(examples, batch, meter, counts=counts)
                 *sums, full, stop = self.ranks.total(*own, self.stop.requested)
-                self.stop.agreed = stop > 0
+                self.stop.agree(stop, self.ranks)
                 if full or stop:
                     break
                 loss_sum, weight = loss_sum + sums[0], weight + sums[1]

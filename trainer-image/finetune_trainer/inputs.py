@@ -4,7 +4,8 @@ Called by `run`.
 """
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import fingerprint
 from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
-from finetune_trainer.errors import StoppedError
+from finetune_trainer.errors import PrunedError, TrainerError
 from finetune_trainer.heads import check_head
 from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
@@ -81,10 +82,28 @@ def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
             own.parent.rmdir()
 
 
+def clear_all(config: RunConfig, reporter: Reporter) -> None:
+    """`clear` what other attempts left, and this one."""
+    leftover = checkpoints_of(config, reporter)
+    leftover.claim()
+    clear(leftover, config)
+
+
+@contextmanager
+def nothing_left_if_pruned(config: RunConfig, reporter: Reporter, process: Process) -> Iterator[None]:
+    """Remove the checkpoints of a pruned trial, those of earlier attempts too: it is not resumed."""
+    try:
+        yield
+    except PrunedError:
+        if process.rank == 0:
+            clear_all(config, reporter)
+        raise
+
+
 def stop_if_asked(stop: Stop) -> None:
     if stop.requested:
         raise stopped(stop)
 
 
-def stopped(stop: Stop) -> StoppedError:
-    return StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")
+def stopped(stop: Stop) -> TrainerError:
+    return stop.error("; what was trained so far is saved")
