@@ -306,7 +306,7 @@ class ModelStatus(ApiModel):
     digest: Digest | None = None
     """sha256 of the folder's SHA256SUMS, which lists every file. Absent for a script of one's own."""
     format: ShortText
-    """How the folder is loaded: safetensors by transformers; peft, an adapter, by peft on the base model; custom-head by the folder's custom_head.py; Unverified for a script of one's own."""
+    """How the folder is loaded: safetensors by transformers; peft, an adapter, by peft on the base model; custom-head by the folder's custom_head.py; ensemble by its ensemble.py; Unverified for a script of one's own."""
     size_bytes: Count | None = None
     """Size of all files."""
     files: Count | None = None

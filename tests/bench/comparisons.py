@@ -4,7 +4,6 @@ Called by `quality`.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,8 @@ from typing import Any
 
 from bench.materials import TASKS, VADER, Row
 from bench.tables import spread
-from bench.trainer_runs import Setting, read_rows, train, write_rows
+from bench.trainer_runs import Setting, combine, read_rows, train, write_rows
+from finetune_api.combine import RULES
 
 Prepare = Callable[[str, argparse.Namespace], Setting]
 Rows = list[dict[str, Any]]
@@ -53,20 +53,22 @@ def precision(options: argparse.Namespace, prepare: Prepare) -> Rows:
 
 
 def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
-    """The mean of the members' probabilities against the mean member."""
-    setting = prepare("movies", options)
-    runs = [train(TASKS["movies"], setting, seed) for seed in range(1, options.seeds + 1)]
-    joint = _accuracy_of_all([folder for _, folder in runs], setting.folder / "test.jsonl")
-    what = f"ensemble of {len(runs)} seeds against the mean member, movies"
-    return [_row(what, "accuracy", [score for score, _ in runs], [joint])]
-
-
-def _accuracy_of_all(folders: list[Path], test: Path) -> float:
-    rows = read_rows(test)
-    total = sum(outputs(folder, rows).softmax(-1) for folder in folders)
-    labels = json.loads((folders[0] / "config.json").read_text())["label2id"]
-    guesses = total.argmax(-1).tolist()
-    return statistics.mean(labels[row["label"]] == guess for row, guess in zip(rows, guesses, strict=True))
+    """Every rule of `combine` that fits, on the same members, against the mean member."""
+    rows = []
+    for name in ("movies", "movies-rating"):
+        task, setting = TASKS[name], prepare(name, options)
+        members = [train(task, setting, seed)[1] for seed in range(1, options.seeds + 1)]
+        for rule in RULES[task.objective]:
+            each, joint = combine(task, setting, members, rule)
+            rows.append(
+                _row(
+                    f"{rule} of {len(members)} seeds against the mean member, {name}",
+                    task.metric,
+                    each,
+                    [joint],
+                )
+            )
+    return rows
 
 
 def outputs(folder: Path, rows: list[Row]) -> Any:

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.allocator import keep_freed_memory
@@ -22,7 +23,8 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.threads import configure
 
 HELP = """\
-Fine-tunes a model as RUN.json says: the same in a pod and on a laptop.
+Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
+of several.
 
 RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
 
@@ -104,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Reporter, stop: Stop) -> int:
     config = read_config(path, overrides)
     os.environ.update({} if uses_hub(config) else OFFLINE)
+    if isinstance(config, CombineConfig):
+        return _combine(config, reporter, stop)
     if config.devices.gpus > 1 and process.report is None:
         with at_one_commit(path, config, reporter, stop) as run_json:
             code, reporter.report = launch(run_json, config.devices.gpus, stop)
@@ -115,6 +119,16 @@ def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Repo
     from finetune_trainer.run import run
 
     reporter.report = run(config, reporter, stop, process, threads)
+    return ExitCode.DONE
+
+
+def _combine(config: CombineConfig, reporter: Reporter, stop: Stop) -> int:
+    reporter.report = RunReport(attempt=config.job.attempt)
+    reporter.connect(config, stop)
+    threads = configure(processes=1)
+    from finetune_trainer.combine.run import combine
+
+    reporter.report = combine(config, reporter, stop, threads)
     return ExitCode.DONE
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig
 from finetune_api.status import ResolvedStatus
 from finetune_trainer.adapters import check_adapter
@@ -71,9 +72,14 @@ def checkpoints_of(config: RunConfig, reporter: Reporter) -> Checkpoints:
 
 
 def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
-    """Remove the checkpoints, downloads that lie beside them, and that folder where it is this job's own."""
+    """Remove the checkpoints, and what else of this job lies beside them."""
     checkpoints.remove_all()
-    own = checkpoints.folder.parent
+    clear_beside(checkpoints.folder, config)
+
+
+def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
+    """Remove downloads that lie beside a path, and the folder they are in where it is this job's own."""
+    own = path.parent
     if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
         shutil.rmtree(config.output.hub_dir, ignore_errors=True)
     if own.name == config.job.uid:

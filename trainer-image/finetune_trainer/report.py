@@ -11,6 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
 from finetune_trainer.control import Stop
@@ -29,7 +30,7 @@ class Reporter:
         self._progress: ProgressClient | None = None
         self._out, self._quiet = out, quiet
 
-    def connect(self, config: RunConfig, stop: Stop) -> None:
+    def connect(self, config: RunConfig | CombineConfig, stop: Stop) -> None:
         """Serve /metrics and post progress, as the configuration says; an answer may ask for a stop."""
         if self._quiet:
             return

@@ -26,7 +26,8 @@ from finetune_trainer.launch import Process
 from finetune_trainer.looks import finish
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
-from finetune_trainer.storage.folder import Trained, publish, published
+from finetune_trainer.storage.folder import publish, published
+from finetune_trainer.storage.trained import Trained
 
 if TYPE_CHECKING:
     from finetune_trainer.session import Run
@@ -166,7 +167,7 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
-    trained = Trained(training.judge.model, tokenizer, metrics, reporter.history, looks)
+    trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, reporter.history, looks)
     model = publish(inputs.config, trained, reporter.report)
     reporter.history = None
     clear(checkpoints, inputs.config)
