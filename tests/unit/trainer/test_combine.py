@@ -380,12 +380,16 @@ def misfits(train, trio, tmp_path):
     (damaged / "model.safetensors").write_bytes(flipped)
     shutil.copytree(trio[1], stranger)
     (stranger / "SHA256SUMS").unlink()
+    garbled = tmp_path / "garbled"
+    shutil.copytree(trio[1], garbled)
+    (garbled / "SHA256SUMS").write_bytes(b"\xff\n\n")
     reordered = {"objective": {"classification": {"labels": ["pos", "neg"]}}}
     added = {"model": {"addTokens": ["mmHg"]}}
     adapted = {"model": {"adapter": {"lora": {}}}}
     return {
         "missing": (lambda: tmp_path / "nowhere", ExitCode.NOT_FOUND, "there is no folder"),
         "damaged": (lambda: damaged, ExitCode.NOT_FOUND, "it is damaged: model.safetensors is damaged"),
+        "garbled": (lambda: garbled, ExitCode.NOT_FOUND, "it is damaged"),
         "stranger": (lambda: stranger, ExitCode.NOT_FOUND, "it has no SHA256SUMS"),
         "adapter": (lambda: train("lora", **adapted), ExitCode.NOT_FOUND, "lora.merge: true"),
         "labels": (
@@ -405,6 +409,7 @@ def misfits(train, trio, tmp_path):
     [
         "missing",
         "damaged",
+        "garbled",
         "stranger",
         "adapter",
         "labels",
@@ -440,6 +445,35 @@ def test_language_models_are_combined_by_weights_alone(combine, trio):
     code, report, _ = combine(trio, "Vote", objective={"causalLM": {}})
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "combine")
     assert report.message == "combine: Vote does not fit causal_lm; use AverageWeights"
+
+
+def test_language_models_make_a_soup_that_predicts_the_next_token(combine, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from unit.trainer.architectures import build
+
+    (tmp_path / "llama").mkdir()
+    base = build("llama", tmp_path / "llama")
+    changes = {"objective": {"causalLM": {}}, "training": {"epochs": 1}}
+    pair = []
+    for seed in (1, 2):
+        made = job(
+            tmp_path / f"lm-{seed}", base, reviews(32), **merged(changes, {"training": {"seed": seed}})
+        )
+        assert made.run() == ExitCode.DONE, made.report.message
+        pair.append(made.model_dir)
+    code, report, folder = combine(pair, "AverageWeights", objective=changes["objective"])
+    assert code == ExitCode.DONE, report.message
+    metrics = report.model.metrics
+    assert metrics["test_perplexity"] == pytest.approx(
+        torch.tensor(metrics["test_loss"]).exp().item(), rel=1e-4
+    )
+    soup, first, second = (
+        AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, *pair)
+    )
+    for name, tensor in soup.items():
+        assert torch.equal(tensor, ((first[name].double() + second[name].double()) / 2).float()), name
 
 
 def test_a_metric_of_another_objective_is_refused(combine, trio):

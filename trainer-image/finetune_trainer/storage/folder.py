@@ -138,8 +138,8 @@ def _write_sums(folder: Path) -> None:
 
 def flaws(folder: Path) -> list[str]:
     """What in a folder differs from its SHA256SUMS; every file is read again."""
-    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-    expected = {name: digest for digest, name in lines}
+    lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
+    expected = {name: digest for digest, _, name in lines}
     found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
     found.pop(SUMS, None)
     unlisted = [f"{name} is not listed in {SUMS}" for name in found.keys() - expected.keys()]
