@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.materials import TASKS, VADER, Row
+from bench.materials import TASKS, VADER, Row, Task
 from bench.tables import spread
 from bench.trainer_runs import Setting, combine, read_rows, train, write_rows
-from finetune_api.combine import RULES
+from finetune_api.combine import RULES, CombineRule
 
 Prepare = Callable[[str, argparse.Namespace], Setting]
 Rows = list[dict[str, Any]]
@@ -53,22 +53,25 @@ def precision(options: argparse.Namespace, prepare: Prepare) -> Rows:
 
 
 def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
-    """Every rule of `combine` that fits, on the same members, against the mean member."""
+    """Every rule of `combine` that fits, on the same members, against the mean member.
+
+    Members differ in their seed; for a soup once more in their rate alone, as a head's first weights are the seed's.
+    """
     rows = []
     for name in ("movies", "movies-rating"):
         task, setting = TASKS[name], prepare(name, options)
-        members = [train(task, setting, seed)[1] for seed in range(1, options.seeds + 1)]
-        for rule in RULES[task.objective]:
-            each, joint = combine(task, setting, members, rule)
-            rows.append(
-                _row(
-                    f"{rule} of {len(members)} seeds against the mean member, {name}",
-                    task.metric,
-                    each,
-                    [joint],
-                )
-            )
+        seeds = [train(task, setting, seed)[1] for seed in range(1, options.seeds + 1)]
+        rates = [_at_rate(task, setting, setting.rate * factor) for factor in (0.5, 1.0, 2.0)]
+        chosen = [(rule, "seeds", seeds) for rule in RULES[task.objective]]
+        for rule, what, members in [*chosen, (CombineRule.AVERAGE_WEIGHTS, "rates", rates)]:
+            each, joint = combine(task, setting, members, rule, what)
+            told = f"{rule} of {len(members)} {what} against the mean member, {name}"
+            rows.append(_row(told, task.metric, each, [joint]))
     return rows
+
+
+def _at_rate(task: Task, setting: Setting, rate: float) -> Path:
+    return train(task, setting, 1, training={"optimizer": {"learningRate": rate}})[1]
 
 
 def outputs(folder: Path, rows: list[Row]) -> Any:

@@ -76,9 +76,11 @@ def train(task: Task, setting: Setting, seed: int, **changes: Any) -> tuple[floa
     return report["model"]["metrics"][f"test_{task.metric}"], out / "model"
 
 
-def combine(task: Task, setting: Setting, members: list[Path], rule: str) -> tuple[list[float], float]:
+def combine(
+    task: Task, setting: Setting, members: list[Path], rule: str, what: str
+) -> tuple[list[float], float]:
     """The test rows' metric of every member and of all together, as the trainer's combination finds them."""
-    out = setting.folder / f"{rule}-of-{len(members)}"
+    out = setting.folder / f"{rule}-of-{len(members)}-{what}"
     config = {
         "kind": "CombineConfig",
         "job": {"name": "bench"},
