@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
@@ -33,6 +33,8 @@ RUN_CONFIG_PATH = "/etc/finetune/run.json"
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_BYTES = 3500
 """The kubelet keeps the last 4,096 bytes of a termination message; a cut JSON would be a lost one."""
+PROGRESS_BYTES = 48 * 1024
+"""Of the report in a progress POST; the operator takes bodies of 64 KiB."""
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 InputPath = Annotated[str, Field(max_length=4096, exclude_if=lambda path: path == "")]
@@ -57,6 +59,8 @@ class ExitCode(IntEnum):
     DIVERGED = 72
     STORAGE = 74
     INTERRUPTED = 75
+    PRUNED = 77
+    """Ended by an answer to a progress POST; 76 stays within the trainer: a process that lost another one."""
 
 
 class JobIdentity(ApiModel):
@@ -246,8 +250,24 @@ class RunReport(ApiModel):
     metrics: Metrics = {}
 
 
+class Prune(ApiModel):
+    """A trial is to end here: others do better."""
+
+    model_config = ConfigDict(extra="ignore")
+    reason: Annotated[str, Field(min_length=1, max_length=512)]
+    """Why, as a part of a sentence; the trainer's last words repeat it."""
+
+
+class ProgressAnswer(ApiModel):
+    """The answer to a progress POST. What a newer operator says besides is passed over, and so is silence."""
+
+    model_config = ConfigDict(extra="ignore")
+    prune: Prune | None = None
+    """End training at the next step without a model; absent to go on."""
+
+
 class _Drop(StrEnum):
-    """Parts of a report that give way, in this order, when it is too long."""
+    """Parts of a report that give way, in this order, when it is too long. `best`, the goal of a search, is none."""
 
     TRACEBACK = "traceback"
     EPOCHS = "epochs"
@@ -256,13 +276,15 @@ class _Drop(StrEnum):
     RESOLVED = "resolved"
     EARLY_STOPPED = "early_stopped"
     LATEST = "latest"
-    BEST = "best"
     PROGRESS = "progress"
     PLACE = "place"
 
 
 def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
-    """The report as JSON of at most `limit` bytes of UTF-8: what matters least is left out first."""
+    """The report as JSON of at most `limit` bytes of UTF-8: what matters least is left out first.
+
+    How it ended, the goal with its step, and a sentence stay in any case.
+    """
     text = _dump(report)
     for shorter in _shortened(report):
         if len(text.encode()) <= limit:
@@ -285,7 +307,9 @@ def _shortened(report: RunReport) -> Iterator[RunReport]:
     if report.model:
         report = report.model_copy(update={"model": report.model.model_copy(update={"metrics": {}})})
         yield report
-    yield RunReport(attempt=report.attempt, exit_code=report.exit_code, message=report.message)
+    yield RunReport(
+        attempt=report.attempt, exit_code=report.exit_code, message=report.message, best=report.best
+    )
 
 
 def _dump(report: RunReport) -> str:

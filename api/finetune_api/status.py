@@ -88,6 +88,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DIVERGED = "Diverged"
+    PRUNED = "Pruned"
     STORAGE_FAILED = "StorageFailed"
     INTERRUPTED = "Interrupted"
     PREEMPTED = "Preempted"
@@ -305,7 +306,7 @@ class ModelStatus(ApiModel):
     digest: Digest | None = None
     """sha256 of the folder's SHA256SUMS, which lists every file. Absent for a script of one's own."""
     format: ShortText
-    """How the folder is loaded: safetensors by transformers; peft, an adapter, by peft on the base model; custom-head by the folder's custom_head.py; Unverified for a script of one's own."""
+    """How the folder is loaded: safetensors by transformers; peft, an adapter, by peft on the base model; custom-head by the folder's custom_head.py; ensemble by its ensemble.py; Unverified for a script of one's own."""
     size_bytes: Count | None = None
     """Size of all files."""
     files: Count | None = None

@@ -4,16 +4,16 @@ Called by `quality`.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.materials import TASKS, VADER, Row
+from bench.materials import TASKS, VADER, Row, Task
 from bench.tables import spread
-from bench.trainer_runs import Setting, read_rows, train, write_rows
+from bench.trainer_runs import Setting, combine, read_rows, train, write_rows
+from finetune_api.combine import RULES, CombineRule
 
 Prepare = Callable[[str, argparse.Namespace], Setting]
 Rows = list[dict[str, Any]]
@@ -53,20 +53,25 @@ def precision(options: argparse.Namespace, prepare: Prepare) -> Rows:
 
 
 def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
-    """The mean of the members' probabilities against the mean member."""
-    setting = prepare("movies", options)
-    runs = [train(TASKS["movies"], setting, seed) for seed in range(1, options.seeds + 1)]
-    joint = _accuracy_of_all([folder for _, folder in runs], setting.folder / "test.jsonl")
-    what = f"ensemble of {len(runs)} seeds against the mean member, movies"
-    return [_row(what, "accuracy", [score for score, _ in runs], [joint])]
+    """Every rule of `combine` that fits, on the same members, against the mean member.
+
+    Members differ in their seed; for a soup once more in their rate alone, as a head's first weights are the seed's.
+    """
+    rows = []
+    for name in ("movies", "movies-rating"):
+        task, setting = TASKS[name], prepare(name, options)
+        seeds = [train(task, setting, seed)[1] for seed in range(1, options.seeds + 1)]
+        rates = [_at_rate(task, setting, setting.rate * factor) for factor in (0.5, 1.0, 2.0)]
+        chosen = [(rule, "seeds", seeds) for rule in RULES[task.objective]]
+        for rule, what, members in [*chosen, (CombineRule.AVERAGE_WEIGHTS, "rates", rates)]:
+            each, joint = combine(task, setting, members, rule, what)
+            told = f"{rule} of {len(members)} {what} against the mean member, {name}"
+            rows.append(_row(told, task.metric, each, [joint]))
+    return rows
 
 
-def _accuracy_of_all(folders: list[Path], test: Path) -> float:
-    rows = read_rows(test)
-    total = sum(outputs(folder, rows).softmax(-1) for folder in folders)
-    labels = json.loads((folders[0] / "config.json").read_text())["label2id"]
-    guesses = total.argmax(-1).tolist()
-    return statistics.mean(labels[row["label"]] == guess for row, guess in zip(rows, guesses, strict=True))
+def _at_rate(task: Task, setting: Setting, rate: float) -> Path:
+    return train(task, setting, 1, training={"optimizer": {"learningRate": rate}})[1]
 
 
 def outputs(folder: Path, rows: list[Row]) -> Any:

@@ -76,6 +76,31 @@ def train(task: Task, setting: Setting, seed: int, **changes: Any) -> tuple[floa
     return report["model"]["metrics"][f"test_{task.metric}"], out / "model"
 
 
+def combine(
+    task: Task, setting: Setting, members: list[Path], rule: str, what: str
+) -> tuple[list[float], float]:
+    """The test rows' metric of every member and of all together, as the trainer's combination finds them."""
+    out = setting.folder / f"{rule}-of-{len(members)}-{what}"
+    config = {
+        "kind": "CombineConfig",
+        "job": {"name": "bench"},
+        "members": [{"path": str(member)} for member in members],
+        "combine": rule,
+        "dataset": {
+            "test": {"path": str(setting.folder / "test.jsonl")},
+            "preprocessing": {"maxLength": task.max_length},
+        },
+        "objective": {task.objective: {"labels": setting.labels} if setting.labels else {}},
+        "metrics": [task.metric],
+        "output": {"modelDir": str(out / "model"), "stagingDir": str(out / "staging")},
+        "terminationLog": str(out / "report.json"),
+    }
+    name = f"test_{task.metric}"
+    joint = run_trainer(config, out)["model"]["metrics"][name]
+    manifest = json.loads((out / "model" / "ensemble.json").read_text())
+    return [member["metrics"][name] for member in manifest["members"]], joint
+
+
 def run_trainer(config: dict[str, Any], out: Path) -> dict[str, Any]:
     """The report of a run; one that was done before is not repeated."""
     report = out / "report.json"

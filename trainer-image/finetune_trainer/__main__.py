@@ -8,7 +8,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
+from finetune_api.combine import CombineConfig
+from finetune_api.overrides import read_assignment
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.allocator import keep_freed_memory
 from finetune_trainer.config import read_config, termination_log
@@ -20,7 +23,8 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.threads import configure
 
 HELP = """\
-Fine-tunes a model as RUN.json says: the same in a pod and on a laptop.
+Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
+of several.
 
 RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
 
@@ -31,7 +35,7 @@ RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
    "output": {"modelDir": "out/model", "stagingDir": "out/.staging", "checkpointDir": "out/.checkpoints"}}
 
 Exit codes: 0 done · 64 configuration · 65 data · 66 not found · 69 GPUs not seen · 70 fault of the trainer ·
-71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved
+71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved · 77 pruned
 """
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 QUIET = {
@@ -46,7 +50,15 @@ TRACEBACK_CHARACTERS = 1900
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(ExitCode.CONFIGURATION, f"{message}; write: python -m finetune_trainer RUN.json\n")
+        usage = "python -m finetune_trainer RUN.json [--set PATH=VALUE …]"
+        self.exit(ExitCode.CONFIGURATION, f"{message}; write: {usage}\n")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    try:
+        return read_assignment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,15 +67,24 @@ def main(arguments: list[str] | None = None) -> int:
         "python -m finetune_trainer", description=HELP, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run_json", metavar="RUN.json", type=Path, help="the RunConfig")
-    path: Path = parser.parse_args(arguments).run_json
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        type=_assignment,
+        action="append",
+        default=[],
+        help="another value for a field, such as training.seed=2; may be repeated",
+    )
+    given = parser.parse_args(arguments)
+    path, overrides = given.run_json, dict(given.set)
     os.environ.update(QUIET)
     process = Process.current()
     stop, reporter = Stop(), Reporter(quiet=process.rank > 0)
     stop.listen()
-    target = process.report or termination_log(path)
+    target = process.report or termination_log(path, overrides)
     code: int
     try:
-        code = _run(path, process, reporter, stop)
+        code = _run(path, overrides, process, reporter, stop)
         message = reporter.report.message
     except PeerLostError as error:
         code, message = PEER_LOST, str(error)
@@ -82,20 +103,32 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _run(path: Path, process: Process, reporter: Reporter, stop: Stop) -> int:
-    config = read_config(path)
+def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Reporter, stop: Stop) -> int:
+    config = read_config(path, overrides)
     os.environ.update({} if uses_hub(config) else OFFLINE)
+    if isinstance(config, CombineConfig):
+        return _combine(config, reporter, stop)
     if config.devices.gpus > 1 and process.report is None:
         with at_one_commit(path, config, reporter, stop) as run_json:
             code, reporter.report = launch(run_json, config.devices.gpus, stop)
         return code
     reporter.report = RunReport(attempt=config.job.attempt)
-    reporter.connect(config)
+    reporter.connect(config, stop)
     threads = configure(processes=process.world)
     keep_freed_memory()
     from finetune_trainer.run import run
 
     reporter.report = run(config, reporter, stop, process, threads)
+    return ExitCode.DONE
+
+
+def _combine(config: CombineConfig, reporter: Reporter, stop: Stop) -> int:
+    reporter.report = RunReport(attempt=config.job.attempt)
+    reporter.connect(config, stop)
+    threads = configure(processes=1)
+    from finetune_trainer.combine.run import combine
+
+    reporter.report = combine(config, reporter, stop, threads)
     return ExitCode.DONE
 
 

@@ -57,7 +57,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     config, reporter = inputs.config, inputs.reporter
     model, tokenizer = _model(inputs, compute, ranks)
     stop_if_asked(inputs.stop)
-    most = _longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer), reporter)
+    most = longest(config.dataset.preprocessing.max_length, longest_input(model.config, tokenizer), reporter)
     train, validation, *test = tokenize_all(inputs, tokenizer, most, compute)
     optimizer = build_optimizer(
         model,
@@ -145,7 +145,8 @@ def tokenize_all(inputs: Inputs, tokenizer: Any, most: int, compute: "Compute") 
     return examples
 
 
-def _longest(asked: int, able: int | None, reporter: Reporter) -> int:
+def longest(asked: int, able: int | None, reporter: Reporter) -> int:
+    """To how many tokens texts are cut; says so where the model takes fewer than asked for."""
     if able is not None and able < asked:
         reporter.say(
             f"texts are cut to {able} tokens: the model takes no more than that (maxLength is {asked})"

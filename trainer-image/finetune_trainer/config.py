@@ -2,41 +2,74 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.metrics import COMMON, OBJECTIVES, plain
+from finetune_api.combine import CombineConfig, unfit
+from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
+from finetune_api.overrides import OverrideError, overridden
 from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
+Config = RunConfig | CombineConfig
 PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revision"}
 """Fields of inputs that say where they lie; what lies there is in their digests."""
 
 
-def read_config(path: Path) -> RunConfig:
-    """The run's configuration with every training default written out.
+def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The run's configuration with other values at some paths, and with every training default written out.
 
     Raises ConfigurationError with the field's path, NotFoundError when the file cannot be read.
     """
     with input_errors(str(path), "RUN.json"):
         text = path.read_bytes()
-    try:
-        config = RunConfig.model_validate_json(text)
-    except ValidationError as error:
-        raise _refused(path, error) from error
+    config = _with(_parsed(path, text), overrides or {})
+    if isinstance(config, CombineConfig):
+        return _checked_combination(config)
     _check_metrics(config)
     _check_split(config)
     training = config.training.resolved(config.objective.kind, config.dataset.preprocessing.max_length)
     return config.model_copy(update={"training": training})
 
 
-def termination_log(path: Path) -> Path | None:
+def _parsed(path: Path, text: bytes) -> Config:
+    try:
+        combines = json.loads(text)["kind"] == "CombineConfig"
+    except (ValueError, KeyError, TypeError):
+        combines = False
+    try:
+        return (CombineConfig if combines else RunConfig).model_validate_json(text)
+    except ValidationError as error:
+        raise _refused(path, error) from error
+
+
+def _with(config: Config, overrides: Mapping[str, Any]) -> Config:
+    if not overrides:
+        return config
+    kind: type[Config] = type(config)
+    try:
+        return kind.from_json(overridden(config.to_json(), overrides, kind))
+    except OverrideError as error:
+        raise ConfigurationError(f"--set {error}", FaultPlace(field=error.place)) from error
+
+
+def _checked_combination(config: CombineConfig) -> CombineConfig:
+    kind = config.objective.kind
+    reason = unfit(config.combine, kind)
+    if reason:
+        raise ConfigurationError(f"combine: {reason}", FaultPlace(field="combine"))
+    _check_names(kind, {"metrics": config.metrics or []})
+    return config.model_copy(update={"metrics": config.metrics or DEFAULTS[kind]})
+
+
+def termination_log(path: Path, overrides: Mapping[str, Any] | None = None) -> Path | None:
     """Where the report goes: as run.json says, even one that is not valid; else the pod's default if there is one."""
     try:
-        found = json.loads(path.read_bytes()).get("terminationLog")
-    except (OSError, ValueError, AttributeError):
+        found = (json.loads(path.read_bytes()) | (overrides or {})).get("terminationLog")
+    except (OSError, ValueError, TypeError, AttributeError):
         found = TERMINATION_LOG if Path(TERMINATION_LOG).exists() else None
     return Path(found) if isinstance(found, str) else None
 
@@ -60,6 +93,20 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
     return _sha256({"config": decisive, "inputs": inputs})
 
 
+def mark(config: Config) -> str:
+    """sha256 by which a published folder is known as that of this run: of the configuration alone."""
+    if isinstance(config, RunConfig):
+        return fingerprint(config, {})
+    decisive = config.model_dump(
+        mode="json", include={"combine", "dataset", "objective", "metrics"}, exclude_defaults=True
+    )
+    for part in ("validation", "test"):
+        for name in PLACES:
+            decisive["dataset"].get(part, {}).pop(name, None)
+    decisive["members"] = [[member.uri or member.path, member.digest] for member in config.members]
+    return _sha256(decisive)
+
+
 def _sha256(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -75,16 +122,19 @@ def _refused(path: Path, error: ValidationError) -> ConfigurationError:
 
 def _check_metrics(config: RunConfig) -> None:
     evaluation, stopping = config.training.evaluation, config.training.early_stopping
-    known = COMMON | OBJECTIVES[config.objective.kind]
     chosen = {"training.evaluation.bestMetric": [evaluation.best_metric]}
     chosen["training.evaluation.metrics"] = list(evaluation.metrics or [])
     chosen["training.earlyStopping.metric"] = [stopping.metric] if stopping and stopping.metric else []
+    _check_names(config.objective.kind, chosen)
+
+
+def _check_names(kind: str, chosen: dict[str, list[str]]) -> None:
+    known = COMMON | OBJECTIVES[kind]
     for field, names in chosen.items():
         for name in names:
             if plain(name) not in known:
                 raise ConfigurationError(
-                    f"{field}: {config.objective.kind} has no {name}; use {', '.join(known)}",
-                    FaultPlace(field=field),
+                    f"{field}: {kind} has no {name}; use {', '.join(known)}", FaultPlace(field=field)
                 )
 
 

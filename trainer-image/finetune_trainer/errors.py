@@ -10,7 +10,8 @@ TrainerError                  has a code, a message that says what to change, an
 ├── DeviceMemoryError    71   out of device memory at one example
 ├── DivergedError        72   loss or gradient is not finite
 ├── StorageError         74   writing failed
-└── StoppedError         75   stopped on a signal, or by a newer attempt
+├── StoppedError         75   stopped on a signal, or by a newer attempt
+└── PrunedError          77   ended by the operator: other trials of the search do better
 
 Every other exception is a fault of ours: 70, with its traceback.
 """
@@ -82,6 +83,12 @@ class StoppedError(TrainerError):
     """Training was asked to stop."""
 
     code = ExitCode.INTERRUPTED
+
+
+class PrunedError(TrainerError):
+    """The operator asked for the end of this trial."""
+
+    code = ExitCode.PRUNED
 
 
 class PeerLostError(Exception):

@@ -1,4 +1,4 @@
-"""Scores a model on a set of rows. Called by `loop` on the validation rows and by `run` on the test rows."""
+"""Scores a model on a set of rows. Called by `loop` on the validation rows, by `run` on the test rows, by `combine`."""
 
 import math
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class Judge:
                 ((batch, counts),) = self.ranks.deal(everyones, size)
                 own = self._score(examples, batch, meter, counts=counts)
                 *sums, full, stop = self.ranks.total(*own, self.stop.requested)
-                self.stop.agreed = stop > 0
+                self.stop.agree(stop, self.ranks)
                 if full or stop:
                     break
                 loss_sum, weight = loss_sum + sums[0], weight + sums[1]
@@ -72,8 +72,7 @@ class Judge:
         """Sum and weight of the losses of a batch, and whether it did not fit into memory."""
         try:
             with torch.inference_mode():
-                inputs, targets = collate(examples, batch, self.pad_id, self.compute.device)
-                logits = self.logits(inputs)
+                logits, targets = self.predict(examples, batch)
                 if not counts:
                     return 0.0, 0.0, False
                 loss = self.objective.loss(logits, targets)
@@ -82,6 +81,11 @@ class Judge:
         except RuntimeError as error:
             self.ranks.check_memory(error)
             return 0.0, 0.0, True
+
+    def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs and targets of some examples."""
+        inputs, targets = collate(examples, batch, self.pad_id, self.compute.device)
+        return self.logits(inputs), targets
 
     def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from finetune_api.combine import CombineConfig
 from finetune_api.model import Initialize
 from finetune_api.run import DataInput, ModelInput, RunConfig
 from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
@@ -20,10 +21,12 @@ from finetune_trainer.report import Reporter
 PARTS = ("train", "validation", "test")
 
 
-def uses_hub(config: RunConfig) -> bool:
+def uses_hub(config: RunConfig | CombineConfig) -> bool:
     """Whether the run names anything on the Hub."""
-    data = [getattr(config.dataset, part) for part in PARTS]
-    uris = [config.model.uri, config.model.tokenizer_uri, *(one.uri for one in data if one)]
+    data = [getattr(config.dataset, part, None) for part in PARTS]
+    uris = [one.uri for one in data if one]
+    if isinstance(config, RunConfig):
+        uris += [config.model.uri, config.model.tokenizer_uri]
     return any(map(is_hub, uris))
 
 
@@ -43,12 +46,18 @@ def fetch(config: RunConfig, reporter: Reporter, stop: Stop) -> RunConfig:
     )
 
 
+def fetch_rows(config: CombineConfig, reporter: Reporter, stop: Stop) -> CombineConfig:
+    """`fetch` for a combination, whose members are folders."""
+    if not uses_hub(config):
+        return config
+    hub, given = Hub(config.output.hub_dir, reporter, stop), config.dataset
+    data = {part: _with_file(f"dataset.{part}.uri", getattr(given, part), hub) for part in PARTS[1:]}
+    return config.model_copy(update={"dataset": given.model_copy(update=dict(data))})
+
+
 @contextmanager
 def at_one_commit(run_json: Path, config: RunConfig, reporter: Reporter, stop: Stop) -> Iterator[Path]:
-    """A run.json for several processes: what is downloaded here, once, they all take from the cache."""
-    if not uses_hub(config):
-        yield run_json
-        return
+    """A run.json for several processes, as --set left it; what is downloaded here, once, they take from the cache."""
     with TemporaryDirectory(prefix="finetune-") as folder:
         pinned = Path(folder) / run_json.name
         pinned.write_text(json.dumps(fetch(config, reporter, stop).to_json()))

@@ -16,7 +16,7 @@ from typing import Any
 from finetune_api.run import FaultPlace
 from finetune_api.uris import HubLocation, parse_hub
 from finetune_trainer.control import Stop
-from finetune_trainer.errors import ConfigurationError, NotFoundError, StoppedError, StorageError
+from finetune_trainer.errors import ConfigurationError, NotFoundError, StorageError
 from finetune_trainer.files import sha256
 from finetune_trainer.hubfaults import hub_faults, unavailable
 from finetune_trainer.report import Reporter
@@ -141,7 +141,7 @@ class Hub:
 
             def update(self, n: float | None = 1) -> None:
                 if stop.requested:
-                    raise StoppedError(f"stopped by {stop.signal_name} while {source.uri} was downloaded")
+                    raise stop.error(f" while {source.uri} was downloaded")
                 self.received += n or 0
                 if time.monotonic() > told[0] + TELL_SECONDS and self.received > 1e6:
                     told[0] = time.monotonic()

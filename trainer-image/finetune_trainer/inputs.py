@@ -4,10 +4,12 @@ Called by `run`.
 """
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig
 from finetune_api.status import ResolvedStatus
 from finetune_trainer.adapters import check_adapter
@@ -15,7 +17,7 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import fingerprint
 from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
-from finetune_trainer.errors import StoppedError
+from finetune_trainer.errors import PrunedError, TrainerError
 from finetune_trainer.heads import check_head
 from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
@@ -70,9 +72,14 @@ def checkpoints_of(config: RunConfig, reporter: Reporter) -> Checkpoints:
 
 
 def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
-    """Remove the checkpoints, downloads that lie beside them, and that folder where it is this job's own."""
+    """Remove the checkpoints, and what else of this job lies beside them."""
     checkpoints.remove_all()
-    own = checkpoints.folder.parent
+    clear_beside(checkpoints.folder, config)
+
+
+def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
+    """Remove downloads that lie beside a path, and the folder they are in where it is this job's own."""
+    own = path.parent
     if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
         shutil.rmtree(config.output.hub_dir, ignore_errors=True)
     if own.name == config.job.uid:
@@ -81,10 +88,28 @@ def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
             own.parent.rmdir()
 
 
+def clear_all(config: RunConfig, reporter: Reporter) -> None:
+    """`clear` what other attempts left, and this one."""
+    leftover = checkpoints_of(config, reporter)
+    leftover.claim()
+    clear(leftover, config)
+
+
+@contextmanager
+def nothing_left_if_pruned(config: RunConfig, reporter: Reporter, process: Process) -> Iterator[None]:
+    """Remove the checkpoints of a pruned trial, those of earlier attempts too: it is not resumed."""
+    try:
+        yield
+    except PrunedError:
+        if process.rank == 0:
+            clear_all(config, reporter)
+        raise
+
+
 def stop_if_asked(stop: Stop) -> None:
     if stop.requested:
         raise stopped(stop)
 
 
-def stopped(stop: Stop) -> StoppedError:
-    return StoppedError(f"stopped by {stop.signal_name}; what was trained so far is saved")
+def stopped(stop: Stop) -> TrainerError:
+    return stop.error("; what was trained so far is saved")

@@ -18,10 +18,10 @@ from finetune_trainer.control import halved
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.distributed import whole
-from finetune_trainer.errors import StoppedError
+from finetune_trainer.errors import PrunedError, StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
 from finetune_trainer.nonfinite import finite, needs_start, put_back, refuse, running_statistics
-from finetune_trainer.noting import evaluate_now, log_step, tell_spike
+from finetune_trainer.noting import evaluate_now, log_step, pruned, tell_spike
 from finetune_trainer.report import Reporter
 from finetune_trainer.schedules import factor
 from finetune_trainer.session import Run, Step, checkpoint_due, evaluation_due, is_finished
@@ -44,16 +44,21 @@ class Passes:
 
 
 def train(run: Run, state: TrainState) -> None:
-    """Bring `state` to the end of training. Raises StoppedError (with a checkpoint saved) or DivergedError."""
+    """Bring `state` to the end of training.
+
+    Raises StoppedError (with a checkpoint saved), PrunedError (without), DivergedError, DeviceMemoryError.
+    """
     run.exchange()
     if needs_start(run, state):
         run.save(state)
     while True:
         improved = evaluation_due(run, state) and evaluate_now(run, state)
-        finished = is_finished(run, state)
-        if run.stopping or finished or improved or checkpoint_due(run, state):
+        stopping, finished = run.stopping, is_finished(run, state)
+        if stopping and run.stop.pruned is not None:
+            raise PrunedError(pruned(run, state))
+        if stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
-        if run.stopping:
+        if stopping:
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
         if finished:
             return

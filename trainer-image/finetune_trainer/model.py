@@ -260,12 +260,12 @@ def checkpoint_activations(model: Any, name: str) -> None:
         ) from error
 
 
-def longest_input(model: Any, tokenizer: Any) -> int | None:
+def longest_input(config: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take; None where neither says."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
     if positions:
-        offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
+        offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
         limits.append(positions - offset)
     return min(limits, default=None)
 

@@ -73,6 +73,19 @@ def note_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bo
     return True
 
 
+def pruned(run: Run, state: TrainState) -> str:
+    """The last words of a trial that is pruned: the goal where it was measured last and at best, and why."""
+    goal, key = run.training.evaluation.best_metric, plain(run.training.evaluation.best_metric)
+    told = f"{goal} was not measured yet"
+    if state.evaluations:
+        last = state.evaluations[-1]
+        value = last.eval_loss if key == "loss" else last.metrics.get(key)
+        told = f"{goal} was {'not defined' if value is None else f'{value:g}'} at step {last.step}"
+    if state.best and state.best.step != state.evaluations[-1].step:
+        told += f", {state.best.value:g} at best (step {state.best.step})"
+    return f"pruned at step {state.step}: {told}; {run.stop.pruned}"
+
+
 def log_step(run: Run, state: TrainState, step: Step) -> None:
     """Pass a step's numbers on; a line in the log every so often."""
     metrics, total = run.reporter.metrics, run.total_steps

@@ -1,4 +1,4 @@
-"""Posts the progress of a run to the operator, in the background.
+"""Posts the progress of a run to the operator, in the background, and hears from the answers whether to end.
 
 Losing it is never a failure: the log says so once.
 
@@ -15,14 +15,17 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from finetune_api.run import ProgressEndpoint, RunReport
+from pydantic import ValidationError
+
+from finetune_api.run import PROGRESS_BYTES, ProgressAnswer, ProgressEndpoint, RunReport, to_message
 
 INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
+ANSWER_BYTES = 64 * 1024
 
 
 def body_of(report: RunReport, now: datetime) -> dict[str, Any]:
-    """The JSON of a POST: numbers of the metrics as texts, as Kubeflow has it, and the whole report."""
+    """The JSON of a POST: numbers of the metrics as texts, as Kubeflow has it, and the report as far as it fits."""
     progress = report.progress
     status: dict[str, Any] = {"metrics": [], "lastUpdatedTime": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
     if progress is not None:
@@ -38,7 +41,7 @@ def body_of(report: RunReport, now: datetime) -> dict[str, Any]:
         status["metrics"] += [{"name": k, "value": str(v)} for k, v in numbers.items() if v is not None]
     return {
         "trainerStatus": {key: value for key, value in status.items() if value is not None},
-        "runReport": report.to_json(),
+        "runReport": json.loads(to_message(report, PROGRESS_BYTES)),
     }
 
 
@@ -46,12 +49,16 @@ class ProgressClient:
     """Sends the newest report, at most one every `interval` seconds."""
 
     def __init__(
-        self, endpoint: ProgressEndpoint, say: Callable[[str], None], interval: float = INTERVAL_SECONDS
+        self,
+        endpoint: ProgressEndpoint,
+        say: Callable[[str], None],
+        prune: Callable[[str], None],
+        interval: float = INTERVAL_SECONDS,
     ) -> None:
-        self._endpoint, self._say, self._interval = endpoint, say, interval
+        self._endpoint, self._say, self._prune, self._interval = endpoint, say, prune, interval
         self._newest: RunReport | None = None
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._failed = False
+        self._failed = self._misread = False
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
@@ -76,19 +83,35 @@ class ProgressClient:
                 self._closing.wait(self._interval)
 
     def _send(self, report: RunReport) -> None:
+        body = json.dumps(body_of(report, datetime.now(UTC)), ensure_ascii=False).encode()
         try:
-            code = self._post(json.dumps(body_of(report, datetime.now(UTC))).encode())
+            code, answer = self._post(body)
             failure = None if code == 200 else f"it answered {code}"
         except (OSError, ValueError, HTTPException) as error:
             failure = str(error)
         if failure is None:
             self._failed = False
+            self._heed(answer)
         elif not self._failed:
             self._failed = True
             self._say(f"progress could not be reported to {self._endpoint.url}: {failure}; training goes on")
 
-    def _post(self, body: bytes) -> int:
-        """One POST; token and authority are read anew, as the kubelet renews them."""
+    def _heed(self, answer: bytes) -> None:
+        try:
+            asked = ProgressAnswer.model_validate_json(answer or b"{}").prune
+        except ValidationError as error:
+            if not self._misread:
+                self._misread = True
+                reason = error.errors(include_url=False)[0]["msg"]
+                self._say(
+                    f"the answer of {self._endpoint.url} is passed over, as it is none: {reason}; training goes on"
+                )
+            return
+        if asked is not None:
+            self._prune(asked.reason)
+
+    def _post(self, body: bytes) -> tuple[int, bytes]:
+        """One POST: code and answer. Token and authority are read anew, as the kubelet renews them."""
         if not self._endpoint.url.startswith("https://"):
             raise ValueError("the address is not HTTPS")
         token = Path(self._endpoint.token_path).read_text().strip()
@@ -97,4 +120,4 @@ class ProgressClient:
         request = urllib.request.Request(self._endpoint.url, body, headers, method="POST")  # noqa: S310
         handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
         with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_SECONDS) as answer:
-            return int(answer.status)
+            return int(answer.status), answer.read(ANSWER_BYTES)

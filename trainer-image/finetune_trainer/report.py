@@ -11,8 +11,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_trainer.control import Stop
 from finetune_trainer.history import History
 from finetune_trainer.metrics import TrainerMetrics
 from finetune_trainer.progress import ProgressClient
@@ -28,8 +30,8 @@ class Reporter:
         self._progress: ProgressClient | None = None
         self._out, self._quiet = out, quiet
 
-    def connect(self, config: RunConfig) -> None:
-        """Serve /metrics and post progress, as the configuration says."""
+    def connect(self, config: RunConfig | CombineConfig, stop: Stop) -> None:
+        """Serve /metrics and post progress, as the configuration says; an answer may ask for a stop."""
         if self._quiet:
             return
         if config.metrics_port:
@@ -38,7 +40,9 @@ class Reporter:
             except OSError as error:
                 self.say(f"/metrics is not served on port {config.metrics_port}: {error}", level="warning")
         if config.progress is not None:
-            self._progress = ProgressClient(config.progress, lambda text: self.say(text, level="warning"))
+            self._progress = ProgressClient(
+                config.progress, lambda text: self.say(text, level="warning"), stop.prune
+            )
 
     def say(self, message: str, *, level: str = "info", **facts: Any) -> None:
         """Write one log line."""

@@ -14,12 +14,20 @@ from finetune_api.status import EarlyStoppedStatus, Metrics
 from finetune_api.training import Resume
 from finetune_trainer.assembly import assemble, newest, start_torch
 from finetune_trainer.control import Stop
-from finetune_trainer.inputs import Inputs, checkpoints_of, clear, read_inputs, stopped
+from finetune_trainer.inputs import (
+    Inputs,
+    clear,
+    clear_all,
+    nothing_left_if_pruned,
+    read_inputs,
+    stopped,
+)
 from finetune_trainer.launch import Process
 from finetune_trainer.looks import finish
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
-from finetune_trainer.storage.folder import Trained, publish, published
+from finetune_trainer.storage.folder import publish, published
+from finetune_trainer.storage.trained import Trained
 
 if TYPE_CHECKING:
     from finetune_trainer.session import Run
@@ -31,15 +39,20 @@ def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, thr
     Every process of a run does the same; the first alone writes. Raises the errors of finetune_trainer.errors.
     """
     done = published(config)
-    if done is not None:
-        reporter.report = done
-        if process.rank:
-            return done
+    if done is None:
+        with nothing_left_if_pruned(config, reporter, process):
+            return train_and_publish(config, reporter, stop, process, threads)
+    reporter.report = done
+    if process.rank == 0:
         reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to train")
-        leftover = checkpoints_of(config, reporter)
-        leftover.claim()
-        clear(leftover, config)
-        return done
+        clear_all(config, reporter)
+    return done
+
+
+def train_and_publish(
+    config: RunConfig, reporter: Reporter, stop: Stop, process: Process, threads: int
+) -> RunReport:
+    """From the files to the published model."""
     inputs = read_inputs(config, reporter, stop, process)
     compute = start_torch(inputs, threads)
     from finetune_trainer.distributed import join, leave, lost_peers
@@ -154,7 +167,7 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
-    trained = Trained(training.judge.model, tokenizer, metrics, reporter.history, looks)
+    trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, reporter.history, looks)
     model = publish(inputs.config, trained, reporter.report)
     reporter.history = None
     clear(checkpoints, inputs.config)

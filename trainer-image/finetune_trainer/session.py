@@ -63,7 +63,7 @@ class Run:
 
     @property
     def stop(self) -> Stop:
-        """Whether a signal came."""
+        """Whether a signal or a pruning came."""
         return self.judge.stop
 
     @property
@@ -84,7 +84,8 @@ class Run:
     def exchange(self, *numbers: float) -> list[float]:
         """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
         *totals, stop, save = self.ranks.total(*numbers, self.stop.requested, _struck(self))
-        self.stop.agreed, self.clock_struck = stop > 0, save > 0
+        self.stop.agree(stop, self.ranks)
+        self.clock_struck = save > 0
         return totals
 
     def batch(self, step: int) -> Indices:

@@ -98,6 +98,13 @@ def _users_fault(seen: Evidence) -> Failure | None:
     return Failure(_FATAL[ExitCode(code)], _words(seen), retry=False)
 
 
+def _pruned(seen: Evidence) -> Failure | None:
+    """The operator's own doing: no error, and nothing to try again."""
+    if seen.own_script or _code(seen) != ExitCode.PRUNED:
+        return None
+    return Failure(Reason.PRUNED, _words(seen), retry=False, counted=False)
+
+
 def _out_of_memory(seen: Evidence) -> Failure | None:
     if seen.pod is None or seen.pod.end is None or seen.pod.end.reason != "OOMKilled":
         return None
@@ -173,6 +180,7 @@ CHECKS: tuple[Check, ...] = (
     _preempted,
     _interrupted,
     _users_fault,
+    _pruned,
     _out_of_memory,
     _trainers_fault,
     _own_script,

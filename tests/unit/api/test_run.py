@@ -148,6 +148,8 @@ reports = st.builds(
     exit_code=st.none() | st.sampled_from(ExitCode),
     message=texts(1024),
     traceback=st.none() | texts(2000),
+    best=st.none()
+    | st.builds(CheckpointStatus, step=st.integers(0, 10**6), metric=texts(256), value=numbers),
     epochs=st.builds(lambda some, times: some * times, st.lists(epochs, max_size=3), st.integers(0, 100)),
     effective=st.none() | st.builds(EffectiveStatus, labels=st.lists(texts(128), max_size=20)),
     model=st.none()
@@ -164,6 +166,7 @@ def test_a_report_fits_into_a_termination_message_and_is_read_again(report: RunR
     assert len(text.encode()) <= TERMINATION_BYTES
     assert (read.exit_code, read.attempt, read.version) == (report.exit_code, report.attempt, 1)
     assert report.message.startswith(read.message)
+    assert read.best == report.best, "a search lives on the goal and its step"
 
 
 def longest(character: str, model: ModelStatus) -> RunReport:
@@ -200,6 +203,7 @@ def test_of_the_longest_report_the_model_and_a_sentence_stay(character: str) -> 
     read = RunReport.model_validate_json(text)
     assert len(text.encode()) <= TERMINATION_BYTES
     assert (read.exit_code, read.attempt, read.model) == (ExitCode.DONE, 10**6, MODEL)
+    assert (read.best.step, read.best.value) == (10**6, 0.1 + 0.2)
     assert len(read.message) >= 128
 
 

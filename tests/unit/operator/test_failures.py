@@ -26,6 +26,7 @@ from unit.operator.worlds import (
 WHERE = RunReport(
     exit_code=65, message="reviews.jsonl, row 17: label is missing; add it or raise maxInvalidRows"
 )
+OUTDONE = RunReport(exit_code=77, message="pruned at step 6: eval_loss was 0.7 at step 6; others are better")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ FATAL = [
     Class("not found", over(66), "NotFound", "exit code 66"),
     Class("device out of memory", over(71), "OutOfMemory", "exit code 71"),
     Class("diverged", over(72), "Diverged", "exit code 72"),
+    Class("pruned", over(77, report=OUTDONE), "Pruned", "eval_loss was 0.7 at step 6"),
     Class(
         "the log's last words", over(64, message="boom at line 3\n"), "ConfigurationError", "boom at line 3"
     ),
@@ -87,6 +89,7 @@ COUNTED = [
     Class("script", over(1, message="ValueError: no"), "ScriptFailed", "code 1: ValueError: no", script=True),
     Class("script with 65", over(65), "ScriptFailed", "exit code 65", script=True),
     Class("script with 75", over(75), "ScriptFailed", "exit code 75", script=True),
+    Class("script with 77", over(77), "ScriptFailed", "exit code 77", script=True),
     Class("script killed", over(137), "ScriptFailed", "exit code 137", script=True),
     Class("script, host", over(137, end_reason="OOMKilled"), "HostOutOfMemory", "memory", script=True),
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune_api.training import Sharding
-from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, StoppedError
+from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, PrunedError, StoppedError
 from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, weights
 
 SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
@@ -170,6 +170,42 @@ def test_a_stop_during_evaluation_reaches_all_ranks(tmp_path):
         return run.judge.evaluate(run.validation, 2), run.stopping, run.judge.model.training
 
     assert on_ranks(2, body, tmp_path) == [(None, True, True)] * 2
+
+
+def test_a_trial_pruned_through_rank_0_ends_on_all_ranks_at_the_same_step_and_saves_nothing(tmp_path):
+    def body(ranks):
+        from finetune_trainer.loop import train
+
+        saved = []
+        run, state = a_run("classification", ranks, save=lambda state: saved.append(state.step), **TRAINING)
+        if ranks.first:
+            steps = iter(range(1, 9))
+            run.optimizer.register_step_post_hook(lambda *_: next(steps) == 3 and run.stop.prune("too slow"))
+        with pytest.raises(PrunedError) as caught:
+            train(run, state)
+        return caught.value.message, state.step, saved
+
+    (message, step, saved), there = on_ranks(2, body, tmp_path)
+    assert (message, step, saved) == there
+    assert message == "pruned at step 4: eval_loss was not measured yet; too slow"
+    assert (step, saved) == (4, [2])
+
+
+def test_a_pruning_during_evaluation_reaches_all_ranks(tmp_path):
+    def body(ranks):
+        run, _ = a_run("classification", ranks, **TRAINING)
+        if ranks.first:
+            run.stop.prune("too slow")
+        return run.judge.evaluate(run.validation, 2), run.stopping, run.stop.pruned
+
+    assert on_ranks(2, body, tmp_path) == [(None, True, "too slow")] * 2
+
+
+def test_a_rank_that_is_signalled_first_is_stopped_and_not_pruned():
+    run, _ = a_run("classification")
+    run.stop.requested = True
+    run.stop.prune("too slow")
+    assert isinstance(run.stop.error(""), StoppedError)
 
 
 @pytest.mark.parametrize("sharding", list(Sharding))

@@ -1,6 +1,8 @@
 """Progress posts against a TLS server, /metrics, and that losing either fails nothing."""
 
 import json
+import os
+import re
 import ssl
 import threading
 import time
@@ -12,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 
 from finetune_api.run import ExitCode, ProgressEndpoint, RunReport
-from finetune_api.status import EpochStatus, ProgressStatus
+from finetune_api.status import CheckpointStatus, EffectiveStatus, EpochStatus, ProgressStatus
 from finetune_trainer.progress import ProgressClient, body_of
 
 REPORT = RunReport(
@@ -46,10 +48,14 @@ def certificate(tmp_path_factory):
     return path
 
 
-class Endpoint:
-    """A server that notes what it is sent."""
+def nobody_prunes(reason):
+    pytest.fail(f"pruned: {reason}")
 
-    def __init__(self, certificate, answers):
+
+class Endpoint:
+    """A server that notes what it is sent; `reply` makes the answer's body of a post's."""
+
+    def __init__(self, certificate, answers, reply):
         posts, codes = [], iter(answers)
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,6 +64,7 @@ class Endpoint:
                 posts.append((time.monotonic(), self.headers["Authorization"], body))
                 self.send_response(next(codes, 200))
                 self.end_headers()
+                self.wfile.write(reply(body))
 
             def log_message(self, *arguments):
                 pass
@@ -82,8 +89,8 @@ def endpoint(certificate):
     """Makes servers that answer with the given codes, then 200."""
     made = []
 
-    def make(*answers):
-        made.append(Endpoint(certificate, answers))
+    def make(*answers, reply=lambda body: b""):
+        made.append(Endpoint(certificate, answers, reply))
         return made[-1]
 
     yield make
@@ -112,9 +119,21 @@ def test_the_body_is_what_kubeflows_callback_posts_and_the_report():
     assert RunReport.model_validate(body["runReport"]) == REPORT
 
 
+def test_a_post_fits_into_what_the_operator_takes_and_keeps_the_goal():
+    best = CheckpointStatus(step=4, metric="eval_loss", value=0.25)
+    labels = EffectiveStatus(labels=["\u8a9e" * 128] * 50)
+    many = {f"metric_{number}": 0.1 + 0.2 for number in range(32)}
+    epochs = [EpochStatus(epoch=1, step=step, metrics=many) for step in range(50)]
+    report = REPORT.model_copy(update={"best": best, "effective": labels, "epochs": epochs})
+    body = json.dumps(body_of(report, datetime.now(UTC)), ensure_ascii=False).encode()
+    assert len(json.dumps(report.to_json())) > 64 * 1024 > len(body)
+    read = RunReport.model_validate(json.loads(body)["runReport"])
+    assert (read.best, read.epochs[-1]) == (best, epochs[-1])
+
+
 def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certificate, endpoint):
     server, said = endpoint(), []
-    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, interval=0.2)
+    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.2)
     client.offer(REPORT)
     while not server.posts:
         time.sleep(0.01)
@@ -132,7 +151,9 @@ def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certifi
 
 def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificate, endpoint):
     server, said = endpoint(202, 503, 200, 401), []
-    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, interval=0.01)
+    client = ProgressClient(
+        spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.01
+    )
     for number in range(4):
         client.offer(REPORT)
         while len(server.posts) <= number:
@@ -145,12 +166,104 @@ def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificat
     ]
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"prune": {"reason": "others do better"}}, "others do better"),
+        ({"prune": {"reason": "others", "rung": 2}, "said": "by a newer operator"}, "others"),
+        ({"said": "by a newer operator"}, None),
+        ({"prune": None}, None),
+        ({}, None),
+    ],
+)
+def test_an_answer_may_prune_and_what_is_not_known_of_it_is_passed_over(
+    tmp_path, certificate, endpoint, answer, reason
+):
+    server, said, asked = endpoint(reply=lambda body: json.dumps(answer).encode()), [], []
+    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, asked.append)
+    client.offer(REPORT)
+    client.close()
+    assert (asked, said) == ([reason] if reason else [], [])
+
+
+def test_answers_that_are_none_are_told_once(tmp_path, certificate, endpoint):
+    answers = iter(
+        [b"<html>", b"[]", b'{"prune": {}}', b'{"prune": {"reason": 7}}', b'{"prune": true}', b"\xff"]
+    )
+    server, said = endpoint(reply=lambda body: next(answers)), []
+    client = ProgressClient(
+        spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.01
+    )
+    for number in range(6):
+        client.offer(REPORT)
+        while len(server.posts) <= number:
+            time.sleep(0.005)
+        time.sleep(0.05)
+    client.close()
+    assert next(answers, None) is None
+    assert len(said) == 1
+    assert "is passed over, as it is none: Invalid JSON" in said[0]
+    assert said[0].endswith("training goes on")
+
+
+def outdone(body):
+    """What an operator answers once it knows how good a trial is."""
+    done = body["runReport"].get("epochs")
+    return json.dumps({"prune": {"reason": "others are better"}} if done else {}).encode()
+
+
+ENDLESS = {"epochs": 10_000, "evaluation": {"bestMetric": "accuracy"}, "checkpoint": {"every": {"steps": 1}}}
+
+
+@pytest.mark.parametrize("devices", [{"gpus": 0}, {"gpus": 2, "simulated": True}], ids=["one", "two"])
+def test_a_pruned_trial_ends_without_a_model_and_without_checkpoints(
+    make_job, tmp_path, certificate, endpoint, devices
+):
+    server = endpoint(reply=outdone)
+    progress = spec(tmp_path, certificate, server.url).to_json()
+    made = make_job(progress=progress, training=ENDLESS, devices=devices)
+    code = made.run_apart()
+    assert code == ExitCode.PRUNED, made.log
+    report = made.report
+    assert report.exit_code == ExitCode.PRUNED
+    newest, best = report.epochs[-1], report.best
+    goal = f"accuracy was {newest.metrics['accuracy']:g} at step {newest.step}"
+    at_best = "" if best.step == newest.step else f", {best.value:g} at best (step {best.step})"
+    told = re.fullmatch(r"pruned at step (\d+): (.*); others are better", report.message)
+    assert told[2] == goal + at_best
+    assert best.metric == "accuracy"
+    assert 0 <= int(told[1]) - newest.step <= 6
+    assert not made.model_dir.exists()
+    assert not made.checkpoint_dir.exists()
+    last = RunReport.model_validate(server.posts[-1][2]["runReport"])
+    assert (last.exit_code, last.message) == (ExitCode.PRUNED, report.message)
+
+
+def test_a_trial_that_is_pruned_before_it_goes_on_removes_the_checkpoints_of_the_attempt_before(
+    make_job, tmp_path, certificate, endpoint
+):
+    import signal
+
+    made = make_job(training=ENDLESS)
+    child = made.start()
+    while not (made.checkpoint_dir / "step-00000003").exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
+    server = endpoint(reply=lambda body: b'{"prune": {"reason": "the search is over"}}')
+    progress = spec(tmp_path, certificate, server.url).to_json()
+    again = made.changed({"job": {"attempt": 2}, "progress": progress})
+    assert again.run_apart() == ExitCode.PRUNED
+    assert again.report.message.endswith("the search is over")
+    assert not made.checkpoint_dir.exists()
+
+
 def test_a_stranger_behind_the_address_gets_nothing(tmp_path, certificate, endpoint):
     server, said = endpoint(), []
     stranger = spec(tmp_path, certificate, server.url).model_copy(
         update={"ca_path": ssl.get_default_verify_paths().cafile}
     )
-    client = ProgressClient(stranger, said.append, interval=0.01)
+    client = ProgressClient(stranger, said.append, nobody_prunes, interval=0.01)
     client.offer(REPORT)
     client.close()
     assert server.posts == []
@@ -159,7 +272,7 @@ def test_a_stranger_behind_the_address_gets_nothing(tmp_path, certificate, endpo
 
 def test_plain_http_is_not_spoken(tmp_path, certificate):
     said = []
-    client = ProgressClient(spec(tmp_path, certificate, "http://127.0.0.1:9/"), said.append)
+    client = ProgressClient(spec(tmp_path, certificate, "http://127.0.0.1:9/"), said.append, nobody_prunes)
     client.offer(REPORT)
     client.close()
     assert "not HTTPS" in said[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.repeats import Repeats
@@ -51,7 +52,7 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
         group_by=split.group_by if split else None,
         per_token=kind.per_token,
         labelled=kind.labelled,
-        label_lists=_label_lists(config),
+        label_lists=label_lists(config.objective),
     )
     train = scan("dataset.train", spec.train, reading, repeats, check)
     labels = kind.found_labels(options, train.labels, train.name)
@@ -67,8 +68,8 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
     return Dataset(train.source, validation.source, test.source if test else None, objective)
 
 
-def _label_lists(config: RunConfig) -> bool:
-    objective = config.objective
+def label_lists(objective: ObjectiveSpec) -> bool:
+    """Whether a row has a list of labels or numbers."""
     return bool(
         objective.token_classification
         or (objective.classification and objective.classification.multi_label)

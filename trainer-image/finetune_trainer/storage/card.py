@@ -1,4 +1,4 @@
-"""Writes the model card, README.md of the model's folder. Called by `folder`; pure."""
+"""Writes the model card, README.md of the model's folder. Called by `trained`; pure."""
 
 import json
 
@@ -39,7 +39,7 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         "",
         "## Use",
         "",
-        snippet(config),
+        snippet(model.format, config.objective, config.dataset, config.model.uri or config.model.path),
         "",
         "## Results",
         "",

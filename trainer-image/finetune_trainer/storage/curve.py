@@ -1,4 +1,4 @@
-"""Draws the learning curve of a run. Called by `folder`."""
+"""Draws the learning curve of a run. Called by `trained`."""
 
 from pathlib import Path
 from typing import Any

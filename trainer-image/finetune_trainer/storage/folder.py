@@ -1,16 +1,13 @@
-"""The model's folder: whose it is, how it is put together, verified and published. Called by `run`."""
+"""The folder of a model: whose it is, and how it is sealed, verified and published. Called by `run` and `combine`."""
 
 import json
-import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from finetune_api.run import FaultPlace, RunConfig, RunReport
-from finetune_api.status import Metrics, ModelStatus
-from finetune_trainer.adapters import model_format, save_weights
-from finetune_trainer.config import fingerprint
+from finetune_api.run import FaultPlace, RunReport
+from finetune_api.status import ModelStatus
+from finetune_trainer.config import Config, mark
 from finetune_trainer.errors import NotFoundError, StorageError, storage_errors
 from finetune_trainer.files import (
     files_of,
@@ -22,28 +19,22 @@ from finetune_trainer.files import (
     sync_tree,
     write_json,
 )
-from finetune_trainer.history import History
-from finetune_trainer.model import reset_tokenizer
-from finetune_trainer.storage.card import model_card
-from finetune_trainer.storage.curve import draw_curve
 from finetune_trainer.versions import versions
 
 SUMS, RECORD = "SHA256SUMS", "run.json"
 
 
-@dataclass(frozen=True)
-class Trained:
+class Content(Protocol):
     """What is published."""
 
-    model: Any
-    tokenizer: Any
-    metrics: Metrics
-    history: History
-    looks: Path | None = None
-    """A folder with what training.debug asked for."""
+    def write(self, folder: Path) -> ModelStatus:
+        """Write the model's files into an empty folder; what is not known of it yet is added later."""
+
+    def card(self, report: RunReport) -> str:
+        """The model card, in Markdown."""
 
 
-def published(config: RunConfig) -> RunReport | None:
+def published(config: Config) -> RunReport | None:
     """The report of this very run, if an earlier attempt published its model; None if the folder is free.
 
     Raises NotFoundError when the folder holds something else, StorageError when the published model is damaged.
@@ -56,13 +47,13 @@ def published(config: RunConfig) -> RunReport | None:
         raise NotFoundError(f"output.uri: {name} is a file; choose another output.uri", place)
     if not any(folder.iterdir()):
         return None
-    record = _record(folder)
+    record = record_of(folder)
     if record is None:
         raise NotFoundError(
             f"output.uri: {name} is not empty and holds no model of a job; choose another output.uri", place
         )
     job = record["job"]
-    if job.get("uid") != config.job.uid or record["fingerprint"] != fingerprint(config, {}):
+    if job.get("uid") != config.job.uid or record["fingerprint"] != mark(config):
         owner = f"job {job.get('namespace')}/{job.get('name')}"
         run = (
             "an earlier run of this job with another configuration"
@@ -77,7 +68,8 @@ def published(config: RunConfig) -> RunReport | None:
     return report.model_copy(update={"attempt": config.job.attempt, "model": _status(folder, report.model)})
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """run.json of a published folder; None where there is none."""
     try:
         record = json.loads((folder / RECORD).read_text())
         return (
@@ -87,13 +79,13 @@ def _record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def publish(config: RunConfig, trained: Trained, report: RunReport) -> ModelStatus:
+def publish(config: Config, content: Content, report: RunReport) -> ModelStatus:
     """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError."""
     staging, target = Path(config.output.staging_dir), Path(config.output.model_dir)
     name = config.output.uri or config.output.model_dir
     with storage_errors("the model", staging):
         fresh_folder(staging)
-        status = _stage(staging, config, trained, report, name)
+        status = _stage(staging, config, content, report)
     with storage_errors("the model", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and any(target.iterdir()):
@@ -105,26 +97,15 @@ def publish(config: RunConfig, trained: Trained, report: RunReport) -> ModelStat
     return status
 
 
-def _stage(folder: Path, config: RunConfig, trained: Trained, report: RunReport, name: str) -> ModelStatus:
-    save_weights(trained.model, config.model, folder)
-    reset_tokenizer(trained.tokenizer)
-    trained.tokenizer.save_pretrained(str(folder))
-    trained.history.rewind(2**62)
-    (folder / "metrics.jsonl").write_bytes(trained.history.path.read_bytes())
-    if trained.looks is not None:
-        shutil.copytree(trained.looks, folder, dirs_exist_ok=True)
-    draw_curve(
-        folder / "learning-curve.png", trained.history.entries(), config.training.evaluation.best_metric
-    )
-    status = ModelStatus(
-        uri=name,
-        format=model_format(config.model),
-        base_model=config.model.uri or config.model.path,
-        metrics=trained.metrics,
-        trained_at=datetime.now(UTC).replace(microsecond=0),
+def _stage(folder: Path, config: Config, content: Content, report: RunReport) -> ModelStatus:
+    status = content.write(folder).model_copy(
+        update={
+            "uri": config.output.uri or config.output.model_dir,
+            "trained_at": datetime.now(UTC).replace(microsecond=0),
+        }
     )
     final = report.model_copy(update={"model": status})
-    (folder / "README.md").write_text(model_card(config, final))
+    (folder / "README.md").write_text(content.card(final))
     write_json(folder / RECORD, _run_record(config, final))
     readable(folder)
     _write_sums(folder)
@@ -135,14 +116,14 @@ def _stage(folder: Path, config: RunConfig, trained: Trained, report: RunReport,
     return _status(folder, status)
 
 
-def _run_record(config: RunConfig, report: RunReport) -> dict[str, Any]:
+def _run_record(config: Config, report: RunReport) -> dict[str, Any]:
     told = config.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"progress", "termination_log"}
     )
     return {
         "version": 1,
         "job": config.job.to_json(),
-        "fingerprint": fingerprint(config, {}),
+        "fingerprint": mark(config),
         "config": told,
         "report": report.to_json(),
         "versions": versions(),
@@ -157,8 +138,8 @@ def _write_sums(folder: Path) -> None:
 
 def flaws(folder: Path) -> list[str]:
     """What in a folder differs from its SHA256SUMS; every file is read again."""
-    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-    expected = {name: digest for digest, name in lines}
+    lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
+    expected = {name: digest for digest, _, name in lines}
     found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
     found.pop(SUMS, None)
     unlisted = [f"{name} is not listed in {SUMS}" for name in found.keys() - expected.keys()]

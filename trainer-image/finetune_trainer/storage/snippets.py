@@ -5,9 +5,10 @@ They run in the model's folder, and prepare texts as training did.
 
 import json
 
+from finetune_api.combine import CombineData
 from finetune_api.objective import ObjectiveSpec
-from finetune_api.run import RunConfig
-from finetune_trainer.adapters import base_model, model_format
+from finetune_api.run import DatasetInput
+from finetune_trainer.adapters import base_model
 
 PIPELINES = {
     "classification": "text-classification",
@@ -42,7 +43,14 @@ from custom_head import load  # a file of this folder: torch and transformers ar
 folder = "."  # this folder
 model, tokenizer = load(folder)
 """
-LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED}
+ENSEMBLE = """\
+import torch
+from ensemble import load  # a file of this folder: torch and transformers are all that it needs
+
+folder = "."  # this folder
+model, tokenizer = load(folder)
+"""
+LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED, "ensemble": ENSEMBLE}
 """By `status.model.format`."""
 ROWS = """
 inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
@@ -88,20 +96,18 @@ print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
 
 
-def snippet(config: RunConfig) -> str:
-    """A block of Markdown."""
-    kind = config.objective.kind
+def snippet(form: str, objective: ObjectiveSpec, dataset: DatasetInput | CombineData, base: str = "") -> str:
+    """A block of Markdown, for a model of this format; `base` is the URI of the model below an adapter."""
     auto_class, lines = {
         "token_classification": ("AutoModelForTokenClassification", WORDS),
         "causal_lm": ("AutoModelForCausalLM", NEXT_TOKENS),
-    }.get(kind, ("AutoModelForSequenceClassification", ROWS + _last(config.objective)))
-    pair = ', ["and a second text"]' if config.dataset.columns.text_pair else ""
-    base, _ = base_model(config.model.uri or config.model.path)
-    text = (LOAD[model_format(config.model)] + lines).format(
-        base=json.dumps(base),
+    }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
+    pair = ', ["and a second text"]' if dataset.columns.text_pair else ""
+    text = (LOAD[form] + lines).format(
+        base=json.dumps(base_model(base)[0]),
         auto_class=auto_class,
         texts=f'["a text of your own"]{pair}',
-        max_length=config.dataset.preprocessing.max_length,
+        max_length=dataset.preprocessing.max_length,
     )
     return f"```python\n{text}```"
 

@@ -1,0 +1,126 @@
+"""Changes single fields of a spec or a RunConfig by their path, and checks the result. Pure.
+
+Used by the trainer for `--set`, and by whoever makes many jobs out of one: trials of a search, members of an ensemble.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from finetune_api.base import ApiModel, OneOf
+
+Document = dict[str, Any]
+_NULL = re.compile(r"|~|null|Null|NULL")
+_BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+class OverrideError(ValueError):
+    """An override cannot be applied; `place` is the path at fault."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+
+
+def overridden(document: Document, overrides: Mapping[str, Any], kind: type[ApiModel]) -> Document:
+    """The wire form of a `kind` with other values at some paths, such as training.optimizer.learningRate.
+
+    None removes a field. Of an object that has exactly one of several members, the one that is set replaces the other.
+    Raises OverrideError for a path that is no field, with the nearest field, and for a value that the field refuses.
+    """
+    changed = copy.deepcopy(document)
+    for path, value in overrides.items():
+        _set(changed, path, value, kind)
+    try:
+        kind.from_json(changed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or ", ".join(overrides)
+        raise OverrideError(place, first["msg"].removeprefix("Value error, ")) from error
+    return changed
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """Path and value of `path=value`, the value read as YAML 1.2 reads a scalar, or as JSON. Raises ValueError."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ValueError(f"{text!r} is no assignment; write PATH=VALUE, such as training.seed=2")
+    return path.strip(), _value(value.strip())
+
+
+def fields_of(kind: type[ApiModel]) -> Iterator[str]:
+    """The path of every field, objects among them."""
+    for name, field in kind.model_fields.items():
+        wire, inner = field.alias or name, _object_in(field.annotation)
+        yield wire
+        if inner is not None:
+            yield from (f"{wire}.{below}" for below in fields_of(inner))
+
+
+def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> None:
+    holder, names = document, path.split(".")
+    inner: type[ApiModel] | None = kind
+    for depth, name in enumerate(names):
+        if inner is None:
+            whole = ".".join(names[:depth])
+            raise OverrideError(path, f"{whole} is a value without fields of its own; set {whole} as a whole")
+        field = _fields(inner).get(name)
+        if field is None:
+            raise OverrideError(path, f"there is no such field; the nearest is {_nearest(path, kind)}")
+        if issubclass(inner, OneOf):
+            for other in set(holder) - {name}:
+                del holder[other]
+        if depth == len(names) - 1:
+            holder[name] = value
+        else:
+            if not isinstance(holder.get(name), dict):
+                holder[name] = {}
+            holder, inner = holder[name], _object_in(field.annotation)
+
+
+def _fields(kind: type[ApiModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in kind.model_fields.items()}
+
+
+def _object_in(annotation: Any) -> type[ApiModel] | None:
+    """The object that a field holds, whether it may be absent or not; None for values, lists and maps."""
+    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
+        return annotation
+    if get_origin(annotation) in (list, dict):
+        return None
+    return next(filter(None, map(_object_in, get_args(annotation))), None)
+
+
+def _nearest(path: str, kind: type[ApiModel]) -> str:
+    """The field whose own name is most alike, and of several the one whose whole path is."""
+
+    def likeness(field: str) -> tuple[float, float]:
+        return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]), _ratio(path, field)
+
+    return max(fields_of(kind), key=likeness)
+
+
+def _ratio(left: str, right: str) -> float:
+    return SequenceMatcher(None, left.replace("_", "").lower(), right.lower()).ratio()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        pass
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOLEAN.fullmatch(text):
+        return text.lower() == "true"
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text

@@ -1,0 +1,106 @@
+"""The file that asks for a combination of models, and which rule fits which objective."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from finetune_api.combine import RULES, CombineConfig, CombineRule, unfit
+from finetune_api.objective import ObjectiveSpec
+from finetune_api.schema import structural
+from unit.api.cases import FULL
+from unit.api.schemas import leaf_places, nodes
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "combine-config-v1.json"
+UID = "7d2c1e8a-3f60-4b0e-9a55-0c1d2e3f4a5b"
+OWN = f"/finetune/output/.finetune/{UID}"
+SMALLEST: dict[str, Any] = {
+    "kind": "CombineConfig",
+    "job": {"name": "movie-sentiment", "namespace": "default", "uid": UID},
+    "members": [{"path": "/finetune/members/0"}, {"path": "/finetune/members/1"}],
+    "combine": "AverageProbabilities",
+    "dataset": {"test": {"path": "/finetune/data/test.jsonl"}},
+    "objective": {"classification": {}},
+    "output": {"modelDir": "/finetune/output/model", "stagingDir": f"{OWN}/model"},
+}
+
+
+def full() -> dict[str, Any]:
+    """A CombineConfig in which every field is set."""
+    member = {"path": "/members/0", "uri": "pvc://models/sentiment/0", "digest": "sha256:" + "0" * 64}
+    rows = {
+        "path": "/data/rows",
+        "uri": "hf://datasets/org/data/rows.csv",
+        "format": "csv",
+        "revision": "2" * 40,
+    }
+    prepared = {name: FULL["dataset"][name] for name in ("columns", "preprocessing", "maxInvalidRows")}
+    return SMALLEST | {
+        "job": SMALLEST["job"] | {"attempt": 2},
+        "members": [member, member],
+        "dataset": prepared | {"validation": rows, "test": rows},
+        "objective": FULL["objective"],
+        "metrics": ["accuracy", "mcc"],
+        "output": SMALLEST["output"] | {"hubDir": f"{OWN}/hub", "uri": "pvc://models/movie-sentiment"},
+        "devices": {"gpus": 1, "simulated": True},
+        "precision": "Float32",
+        "progress": {"url": "https://operator:9443", "tokenPath": "/run/token", "caPath": "/run/ca.crt"},
+        "metricsPort": 9090,
+        "terminationLog": "/dev/termination-log",
+    }
+
+
+def both_sizes() -> dict[str, Any]:
+    return {
+        name: CombineConfig.from_json(written).to_json()
+        for name, written in (("smallest", SMALLEST), ("full", full()))
+    }
+
+
+def test_the_wire_form_of_a_combine_config_is_frozen() -> None:
+    """It has changed? Then as for run-config-v1.json: run this file with python and have the diff reviewed."""
+    assert json.dumps(both_sizes(), indent=2) + "\n" == GOLDEN.read_text()
+
+
+def test_the_full_combine_config_shows_every_field() -> None:
+    schema = structural(CombineConfig)
+    choices = {place for place, node in nodes(schema) if node.get("maxProperties") == 1}
+    shown = leaf_places(CombineConfig.from_json(full()).to_json())
+    missing = {
+        place
+        for place, _ in nodes(schema)
+        if place not in shown and not any(place[: len(choice)] == choice for choice in choices)
+    }
+    assert missing == {("dataset", "columns", "prompt")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"members": [{"path": "/a"}]}, "at least 2 items"),
+        ({"dataset": {}}, "give validation or test rows"),
+        ({"devices": {"gpus": 2}}, "one member is scored at a time"),
+        ({"combine": "Mean"}, "'AverageProbabilities'"),
+        ({"kind": "RunConfig"}, "'CombineConfig'"),
+        ({"metrics": ["accuracy", "f1", "mcc", "recall", "precision"]}, "at most 4 items"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        CombineConfig.from_json(SMALLEST | changes)
+
+
+def test_every_objective_says_which_rules_fit_it_and_every_rule_fits_one() -> None:
+    assert set(RULES) == set(ObjectiveSpec.model_fields)
+    assert {rule for fitting in RULES.values() for rule in fitting} == set(CombineRule)
+
+
+def test_a_rule_that_does_not_fit_is_answered_with_those_that_do() -> None:
+    assert unfit(CombineRule.VOTE, "causal_lm") == "Vote does not fit causal_lm; use AverageWeights"
+    assert unfit(CombineRule.AVERAGE_WEIGHTS, "causal_lm") is None
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(both_sizes(), indent=2) + "\n")

@@ -1,0 +1,67 @@
+"""The model card of a combination. Called by `content`; pure."""
+
+import json
+
+from finetune_api.combine import CombineConfig, CombineRule
+from finetune_api.run import RunReport
+from finetune_api.status import Metrics
+from finetune_trainer.combine.members import Member
+from finetune_trainer.storage.snippets import PIPELINES, snippet
+from finetune_trainer.versions import versions
+
+HOW = {
+    CombineRule.AVERAGE_PROBABILITIES: "the mean of their probabilities decides",
+    CombineRule.VOTE: "the label with the most votes wins, of equal ones the more probable",
+    CombineRule.AVERAGE_PREDICTIONS: "the mean of their predictions is the answer",
+    CombineRule.AVERAGE_WEIGHTS: "one model with the mean of their weights, a model soup (Wortsman et al. 2022)",
+}
+
+
+def card(config: CombineConfig, members: list[Member], scores: list[Metrics], report: RunReport) -> str:
+    """Markdown with the front matter that model hubs read."""
+    model = report.model
+    assert model is not None
+    kind = config.objective.kind
+    fields = {
+        "library_name": "transformers",
+        "pipeline_tag": PIPELINES[kind],
+        "tags": ["finetune-operator", kind, "ensemble"],
+    }
+    lines = [
+        "---",
+        *(f"{key}: {json.dumps(value)}" for key, value in fields.items()),
+        "---",
+        "",
+        f"# {config.job.name}",
+        "",
+        f"{len(members)} models for {kind.replace('_', ' ')}: {HOW[config.combine]}.",
+        "",
+        "## Use",
+        "",
+        snippet(model.format, config.objective, config.dataset),
+        "",
+        "## Results",
+        "",
+        *_results(members, scores, model.metrics),
+        "",
+        "`eval_` is measured on the validation rows, `test_` on the test rows; all were scored on the same ones.",
+        "",
+        f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}. `ensemble.json` has the"
+        " members with their digests, `run.json` the whole configuration; `sha256sum -c SHA256SUMS` checks the files.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _results(members: list[Member], scores: list[Metrics], metrics: Metrics) -> list[str]:
+    names = list(scores[0])
+    table = [["model", *names], ["---"] * (len(names) + 1)]
+    for member, found in zip(members, scores, strict=True):
+        table.append([f"`{member.name}`", *(_cell(found.get(name)) for name in names)])
+    for title, suffix in (("mean member", "_mean_member"), ("best member", "_best_member"), ("together", "")):
+        table.append([f"**{title}**", *(_cell(metrics.get(f"{name}{suffix}")) for name in names)])
+    return [f"| {' | '.join(row)} |" for row in table]
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

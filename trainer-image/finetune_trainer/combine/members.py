@@ -1,0 +1,164 @@
+"""The members of a combination: whether each is whole, and whether they fit together. Called by `run`; no torch."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.combine import CombineConfig, CombineRule, MemberInput
+from finetune_api.objective import ObjectiveSpec
+from finetune_api.run import FaultPlace, ModelInput
+from finetune_trainer.custom_head import DESCRIPTION
+from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
+from finetune_trainer.files import sha256
+from finetune_trainer.model import DROPOUTS, ModelFolder, check_folder
+from finetune_trainer.storage.folder import SUMS, flaws, record_of
+
+_NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", *DROPOUTS}
+"""Fields of config.json that change no output of the same weights."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that passed the checks which need no torch."""
+
+    field: str
+    """members.0, …"""
+    folder: ModelFolder
+    digest: str
+    """sha256 of its SHA256SUMS."""
+    config: Json
+    """Its config.json."""
+    objective: ObjectiveSpec
+    base_model: str | None
+
+    @property
+    def name(self) -> str:
+        """Its URI, or its folder."""
+        return self.folder.name
+
+    @property
+    def outputs(self) -> list[str] | None:
+        """Names of its outputs in their order; None where they are the vocabulary."""
+        if self.objective.causal_lm:
+            return None
+        return [name for _, name in sorted(self.config["id2label"].items(), key=lambda item: int(item[0]))]
+
+    @property
+    def head(self) -> Json | None:
+        """The description of a head of its own."""
+        path = self.folder.path / DESCRIPTION
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def architecture(self) -> Json:
+        """All that decides what the same weights compute."""
+        kept = {key: value for key, value in self.config.items() if key not in _NO_ARCHITECTURE}
+        head = self.head or {}
+        return kept | {"head": {key: value for key, value in head.items() if key != "dropout"}}
+
+
+def read_members(config: CombineConfig) -> list[Member]:
+    """Every member, verified byte by byte, and fit for the others.
+
+    Raises NotFoundError for one that is missing, damaged or of another kind, ConfigurationError for those that do not
+    fit together; both name the member.
+    """
+    members = [_read(f"members.{i}", each) for i, each in enumerate(config.members)]
+    for member in members:
+        _fits(member, members[0], config)
+    return members
+
+
+def _read(field: str, given: MemberInput) -> Member:
+    path, name = Path(given.path), given.uri or given.path
+    with _named(field, name):
+        folder = check_folder(ModelInput(path=given.path, uri=given.uri))
+        if (path / "adapter_config.json").exists():
+            raise NotFoundError(
+                "it is an adapter without its base model; train it with model.adapter.lora.merge: true"
+            )
+        record = record_of(path) if (path / SUMS).exists() else None
+        if record is None:
+            raise NotFoundError(
+                f"it has no {SUMS} and run.json, so it is no model that this trainer published"
+            )
+        with input_errors(name, field):
+            damaged, digest = flaws(path), f"sha256:{sha256(path / SUMS)}"
+        if damaged:
+            raise NotFoundError(f"it is damaged: {damaged[0]}; train it again")
+        if given.digest not in (None, digest):
+            raise NotFoundError(f"its digest is {digest}, not the {given.digest} that was asked for")
+        try:
+            objective = ObjectiveSpec.model_validate(record["config"]["objective"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise NotFoundError("its run.json does not say what it was trained for") from error
+        base = (record["report"].get("model") or {}).get("baseModel")
+        config = json.loads((path / "config.json").read_text())
+        return Member(field, folder, digest, config, objective, base)
+
+
+@contextmanager
+def _named(field: str, name: str) -> Iterator[None]:
+    """Say which member an error is about."""
+    try:
+        yield
+    except NotFoundError as error:
+        message = error.message.removeprefix("model: ")
+        raise NotFoundError(f"{field}: {name}: {message}", FaultPlace(field=field, file=name)) from error
+
+
+def _fits(member: Member, first: Member, config: CombineConfig) -> None:
+    reason = _misfit(member, first, config)
+    if reason:
+        place = FaultPlace(field=member.field, file=member.name)
+        raise ConfigurationError(f"{member.field}: {member.name}: {reason}", place)
+
+
+def _misfit(member: Member, first: Member, config: CombineConfig) -> str | None:
+    """Why a member cannot be combined with the first as the configuration asks."""
+    wanted, found = _shape(config.objective), _shape(member.objective)
+    if found != wanted:
+        return f"it was trained for {found}, and the combination is for {wanted}"
+    labels = _labels_of(config.objective) or first.outputs
+    if member.outputs != labels:
+        return f"its labels are {_told(member.outputs)}, and not {_told(labels)} in this order as those of the others"
+    if _tokenizer(member) != _tokenizer(first):
+        return f"its tokenizer is another one than that of {first.name}; members read the same tokens"
+    if config.combine is CombineRule.AVERAGE_WEIGHTS and member.architecture != first.architecture:
+        keys = sorted(key for key in member.architecture | first.architecture if _differs(key, member, first))
+        return (
+            f"its architecture is another one than that of {first.name} ({', '.join(keys[:5])}), and weights can be"
+            " averaged only where it is the same"
+        )
+    return None
+
+
+def _shape(objective: ObjectiveSpec) -> str:
+    several = objective.classification and objective.classification.multi_label
+    targets = objective.regression.targets if objective.regression else 1
+    return f"{objective.kind}{' with multiLabel' if several else ''}{f' of {targets} targets' if targets > 1 else ''}"
+
+
+def _labels_of(objective: ObjectiveSpec) -> list[str] | None:
+    options = objective.classification or objective.token_classification
+    return options.labels if options else None
+
+
+def _told(labels: list[str] | None) -> str:
+    named = labels or []
+    return ", ".join(named[:5]) + (f", … ({len(named)})" if len(named) > 5 else "")
+
+
+def _tokenizer(member: Member) -> str | None:
+    path = member.folder.path / "tokenizer.json"
+    return sha256(path) if path.exists() else None
+
+
+def _differs(key: str, member: Member, first: Member) -> bool:
+    return bool(member.architecture.get(key) != first.architecture.get(key))

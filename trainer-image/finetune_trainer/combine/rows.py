@@ -1,0 +1,62 @@
+"""The rows that members and combination are scored on, and the objective that scores them. Called by `run`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from finetune_api.combine import CombineConfig
+from finetune_api.objective import ClassWeights
+from finetune_trainer.combine.members import Member
+from finetune_trainer.data.dataset import label_lists
+from finetune_trainer.data.repeats import Repeats
+from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.sources import Source, scan
+from finetune_trainer.objectives import OBJECTIVES, Objective
+from finetune_trainer.report import Reporter
+
+PREFIXES = {"validation": "eval", "test": "test"}
+"""Of the metrics, by the part of the data set."""
+
+
+def objective_of(config: CombineConfig, member: Member) -> Objective[Any]:
+    """The members' objective, in original units and without class weights: these are of training rows, unknown here."""
+    options = getattr(config.objective, config.objective.kind)
+    neutral = {"class_weights": ClassWeights.NONE, "normalize": False}
+    options = options.model_copy(
+        update={name: value for name, value in neutral.items() if name in type(options).model_fields}
+    )
+    labels = member.outputs if _labelled(config) else None
+    return OBJECTIVES[config.objective.kind].build(options, labels, [])
+
+
+def read_rows(
+    config: CombineConfig, member: Member, reporter: Reporter, check: Callable[[], None]
+) -> dict[str, Source]:
+    """The rows by the prefix of their metrics; those with labels that the members do not know are invalid.
+
+    Raises what `scan` raises.
+    """
+    spec, kind = config.dataset, OBJECTIVES[config.objective.kind]
+    options = getattr(config.objective, config.objective.kind)
+    labels = member.outputs if _labelled(config) else None
+    reading = Reading(
+        columns=spec.columns,
+        preprocessing=spec.preprocessing,
+        max_invalid_rows=spec.max_invalid_rows,
+        read_label=partial(kind.read_label, options, labels=labels),
+        per_token=kind.per_token,
+        labelled=kind.labelled,
+        label_lists=label_lists(config.objective),
+    )
+    repeats, found = Repeats(spec.preprocessing.deduplicate), {}
+    for part, prefix in PREFIXES.items():
+        data = getattr(spec, part)
+        if data is not None:
+            rows = scan(f"dataset.{part}", data, reading, repeats, check)
+            reporter.say(f"{part}: {len(rows)} rows of {rows.name}")
+            found[prefix] = rows.source
+    return found
+
+
+def _labelled(config: CombineConfig) -> bool:
+    return config.objective.kind in ("classification", "token_classification")

@@ -1,0 +1,102 @@
+"""One combination from CombineConfig to RunReport: members, rows, scores, folder. Called by `__main__` only.
+
+What needs no torch comes first, so that members that do not fit are told within a second or two.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.combine import CombineConfig
+from finetune_api.run import RunReport
+from finetune_api.status import EffectiveStatus, ResolvedStatus
+from finetune_trainer.assembly import LABELS_REPORTED, longest
+from finetune_trainer.combine.members import Member, read_members
+from finetune_trainer.combine.rows import PREFIXES, objective_of, read_rows
+from finetune_trainer.control import Stop
+from finetune_trainer.data.sources import Source
+from finetune_trainer.hub import fetch_rows
+from finetune_trainer.inputs import clear_beside, stop_if_asked
+from finetune_trainer.model import load_tokenizer, longest_input
+from finetune_trainer.report import Reporter
+from finetune_trainer.storage.folder import publish, published
+
+if TYPE_CHECKING:
+    from finetune_trainer.combine.combiners import Parts
+    from finetune_trainer.devices import Compute
+
+
+def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int) -> RunReport:
+    """Combine and publish, or find that an earlier attempt already did; returns the final report.
+
+    Raises the errors of finetune_trainer.errors.
+    """
+    done = published(config)
+    if done is not None:
+        reporter.report = done
+        reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to combine")
+        return done
+    config = fetch_rows(config, reporter, stop)
+    members = read_members(config)
+    reporter.say(f"{len(members)} members, whole and fit for each other")
+    sources = read_rows(config, members[0], reporter, lambda: stop_if_asked(stop))
+    resolved = {part: sources[prefix].resolved for part, prefix in PREFIXES.items() if prefix in sources}
+    reporter.update(resolved=ResolvedStatus(**resolved))
+    compute = start_torch(config, members, reporter, threads)
+    from finetune_trainer.combine.content import Combined
+    from finetune_trainer.combine.scoring import score, told
+    from finetune_trainer.evaluate import Judge
+
+    tokenizer: Any = load_tokenizer(members[0].folder, config.dataset.preprocessing.truncation.value.lower())
+    panel = Judge(None, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
+    parts = tokenize_all(config, sources, members, tokenizer, panel.objective, reporter)
+    scored = score(config, members, parts, panel, reporter)
+    stop_if_asked(stop)
+    model = publish(config, Combined(config, members, scored, tokenizer), reporter.report)
+    clear_beside(Path(config.output.staging_dir), config)
+    reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
+    message = f"combined {len(members)} models by {config.combine}: {told(scored.metrics)}"
+    reporter.update(model=model, message=message[:1024])
+    return reporter.report
+
+
+def start_torch(config: CombineConfig, members: list[Member], reporter: Reporter, threads: int) -> "Compute":
+    """Choose the device, and say what computes."""
+    from finetune_trainer.devices import choose_compute
+
+    compute = choose_compute(config.devices, config.precision, threads)
+    reporter.say(f"computing on {compute.name} in {compute.precision.value}")
+    labels = members[0].outputs if config.objective.kind != "regression" else None
+    effective = EffectiveStatus(
+        output_uri=config.output.uri,
+        labels=labels and labels[:LABELS_REPORTED],
+        device=compute.name,
+        precision=compute.precision.value,
+    )
+    reporter.update(effective=effective)
+    return compute
+
+
+def tokenize_all(
+    config: CombineConfig,
+    sources: dict[str, Source],
+    members: list[Member],
+    tokenizer: Any,
+    objective: Any,
+    reporter: Reporter,
+) -> "Parts":
+    """The rows as tokens, the same for all members, cut to what each of them takes."""
+    from transformers import AutoConfig
+
+    from finetune_trainer.data.tokens import tokenize
+
+    configs = [
+        AutoConfig.from_pretrained(str(member.folder.path), local_files_only=True) for member in members
+    ]
+    able = [limit for each in configs if (limit := longest_input(each, tokenizer)) is not None]
+    most = longest(config.dataset.preprocessing.max_length, min(able, default=None), reporter)
+    causal = config.objective.causal_lm
+    hidden = causal.mask_prompt if causal else False
+    return {
+        part: tokenize(source, objective, tokenizer, most, mask_prompt=hidden)
+        for part, source in sources.items()
+    }
