@@ -107,7 +107,7 @@ def domains(options: argparse.Namespace, prepare: Prepare) -> Rows:
 
 def _shared(options: argparse.Namespace, settings: list[Setting]) -> Setting:
     """The rows of all domains in one file; the first domain's test rows, which are not looked at."""
-    folder = options.folder / f"shared-{options.rows}-{options.epochs}"
+    folder = options.folder / "-".join(["shared", *(setting.folder.name for setting in settings)])
     rows = [row for setting in settings for row in read_rows(setting.folder / "train.jsonl")]
     write_rows(folder / "train.jsonl", rows)
     write_rows(folder / "test.jsonl", read_rows(settings[0].folder / "test.jsonl"))

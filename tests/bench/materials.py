@@ -207,10 +207,13 @@ def split(rows: list[Row], share: float = 0.2) -> tuple[list[Row], list[Row]]:
 class Task:
     """A data set with what is learnt from it."""
 
-    rows: Callable[[], list[Row]]
+    read: Callable[[], list[Row]]
     objective: str
     metric: str
     max_length: int = 64
+    rows: int = 4_000
+    """Training rows at most; what a bench of half an hour on two cores allows."""
+    epochs: int = 2
 
 
 TASKS = {
@@ -219,7 +222,7 @@ TASKS = {
     "amazon": Task(lambda: vader("amazon"), "regression", "pearson"),
     "tweets": Task(lambda: vader("tweets"), "regression", "pearson"),
     "nyt": Task(lambda: vader("nyt"), "regression", "pearson"),
-    "spam": Task(spam, "classification", "accuracy", max_length=128),
-    "wordnet": Task(wordnet, "classification", "accuracy"),
-    "brown": Task(brown, "tokenClassification", "accuracy", max_length=96),
+    "spam": Task(spam, "classification", "accuracy", max_length=128, rows=1_000),
+    "wordnet": Task(wordnet, "classification", "accuracy", rows=8_000),
+    "brown": Task(brown, "tokenClassification", "accuracy", max_length=96, rows=4_000),
 }

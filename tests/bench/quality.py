@@ -28,15 +28,17 @@ from finetune_demo import materials  # noqa: E402
 
 def prepare(name: str, options: argparse.Namespace) -> Setting:
     """Write a task's rows and the model."""
-    folder = options.folder / f"{name}-{options.rows}-{options.epochs}"
+    task = TASKS[name]
+    count, epochs = options.rows or task.rows, options.epochs or task.epochs
+    folder = options.folder / f"{name}-{count}-{epochs}"
     model = options.folder / "minilm"
     if not model.exists():
         materials.write_model(materials.fetch(materials.cache_folder())[0], model)
-    everything = TASKS[name].rows()
+    everything = task.read()
     rows, test = split(everything)
-    write_rows(folder / "train.jsonl", rows[: options.rows])
+    write_rows(folder / "train.jsonl", rows[:count])
     write_rows(folder / "test.jsonl", test[: options.test_rows])
-    return Setting(folder, model, options.epochs, options.rate, labels_of(TASKS[name], everything))
+    return Setting(folder, model, epochs, options.rate, labels_of(task, everything))
 
 
 def labels_of(task: Task, rows: list[Row]) -> list[str] | None:
@@ -89,10 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("quality", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--comparisons", nargs="*", choices=COMPARISONS, default=list(COMPARISONS))
-    parser.add_argument("--rows", type=int, default=2000, help="training rows at most (default %(default)s)")
+    parser.add_argument("--rows", type=int, help="training rows at most (default: by task)")
     parser.add_argument("--test-rows", type=int, default=2000, help="test rows at most (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="default: by task")
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / "out" / "quality")
     options = parser.parse_args()
