@@ -13,6 +13,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "demo"
 from bench.speed_worker import Plan, build  # noqa: E402
 from bench.tables import markdown  # noqa: E402
 from finetune_demo.materials import prepare  # noqa: E402
+from finetune_trainer.allocator import keep_freed_memory  # noqa: E402
 from finetune_trainer.threads import configure  # noqa: E402
 
 WARMUP, STEPS = 3, 8
@@ -42,6 +43,7 @@ def main() -> None:
     """Print the table."""
     precision = sys.argv[1] if len(sys.argv) > 1 else "Auto"
     configure()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, rows=None)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import patch
 
 from finetune_api.run import RunConfig
-from finetune_trainer.allocator import keep_freed_memory
+from finetune_trainer import allocator
 from finetune_trainer.control import Stop
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
@@ -38,6 +39,17 @@ class Plan:
     batch_size: int = 32
     max_length: int = 64
     micro_batch_size: int | None = None
+    without: str = ""
+    """What makes a step cheaper and is left out, one of LEVERS."""
+
+
+LEVERS = {
+    "masks": "finetune_trainer.dropout.use_fast_dropout",
+    "attention": "finetune_trainer.attention.use_fast_attention",
+    "narrowing": "finetune_trainer.narrowing.narrow_last_layer",
+    "allocator": "finetune_trainer.allocator.keep_freed_memory",
+}
+"""Functions that change how a step is computed, not what."""
 
 
 class Gate:
@@ -245,8 +257,10 @@ def main() -> None:
     plan, answers = Plan(**json.loads(sys.argv[1])), sys.stdout
     sys.stdout = sys.stderr
     configure()
+    if plan.without:
+        patch(LEVERS[plan.without], lambda *_: None).start()
     if not plan.variant.startswith("hf"):
-        keep_freed_memory()
+        allocator.keep_freed_memory()
     VARIANTS[plan.variant](build(plan), Gate(plan, answers, sys.stdin))
 
 

@@ -1,6 +1,6 @@
 """How fast the trainer is beside a bare PyTorch loop and transformers.Trainer: same model, rows, batch and steps.
 
-    python tests/bench/trainer_speed.py [--rounds 7] [--window 20] [--only NAME …]
+    python tests/bench/trainer_speed.py [--rounds 7] [--window 12] [--only NAME …]
 
 Every variant runs in a process of its own; in every round each trains some steps in turn, so that what else the
 machine does falls on all. A ratio is the median over the rounds' pairs, with the interval from its smallest to its
@@ -189,8 +189,13 @@ def main() -> None:
     """Print the tables and write out/trainer-speed.json."""
     parser = argparse.ArgumentParser("trainer_speed", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--window", type=int, default=20, help="steps of a variant in a round (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before the first round (%(default)s)")
+    parser.add_argument("--window", type=int, default=12, help="steps of a variant in a round (%(default)s)")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=20,
+        help="steps before the first round, in which shapes are met for the first time (%(default)s)",
+    )
     parser.add_argument(
         "--micro-batch-size", type=int, help="of ours and the bare loop; default: the trainer's"
     )
