@@ -1,6 +1,8 @@
 """Whole runs: what a model's folder holds, that others can use it, and what the report says."""
 
 import json
+import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def test_the_model_of_another_run_is_never_replaced(make_job, changes, owner):
     assert (made.model_dir / "SHA256SUMS").read_bytes() == before
 
 
-def test_early_stopping_ends_at_the_evaluation_computed_by_hand_and_restores_the_best(make_job):
+def test_early_stopping_ends_at_the_evaluation_computed_by_hand(make_job):
     made = make_job(
         training={
             "epochs": 12,
@@ -205,6 +207,60 @@ def test_early_stopping_ends_at_the_evaluation_computed_by_hand_and_restores_the
     assert report.early_stopped.metric == "accuracy"
     assert report.best.step == 6
     assert "in 2 evaluations" in report.early_stopped.reason
+
+
+def worsening(make_job):
+    """A run whose labels are drawn by lot: what it learns by heart makes it worse on the validation rows."""
+    lot = random.Random(3)
+    drawn = [row | {"label": lot.choice(["neg", "pos"])} for row in reviews(72)]
+    made = make_job(
+        rows=drawn[:48], training={"epochs": 12, "earlyStopping": {"patience": 3, "metric": "loss"}}
+    )
+    path = write_jsonl(made.folder / "validation.jsonl", drawn[48:])
+    return made.changed({"dataset": {"split": None, "validation": {"path": str(path)}}}), drawn[48:]
+
+
+def loss_of(folder, rows):
+    """Of the folder's weights, as any user of transformers would compute it."""
+    from torch.nn.functional import cross_entropy
+
+    model, logits = predictions(folder, rows)
+    return float(
+        cross_entropy(logits, logits.new_tensor([model.config.label2id[r["label"]] for r in rows]).long())
+    )
+
+
+def test_the_best_weights_are_recorded_of_a_run_that_gets_worse(make_job):
+    made, rows = worsening(make_job)
+    assert made.run() == ExitCode.DONE
+    report = made.report
+    losses = [epoch.eval_loss for epoch in report.epochs]
+    assert losses[-1] > min(losses) + 0.005
+    assert report.early_stopped.step == report.epochs[-1].step > report.best.step
+    assert report.model.metrics["eval_loss"] == min(losses)
+    assert loss_of(made.model_dir, rows) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_without_a_whole_checkpoint_of_the_best_weights_the_last_are_recorded_and_that_is_said(make_job):
+    made, rows = worsening(make_job)
+
+    def damage_each_checkpoint():
+        real = os.rename
+
+        def rename(source, target):
+            real(source, target)
+            if "step-" in str(target):
+                (Path(target) / "model.safetensors").write_bytes(b"damaged")
+
+        os.rename = rename
+
+    assert made.run_apart(damage_each_checkpoint) == ExitCode.DONE
+    report, last = made.report, made.report.epochs[-1]
+    assert (
+        f"the checkpoint of step {report.best.step}, the best one, is lost or damaged: the last" in made.log
+    )
+    assert report.model.metrics["eval_loss"] == last.eval_loss > report.best.value + 0.005
+    assert loss_of(made.model_dir, rows) == pytest.approx(last.eval_loss, rel=1e-4)
 
 
 def test_frozen_parts_keep_their_weights_and_the_rest_is_trained(make_job, model_folder):
