@@ -128,7 +128,10 @@ def test_white_space_is_collapsed_but_the_space_between_prompt_and_text_stays(tm
 
 def test_a_text_of_white_space_alone_is_empty_behind_a_prompt_too(tmp_path):
     path = jsonl(tmp_path, {"prompt": "it is", "text": " \n "})
-    how = {"columns": ColumnsSpec(prompt="prompt"), "preprocessing": PreprocessingSpec(collapse_whitespace=True)}
+    how = {
+        "columns": ColumnsSpec(prompt="prompt"),
+        "preprocessing": PreprocessingSpec(collapse_whitespace=True),
+    }
     assert refusal(path, **how, **DOCUMENTS) == ("a.jsonl, row 1, column text is empty", (1, "text"))
 
 
