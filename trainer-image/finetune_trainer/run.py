@@ -168,7 +168,7 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
     trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, reporter.history, looks)
-    model = publish(inputs.config, trained, reporter.report)
+    model = publish(inputs.config, trained, reporter.report, checkpoints.assert_owner)
     reporter.history = None
     clear(checkpoints, inputs.config)
     reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
