@@ -111,5 +111,11 @@ def stop_if_asked(stop: Stop) -> None:
         raise stopped(stop)
 
 
-def stopped(stop: Stop) -> TrainerError:
-    return stop.error("; what was trained so far is saved")
+def stopped(stop: Stop, steps: int = 0) -> TrainerError:
+    """Before the first step of this attempt, where none was taken; the checkpoints of earlier ones stay."""
+    done = (
+        f" after step {steps}, the last one; checkpoint saved"
+        if steps
+        else " before this attempt took a step"
+    )
+    return stop.error(done)

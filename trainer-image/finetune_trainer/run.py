@@ -137,7 +137,7 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
     if test is not None:
         scores = training.judge.evaluate(test, state.micro_batch_size * EVALUATION_FACTOR)
         if scores is None:
-            raise stopped(inputs.stop)
+            raise stopped(inputs.stop, state.step)
         names = ["loss", *(plain(name) for name in inputs.config.training.evaluation.metrics or [])]
         numbers, _ = defined(scores, list(dict.fromkeys(names)))
         metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
