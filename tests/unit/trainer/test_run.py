@@ -94,6 +94,8 @@ def test_a_regression_run_has_one_output_and_agrees_with_plain_transformers(make
 def test_the_report_says_what_was_found_done_and_recorded(make_job):
     made = with_test_rows(make_job, job={"attempt": 3})
     assert made.run() == ExitCode.DONE
+    from safetensors.torch import load_file
+
     text = (made.folder / "termination").read_text()
     assert len(text.encode()) <= TERMINATION_BYTES
     report = made.report
@@ -111,6 +113,15 @@ def test_the_report_says_what_was_found_done_and_recorded(make_job):
     effective = report.effective
     assert (effective.labels, effective.device, effective.precision) == (["neg", "pos"], "cpu", "Float32")
     assert (effective.micro_batch_size, effective.total_steps, effective.training.epochs) == (4, 12, 2)
+    decays, others = effective.parameter_groups
+    assert (decays.name, decays.weight_decay, decays.scale) == ("depth 0, decay", 0.01, 1.0)
+    assert (others.name, others.weight_decay, others.scale) == ("depth 0, no decay", 0.0, 1.0)
+    weights = load_file(made.model_dir / "model.safetensors")
+    assert others.parameters == sum(w.numel() for n, w in weights.items() if "bias" in n or "LayerNorm" in n)
+    assert decays.parameters + others.parameters == sum(w.numel() for w in weights.values())
+    libraries = {"torch", "transformers", "tokenizers", "peft", "safetensors", "numpy"}
+    told = json.loads((made.model_dir / "run.json").read_text())["versions"].keys()
+    assert told - {"finetune-operator"} == libraries | {"python"}
     model = report.model
     assert (model.uri, model.format, model.base_model) == (
         "pvc://models/out",
@@ -207,6 +218,22 @@ def test_early_stopping_ends_at_the_evaluation_computed_by_hand(make_job):
     assert report.early_stopped.metric == "accuracy"
     assert report.best.step == 6
     assert "in 2 evaluations" in report.early_stopped.reason
+    seconds = sum(epoch.seconds for epoch in report.epochs)
+    saved = report.early_stopped.saved_seconds
+    assert saved == pytest.approx(seconds / 18 * (72 - 18), abs=1)
+    assert "; stopped early at step 18 of 72, which saved about" in report.message
+    assert f"This saved about {saved} seconds on the CPU." in (made.model_dir / "README.md").read_text()
+
+
+def test_rows_left_out_are_counted_in_log_card_and_report(make_job, capsys):
+    made = make_job(training={"epochs": 1}, dataset={"maxInvalidRows": "2"})
+    data = made.folder / "train.jsonl"
+    data.write_text('{"text": "broken"\n' + data.read_text() + '{"text": 7, "label": "pos"}\n')
+    assert made.run() == ExitCode.DONE
+    found = made.report.resolved
+    assert (found.train.invalid_rows, found.train.rows + found.validation.rows) == (2, 64)
+    assert "(2 invalid, 0 repeated rows left out)" in capsys.readouterr().out
+    assert "2 invalid and 0 repeated ones left out" in (made.model_dir / "README.md").read_text()
 
 
 def worsening(make_job):
