@@ -46,7 +46,7 @@ def cuda_peak() -> int | None:
 
 def _bytes(parameter: "nn.Parameter") -> int:
     """Of this process's part, where it is divided."""
-    own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # type: ignore[operator]
+    own = parameter.to_local() if hasattr(parameter, "to_local") else parameter
     return int(own.numel() * own.element_size())
 
 
