@@ -114,7 +114,7 @@ class PreprocessingSpec(ApiModel):
     strip_markup: bool = False
     """Remove HTML tags and resolve entities."""
     collapse_whitespace: bool = False
-    """Turn runs of white space into one space and trim the ends."""
+    """Turn runs of white space into one space and trim the ends; with columns.prompt the ends keep one, as prompt and text are joined."""
     lowercase: bool = False
     """Lower-case the text. Uncased tokenizers do so by themselves."""
     min_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 1

@@ -294,7 +294,11 @@ def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
 
 
 def _shortened(report: RunReport) -> Iterator[RunReport]:
-    """The report ever shorter: without the older evaluations, without whole parts, with less of the message."""
+    """The report ever shorter: without the parameter groups, the older evaluations, whole parts, with less of the message."""
+    if report.effective and report.effective.parameter_groups:
+        effective = report.effective.model_copy(update={"parameter_groups": None})
+        report = report.model_copy(update={"effective": effective})
+        yield report
     while len(report.epochs) > 1:
         report = report.model_copy(update={"epochs": report.epochs[(len(report.epochs) + 1) // 2 :]})
         yield report

@@ -179,8 +179,16 @@ class ProgressStatus(ApiModel):
     """Learning rate of the last step."""
     grad_norm: Measured = None
     """Gradient norm of the last step, before clipping."""
+    grad_norm_clipped: Measured = None
+    """Gradient norm of the last step, after clipping."""
     tokens_per_second: Measured = None
     """Text tokens per second, padding not counted."""
+    data_wait_share: Measured = None
+    """Share of the last step's time that was spent on building batches."""
+    padding_ratio: Measured = None
+    """Share of padding in all positions computed so far."""
+    memory_bytes: Count | None = None
+    """Largest memory so far: allocated by torch on the GPU, or of the process where none computes."""
     eta_seconds: Count | None = None
     """Estimated time left."""
     metrics: Metrics | None = None
@@ -226,6 +234,8 @@ class EarlyStoppedStatus(ApiModel):
     """The metric that no longer improved."""
     reason: Message
     """Why, in one sentence."""
+    saved_seconds: Count | None = None
+    """About how many seconds of a GPU the steps left would have taken, over all GPUs; of the CPU where none computes."""
 
 
 class ResolvedData(ApiModel):
@@ -273,6 +283,19 @@ class ResolvedStatus(ApiModel):
     """The trainer image with its digest."""
 
 
+class ParameterGroupStatus(ApiModel):
+    """Parameters that are trained alike."""
+
+    name: ShortText
+    """Their layers, counted from the head, and whether they decay."""
+    parameters: Count
+    """How many numbers are trained in it."""
+    weight_decay: Measured = None
+    """training.optimizer.weightDecay, or 0 for biases and norms."""
+    scale: Measured = None
+    """Multiple of the learning rate, by model.layerLearningRateDecay."""
+
+
 class EffectiveStatus(ApiModel):
     """What the defaults became."""
 
@@ -294,6 +317,8 @@ class EffectiveStatus(ApiModel):
     """Examples per forward pass."""
     total_steps: Count | None = None
     """Optimizer steps planned."""
+    parameter_groups: Annotated[list[ParameterGroupStatus], Field(max_length=40)] | None = None
+    """What of the model decays, and how fast it learns; the first 40 groups where there are more."""
     processes: Count | None = None
     """Processes that train together, one a GPU; training.sharding says how they share the model."""
 

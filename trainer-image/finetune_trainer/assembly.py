@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetune_trainer.session import Run
 
 LABELS_REPORTED = 50
+GROUPS_REPORTED = 40
 
 
 def start_torch(inputs: Inputs, threads: int) -> "Compute":
@@ -50,7 +51,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     from finetune_trainer.devices import seed_everything
     from finetune_trainer.evaluate import Judge
     from finetune_trainer.freezing import trained_later
-    from finetune_trainer.optim import build_optimizer, told
+    from finetune_trainer.optim import build_optimizer, groups_of, told
     from finetune_trainer.session import Run
     from finetune_trainer.snapshot import capture, restore
 
@@ -65,7 +66,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         config.model.layer_learning_rate_decay,
         trained_later(model, config.model.freeze),
     )
-    reporter.say(f"parameter groups: {told(optimizer)}")
+    reporter.say(f"parameter groups: {told(groups_of(optimizer))}")
     checkpoints = inputs.checkpoints
 
     def save(state: TrainState) -> None:
@@ -156,6 +157,8 @@ def longest(asked: int, able: int | None, reporter: Reporter) -> int:
 
 
 def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
+    from finetune_trainer.optim import groups_of
+
     config, judge = inputs.config, training.judge
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
@@ -172,6 +175,7 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
         precision=judge.compute.precision.value,
         micro_batch_size=config.training.micro_batch_size,
         total_steps=training.total_steps,
+        parameter_groups=groups_of(training.optimizer)[:GROUPS_REPORTED],
         processes=judge.ranks.world,
     )
     inputs.reporter.update(effective=effective)

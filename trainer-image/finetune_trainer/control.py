@@ -62,11 +62,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def halved(size: int, longest: int) -> int:
-    """The next smaller micro-batch; raises DeviceMemoryError when one example does not fit."""
+def halved(size: int, longest: int, needed: str) -> int:
+    """The next smaller micro-batch; raises DeviceMemoryError, with what is `needed`, when one example does not fit."""
     if size <= 1:
         raise DeviceMemoryError(
-            f"out of device memory with one example of {longest} tokens; lower dataset.preprocessing.maxLength, freeze"
-            " more of the model, or ask for a larger device"
+            f"out of device memory with one example of {longest} tokens: {needed}; lower"
+            " dataset.preprocessing.maxLength, freeze more of the model, or ask for a larger device"
         )
     return size // 2

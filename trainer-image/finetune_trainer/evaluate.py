@@ -12,6 +12,7 @@ from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.devices import Compute
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.memory import needed
 from finetune_trainer.objectives import Meter, Objective
 
 EVALUATION_FACTOR = 4
@@ -42,7 +43,7 @@ class Judge:
                 return None
             if not full:
                 break
-            size = halved(size, int(examples.lengths.max()))
+            size = halved(size, int(examples.lengths.max()), needed(self.model))
         joined = self.objective.meter()
         for parts in self.ranks.gather(meter.parts()):
             joined.add(parts)

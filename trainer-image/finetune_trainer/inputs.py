@@ -17,7 +17,7 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import fingerprint
 from finetune_trainer.control import Stop
 from finetune_trainer.data.dataset import Dataset, read_dataset
-from finetune_trainer.errors import PrunedError, TrainerError
+from finetune_trainer.errors import PrunedError
 from finetune_trainer.heads import check_head
 from finetune_trainer.hub import fetch
 from finetune_trainer.launch import Process
@@ -106,10 +106,6 @@ def nothing_left_if_pruned(config: RunConfig, reporter: Reporter, process: Proce
         raise
 
 
-def stop_if_asked(stop: Stop) -> None:
+def stop_if_asked(stop: Stop, when: str = " before this attempt took a step") -> None:
     if stop.requested:
-        raise stopped(stop)
-
-
-def stopped(stop: Stop) -> TrainerError:
-    return stop.error("; what was trained so far is saved")
+        raise stop.error(when)

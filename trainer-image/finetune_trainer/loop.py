@@ -10,25 +10,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils import clip_grad_value_, get_total_norm
 
 from finetune_api.status import CheckpointStatus
-from finetune_api.training import GradientClippingSpec
+from finetune_trainer.clipping import scale_and_clip
 from finetune_trainer.control import halved
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
-from finetune_trainer.distributed import whole
 from finetune_trainer.errors import PrunedError, StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
+from finetune_trainer.memory import needed
 from finetune_trainer.nonfinite import finite, needs_start, put_back, refuse, running_statistics
 from finetune_trainer.noting import evaluate_now, log_step, pruned, tell_spike
-from finetune_trainer.report import Reporter
 from finetune_trainer.schedules import factor
 from finetune_trainer.session import Run, Step, checkpoint_due, evaluation_due, is_finished
 from finetune_trainer.state import TrainState
-
-NORM_EPSILON = 1e-6
-"""In torch's clip_grad_norm_, which this has to equal."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def thaw(run: Run, state: TrainState) -> None:
 
 def train_step(run: Run, state: TrainState) -> Step | None:
     """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
-    began, batch = time.perf_counter(), run.batch(state.step)
+    began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
@@ -86,10 +81,10 @@ def train_step(run: Run, state: TrainState) -> Step | None:
         passes = _gradients_that_fit(run, state, batch)
     # a step may predict nothing: only prompts, only cut words
     loss = passes.loss_sum / passes.weight if passes.weight else 0.0
-    norm = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping, run.reporter)
-    if not finite(loss, norm):
+    norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
+    if not finite(loss, norms.before):
         put_back(statistics)
-        refuse(run, state, batch, loss, norm)
+        refuse(run, state, batch, loss, norms.before)
         return None
     run.optimizer.step()
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
@@ -100,7 +95,7 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     state.tokens += int(lengths.sum())
     state.positions += int(passes.positions)
     state.seconds += seconds
-    return Step(loss, norm, rate, len(batch), int(lengths.sum()), seconds)
+    return Step(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
 
 
 def learning_rate(run: Run, state: TrainState) -> float:
@@ -120,7 +115,9 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> Passes:
         passes = _gradients(run, batch, state.micro_batch_size)
         if passes is not None:
             return passes
-        state.micro_batch_size = halved(state.micro_batch_size, int(run.train.lengths[batch].max()))
+        longest = int(run.train.lengths[batch].max())
+        parts = needed(run.judge.model, run.optimizer)
+        state.micro_batch_size = halved(state.micro_batch_size, longest, parts)
         run.reporter.say(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
             f" the batch of {run.training.batch_size} stays as it is",
@@ -154,12 +151,12 @@ def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
 
 def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
     """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
-    judge, metrics, positions = run.judge, run.reporter.metrics, 0
+    judge, positions = run.judge, 0
     total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
     for micro, counts in run.ranks.deal(batch, size):
         began = time.perf_counter()
         inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
-        metrics.data_wait.inc(time.perf_counter() - began)
+        run.waited += time.perf_counter() - began
         positions += inputs["input_ids"].numel()
         for norm in run.norms:
             norm.counts = counts  # type: ignore[assignment]
@@ -168,26 +165,6 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
     return loss_sum, weight, positions
-
-
-def scale_and_clip(
-    parameters: list[torch.nn.Parameter], scale: float, spec: GradientClippingSpec | None, reporter: Reporter
-) -> float:
-    """Multiply the gradient by `scale` and bound it; returns its L2 norm between the two.
-
-    By norm as torch's clip_grad_norm_, in one pass over the gradient for both.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total = scale * whole(get_total_norm(gradients))
-    norm = float(total)
-    if spec and spec.max_norm:
-        reporter.metrics.clipped.inc(norm > spec.max_norm)
-        scale *= float(torch.clamp(spec.max_norm / (total + NORM_EPSILON), max=1.0))
-    for gradient in gradients:
-        gradient.mul_(scale)
-    if spec and spec.max_value is not None:
-        clip_grad_value_(parameters, spec.max_value)
-    return norm
 
 
 def _parameters(run: Run) -> list[torch.nn.Parameter]:

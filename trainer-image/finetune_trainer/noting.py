@@ -4,10 +4,11 @@ import time
 from datetime import UTC, datetime
 
 from finetune_api.metrics import improves, plain
-from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_api.status import CheckpointStatus, EarlyStoppedStatus, EpochStatus, ProgressStatus
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.evaluate import EVALUATION_FACTOR, defined
-from finetune_trainer.report import short
+from finetune_trainer.memory import peak
+from finetune_trainer.report import duration, short
 from finetune_trainer.session import Run, Step, rows_named
 from finetune_trainer.state import TrainState
 
@@ -91,7 +92,10 @@ def log_step(run: Run, state: TrainState, step: Step) -> None:
     metrics, total = run.reporter.metrics, run.total_steps
     metrics.loss.set(step.loss)
     metrics.learning_rate.set(step.learning_rate)
-    metrics.grad_norm.set(step.grad_norm)
+    metrics.grad_norm.set(step.norms.before)
+    metrics.grad_norm_clipped.set(step.norms.after)
+    metrics.clipped.inc(step.norms.clipped)
+    metrics.data_wait.inc(step.waited)
     metrics.epoch.set(state.step / run.steps_per_epoch)
     metrics.steps.inc()
     metrics.tokens.inc(step.tokens)
@@ -128,8 +132,12 @@ def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
         epoch=round(state.step / run.steps_per_epoch, 4),
         loss=short(step.loss),
         learning_rate=short(step.learning_rate),
-        grad_norm=short(step.grad_norm),
+        grad_norm=short(step.norms.before),
+        grad_norm_clipped=short(step.norms.after),
         tokens_per_second=short(step.tokens / step.seconds),
+        data_wait_share=short(step.waited / step.seconds),
+        padding_ratio=short(padding(state)),
+        memory_bytes=peak(),
         eta_seconds=round(per_step * (run.total_steps - state.step)),
         last_update_time=datetime.now(UTC),
     )
@@ -138,3 +146,26 @@ def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
 def padding(state: TrainState) -> float:
     """Share of all computed positions that were padding."""
     return 1 - state.tokens / state.positions if state.positions else 0.0
+
+
+def note_early_stop(run: Run, state: TrainState) -> str:
+    """Report that early stopping ended training before its plan, and what that saved; returns it for the message."""
+    stopping = run.training.early_stopping
+    if stopping is None or not state.patience.exhausted(stopping) or state.step >= run.total_steps:
+        return ""
+    best = "none" if state.patience.best is None else f"{state.patience.best:g}"
+    reason = (
+        f"{stopping.metric} did not improve by more than {stopping.min_delta:g}"
+        f" in {stopping.patience} evaluations (best {best})"
+    )
+    left, processes = run.total_steps - state.step, run.ranks.world
+    saved = round(state.seconds / state.step * left * processes)
+    run.reporter.update(
+        early_stopped=EarlyStoppedStatus(
+            step=state.step, metric=stopping.metric or "eval_loss", reason=reason, saved_seconds=saved
+        )
+    )
+    kind = "GPU time" if run.judge.compute.device.type == "cuda" else "computing time"
+    told = f"stopped early at step {state.step} of {run.total_steps}, which saved about {duration(saved)} of {kind}"
+    run.reporter.say(f"{told}: {reason}")
+    return f"; {told}"

@@ -6,6 +6,7 @@ A group has `scale`, by which `loop` multiplies the scheduled rate, and `name`, 
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import FaultPlace
+from finetune_api.status import ParameterGroupStatus
 from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers import embeddings_of, is_norm, layers_of
@@ -89,13 +90,23 @@ def depths_of(model: Any) -> dict[Any, int]:
     return below | inside
 
 
-def told(optimizer: "torch.optim.Optimizer") -> str:
-    """The groups for the log: how many parameters decay, and how many do not, at which rates."""
-    lines = []
-    for group in optimizer.param_groups:
-        count = sum(parameter.numel() for parameter in group["params"])
-        lines.append(
-            f"{group['name']}: {count:,} parameters, weight decay {group['weight_decay']:g},"
-            f" learning rate × {group['scale']:.4g}"
+def groups_of(optimizer: "torch.optim.Optimizer") -> list[ParameterGroupStatus]:
+    """The groups for the report: how many parameters decay, and how many do not, at which rates."""
+    return [
+        ParameterGroupStatus(
+            name=group["name"],
+            parameters=sum(parameter.numel() for parameter in group["params"]),
+            weight_decay=group["weight_decay"],
+            scale=float(f"{group['scale']:.4g}"),
         )
-    return "; ".join(lines)
+        for group in optimizer.param_groups
+    ]
+
+
+def told(groups: list[ParameterGroupStatus]) -> str:
+    """The groups for the log."""
+    return "; ".join(
+        f"{group.name}: {group.parameters:,} parameters, weight decay {group.weight_decay:g},"
+        f" learning rate × {group.scale:.4g}"
+        for group in groups
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.metrics import plain
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import EarlyStoppedStatus, Metrics
+from finetune_api.status import Metrics
 from finetune_api.training import Resume
 from finetune_trainer.assembly import assemble, newest, start_torch
 from finetune_trainer.control import Stop
@@ -20,7 +20,6 @@ from finetune_trainer.inputs import (
     clear_all,
     nothing_left_if_pruned,
     read_inputs,
-    stopped,
 )
 from finetune_trainer.launch import Process
 from finetune_trainer.looks import finish
@@ -64,13 +63,15 @@ def train_and_publish(
         training, tokenizer, test = assemble(inputs, compute, ranks)
         with inputs.checkpoints.fence() if ranks.first else nullcontext():
             state = resume(inputs, training)
-            train_and_tell(inputs, training, state)
+            ending = train_and_tell(inputs, training, state)
             looked = finish(training, state)
             metrics = final_metrics(inputs, training, state, test)
             model = publish_model(inputs, training, tokenizer, metrics)
         leave()
     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    message = f"trained {state.step} steps in {duration(state.seconds)}: {told}{_refused(state)}{looked}"
+    message = (
+        f"trained {state.step} steps in {duration(state.seconds)}: {told}{ending}{_refused(state)}{looked}"
+    )
     reporter.update(model=model, message=message[:1024])
     return reporter.report
 
@@ -94,28 +95,20 @@ def resume(inputs: Inputs, training: "Run") -> TrainState:
     return state
 
 
-def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> None:
-    """Run the loop, and note how it ended."""
+def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> str:
+    """Run the loop, and note how it ended; returns what the final message has to say of it."""
     from finetune_trainer.loop import train
-    from finetune_trainer.noting import padding
+    from finetune_trainer.noting import note_early_stop, padding
 
     train(training, state)
-    reporter, stopping = inputs.reporter, inputs.config.training.early_stopping
+    reporter = inputs.reporter
     effective = reporter.report.effective
     if effective is not None:
         reporter.update(effective=effective.model_copy(update={"micro_batch_size": state.micro_batch_size}))
     reporter.say(
         f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed positions were padding"
     )
-    if stopping and state.patience.exhausted(stopping) and state.step < training.total_steps:
-        best = "none" if state.patience.best is None else f"{state.patience.best:g}"
-        reason = (
-            f"{stopping.metric} did not improve by more than {stopping.min_delta:g}"
-            f" in {stopping.patience} evaluations (best {best})"
-        )
-        early = EarlyStoppedStatus(step=state.step, metric=stopping.metric or "eval_loss", reason=reason)
-        reporter.update(early_stopped=early)
-        reporter.say(f"stopped early at step {state.step} of {training.total_steps}: {reason}")
+    return note_early_stop(training, state)
 
 
 def _refused(state: TrainState) -> str:
@@ -137,7 +130,7 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
     if test is not None:
         scores = training.judge.evaluate(test, state.micro_batch_size * EVALUATION_FACTOR)
         if scores is None:
-            raise stopped(inputs.stop)
+            raise inputs.stop.error(f" after step {state.step}, the last one; checkpoint saved")
         names = ["loss", *(plain(name) for name in inputs.config.training.evaluation.metrics or [])]
         numbers, _ = defined(scores, list(dict.fromkeys(names)))
         metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
@@ -168,7 +161,7 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
     trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, reporter.history, looks)
-    model = publish(inputs.config, trained, reporter.report)
+    model = publish(inputs.config, trained, reporter.report, checkpoints.assert_owner)
     reporter.history = None
     clear(checkpoints, inputs.config)
     reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")

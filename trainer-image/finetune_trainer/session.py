@@ -12,6 +12,7 @@ import torch
 
 from finetune_api.model import FreezeSpec
 from finetune_api.training import CheckpointInterval, EvaluationInterval, TrainingSpec
+from finetune_trainer.clipping import Norms
 from finetune_trainer.control import Stop
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
@@ -47,6 +48,8 @@ class Run:
     spikes: Spikes = field(default_factory=Spikes)
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds that the step being taken has spent on building batches."""
     clock_struck: bool = False
     """By rank 0's clock a checkpoint is due."""
     _epoch: tuple[int, Batches] | None = None
@@ -111,11 +114,14 @@ class Step:
     """What one optimizer step did."""
 
     loss: float
-    grad_norm: float
+    norms: Norms
+    """Of its gradient."""
     learning_rate: float
     examples: int
     tokens: int
     seconds: float
+    waited: float
+    """Of these, seconds that this rank spent on building batches."""
 
 
 def evaluation_due(run: Run, state: TrainState) -> bool:

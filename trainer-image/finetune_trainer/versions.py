@@ -4,7 +4,7 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-LIBRARIES = ("finetune-operator", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
+LIBRARIES = ("finetune-operator", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 
 @cache

@@ -27,6 +27,7 @@ from finetune_api.status import (
     EffectiveStatus,
     EpochStatus,
     ModelStatus,
+    ParameterGroupStatus,
     ProgressStatus,
     ResolvedData,
     ResolvedStatus,
@@ -151,7 +152,14 @@ reports = st.builds(
     best=st.none()
     | st.builds(CheckpointStatus, step=st.integers(0, 10**6), metric=texts(256), value=numbers),
     epochs=st.builds(lambda some, times: some * times, st.lists(epochs, max_size=3), st.integers(0, 100)),
-    effective=st.none() | st.builds(EffectiveStatus, labels=st.lists(texts(128), max_size=20)),
+    effective=st.none()
+    | st.builds(
+        EffectiveStatus,
+        labels=st.lists(texts(128), max_size=20),
+        parameter_groups=st.lists(
+            st.builds(ParameterGroupStatus, name=texts(64), parameters=st.integers(0, 10**12)), max_size=40
+        ),
+    ),
     model=st.none()
     | st.builds(ModelStatus, uri=texts(512), format=texts(256), base_model=texts(512), metrics=metrics),
     metrics=metrics,
@@ -186,7 +194,11 @@ def longest(character: str, model: ModelStatus) -> RunReport:
         early_stopped=EarlyStoppedStatus(step=1, metric=character * 256, reason=character * 1024),
         epochs=[EpochStatus(epoch=1, step=1, metrics=metrics)] * 500,
         resolved=ResolvedStatus(train=data, validation=data, test=data, image=character * 1024),
-        effective=EffectiveStatus(training=TrainingSpec(), labels=[character * 128] * 1000),
+        effective=EffectiveStatus(
+            training=TrainingSpec(),
+            labels=[character * 128] * 1000,
+            parameter_groups=[ParameterGroupStatus(name=character * 256, parameters=10**12)] * 40,
+        ),
         model=model,
         metrics=metrics,
     )
@@ -238,6 +250,66 @@ def test_the_last_evaluation_outlives_the_others(count: int) -> None:
     report = RunReport(epochs=evaluations(count))
     one = len(to_message(RunReport(epochs=report.epochs[-1:])).encode())
     assert RunReport.model_validate_json(to_message(report, limit=one)).epochs == report.epochs[-1:]
+
+
+GIVING_WAY = [
+    "parameter groups",
+    "older evaluations",
+    "traceback",
+    "evaluations",
+    "metrics",
+    "effective",
+    "resolved",
+    "early stopped",
+    "latest",
+    "progress",
+    "place",
+    "the end of the message",
+    "metrics of the model",
+]
+
+
+def parts_of(report: RunReport) -> set[str]:
+    """Which of the parts that may give way are there."""
+    model, effective = report.model, report.effective
+    there = {
+        "parameter groups": effective and effective.parameter_groups,
+        "older evaluations": len(report.epochs) > 1,
+        "evaluations": report.epochs,
+        "early stopped": report.early_stopped,
+        "the end of the message": report.message.endswith("."),
+        "metrics of the model": model and model.metrics,
+    }
+    names = set(GIVING_WAY) - there.keys()
+    return {
+        name for name, found in (there | {name: getattr(report, name) for name in names}).items() if found
+    }
+
+
+def test_with_an_ever_smaller_limit_the_parts_of_a_report_give_way_in_the_documented_order() -> None:
+    report = RunReport(
+        message="m" * 200 + ".",
+        traceback="t" * 100,
+        place=FaultPlace(file="f" * 100),
+        progress=ProgressStatus(step=1),
+        best=CheckpointStatus(step=1),
+        latest=CheckpointStatus(step=1),
+        early_stopped=EarlyStoppedStatus(step=1, metric="f1", reason="r"),
+        epochs=evaluations(2),
+        resolved=ResolvedStatus(image="i"),
+        effective=EffectiveStatus(
+            device="cpu", parameter_groups=[ParameterGroupStatus(name="depth 0, decay", parameters=7)]
+        ),
+        model=MODEL,
+        metrics={"eval_f1": 0.9},
+    )
+    there, gone = parts_of(report), []
+    assert there == set(GIVING_WAY)
+    for limit in range(len(to_message(report)), 0, -1):
+        left = parts_of(RunReport.model_validate_json(to_message(report, limit=limit)))
+        gone += [there - left] if there - left else []
+        there = left
+    assert [name for (name,) in gone] == GIVING_WAY
 
 
 def test_a_number_that_is_not_finite_is_left_out() -> None:

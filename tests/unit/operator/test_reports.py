@@ -1,11 +1,14 @@
 """What an attempt's record takes from a report."""
 
+from typing import Any
+
 from finetune_api.run import RunReport
 from finetune_api.status import (
     AttemptStatus,
     CheckpointStatus,
     EffectiveStatus,
     FineTuneJobStatus,
+    ParameterGroupStatus,
     ProgressStatus,
 )
 from finetune_operator.decide.reports import with_attempt_report, with_report
@@ -30,7 +33,8 @@ def test_a_report_without_steps_changes_nothing() -> None:
 
 def test_all_that_only_the_trainer_knows_of_what_is_in_effect_is_taken_from_its_report() -> None:
     said = {"labels": ["a"], "device": "cuda", "precision": "BFloat16"}
-    counts = {"micro_batch_size": 8, "total_steps": 9, "processes": 2}
+    counts: dict[str, Any] = {"micro_batch_size": 8, "total_steps": 9, "processes": 2}
+    counts["parameter_groups"] = [ParameterGroupStatus(name="depth 0, decay", parameters=7)]
     report = RunReport(effective=EffectiveStatus(**said, **counts, output_uri="elsewhere"))
     status = FineTuneJobStatus(effective=EffectiveStatus(output_uri="pvc://a/b", image="i"))
     effective = with_report(status, report, T0).effective

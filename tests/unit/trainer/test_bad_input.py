@@ -1,8 +1,11 @@
 """Every class of the exit codes is provoked by real input or a real limit, and answered with the place of the fault."""
 
 import json
+import os
 import pickle
+import re
 import signal
+import sys
 
 import pytest
 
@@ -100,12 +103,51 @@ def test_a_class_too_rare_for_the_split_is_told_and_the_run_goes_on(make_job):
     rows = [*reviews(40), reviews(41)[40] | {"label": "rare"}]
     made = make_job(rows=rows, training={"epochs": 1})
     assert made.run_apart() == ExitCode.DONE
-    assert "at random, as some label is too rare" in made.log
+    assert "at random, as the label 'rare' has one row only" in made.log
     strict = made.changed(
         {"dataset": {"split": {"stratify": True}}, "output": {"modelDir": str(made.folder / "x")}}
     )
     assert strict.run() == ExitCode.DATA
-    assert "the labels' proportions cannot be kept" in strict.report.message
+    assert (
+        "the labels' proportions cannot be kept: the label 'rare' has one row only;" in strict.report.message
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"objective": {"classification": {"labels": ["neg", "pos", "meh"]}}}, "the label meh: the model"),
+        ({"dataset": {"split": {"groupBy": "label", "fraction": 0.5}}}, "the label neg: the model"),
+        (
+            {"objective": {"classification": {"labels": ["neg", "pos", "a", "b"]}}},
+            "the labels a, b: the model",
+        ),
+    ],
+)
+def test_labels_that_no_training_row_has_are_named_whatever_the_split(make_job, changes, sentence):
+    made = make_job(training={"epochs": 1}, **changes)
+    assert made.run_apart() == ExitCode.DONE
+    told = [json.loads(line) for line in made.log.splitlines() if line.startswith("{")]
+    warnings = [line["message"] for line in told if line["level"] == "warning"]
+    assert any(f"no training row has {sentence} does not learn it" in warning for warning in warnings), (
+        warnings
+    )
+
+
+def stop_while_data_is_read():
+    """SIGTERM comes when the data file is opened."""
+
+    def look(event, arguments):
+        if event == "open" and str(arguments[0]).endswith("train.jsonl"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.addaudithook(look)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_does_not_claim_to_have_saved_anything(make_job):
+    made = make_job()
+    assert made.run_apart(stop_while_data_is_read) == ExitCode.INTERRUPTED
+    assert made.report.message == "stopped by SIGTERM before this attempt took a step"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +305,7 @@ def test_a_checkpoint_of_another_architecture_is_passed_over(make_job, tmp_path)
     assert other.report.from_step == 0
 
 
-def test_memory_that_one_example_does_not_find_is_told_with_the_length(make_job):
+def test_memory_that_one_example_does_not_find_is_told_with_the_length_and_what_is_needed(make_job):
     def greedy():
         import torch
 
@@ -272,4 +314,12 @@ def test_memory_that_one_example_does_not_find_is_told_with_the_length(make_job)
     made = make_job()
     assert made.run_apart(greedy) == ExitCode.OUT_OF_MEMORY
     assert "out of device memory with one example of" in made.report.message
+    count = int(re.search(r"([\d,]+) of [\d,]+ parameters are trained", made.log)[1].replace(",", ""))
+    whole, parameters, gradients, state = (
+        f"{4 * times * count / MEBIBYTE:.2f} MiB" for times in (4, 1, 1, 2)
+    )
+    assert (
+        f"without activations {whole} are needed ({parameters} parameters + {gradients} gradients + {state} optimizer"
+        " state)"
+    ) in made.report.message
     assert "micro-batches of 2 from now on" in made.log

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.run import ExitCode
+from finetune_api.run import ExitCode, RunReport
 
 TRAINING = {
     "epochs": 9,
@@ -43,7 +43,8 @@ def undisturbed(tmp_path_factory, model_folder):
 
 def do_at(event, number, action):
     """Call `action` when the event comes for the n-th time: the optimizer's step, a backward pass, the forward pass of
-    a module in an evaluation, a flush inside a save, a rename, a flush of the model's files, their publication."""
+    a module in an evaluation, a flush inside a save, a rename, a flush of the model's files, their renaming and their
+    publication."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -67,6 +68,8 @@ def do_at(event, number, action):
     elif event == "rename":
         wrap(os, "rename", note)
         wrap(os, "replace", note)
+    elif event == "renaming":
+        wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note())
     else:
         assert event == "published"
         wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note(), after=True)
@@ -88,6 +91,10 @@ def wrap(owner, name, note, *, after=False):
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def freeze():
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def moments(seed):
@@ -130,7 +137,7 @@ def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(make_job, un
     from unit.trainer.tiny import reviews
 
     made = make_job(rows=reviews(ROWS), training=TRAINING)
-    zombie = made.start(lambda: do_at(event, number, lambda: os.kill(os.getpid(), signal.SIGSTOP)))
+    zombie = made.start(lambda: do_at(event, number, freeze))
     assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
     newer = made.changed({"job": {"attempt": 2}, "terminationLog": str(made.folder / "newer")})
     assert newer.run_apart() == ExitCode.DONE
@@ -139,4 +146,39 @@ def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(make_job, un
     assert code == ExitCode.INTERRUPTED, made.log
     assert "now owns the checkpoints" in made.report.message
     assert digest(newer) == undisturbed[0]
+    assert sorted(path.name for path in (made.folder / "out").iterdir()) == ["model"]
+
+
+PUBLICATION = [
+    pytest.param("publish", 2, False, id="before the model is staged whole"),
+    pytest.param("renaming", 1, True, id="between the last look at the owner and the rename"),
+]
+
+
+@pytest.mark.parametrize(("event", "number", "publishes"), PUBLICATION)
+def test_a_zombie_that_wakes_up_while_its_successor_is_about_to_publish_does_not_fail_it(
+    make_job, undisturbed, event, number, publishes
+):
+    """The zombie stands before the rename, the successor in the evaluation of the test rows."""
+    from unit.trainer.tiny import reviews, write_jsonl
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    path = write_jsonl(made.folder / "test.jsonl", reviews(20, start=500))
+    made = made.changed({"dataset": {"test": {"path": str(path)}}})
+    zombie = made.start(lambda: do_at(event, number, freeze))
+    assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
+    newer = made.changed({"job": {"attempt": 2}, "terminationLog": str(made.folder / "newer")})
+    successor = newer.start(lambda: do_at("evaluation", 1, freeze))
+    assert os.WIFSTOPPED(os.waitpid(successor, os.WUNTRACED)[1])
+    os.kill(zombie, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(zombie, 0)[1]) == ExitCode.INTERRUPTED, made.log
+    assert made.model_dir.exists() == publishes
+    os.kill(successor, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(successor, 0)[1]) == ExitCode.DONE, made.log
+    assert digest(newer) == undisturbed[0]
+    report = RunReport.model_validate_json((made.folder / "newer").read_text())
+    assert (
+        report.model.digest
+        == f"sha256:{hashlib.sha256((made.model_dir / 'SHA256SUMS').read_bytes()).hexdigest()}"
+    )
     assert sorted(path.name for path in (made.folder / "out").iterdir()) == ["model"]

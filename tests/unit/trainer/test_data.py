@@ -225,9 +225,18 @@ def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone(
 
 def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for(tmp_path):
     all_rows = rows(tmp_path, "once", *["often"] * 19)
-    assert "too rare" in split_rows(all_rows, ValidationSplit(), 0, True)[2]
-    with pytest.raises(DataError, match="remove stratify"):
+    told = "at random, as the label 'once' has one row only"
+    assert split_rows(all_rows, ValidationSplit(), 0, True)[2] == told
+    with pytest.raises(DataError, match="the label 'once' has one row only; remove stratify"):
         split_rows(all_rows, ValidationSplit(stratify=True), 0, True)
+
+
+def test_labels_that_no_side_has_room_for_are_counted(tmp_path):
+    pairs = rows(tmp_path, *[str(number // 2) for number in range(40)])
+    told = "at random, as 4 rows on one side are too few for 20 labels"
+    assert split_rows(pairs, ValidationSplit(), 0, True)[2] == told
+    several = rows(tmp_path, "b", "a", *["often"] * 19)
+    assert "as the labels a, b have one row each" in split_rows(several, ValidationSplit(), 0, True)[2]
 
 
 def test_one_group_cannot_be_split(tmp_path):

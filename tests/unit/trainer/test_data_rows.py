@@ -111,6 +111,30 @@ def test_a_list_of_labels_may_be_empty_and_is_written_as_json_in_csv(tmp_path):
     assert refusal(path, **LISTS)[0].startswith("a.csv, row 4, column label is not a list but the text 'a'")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "joined"),
+    [
+        ("the  film is  ", "a\t dull story\n", "the film is a dull story "),
+        ("the  film is", " \n a\tdull story", "the film is a dull story"),
+        (" ", "a  dull story", "a dull story"),
+    ],
+)
+def test_white_space_is_collapsed_but_the_space_between_prompt_and_text_stays(tmp_path, prompt, text, joined):
+    path = jsonl(tmp_path, {"prompt": prompt, "text": text})
+    spec = PreprocessingSpec(collapse_whitespace=True)
+    (row,) = source(path, {"prompt": "prompt"}, preprocessing=spec, **DOCUMENTS).rows
+    assert row.pair + row.text == joined
+
+
+def test_a_text_of_white_space_alone_is_empty_behind_a_prompt_too(tmp_path):
+    path = jsonl(tmp_path, {"prompt": "it is", "text": " \n "})
+    how = {
+        "columns": ColumnsSpec(prompt="prompt"),
+        "preprocessing": PreprocessingSpec(collapse_whitespace=True),
+    }
+    assert refusal(path, **how, **DOCUMENTS) == ("a.jsonl, row 1, column text is empty", (1, "text"))
+
+
 def test_documents_have_no_label_and_a_prompt_that_may_be_empty(tmp_path):
     path = jsonl(tmp_path, {"text": "b", "question": "a"}, {"text": "c", "question": ""})
     rows = source(path, {"prompt": "question"}, **DOCUMENTS).rows

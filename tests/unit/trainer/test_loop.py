@@ -1,8 +1,11 @@
 """The loop: one update whatever the micro-batches, clipping, memory, numbers that are not finite."""
 
+import dataclasses
 import io
 import itertools
 import json
+import resource
+import time
 
 import numpy as np
 import pytest
@@ -123,13 +126,14 @@ def test_the_last_smaller_batch_counts_its_rows_like_all_others(model_folder):
 def test_clipping_by_norm_is_torchs(bound):
     import torch
 
-    from finetune_trainer.loop import scale_and_clip
+    from finetune_trainer.clipping import scale_and_clip
 
     parameters, copies = two_sets_of_parameters()
     before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
-    reporter = Reporter(out=io.StringIO())
-    norm = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_norm=bound), reporter)
-    assert norm == pytest.approx(before)
+    norms = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_norm=bound))
+    assert norms.before == pytest.approx(before)
+    assert norms.after == pytest.approx(torch.nn.utils.get_total_norm([p.grad for p in parameters]).item())
+    assert norms.clipped == (0 < bound < before)
     if bound:
         torch.nn.utils.clip_grad_norm_(copies, bound)
     assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
@@ -141,30 +145,123 @@ def test_clipping_by_norm_is_torchs(bound):
 def test_a_gradient_of_sums_is_clipped_as_that_of_the_mean(spec):
     import torch
 
-    from finetune_trainer.loop import scale_and_clip
+    from finetune_trainer.clipping import scale_and_clip
 
     parameters, copies = two_sets_of_parameters()
     for copy in copies:
         copy.grad.mul_(1 / 32)
-    reporter = Reporter(out=io.StringIO())
-    norms = scale_and_clip(parameters, 1 / 32, spec, reporter), scale_and_clip(copies, 1.0, spec, reporter)
-    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    norms = scale_and_clip(parameters, 1 / 32, spec), scale_and_clip(copies, 1.0, spec)
+    assert norms[0].before == pytest.approx(norms[1].before, rel=1e-6)
+    assert norms[0].after == pytest.approx(norms[1].after, rel=1e-6)
+    assert norms[0].clipped == norms[1].clipped
     for parameter, copy in zip(parameters, copies, strict=True):
         assert torch.allclose(parameter.grad, copy.grad, rtol=1e-6, atol=0)
 
 
-def test_clipping_by_value_is_torchs_and_the_norm_is_the_one_before():
+@pytest.mark.parametrize("bound", [0.3, 1e3])
+def test_clipping_by_value_is_torchs_and_the_norms_are_those_before_and_after(bound):
     import torch
 
-    from finetune_trainer.loop import scale_and_clip
+    from finetune_trainer.clipping import scale_and_clip
 
     parameters, copies = two_sets_of_parameters()
     before = torch.nn.utils.get_total_norm([p.grad for p in parameters]).item()
-    reporter = Reporter(out=io.StringIO())
-    norm = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_value=0.3), reporter)
-    torch.nn.utils.clip_grad_value_(copies, 0.3)
-    assert norm == pytest.approx(before)
+    norms = scale_and_clip(parameters, 1.0, GradientClippingSpec(max_value=bound))
+    torch.nn.utils.clip_grad_value_(copies, bound)
+    after = torch.nn.utils.get_total_norm([p.grad for p in copies]).item()
+    assert (norms.before, norms.after) == pytest.approx((before, after))
+    assert norms.clipped == (bound == 0.3)
     assert all(torch.equal(p.grad, c.grad) for p, c in zip(parameters, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("clipping", "clipped"),
+    [({"maxNorm": 1e-3}, 3), ({"maxValue": 1e-4}, 3), ({"maxNorm": 1e6}, 0), ({"maxValue": 1e6}, 0)],
+)
+def test_clipped_steps_are_counted_and_both_norms_are_told(model_folder, clipping, clipped):
+    from finetune_trainer.loop import train
+
+    run, state, *_ = a_run(model_folder, maxSteps=3, gradientClipping=clipping)
+    train(run, state)
+    sample, progress = run.reporter.metrics.registry.get_sample_value, run.reporter.report.progress
+    assert sample("finetune_train_clipped_steps_total") == clipped
+    assert sample("finetune_train_grad_norm") == pytest.approx(progress.grad_norm, rel=1e-5)
+    assert sample("finetune_train_grad_norm_clipped") == pytest.approx(progress.grad_norm_clipped, rel=1e-5)
+    assert (progress.grad_norm_clipped < 0.9 * progress.grad_norm) == (clipped > 0)
+    if "maxNorm" in clipping and clipped:
+        assert progress.grad_norm_clipped == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
+    model_folder, tmp_path, monkeypatch
+):
+    """With a clock that goes on by a second whenever it is read: twice a step, and twice for each of two batches."""
+    from finetune_trainer.history import History
+    from finetune_trainer.loop import train
+
+    clock = itertools.count(1.0)
+    run, state, *_ = a_run(model_folder, maxSteps=3, microBatchSize=4)
+    run.reporter.history = History(tmp_path / "metrics.jsonl")
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    train(run, state)
+    lengths = [run.train.lengths[run.batch(step)] for step in range(3)]
+    computed = sum(4 * int(half.max()) for batch in lengths for half in (batch[:4], batch[4:]))
+    padding = 1 - sum(int(batch.sum()) for batch in lengths) / computed
+    sample, progress = run.reporter.metrics.registry.get_sample_value, run.reporter.report.progress
+    assert sample("finetune_train_data_wait_seconds_total") == 3 * 2
+    assert sample("finetune_train_step_duration_seconds_sum") == 3 * 5
+    assert sample("finetune_train_padding_ratio") == pytest.approx(padding)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert sample("finetune_train_memory_bytes") == resident >= progress.memory_bytes > 2**20
+    assert (progress.data_wait_share, progress.padding_ratio) == pytest.approx((2 / 5, padding), rel=1e-5)
+    told = [entry for entry in run.reporter.history.entries() if entry["event"] == "train"]
+    assert [entry["step"] for entry in told] == [1, 2, 3]
+    names = {"gradNorm", "gradNormClipped", "dataWaitShare", "paddingRatio", "memoryBytes"}
+    assert all(names <= entry.keys() for entry in told)
+    assert told[-1]["dataWaitShare"] == 2 / 5
+
+
+def test_the_memory_of_a_gpu_is_what_torch_allocated_there(monkeypatch):
+    import torch
+
+    from finetune_trainer.memory import needed, peak
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    assert peak() == 3 * 2**30
+    layer = torch.nn.Linear(1023, 1024)
+    sgd = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
+    assert needed(layer, sgd) == (
+        "without activations 12.00 MiB are needed (4.00 MiB parameters + 4.00 MiB gradients + 4.00 MiB optimizer"
+        " state); at most 3.00 GiB were allocated"
+    )
+    layer.weight.requires_grad_(requires_grad=False)
+    assert "(4.00 MiB parameters + 0.00 MiB gradients + 0.00 MiB" in needed(layer, sgd)
+
+
+def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
+    from finetune_trainer.loop import save_now
+
+    run, state, *_ = a_run(model_folder)
+    run.save, state.step, before = lambda _: time.sleep(0.02), 1, time.time()
+    save_now(run, state)
+    sample = run.reporter.metrics.registry.get_sample_value
+    assert sample("finetune_train_checkpoint_duration_seconds") >= 0.02
+    assert sample("finetune_train_checkpoint_last_success_timestamp_seconds") >= before
+
+
+def test_early_stopping_tells_what_the_steps_left_would_have_taken_on_all_ranks(model_folder):
+    from finetune_trainer.distributed import Ranks
+    from finetune_trainer.early_stopping import Patience
+    from finetune_trainer.noting import note_early_stop
+
+    run, state, log, _ = a_run(model_folder, maxSteps=100, earlyStopping={"patience": 2, "metric": "loss"})
+    run.judge = dataclasses.replace(run.judge, ranks=Ranks(0, 4))
+    state.step, state.seconds, state.patience = 10, 20.0, Patience(best=0.5, bad_evaluations=2)
+    told = "stopped early at step 10 of 100, which saved about 12m00s of computing time"
+    assert note_early_stop(run, state) == f"; {told}"
+    assert run.reporter.report.early_stopped.saved_seconds == 2 * 90 * 4
+    assert told in log.getvalue()
 
 
 def two_sets_of_parameters():

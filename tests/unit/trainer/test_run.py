@@ -1,6 +1,8 @@
 """Whole runs: what a model's folder holds, that others can use it, and what the report says."""
 
 import json
+import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -92,6 +94,8 @@ def test_a_regression_run_has_one_output_and_agrees_with_plain_transformers(make
 def test_the_report_says_what_was_found_done_and_recorded(make_job):
     made = with_test_rows(make_job, job={"attempt": 3})
     assert made.run() == ExitCode.DONE
+    from safetensors.torch import load_file
+
     text = (made.folder / "termination").read_text()
     assert len(text.encode()) <= TERMINATION_BYTES
     report = made.report
@@ -109,6 +113,15 @@ def test_the_report_says_what_was_found_done_and_recorded(make_job):
     effective = report.effective
     assert (effective.labels, effective.device, effective.precision) == (["neg", "pos"], "cpu", "Float32")
     assert (effective.micro_batch_size, effective.total_steps, effective.training.epochs) == (4, 12, 2)
+    decays, others = effective.parameter_groups
+    assert (decays.name, decays.weight_decay, decays.scale) == ("depth 0, decay", 0.01, 1.0)
+    assert (others.name, others.weight_decay, others.scale) == ("depth 0, no decay", 0.0, 1.0)
+    weights = load_file(made.model_dir / "model.safetensors")
+    assert others.parameters == sum(w.numel() for n, w in weights.items() if "bias" in n or "LayerNorm" in n)
+    assert decays.parameters + others.parameters == sum(w.numel() for w in weights.values())
+    libraries = {"torch", "transformers", "tokenizers", "peft", "safetensors", "numpy"}
+    told = json.loads((made.model_dir / "run.json").read_text())["versions"].keys()
+    assert told - {"finetune-operator"} == libraries | {"python"}
     model = report.model
     assert (model.uri, model.format, model.base_model) == (
         "pvc://models/out",
@@ -189,7 +202,7 @@ def test_the_model_of_another_run_is_never_replaced(make_job, changes, owner):
     assert (made.model_dir / "SHA256SUMS").read_bytes() == before
 
 
-def test_early_stopping_ends_at_the_evaluation_computed_by_hand_and_restores_the_best(make_job):
+def test_early_stopping_ends_at_the_evaluation_computed_by_hand(make_job):
     made = make_job(
         training={
             "epochs": 12,
@@ -205,6 +218,76 @@ def test_early_stopping_ends_at_the_evaluation_computed_by_hand_and_restores_the
     assert report.early_stopped.metric == "accuracy"
     assert report.best.step == 6
     assert "in 2 evaluations" in report.early_stopped.reason
+    seconds = sum(epoch.seconds for epoch in report.epochs)
+    saved = report.early_stopped.saved_seconds
+    assert saved == pytest.approx(seconds / 18 * (72 - 18), abs=1)
+    assert "; stopped early at step 18 of 72, which saved about" in report.message
+    assert f"This saved about {saved} seconds on the CPU." in (made.model_dir / "README.md").read_text()
+
+
+def test_rows_left_out_are_counted_in_log_card_and_report(make_job, capsys):
+    made = make_job(training={"epochs": 1}, dataset={"maxInvalidRows": "2"})
+    data = made.folder / "train.jsonl"
+    data.write_text('{"text": "broken"\n' + data.read_text() + '{"text": 7, "label": "pos"}\n')
+    assert made.run() == ExitCode.DONE
+    found = made.report.resolved
+    assert (found.train.invalid_rows, found.train.rows + found.validation.rows) == (2, 64)
+    assert "(2 invalid, 0 repeated rows left out)" in capsys.readouterr().out
+    assert "2 invalid and 0 repeated ones left out" in (made.model_dir / "README.md").read_text()
+
+
+def worsening(make_job):
+    """A run whose labels are drawn by lot: what it learns by heart makes it worse on the validation rows."""
+    lot = random.Random(3)
+    drawn = [row | {"label": lot.choice(["neg", "pos"])} for row in reviews(72)]
+    made = make_job(
+        rows=drawn[:48], training={"epochs": 12, "earlyStopping": {"patience": 3, "metric": "loss"}}
+    )
+    path = write_jsonl(made.folder / "validation.jsonl", drawn[48:])
+    return made.changed({"dataset": {"split": None, "validation": {"path": str(path)}}}), drawn[48:]
+
+
+def loss_of(folder, rows):
+    """Of the folder's weights, as any user of transformers would compute it."""
+    from torch.nn.functional import cross_entropy
+
+    model, logits = predictions(folder, rows)
+    return float(
+        cross_entropy(logits, logits.new_tensor([model.config.label2id[r["label"]] for r in rows]).long())
+    )
+
+
+def test_the_best_weights_are_recorded_of_a_run_that_gets_worse(make_job):
+    made, rows = worsening(make_job)
+    assert made.run() == ExitCode.DONE
+    report = made.report
+    losses = [epoch.eval_loss for epoch in report.epochs]
+    assert losses[-1] > min(losses) + 0.005
+    assert report.early_stopped.step == report.epochs[-1].step > report.best.step
+    assert report.model.metrics["eval_loss"] == min(losses)
+    assert loss_of(made.model_dir, rows) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_without_a_whole_checkpoint_of_the_best_weights_the_last_are_recorded_and_that_is_said(make_job):
+    made, rows = worsening(make_job)
+
+    def damage_each_checkpoint():
+        real = os.rename
+
+        def rename(source, target):
+            real(source, target)
+            if "step-" in str(target):
+                (Path(target) / "model.safetensors").write_bytes(b"damaged")
+
+        os.rename = rename
+
+    assert made.run_apart(damage_each_checkpoint) == ExitCode.DONE
+    report, last = made.report, made.report.epochs[-1]
+    assert (
+        f"the checkpoint of step {report.best.step}, the best one, is lost or damaged: the last" in made.log
+    )
+    assert report.model.metrics["eval_loss"] == last.eval_loss > report.best.value + 0.005
+    assert loss_of(made.model_dir, rows) == pytest.approx(last.eval_loss, rel=1e-4)
 
 
 def test_frozen_parts_keep_their_weights_and_the_rest_is_trained(make_job, model_folder):

@@ -32,7 +32,7 @@ from finetune_trainer.versions import versions
 FOLDER, TEMPORARY = "tokens", ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
-FORMAT = 1
+FORMAT = 2
 """Of the files and of what is written into them; another number makes all caches anew."""
 
 

@@ -16,8 +16,11 @@ BLOCKS = frozenset(_BLOCK_TAGS.split())
 HIDDEN = frozenset({"script", "style", "template"})
 
 
-def cleaner(spec: PreprocessingSpec) -> Clean:
-    """The function that prepares every text: Unicode, markup, white space, case."""
+def cleaner(spec: PreprocessingSpec, *, joined: bool = False) -> Clean:
+    """The function that prepares every text: Unicode, markup, white space, case.
+
+    Of texts that are `joined` without anything between them the space at the ends matters.
+    """
     steps: list[Clean] = []
     if spec.unicode is not Unicode.NONE:
         form: Any = spec.unicode.value
@@ -25,7 +28,7 @@ def cleaner(spec: PreprocessingSpec) -> Clean:
     if spec.strip_markup:
         steps.append(strip_markup)
     if spec.collapse_whitespace:
-        steps.append(collapse_whitespace)
+        steps.append(collapse_runs if joined else collapse_whitespace)
     if spec.lowercase:
         steps.append(str.lower)
     return lambda text: _apply(steps, text)
@@ -40,6 +43,11 @@ def _apply(steps: list[Clean], text: str) -> str:
 def collapse_whitespace(text: str) -> str:
     """Runs of white space become one space; none stays at the ends."""
     return " ".join(text.split())
+
+
+def collapse_runs(text: str) -> str:
+    """Runs of white space become one space, those at the ends too; of white space alone nothing stays."""
+    return re.sub(r"\s+", " ", text) if text.strip() else ""
 
 
 def strip_markup(text: str) -> str:

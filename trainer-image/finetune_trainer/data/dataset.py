@@ -16,6 +16,7 @@ from finetune_trainer.data.rows import Reading
 from finetune_trainer.data.sources import Scan, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.objectives import OBJECTIVES, Objective
+from finetune_trainer.objectives.labels import named
 from finetune_trainer.report import Reporter
 
 
@@ -65,7 +66,20 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
     test = scan("dataset.test", spec.test, later, repeats, check) if spec.test else None
     objective = kind.build(options, labels, train.labels)
     _say(reporter, train, validation, test)
+    _say_unlearned(reporter, labels or [], train)
     return Dataset(train.source, validation.source, test.source if test else None, objective)
+
+
+def _say_unlearned(reporter: Reporter, labels: list[str], train: Scan) -> None:
+    """A label that no training row has, by the spec or by the split, is never predicted, and nothing else shows it."""
+    present = set(train.labels.names)
+    missing = [label for label in labels if label not in present]
+    if missing:
+        reporter.say(
+            f"no training row has {'the label' if len(missing) == 1 else 'the labels'} {named(missing)}: the model"
+            " does not learn it; give more rows, or change objective's labels or dataset.validation",
+            level="warning",
+        )
 
 
 def label_lists(objective: ObjectiveSpec) -> bool:

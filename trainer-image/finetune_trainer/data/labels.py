@@ -57,6 +57,11 @@ class Labels(Sequence[Label]):
             taken.append(self[row])
         return taken
 
+    @property
+    def names(self) -> list[str]:
+        """Those of the rows, sorted; none where labels are numbers."""
+        return sorted(self._names)
+
     def strata(self) -> npt.NDArray[np.int64] | None:
         """The place of each row's label among the sorted names; None where rows have several or numbers."""
         if self._ends or not self._names:

@@ -78,7 +78,8 @@ class Reading:
 
 def rows_of(records: Iterable[Record | Fault], reading: Reading) -> Iterator[Row | Fault]:
     """The row of every record, or why there is none."""
-    clean, kind = cleaner(reading.preprocessing), _LabelKind(reading)
+    joined = "prompt" in reading.wanted
+    clean, kind = cleaner(reading.preprocessing, joined=joined), _LabelKind(reading)
     for record in records:
         if isinstance(record, Fault):
             yield record

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from finetune_api.run import FaultPlace, ValidationSplit
 from finetune_trainer.data.sources import Indices, Scan
 from finetune_trainer.errors import DataError
+from finetune_trainer.objectives.labels import named
 
 FIELD = "dataset.validation"
 """As a FineTuneJob names it; in a run.json it is dataset.split."""
@@ -38,18 +39,20 @@ def _at_random(count: int, fraction: float, seed: int) -> tuple[Indices, Indices
     return order[held:], order[:held]
 
 
-def _in_proportion(strata: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+def _in_proportion(
+    strata: npt.NDArray[np.int64], names: list[str], fraction: float, seed: int
+) -> tuple[Indices, Indices]:
     """As many rows of every stratum as its share asks for, by largest remainder; scikit-learn takes a second to import.
 
-    Raises ValueError when a stratum has one row only, or a side has too few for one of each.
+    Raises ValueError when a stratum, one of `names`, has one row only, or a side has too few for one of each.
     """
-    _, members, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    present, members, sizes = np.unique(strata, return_inverse=True, return_counts=True)
     count = len(strata)
     held = min(max(1, round(count * fraction)), count - 1)
     if sizes.min() < 2:
-        raise ValueError("it has one row")
+        raise ValueError(_alone([names[place] for place in present[sizes < 2]]))
     if min(held, count - held) < len(sizes):
-        raise ValueError(f"{held} validation rows for {len(sizes)} labels")
+        raise ValueError(f"{min(held, count - held)} rows on one side are too few for {len(sizes)} labels")
     exact = sizes * held / count
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: held - quota.sum()]] += 1
@@ -60,19 +63,27 @@ def _in_proportion(strata: npt.NDArray[np.int64], fraction: float, seed: int) ->
     return sorted_order[~chosen], sorted_order[chosen]
 
 
+def _alone(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"the label {names[0]!r} has one row only"
+    return f"the labels {named(names)} have one row each"
+
+
 def _by_label(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices, str]:
     strata, why = rows.labels.strata(), "a row may have several labels"
     if strata is not None:
         try:
-            return *_in_proportion(strata, split.fraction, seed), "with the labels' proportions"
+            return *_in_proportion(
+                strata, rows.labels.names, split.fraction, seed
+            ), "with the labels' proportions"
         except ValueError as error:
-            why = f"some label is too rare ({error})"
+            why = str(error)
     if split.stratify:
         raise DataError(
             f"the labels' proportions cannot be kept: {why}; remove stratify, or give more rows",
             FaultPlace(field=f"{FIELD}.stratify"),
         )
-    return *_at_random(len(rows), split.fraction, seed), f"at random, as {why.partition(' (')[0]}"
+    return *_at_random(len(rows), split.fraction, seed), f"at random, as {why}"
 
 
 def _by_group(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices]:

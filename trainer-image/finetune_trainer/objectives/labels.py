@@ -12,6 +12,7 @@ from finetune_trainer.errors import DataError
 
 MOST_LABELS = 1000
 LONGEST_LABEL = 128
+MOST_NAMED = 10
 
 
 def label_text(value: object) -> str:
@@ -31,11 +32,17 @@ def label_text(value: object) -> str:
     return text
 
 
+def named(labels: list[str]) -> str:
+    """Labels for a sentence; the first ten of many."""
+    more = f", … ({len(labels)} labels)" if len(labels) > MOST_NAMED else ""
+    return ", ".join(labels[:MOST_NAMED]) + more
+
+
 def known_label(value: object, labels: list[str] | None) -> str:
     """`label_text` of one of the labels, where these are fixed."""
     text = label_text(value)
     if labels is not None and text not in labels:
-        raise ValueError(f"has the label {text!r}, which is not one of {_listed(labels)}")
+        raise ValueError(f"has the label {text!r}, which is not one of {named(labels)}")
     return text
 
 
@@ -85,7 +92,3 @@ def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
     """
     present = np.maximum(counts, 1)
     return tuple(float(weight) for weight in counts.sum() / (len(counts) * present))
-
-
-def _listed(labels: list[str]) -> str:
-    return ", ".join(labels[:10]) + (f", … ({len(labels)} labels)" if len(labels) > 10 else "")

@@ -84,7 +84,13 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
 
 
 def _stopped(report: RunReport) -> list[str]:
-    return [f"Stopped early: {report.early_stopped.reason}", ""] if report.early_stopped else []
+    early = report.early_stopped
+    if early is None:
+        return []
+    on_gpu = report.effective is not None and report.effective.device == "cuda"
+    kind = "GPU-seconds" if on_gpu else "seconds on the CPU"
+    saved = "" if early.saved_seconds is None else f" This saved about {early.saved_seconds} {kind}."
+    return [f"Stopped early: {early.reason}.{saved}", ""]
 
 
 def _labels(labels: list[str] | None) -> list[str]:

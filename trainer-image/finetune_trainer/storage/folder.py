@@ -1,6 +1,8 @@
 """The folder of a model: whose it is, and how it is sealed, verified and published. Called by `run` and `combine`."""
 
 import json
+import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,20 +81,25 @@ def record_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def publish(config: Config, content: Content, report: RunReport) -> ModelStatus:
-    """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError."""
+def publish(
+    config: Config, content: Content, report: RunReport, assert_owner: Callable[[], None] = lambda: None
+) -> ModelStatus:
+    """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError.
+
+    Staging takes minutes, so who owns the run is asked again right before the rename. A process that was superseded
+    between the two may still publish: its successor then finds the model of its own job, and takes it for its own.
+    """
     staging, target = Path(config.output.staging_dir), Path(config.output.model_dir)
-    name = config.output.uri or config.output.model_dir
     with storage_errors("the model", staging):
         fresh_folder(staging)
         status = _stage(staging, config, content, report)
     with storage_errors("the model", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and any(target.iterdir()):
-            raise NotFoundError(
-                f"output.uri: {name} was filled by another run meanwhile; choose another output.uri",
-                FaultPlace(field="output.uri", file=name),
-            )
+        assert_owner()
+        done = published(config)
+        if done is not None and done.model is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+            return done.model
         rename_folder(staging, target)
     return status
 

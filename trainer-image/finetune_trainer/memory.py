@@ -1,0 +1,61 @@
+"""Memory of a run: what its parts need at least, and the most it held so far.
+
+Called by `loop`, `evaluate`, `noting`.
+"""
+
+import resource
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+GIBIBYTE = 2**30
+
+
+def needed(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
+    """The sentence that says what is needed before a single activation: for an evaluation the parameters alone.
+
+    Of a GPU also the most that was allocated.
+    """
+    parts = {"parameters": sum(_bytes(parameter) for parameter in model.parameters())}
+    if optimizer is not None:
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        parts["gradients"] = sum(map(_bytes, trained))
+        parts["optimizer state"] = _states(optimizer) * parts["gradients"]
+    told = " + ".join(f"{_readable(size)} {name}" for name, size in parts.items())
+    peak = cuda_peak()
+    most = "" if peak is None else f"; at most {_readable(peak)} were allocated"
+    return f"without activations {_readable(sum(parts.values()))} are needed ({told}){most}"
+
+
+def peak() -> int:
+    """Largest number of bytes so far: allocated on the GPU where one computes, else resident in the process."""
+    on_gpu = cuda_peak()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if on_gpu is None else on_gpu
+
+
+def cuda_peak() -> int | None:
+    """Largest number of bytes that torch allocated on the GPU; None where none computes, or torch is not there yet."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _bytes(parameter: "nn.Parameter") -> int:
+    """Of this process's part, where it is divided."""
+    own = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return int(own.numel() * own.element_size())
+
+
+def _states(optimizer: "Optimizer") -> int:
+    """Tensors of a parameter's shape that the optimizer keeps: two moments of AdamW, momentum of SGD."""
+    if "betas" in optimizer.defaults:
+        return 2
+    return int(optimizer.defaults["momentum"] != 0)
+
+
+def _readable(size: int) -> str:
+    return f"{size / GIBIBYTE:.2f} GiB" if size >= GIBIBYTE else f"{size / 2**20:.2f} MiB"
