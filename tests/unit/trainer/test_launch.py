@@ -17,8 +17,19 @@ from unit.trainer.tiny import reviews
 
 SECONDS = 240
 """In which everything here ends; the machine may be busy."""
+DIVIDED = {"microBatchSize": 4, "sharding": "Full"}
 TWO = {"devices": {"gpus": 2, "simulated": True}}
 TRAINING = {"epochs": 3, "checkpoint": {"every": {"steps": 3}}}
+TO_THE_BEST = {
+    "epochs": 6,
+    "microBatchSize": 8,
+    "optimizer": {"name": "SGD", "learningRate": 0.01, "weightDecay": 0.0},
+    "schedule": {"name": "Constant", "warmup": {"steps": 0}},
+    "checkpoint": {"every": {"steps": 3}},
+    "evaluation": {"bestMetric": "accuracy"},
+    "earlyStopping": {"patience": 2},
+}
+"""The rate is too small for the accuracy to rise, not for the weights to change: the first evaluation is the best."""
 
 
 def start(job):
@@ -93,6 +104,46 @@ def test_sigterm_reaches_all_ranks(make_job):
     assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED
     assert "stopped by SIGTERM" in made.report.message
     assert all(gone(rank) for rank in ranks)
+
+
+def test_a_divided_run_that_was_interrupted_publishes_the_best_weights_of_one_process(make_job):
+    from transformers import AutoModelForSequenceClassification
+
+    alone = make_job("alone", training=TO_THE_BEST, model={"dropout": 0.0})
+    assert alone.run_apart() == ExitCode.DONE, alone.log
+    made = make_job("divided", training=TO_THE_BEST | DIVIDED, model={"dropout": 0.0}, **TWO)
+    launcher = start(made)
+    until((made.checkpoint_dir / "step-00000003").exists)
+    launcher.terminate()
+    assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED, made.log
+    again = made.changed({"job": {"attempt": 2}})
+    assert start(again).wait(SECONDS) == ExitCode.DONE, made.log
+    assert again.report.from_step >= 3
+    for report in (alone.report, again.report):
+        assert (report.best.step, report.early_stopped.step) == (6, 18)
+    metrics, (expected, *_, last) = again.report.model.metrics, alone.report.epochs
+    assert metrics["eval_loss"] == pytest.approx(expected.eval_loss, abs=1e-5)
+    assert abs(last.eval_loss - expected.eval_loss) > 1e-4
+    models = [AutoModelForSequenceClassification.from_pretrained(job.model_dir) for job in (alone, again)]
+    pairs = zip(*(model.parameters() for model in models), strict=True)
+    assert max((left - right).abs().max().item() for left, right in pairs) < 1e-6
+
+
+def test_a_loss_that_is_not_finite_on_one_of_two_ranks_ends_the_run_as_diverged(make_job):
+    """The square of one rating is more than a float32 holds."""
+    rows = reviews(48)
+    rows[16]["rating"] = 1e30
+    made = make_job(
+        rows=rows,
+        objective={"regression": {"normalize": False}},
+        dataset={"columns": {"label": "rating"}, "split": None},
+        **TWO,
+    )
+    assert start(made).wait(SECONDS) == ExitCode.DIVERGED, made.log
+    assert made.report.exit_code == ExitCode.DIVERGED
+    assert "the loss is inf on pvc://data/train.jsonl row 17" in made.report.message
+    assert made.log.count("finetune_trainer: exit 72") == 1
+    assert not made.model_dir.exists()
 
 
 def test_a_rank_that_does_not_react_is_killed_after_the_grace(make_job):
