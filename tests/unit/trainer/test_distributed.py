@@ -113,7 +113,7 @@ def test_all_ranks_stop_early_at_the_step_of_one_process(tmp_path, sharding):
 
     step, patience = stopped()
     assert step == 6
-    assert patience.bad == 2
+    assert patience.bad_evaluations == 2
     assert on_ranks(2, stopped, tmp_path, sharding) == [(step, patience)] * 2
 
 
@@ -128,7 +128,9 @@ def test_all_ranks_lower_the_rate_on_a_plateau_as_one_process_does(tmp_path, sha
         plan = WITHOUT_IMPROVEMENT | {"maxSteps": 8, "schedule": plateau}
         run, state = a_run("classification", ranks, **(TRAINING | plan | {"optimizer": SGD}))
         used = []
-        run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+        run.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+        )
         train(run, state)
         return used
 
