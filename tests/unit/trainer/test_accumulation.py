@@ -8,8 +8,8 @@ OPTIMIZERS = {
     "SGD": ({"name": "SGD", "learningRate": 0.1, "weightDecay": 0.0}, 1e-6),
     "AdamW": ({"name": "AdamW", "learningRate": 1e-3}, 1e-4),
 }
-"""And by how much a weight may differ: AdamW divides by the size of the gradient, so it magnifies rounding of those near
-zero; a tenth of its rate is allowed."""
+"""And by how much a weight may differ: AdamW divides by the size of the gradient, so it magnifies rounding of those
+near zero; a tenth of its rate is allowed."""
 
 
 def trained(objective, optimizer, size):
