@@ -180,7 +180,7 @@ class EvaluationSpec(ApiModel):
     metrics: Annotated[list[MetricName], Field(max_length=16)] | None = None
     """What to report beside the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for words, rmse and pearson for regression, perplexity for causalLM."""
     best_metric: MetricName = "eval_loss"
-    """Decides which checkpoint is the best, and early stopping. For example eval_loss or accuracy."""
+    """What early stopping and the schedule Plateau look at, for example eval_loss or accuracy. The best weights are recorded with earlyStopping only; without it the last ones are."""
 
 
 class EarlyStoppingSpec(ApiModel):

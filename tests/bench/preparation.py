@@ -1,6 +1,7 @@
 """What preparation does to a data file: repeats found, and padding with and without batches of like length.
 
-    python -m finetune_demo.materials MATERIALS && python tests/bench/preparation.py MATERIALS
+    PYTHONPATH=demo python -m finetune_demo.materials MATERIALS
+    python tests/bench/preparation.py MATERIALS
 
 The demo's film sentences with MiniLM's tokenizer; repeats are put in to be found: every tenth row once more, as it is,
 in capitals, or with a word more.
@@ -13,17 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
-from finetune_api.run import DataInput, ModelInput
-from finetune_trainer.data.batching import epoch_batches
-from finetune_trainer.data.packing import pack
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
-from finetune_trainer.data.sources import Scan, scan, shared_texts
-from finetune_trainer.data.tokens import tokenize
-from finetune_trainer.model import check_folder, load_tokenizer
-from finetune_trainer.objectives.classification import Classification
-from finetune_trainer.objectives.labels import label_text
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image")]
+
+from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec  # noqa: E402
+from finetune_api.run import DataInput, ModelInput  # noqa: E402
+from finetune_trainer.data.batching import epoch_batches  # noqa: E402
+from finetune_trainer.data.packing import pack  # noqa: E402
+from finetune_trainer.data.repeats import Repeats  # noqa: E402
+from finetune_trainer.data.rows import Reading  # noqa: E402
+from finetune_trainer.data.sources import Scan, scan, shared_texts  # noqa: E402
+from finetune_trainer.data.tokens import tokenize  # noqa: E402
+from finetune_trainer.model import check_folder, load_tokenizer  # noqa: E402
+from finetune_trainer.objectives.classification import Classification  # noqa: E402
+from finetune_trainer.objectives.labels import label_text  # noqa: E402
 
 BATCH, LONGEST = 32, 64
 

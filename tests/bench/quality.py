@@ -107,6 +107,7 @@ def main() -> None:
     print(markdown(table), markdown(rows), told, sep="\n")
     facts = {"options": vars(options), "tasks": table, "comparisons": rows, "deduplication": told}
     (ROOT / "out").mkdir(exist_ok=True)
+    (ROOT / "out").mkdir(exist_ok=True)
     (ROOT / "out" / "quality.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=str))
 
 

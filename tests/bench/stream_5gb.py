@@ -8,6 +8,7 @@ can, and are shown apart. Needs about 1.7 times the file's size in the scratch f
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,7 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-from unit.trainer.tiny import BAD, GOOD, NEUTRAL, build_model, job, reviews, write_jsonl
+ROOT = Path(__file__).parents[2]
+PATHS = [str(ROOT / folder) for folder in ("api", "trainer-image", "tests")]
+sys.path[:0] = PATHS
+
+from unit.trainer.tiny import BAD, GOOD, NEUTRAL, build_model, job, reviews, write_jsonl  # noqa: E402
 
 ROW_BYTES = 500
 STEPS = 20
@@ -52,7 +57,8 @@ def measured(scratch: Path, base: Path, rows: int) -> tuple[dict[str, int], floa
     size = generate(folder / "train.jsonl", rows)
     print(f"{rows:,} rows, {size / 1e9:.2f} GB", flush=True)
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", str(made.write())])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)}
+    process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", str(made.write())], env=environment)
     peaks = {"RssAnon": 0, "RssFile": 0}
     watch = threading.Thread(target=_watch, args=(process, peaks))
     watch.start()

@@ -8,6 +8,7 @@ files, the same for all; steps, batch and seed too.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("api", "trainer-image"))
+}
 EXAMPLES = ROOT / "examples" / "techniques"
 TECHNIQUES = (
     "batch-normalisation",
@@ -28,10 +32,17 @@ TECHNIQUES = (
     "transfer-learning",
 )
 """The examples on the demo's reviews; what concerns data and objectives is measured by `quality`."""
-CONTROLS: dict[str, dict[str, Any]] = {
-    "control": {},
-    "control: random weights": {"initialize": "Random"},
+FROZEN = {"freeze": {"embeddings": True, "layers": 3}}
+CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "control": ({}, {"optimizer": {"learningRate": 1e-4}}),
+    "control: random weights": ({"initialize": "Random"}, {"optimizer": {"learningRate": 1e-4}}),
+    "control: three layers frozen": (FROZEN, {"optimizer": {"learningRate": 2e-4}}),
+    "control: three layers frozen, no clipping": (
+        FROZEN,
+        {"optimizer": {"learningRate": 2e-4}, "gradientClipping": {"maxNorm": 0}},
+    ),
 }
+"""What model and training of a control have beside the defaults."""
 
 
 def run_config(job: dict[str, Any], model: Path, data: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -65,15 +76,11 @@ def read_example(name: str) -> dict[str, Any]:
 
 
 def controls() -> dict[str, dict[str, Any]]:
-    """Plain fine-tuning of all layers, and the same from random weights."""
-    plain = read_example("gradient-clipping")
-    plain["spec"]["training"] = {
-        "batchSize": 32,
-        "microBatchSize": 32,
-        "optimizer": {"learningRate": 1e-4},
-    }
+    """Plain fine-tuning, each control with one change; clipped at the default norm of 1 unless it says otherwise."""
+    plain, batch = read_example("gradient-clipping"), {"batchSize": 32, "microBatchSize": 32}
     return {
-        name: {**plain, "spec": {**plain["spec"], "model": changes}} for name, changes in CONTROLS.items()
+        name: {**plain, "spec": {**plain["spec"], "model": model, "training": batch | training}}
+        for name, (model, training) in CONTROLS.items()
     }
 
 
@@ -88,6 +95,7 @@ def measure(name: str, job: dict[str, Any], options: argparse.Namespace, data: P
             check=True,
             capture_output=True,
             text=True,
+            env=ENVIRONMENT,
         ).stdout
         model = json.loads((out / "model" / "run.json").read_text())["report"]["model"]
         weights = sum(path.stat().st_size for path in (out / "model").glob("*.safetensors"))

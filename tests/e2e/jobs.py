@@ -9,6 +9,7 @@ from finetune_demo.platform import Platform
 
 Body = dict[str, Any]
 LABEL = "finetune.dev/job-name"
+GRACE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def tiny(steps: int = 60, data: str = "few.jsonl", **spec: Any) -> Body:
         "maxSteps": steps,
         "batchSize": 8,
         "evaluation": {"every": {"steps": max(steps // 2, 1)}},
-        "checkpoint": {"every": {"steps": 20}, "gracePeriodSeconds": 30},
+        "checkpoint": {"every": {"steps": 20}, "gracePeriodSeconds": GRACE_SECONDS},
     }
     return {
         "model": {"uri": "pvc://demo/models/tiny"},

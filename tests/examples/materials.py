@@ -47,7 +47,17 @@ def _tagged(count: int) -> Rows:
 def _prompts(count: int) -> Rows:
     """The first words of a review, and how it goes on."""
     texts = [row["text"].split() for row in reviews(count)]
-    return [{"prompt": " ".join(words[:2]) + " ", "text": " ".join(words[2:])} for words in texts]
+    return [{"prompt": " ".join(words[:2]), "text": " " + " ".join(words[2:])} for words in texts]
+
+
+def _pairs(count: int) -> Rows:
+    """A review, its first word that judges, its rating and its length."""
+    rows = []
+    for row in reviews(count):
+        words = row["text"].split()
+        summary = next(word for word in words if word in GOOD + BAD)
+        rows.append({"review": row["text"], "summary": summary, "scores": [row["rating"], float(len(words))]})
+    return rows
 
 
 DATA: dict[str, Rows] = {
@@ -55,5 +65,6 @@ DATA: dict[str, Rows] = {
     "movie-reviews-test.jsonl": reviews(48, start=1000),
     "movie-topics.jsonl": _topics(120),
     "movie-words.jsonl": _tagged(120),
+    "movie-pairs.jsonl": _pairs(120),
     "movie-prompts.jsonl": _prompts(120),
 }

@@ -1,9 +1,13 @@
 """Every example of a technique is trained as it stands, on a tiny model and rows of the kind that it names.
 
-From the YAML through the operator's plan to the trainer: only the paths of the volumes are this machine's.
+From the YAML through the operator's plan to the trainer: only the paths of the volumes are this machine's, and numbers
+are float32 on every CPU, so that the first losses can be frozen; CPUs differ in the last bits, so 1e-4 of a loss is
+allowed. Written anew, for a reason to state, by
+`PYTHONPATH=api:operator:trainer-image:cli:tests python tests/examples/test_techniques.py`.
 """
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,10 @@ from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
 from unit.trainer.tiny import Job
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "techniques"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples" / "techniques").glob("*.yaml"))
+GOLDEN = ROOT / "tests" / "golden" / "example-losses.json"
+TOLERANCE = 1e-4
 CLAIMS = "/mnt/claims/demo"
 SETTINGS = OperatorSettings(trainer_image="example.test/trainer:1", simulate_gpus=True)
 
@@ -29,20 +36,54 @@ def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lay_out(tmp_path_factory.mktemp("claim"))
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_an_example_trains(example: Path, claim: Path, tmp_path: Path) -> None:
-    done = _here(example, claim, tmp_path)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_trains_and_its_first_five_losses_are_the_golden_ones(
+    example: Path, claim: Path, tmp_path: Path
+) -> None:
+    expected = json.loads(GOLDEN.read_text())[example.stem]
+    assert _losses(example, claim, tmp_path) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def _losses(example: Path, claim: Path, folder: Path) -> list[float]:
+    """The first five that the run of an example logs."""
+    done = _here(example, claim, folder)
     code = done.run_apart()
-    report = RunReport.model_validate_json((tmp_path / "termination").read_text())
+    report = RunReport.model_validate_json((folder / "termination").read_text())
     assert code == ExitCode.DONE, f"{report.message}\n{done.log}"
     assert report.model is not None
-    assert (tmp_path / "output").exists()
+    (metrics,) = (folder / "output").rglob("metrics.jsonl")
+    entries = [json.loads(line) for line in metrics.read_text().splitlines()]
+    losses = [entry["loss"] for entry in entries if entry["event"] == "train"][:5]
+    assert len(losses) == 5
+    return losses
 
 
 def _here(example: Path, claim: Path, folder: Path) -> Job:
     """The example's RunConfig with the volumes' paths replaced."""
     body: dict[str, Any] = YAML(typ="safe", pure=True).load(example.read_text())
     planned = run_config(parse(stored(body)), 1, SETTINGS).to_json()
+    planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))
     changes = {"metricsPort": 0, "terminationLog": str(folder / "termination")}
     return Job(folder, json.loads(text) | changes)
+
+
+def _write_golden() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        claim, folders = (
+            lay_out(Path(scratch) / "claim"),
+            {path: Path(scratch) / path.stem for path in EXAMPLES},
+        )
+        for folder in folders.values():
+            folder.mkdir()
+        found = {path.stem: _losses(path, claim, folder) for path, folder in folders.items()}
+    GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    import torch
+
+    import examples.conftest  # noqa: F401 - one thread, as in the tests
+
+    torch.set_num_threads(1)
+    _write_golden()

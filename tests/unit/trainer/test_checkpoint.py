@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, verified, fenced, and only the needed ones kept."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -36,14 +38,52 @@ def names(folder):
 def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
     import torch
 
-    saved(tmp_path, [400])
-    loaded = store(tmp_path)[0].newest()
+    saved(tmp_path, [400], attempt=3)
+    loaded = store(tmp_path, attempt=3)[0].newest()
     assert (loaded.step, loaded.state) == (400, {"step": 400})
     assert torch.equal(loaded.tensors["model"]["weight"], torch.full((4,), 400.0))
     manifest = json.loads((tmp_path / "step-00000400" / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["model.safetensors", "random.safetensors", "state.json"]
-    assert manifest["step"] == 400
+    assert (manifest["step"], manifest["attempt"], manifest["fingerprint"]) == (400, 3, "same")
     assert "torch" in manifest["environment"]
+
+
+CONTENT = ["model.safetensors", "random.safetensors", "state.json"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_manifest_and_the_manifest_before_its_name(
+    tmp_path, monkeypatch
+):
+    """A power cut between any two of these calls leaves no folder that a whole manifest describes wrongly."""
+    checkpoints, said = store(tmp_path)
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(file):
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        inside = path != tmp_path and path.is_dir()
+        said.append(("fsync", "the temporary folder" if inside else path.name, names_in(path.parent)))
+        fsync(file)
+
+    def noted_rename(source, target):
+        said.append(("rename", Path(target).name, names_in(source)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    checkpoints.save(400, tensors(400), {"step": 400}, None)
+    written, manifest, renamed = said[:5], said[5:7], said[7:]
+    assert [step[:2] for step in written] == [
+        *(("fsync", name) for name in ("state.json", *CONTENT)),
+        ("fsync", "the temporary folder"),
+    ]
+    assert all("manifest.json" not in there for *_, there in written)
+    assert [step[:2] for step in manifest] == [("fsync", "manifest.json"), ("fsync", "the temporary folder")]
+    assert renamed[0] == ("rename", "step-00000400", ["manifest.json", *CONTENT])
+    assert {step[:2] for step in renamed[1:]} == {("fsync", tmp_path.name)}
+
+
+def names_in(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_a_checkpoint_from_other_versions_or_threads_is_used_and_it_says_so(tmp_path):

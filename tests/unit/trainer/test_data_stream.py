@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
@@ -155,8 +156,8 @@ from finetune_trainer.objectives.labels import label_text
 
 def read(path):
     spec = PreprocessingSpec(deduplicate="Exact")
-    source = scan("dataset.train", DataInput(path=path), Reading(ColumnsSpec(), spec, "0", label_text),
-                  Repeats(spec.deduplicate)).source
+    reading = Reading(ColumnsSpec(), spec, "0", label_text, labelled=not path.endswith(".txt"))
+    source = scan("dataset.train", DataInput(path=path), reading, Repeats(spec.deduplicate)).source
     return sum(len(row.text) for row in source.rows), len(source.rows)
 
 read(sys.argv[1])
@@ -166,11 +167,33 @@ print(characters, rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - bef
 """
 
 
-def test_a_file_of_150_megabytes_is_read_in_ten(tmp_path):
-    small, large, body = tmp_path / "s.jsonl", tmp_path / "l.jsonl", "words of a text " * 3200
-    for path, count in ((small, 2), (large, 3000)):
+LINES = {
+    "jsonl": ("", '{{"text": "{}", "label": "x"}}\n'),
+    "csv": ("text,label\n", "{},x\n"),
+    "txt": ("", "{}\n"),
+}
+"""The head of a file, and each of its lines, by the ending."""
+
+
+def written(path, count):
+    """A file of so many texts of 51,200 characters, no two alike; of parquet in one row group, which is not packed."""
+    texts = (f"{number} {'words of a text ' * 3200}".rstrip() for number in range(count))
+    if path.suffix == ".parquet":
+        table = pyarrow.table({"text": list(texts), "label": ["x"] * count})
+        pyarrow.parquet.write_table(
+            table, path, row_group_size=count, compression="none", use_dictionary=False
+        )
+    else:
+        head, line = LINES[path.suffix[1:]]
         with path.open("w") as file:
-            file.writelines(f'{{"text": "{number} {body}", "label": "x"}}\n' for number in range(count))
+            file.write(head)
+            file.writelines(line.format(text) for text in texts)
+    return path
+
+
+@pytest.mark.parametrize("ending", [*LINES, "parquet"])
+def test_a_file_of_150_megabytes_is_read_in_ten(tmp_path, ending):
+    small, large = written(tmp_path / f"s.{ending}", 2), written(tmp_path / f"l.{ending}", 3000)
     assert large.stat().st_size > 150_000_000
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, str(small), str(large)],

@@ -82,6 +82,63 @@ def test_a_last_batch_of_one_row_and_fewer_validation_rows_than_ranks_change_not
             assert loss == pytest.approx(their_loss, abs=1e-5)
 
 
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_adamw_over_ranks_makes_the_steps_of_one_process(tmp_path, sharding):
+    """But for gradients near zero, whose rounding AdamW magnifies: a tenth of the learning rate is allowed."""
+
+    def body(ranks):
+        return {objective: trained(ranks, objective, optimizer=adamw)[0] for objective in OBJECTIVES}
+
+    adamw = {"name": "AdamW", "learningRate": 1e-3}
+    alone = {objective: trained(None, objective, optimizer=adamw)[0] for objective in OBJECTIVES}
+    for together in on_ranks(2, body, tmp_path, sharding):
+        for objective, expected in alone.items():
+            assert largest_difference(expected, together[objective]) < 1e-4, objective
+
+
+WITHOUT_IMPROVEMENT = {"maxSteps": 12, "evaluation": {"every": {"steps": 2}}}
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_all_ranks_stop_early_at_the_step_of_one_process(tmp_path, sharding):
+    """No improvement is large enough, so of evaluations at steps 2, 4 and 6 the third is the last."""
+
+    def stopped(ranks=None):
+        from finetune_trainer.loop import train
+
+        patient = {"earlyStopping": {"patience": 2, "minDelta": 10}}
+        run, state = a_run("classification", ranks, **(TRAINING | WITHOUT_IMPROVEMENT | patient))
+        train(run, state)
+        return state.step, state.patience
+
+    first, second = on_ranks(2, stopped, tmp_path, sharding)
+    assert first == second
+    for step, patience in (first, stopped()):
+        assert (step, patience.bad_evaluations) == (6, 2)
+
+
+@pytest.mark.parametrize("sharding", list(Sharding))
+def test_all_ranks_lower_the_rate_on_a_plateau_as_one_process_does(tmp_path, sharding):
+    """Evaluations at steps 4 and 6 show no improvement over the first: each halves the rate."""
+
+    def rates(ranks=None):
+        from finetune_trainer.loop import train
+
+        plateau = {"name": "Plateau", "warmup": {"steps": 0}, "plateau": {"patience": 0, "minDelta": 10}}
+        plan = WITHOUT_IMPROVEMENT | {"maxSteps": 8, "schedule": plateau}
+        run, state = a_run("classification", ranks, **(TRAINING | plan | {"optimizer": SGD}))
+        used = []
+        run.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+        )
+        train(run, state)
+        return used
+
+    expected = rates()
+    assert expected == [0.5] * 4 + [0.25] * 2 + [0.125] * 2
+    assert on_ranks(2, rates, tmp_path, sharding) == [expected] * 2
+
+
 def padded(*slices):
     """Positions of slices of examples, each padded to its longest."""
     return sum(len(lengths) * max(lengths) for lengths in slices)
@@ -146,8 +203,9 @@ def test_sharding_divides_every_parameter_and_its_optimizer_state(tmp_path):
     assert abs(mine - other) < 0.1 * everything
 
 
+@pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("sharding", list(Sharding))
-def test_one_signalled_rank_stops_all_at_the_same_step_with_a_checkpoint(tmp_path, sharding):
+def test_one_signalled_rank_stops_all_at_the_same_step_with_a_checkpoint(tmp_path, sharding, world):
     def body(ranks):
         from finetune_trainer.loop import train
 
@@ -160,7 +218,7 @@ def test_one_signalled_rank_stops_all_at_the_same_step_with_a_checkpoint(tmp_pat
             train(run, state)
         return saved
 
-    assert on_ranks(2, body, tmp_path, sharding) == [[2], [2]]
+    assert on_ranks(world, body, tmp_path, sharding) == [[2]] * world
 
 
 def test_a_stop_during_evaluation_reaches_all_ranks(tmp_path):
@@ -280,8 +338,9 @@ def test_out_of_memory_with_sharding_ends_all_ranks(tmp_path):
     assert "lower training.microBatchSize" in full.message
 
 
+@pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("sharding", list(Sharding))
-def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding):
+def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding, world):
     def body(ranks):
         from finetune_trainer.loop import train
 
@@ -290,9 +349,9 @@ def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding):
             run.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         train(run, state)
 
-    lost, killed = on_ranks(2, body, tmp_path, sharding)
-    assert isinstance(lost, PeerLostError)
+    first, killed, *others = on_ranks(world, body, tmp_path, sharding)
     assert killed is None
+    assert all(isinstance(lost, PeerLostError) for lost in (first, *others))
 
 
 @pytest.mark.parametrize("sharding", list(Sharding))

@@ -17,8 +17,19 @@ from unit.trainer.tiny import reviews
 
 SECONDS = 240
 """In which everything here ends; the machine may be busy."""
+DIVIDED = {"microBatchSize": 4, "sharding": "Full"}
 TWO = {"devices": {"gpus": 2, "simulated": True}}
 TRAINING = {"epochs": 3, "checkpoint": {"every": {"steps": 3}}}
+TO_THE_BEST = {
+    "epochs": 6,
+    "microBatchSize": 8,
+    "optimizer": {"name": "SGD", "learningRate": 0.01, "weightDecay": 0.0},
+    "schedule": {"name": "Constant", "warmup": {"steps": 0}},
+    "checkpoint": {"every": {"steps": 3}},
+    "evaluation": {"bestMetric": "accuracy"},
+    "earlyStopping": {"patience": 2},
+}
+"""The rate is too small for the accuracy to rise, not for the weights to change: the first evaluation is the best."""
 
 
 def start(job):
@@ -93,6 +104,55 @@ def test_sigterm_reaches_all_ranks(make_job):
     assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED
     assert "stopped by SIGTERM" in made.report.message
     assert all(gone(rank) for rank in ranks)
+
+
+def parameters(made):
+    """Of the published model, as plain transformers loads it."""
+    from transformers import AutoModelForSequenceClassification
+
+    return list(AutoModelForSequenceClassification.from_pretrained(made.model_dir).parameters())
+
+
+def largest_difference(left, right):
+    pairs = zip(parameters(left), parameters(right), strict=True)
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def test_a_divided_run_that_was_interrupted_publishes_the_best_weights_of_one_process(make_job):
+    best, last = (
+        make_job(name, training=TO_THE_BEST | {"earlyStopping": stopping}, model={"dropout": 0.0})
+        for name, stopping in (("best", {"patience": 2}), ("last", {"patience": 2, "restoreBest": False}))
+    )
+    assert best.run_apart() == last.run_apart() == ExitCode.DONE, best.log
+    made = make_job("divided", training=TO_THE_BEST | DIVIDED, model={"dropout": 0.0}, **TWO)
+    launcher = start(made)
+    until((made.checkpoint_dir / "step-00000003").exists)
+    launcher.terminate()
+    assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED, made.log
+    again = made.changed({"job": {"attempt": 2}})
+    assert start(again).wait(SECONDS) == ExitCode.DONE, made.log
+    assert again.report.from_step >= 3
+    for report in (best.report, last.report, again.report):
+        assert (report.best.step, report.early_stopped.step) == (6, 18)
+    assert largest_difference(best, again) < 1e-6
+    assert largest_difference(last, again) > 1e-4
+
+
+def test_a_loss_that_is_not_finite_on_one_of_two_ranks_ends_the_run_as_diverged(make_job):
+    """The square of one rating is more than a float32 holds."""
+    rows = reviews(48)
+    rows[16]["rating"] = 1e30
+    made = make_job(
+        rows=rows,
+        objective={"regression": {"normalize": False}},
+        dataset={"columns": {"label": "rating"}, "split": None},
+        **TWO,
+    )
+    assert start(made).wait(SECONDS) == ExitCode.DIVERGED, made.log
+    assert made.report.exit_code == ExitCode.DIVERGED
+    assert "the loss is inf on pvc://data/train.jsonl row 17" in made.report.message
+    assert made.log.count("finetune_trainer: exit 72") == 1
+    assert not made.model_dir.exists()
 
 
 def test_a_rank_that_does_not_react_is_killed_after_the_grace(make_job):

@@ -101,20 +101,6 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
         assert largest_difference(expected, got) < 1e-6
 
 
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
-def test_training_gives_the_same_weights_whatever_the_micro_batch(model_folder, objective):
-    from finetune_trainer.loop import train
-
-    results = []
-    for size in (8, 3, 1):
-        run, state, *_ = a_run(
-            model_folder, objective, microBatchSize=size, maxSteps=6, optimizer={"learningRate": 1e-3}
-        )
-        train(run, state)
-        results.append(weights(run))
-    assert all(largest_difference(results[0], other) < 1e-3 * 0.1 for other in results[1:])
-
-
 def test_the_last_smaller_batch_counts_its_rows_like_all_others(model_folder):
     run, *_ = a_run(model_folder, count=20)
     sizes = sorted(len(run.batch(step)) for step in range(run.steps_per_epoch))
