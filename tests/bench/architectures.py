@@ -4,7 +4,8 @@
 
 Each run is `python -m finetune_trainer` for a few steps on real rows of the checkpoint's own language. Its folder is
 then loaded by plain transformers (an adapter by plain peft), which computes the test loss anew. `english` pre-trains a
-small GPT-2 and a small RoBERTa on English for about a minute each, and compares them with random weights.
+small GPT-2 and a small RoBERTa on English for about a minute each, and compares them with random weights. Converted
+and pre-trained models are kept in --folder, with the runs of `english`.
 """
 
 import argparse
@@ -50,7 +51,7 @@ EFFORTS = {
     "bert": Effort(rate=1e-4, length=48),
     "roberta": Effort(rate=1e-3),
     "gpt2": Effort(),
-    "llama": Effort(steps=10, batch=4, rate=5e-5, length=48, test_rows=24),
+    "llama": Effort(steps=16, batch=8, rate=1e-4, adapter_rate=1e-3, length=48, test_rows=24),
     "albert": Effort(),
 }
 

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -213,7 +212,7 @@ def save_symbols(folder: Path, vocabulary: list[str], symbol: str, **names: str)
 
 
 def _ends(numbers: dict[str, int], names: dict[str, str]) -> Any:
-    """First and last token as the checkpoint was trained with: both, or the first alone where it goes from left to right."""
+    """The ends that the checkpoint knows: both, or the first alone where it reads from left to right."""
     from tokenizers.processors import TemplateProcessing
 
     first = names.get("cls_token") or names["bos_token"]

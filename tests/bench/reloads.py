@@ -88,8 +88,7 @@ def _classified(made: Reloaded, row: Row) -> Example:
 def _measured(made: Reloaded, row: Row) -> Example:
     import torch
 
-    several = isinstance(row["label"], list)
-    return dict(made.encoded(row["text"])), torch.tensor([row["label"]] if several else [row["label"]]), 1
+    return dict(made.encoded(row["text"])), torch.tensor([row["label"]]), 1
 
 
 def _tagged(made: Reloaded, row: Row) -> Example:
