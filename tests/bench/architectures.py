@@ -1,6 +1,6 @@
 """Every objective on real checkpoints of five kinds of architecture: does it learn, and does the result load elsewhere?
 
-    python tests/bench/architectures.py [--only bert gpt2 …]
+    python tests/bench/architectures.py [--only bert gpt2 …] [--objectives classification …]
 
 Each run is `python -m finetune_trainer` for a few steps on real rows of the checkpoint's own language. Its folder is
 then loaded by plain transformers (an adapter by plain peft), which computes the test loss anew. `english` pre-trains a
@@ -48,7 +48,7 @@ class Effort:
 
 
 EFFORTS = {
-    "bert": Effort(rate=1e-4, length=48),
+    "bert": Effort(rate=1e-4, adapter_rate=1e-3, length=48),
     "roberta": Effort(rate=1e-3),
     "gpt2": Effort(),
     "llama": Effort(steps=16, batch=8, rate=1e-4, adapter_rate=1e-3, length=48, test_rows=24),
@@ -168,13 +168,14 @@ def main() -> None:
     parser = argparse.ArgumentParser("architectures", description=(__doc__ or "").split("\n")[0])
     names = [*CHECKPOINTS, "english"]
     parser.add_argument("--only", nargs="*", choices=names, default=names)
+    parser.add_argument("--objectives", nargs="*", help="of each checkpoint, as the table names them")
     parser.add_argument("--folder", type=Path, default=ROOT / "out" / "architectures")
     options = parser.parse_args()
     table = []
     for name in options.only:
         if name in CHECKPOINTS:
             base = CHECKPOINTS[name].folder(options.folder)
-            for title in jobs(name):
+            for title in [title for title in jobs(name) if title in (options.objectives or jobs(name))]:
                 table.append(measure(name, title, base))
                 print(table[-1], file=sys.stderr, flush=True)
     print(markdown(table))
