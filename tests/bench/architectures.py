@@ -51,7 +51,7 @@ EFFORTS = {
     "bert": Effort(rate=1e-4, adapter_rate=1e-3, length=48),
     "roberta": Effort(rate=1e-3),
     "gpt2": Effort(),
-    "llama": Effort(steps=16, batch=8, rate=1e-4, adapter_rate=1e-3, length=48, test_rows=24),
+    "llama": Effort(steps=24, batch=8, rate=1e-4, adapter_rate=1e-3, length=48, test_rows=24),
     "albert": Effort(),
 }
 
@@ -157,10 +157,10 @@ def measure(name: str, title: str, base: Path) -> dict[str, Any]:
 
 
 def first_and_last(model: Path) -> tuple[float, float]:
-    """The training loss of the first step, and the mean of the last four."""
+    """The training loss of the first step, and the mean of the last quarter of the steps: batches are small."""
     entries = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in entries if entry["event"] == "train"]
-    return losses[0], statistics.mean(losses[-4:])
+    return losses[0], statistics.mean(losses[-max(1, len(losses) // 4) :])
 
 
 def main() -> None:

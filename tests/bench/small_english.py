@@ -161,9 +161,12 @@ def roberta(folder: Path, texts: list[str]) -> tuple[float, float]:
 
 
 def _batches(tokenizer: Any, texts: list[str]) -> Iterator[list[Any]]:
-    ids = tokenizer(texts, truncation=True, max_length=LONGEST).input_ids
+    """Texts of like length, so that little is computed on padding; the batches themselves in random order."""
+    ids = sorted(tokenizer(texts, truncation=True, max_length=LONGEST).input_ids, key=len)
+    batches = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+    random.Random(1).shuffle(batches)
     for step in range(STEPS):
-        yield [{"input_ids": ids[i % len(ids)]} for i in range(step * BATCH, (step + 1) * BATCH)]
+        yield [{"input_ids": row} for row in batches[step % len(batches)]]
 
 
 SMALL = (Small("GPT-2", gpt2), Small("RoBERTa", roberta))
