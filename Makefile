@@ -69,6 +69,9 @@ bench-trainer: install ## Measure the trainer's speed beside a bare loop and tra
 bench-quality: install ## Measure what the trainer reaches on real data beside a floor
 	@$(PYTHON) tests/bench/quality.py
 
+bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
+	@$(PYTHON) tests/bench/architectures.py
+
 ##@ Develop
 install: $(VENV)/complete ## Make the Python environment
 
@@ -101,4 +104,4 @@ verify: lint types generate ## Prove that code is clean and generated files are 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-equivalence bench-stream bench-trainer bench-quality install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality install format lint types generate lock verify help

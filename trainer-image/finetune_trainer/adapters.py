@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetune_api.model import LoraSpec
+from finetune_api.model import Initialize, LoraSpec
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.vocabulary import Pieces
@@ -26,6 +26,7 @@ def check_adapter(spec: ModelInput) -> None:
     for field, given in (
         ("model.head", spec.head is not None),
         ("model.tokenizer.addTokens", spec.add_tokens),
+        ("model.initialize: Random", spec.initialize is Initialize.RANDOM),
     ):
         if given:
             raise ConfigurationError(
@@ -35,9 +36,12 @@ def check_adapter(spec: ModelInput) -> None:
             )
 
 
-def adapt(model: Any, spec: ModelInput, auto_class: str, added: Pieces) -> Any:
+def adapt(
+    model: Any, spec: ModelInput, auto_class: str, added: Pieces, fresh: frozenset[str] = frozenset()
+) -> Any:
     """Freeze the model and put matrices beside its linear layers; its head and the rows of added tokens are trained.
 
+    So are the `fresh` modules, which the checkpoint has no weights for: whoever loads it draws others.
     Raises ConfigurationError when targetModules names no linear layer.
     """
     from peft import LoraConfig
@@ -53,6 +57,7 @@ def adapt(model: Any, spec: ModelInput, auto_class: str, added: Pieces) -> Any:
         fan_in_fan_out=_transposed(model),
         target_modules=_targets(model, lora),
         exclude_modules=["classifier", "score"] if TASKS[auto_class] == "TOKEN_CLS" else None,
+        modules_to_save=sorted(fresh) or None,
         trainable_token_indices=sorted(added) or None,
     )
     if spec.head:

@@ -167,11 +167,12 @@ def load_model(
 
     config = _config(folder, spec, objective, pad_id)
     auto_class = transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
+    fresh: frozenset[str] = frozenset()
     try:
         if spec.initialize is Initialize.RANDOM:
             model = auto_class.from_config(config).float()
         else:
-            model = _pretrained(folder, config, auto_class)
+            model, fresh = _pretrained(folder, config, auto_class)
     except LOAD_ERRORS as error:
         raise NotFoundError(
             f"model: {folder.name} cannot be loaded by {objective.auto_class}: {_first_line(error)}",
@@ -184,7 +185,7 @@ def load_model(
         assert objective.outputs is not None
         model = add_head(model, spec.head, objective.outputs, spec.dropout)
     if spec.adapter is not None:
-        model = adapt(model, spec, objective.auto_class, added or {})
+        model = adapt(model, spec, objective.auto_class, added or {}, frozenset() if spec.head else fresh)
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     return model  # type: ignore[no-any-return]
@@ -213,7 +214,8 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
     return config
 
 
-def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> Any:
+def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, frozenset[str]]:
+    """The model, and its modules below the head that the file lacks: a pooler, of a checkpoint for masked tokens."""
     import torch
 
     model, info = auto_class.from_pretrained(
@@ -228,14 +230,15 @@ def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> Any:
     )
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    lacking = sorted(key for key in absent if key.startswith(body) and "pooler." not in key)
+    inner = {key for key in absent if key.startswith(body)}
+    lacking = sorted(key for key in inner if "pooler." not in key)
     if lacking:
         raise NotFoundError(
             f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"
             f" {lacking[0]}; weights and config.json belong to different models",
             FaultPlace(field="model.uri", file=folder.name),
         )
-    return model
+    return model, frozenset(f"{key.partition('pooler.')[0]}pooler" for key in inner)
 
 
 def _set_dropout(model: "torch.nn.Module", probability: float) -> None:

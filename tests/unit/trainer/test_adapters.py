@@ -1,6 +1,7 @@
 """LoRA: what is trained, what is published, that plain peft and plain transformers read it, and exact resume."""
 
 import json
+import shutil
 
 import pytest
 
@@ -68,6 +69,39 @@ def test_an_adapter_and_its_merged_model_give_equal_logits_in_plain_peft_and_pla
     card = (alone.model_dir / "README.md").read_text()
     assert 'base = "pvc://models/tiny"' in card
     assert "PeftModel.from_pretrained(model, folder)" in card
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_trained_and_recorded_with_the_adapter(
+    make_job, model_folder, tmp_path
+):
+    """ALBERT and BERT pretrained on masked tokens alone have none: everyone who loads them draws another."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base = tmp_path / "masked"
+    shutil.copytree(model_folder, base)
+    weights = load_file(base / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, base / "model.safetensors", {"format": "pt"})
+    paths = {"model": {"path": str(base)}}
+    alone, whole = (
+        adapted(make_job, name, merge=merge).changed(paths)
+        for name, merge in (("alone", False), ("whole", True))
+    )
+    assert (alone.run(), whole.run()) == (ExitCode.DONE, ExitCode.DONE)
+    with safe_open(alone.model_dir / "adapter_model.safetensors", "pt") as adapter:
+        pooler = [name for name in adapter.keys() if "pooler" in name]  # noqa: SIM118 - not a dict
+    assert sorted(name.rpartition(".")[2] for name in pooler) == ["bias", "weight"]
+
+    by_peft = logits(*plain_peft(alone, base))
+    by_transformers = logits(
+        AutoModelForSequenceClassification.from_pretrained(whole.model_dir),
+        AutoTokenizer.from_pretrained(whole.model_dir),
+    )
+    assert by_peft[:, 0].std() > 1e-3
+    assert (by_peft - by_transformers).abs().max() < 1e-5
 
 
 def test_a_published_adapter_scores_as_the_report_says(make_job, model_folder):
@@ -140,7 +174,11 @@ def test_the_base_model_is_told_as_people_load_it():
 
 @pytest.mark.parametrize(
     ("model", "field"),
-    [({"head": {}}, "model.head"), ({"addTokens": ["mmhg"]}, "model.tokenizer.addTokens")],
+    [
+        ({"head": {}}, "model.head"),
+        ({"addTokens": ["mmhg"]}, "model.tokenizer.addTokens"),
+        ({"initialize": "Random"}, "model.initialize: Random"),
+    ],
 )
 def test_what_an_adapter_alone_cannot_hold_is_refused_with_the_remedy(make_job, model, field):
     made = adapted(make_job).changed({"model": model})
