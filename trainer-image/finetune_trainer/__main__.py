@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
@@ -145,5 +145,18 @@ def _answer(reporter: Reporter, target: Path | None, code: int, message: str) ->
             reporter.say(f"the report could not be written to {target}: {error}", level="warning")
 
 
+def end(code: int) -> NoReturn:
+    """End this process.
+
+    One of several that failed ends at once: after a peer was lost, threads of torch's exchange abort a process that
+    leaves in the ordinary way, and its code would be theirs.
+    """
+    if code and Process.launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

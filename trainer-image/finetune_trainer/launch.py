@@ -39,10 +39,15 @@ class Process:
     report: Path | None = None
     """Where it reports to; None for the only process of a run."""
 
+    @staticmethod
+    def launched(environ: Mapping[str, str] = os.environ) -> bool:
+        """Whether this process is one of several, and its code goes to the launcher."""
+        return REPORT in environ
+
     @classmethod
     def current(cls, environ: Mapping[str, str] = os.environ) -> "Process":
         """As the launcher said; the only one where there is no launcher."""
-        if REPORT not in environ:
+        if not cls.launched(environ):
             return cls()
         # a launcher that is killed takes its processes along (prctl(2)); by SIGKILL, as a process that waits for
         # the others within torch sees no other signal
