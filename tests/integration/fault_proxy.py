@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from finetune_cluster.apiserver import ApiServer
-from integration.operator_rig import free_port
+from ports import free_port
 
 _READS = ("GET", "HEAD")
 _HEADERS = ("Authorization", "Content-Type", "Accept")

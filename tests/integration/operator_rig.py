@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from finetune_api.crd import crd
 from finetune_api.run import RunReport
 from finetune_api.status import ModelStatus, ProgressStatus
 from finetune_cluster.apiserver import ApiServer
+from ports import free_port
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -104,13 +104,6 @@ def until(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}" + (f"\n{log.log()}" if log else ""))
         time.sleep(0.04)
-
-
-def free_port() -> int:
-    """A port that nobody uses at the moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def install_crd(rest: Rest, definition: Json | None = None) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from chart.rendering import CHART, NAMESPACE, RELEASE
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from finetune_cluster.credentials import render_kubeconfig
+from ports import free_port
 
 Json = dict[str, Any]
 
@@ -142,12 +142,6 @@ def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def eventually(holds: Callable[[], object], seconds: float = 30) -> None:

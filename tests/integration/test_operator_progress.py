@@ -18,12 +18,12 @@ from integration.operator_rig import (
     Rest,
     World,
     bound_pod_of,
-    free_port,
     make_namespace,
     running,
     shared_server,
     until,
 )
+from ports import free_port
 
 Json = dict[str, Any]
 

@@ -1,7 +1,6 @@
 """Runs a function in a forked process: what was imported here need not be imported there."""
 
 import os
-import socket
 import sys
 import time
 import traceback
@@ -45,13 +44,6 @@ def ended(child: int, deadline: float) -> int:
     os.kill(child, 9)
     os.waitpid(child, 0)
     raise AssertionError(f"process {child} did not end in time")
-
-
-def free_port() -> int:
-    """One that nothing listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _write_to(log: Path) -> None:

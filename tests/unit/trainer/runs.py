@@ -23,7 +23,8 @@ from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
-from unit.trainer.forks import SECONDS, ended, fork, free_port
+from ports import free_port
+from unit.trainer.forks import SECONDS, ended, fork
 
 VOCABULARY, LONGEST = 61, 15
 OBJECTIVES = {

@@ -16,6 +16,7 @@ import pytest
 from finetune_api.run import ExitCode, ProgressEndpoint, RunReport
 from finetune_api.status import CheckpointStatus, EffectiveStatus, EpochStatus, ProgressStatus
 from finetune_trainer.progress import ProgressClient, body_of
+from ports import free_port
 
 REPORT = RunReport(
     progress=ProgressStatus(percent=34, step=4, total_steps=12, loss=0.5, learning_rate=5e-5, eta_seconds=9),
@@ -311,11 +312,3 @@ def test_neither_a_dead_endpoint_nor_a_taken_port_fails_a_run(
         json.loads(line)["message"] for line in capsys.readouterr().out.splitlines() if '"warning"' in line
     ]
     assert [text.partition(" ")[0] for text in warnings] == ["/metrics", "progress"]
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

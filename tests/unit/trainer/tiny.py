@@ -11,7 +11,8 @@ from typing import Any
 
 from finetune_api.run import RunReport
 from finetune_trainer.launch import LAUNCHER, REPORT
-from unit.trainer.forks import SECONDS, ended, fork, free_port
+from ports import free_port
+from unit.trainer.forks import SECONDS, ended, fork
 
 GOOD = ["good", "fine", "bright", "lovely", "great", "charming", "clever", "warm"]
 BAD = ["bad", "dull", "grim", "awful", "boring", "weak", "stale", "cold"]
