@@ -165,7 +165,7 @@ class OutputPaths(ApiModel):
     model_dir: Path
     """The model's folder; exists only once it is complete."""
     staging_dir: Path
-    """Where the model is put together before the rename."""
+    """Where the model is put together before the rename, in a folder of each process; removed with its content."""
     checkpoint_dir: Path
     """Checkpoints: step-00000400, …"""
     hub_dir: Path | None = None

@@ -78,8 +78,9 @@ def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
 
 
 def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
-    """Remove downloads that lie beside a path, and the folder they are in where it is this job's own."""
+    """Remove what was staged, downloads that lie beside a path, and the folder they are in if it is this job's own."""
     own = path.parent
+    shutil.rmtree(config.output.staging_dir, ignore_errors=True)
     if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
         shutil.rmtree(config.output.hub_dir, ignore_errors=True)
     if own.name == config.job.uid:

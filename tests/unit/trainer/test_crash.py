@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,8 @@ def do_at(event, number, action):
     elif event in ("save", "publish"):
         part = {"save": "/.writing-", "publish": "/staging/"}[event]
         wrap(os, "fsync", lambda file: part in str(Path(f"/proc/self/fd/{file}").readlink()) and note())
+    elif event == "card":
+        wrap(Path, "write_text", lambda path, _: path.name == "README.md" and note())
     elif event == "rename":
         wrap(os, "rename", note)
         wrap(os, "replace", note)
@@ -132,12 +135,31 @@ def told(report):
     return epochs, report.best, report.early_stopped, report.model.metrics
 
 
+@pytest.fixture
+def start():
+    """Starts a job apart; what is still alive after the test, frozen for good, is killed."""
+    children = []
+
+    def start_job(made, before):
+        children.append(made.start(before))
+        return children[-1]
+
+    yield start_job
+    for child in children:
+        with suppress(ChildProcessError):  # the test has collected it
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize(("event", "number"), [("save", 12), ("step", 4), ("publish", 2)])
-def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(make_job, undisturbed, event, number):
+def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(
+    make_job, undisturbed, start, event, number
+):
     from unit.trainer.tiny import reviews
 
     made = make_job(rows=reviews(ROWS), training=TRAINING)
-    zombie = made.start(lambda: do_at(event, number, freeze))
+    zombie = start(made, lambda: do_at(event, number, freeze))
     assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
     newer = made.changed({"job": {"attempt": 2}, "terminationLog": str(made.folder / "newer")})
     assert newer.run_apart() == ExitCode.DONE
@@ -150,25 +172,31 @@ def test_a_zombie_that_wakes_up_after_its_successor_changes_nothing(make_job, un
 
 
 PUBLICATION = [
-    pytest.param("publish", 2, False, id="before the model is staged whole"),
-    pytest.param("renaming", 1, True, id="between the last look at the owner and the rename"),
+    pytest.param("publish", 2, False, "evaluation", 1, id="before the model is staged whole"),
+    pytest.param(
+        "renaming", 1, True, "evaluation", 1, id="between the last look at the owner and the rename"
+    ),
+    pytest.param("card", 1, False, "publish", 8, id="while both stage"),
+    pytest.param(
+        "renaming", 1, False, "publish", 5, id="before the rename, the successor has removed its folder"
+    ),
 ]
 
 
-@pytest.mark.parametrize(("event", "number", "publishes"), PUBLICATION)
+@pytest.mark.parametrize(("event", "number", "publishes", "where", "how_often"), PUBLICATION)
 def test_a_zombie_that_wakes_up_while_its_successor_is_about_to_publish_does_not_fail_it(
-    make_job, undisturbed, event, number, publishes
+    make_job, undisturbed, start, event, number, publishes, where, how_often
 ):
-    """The zombie stands before the rename, the successor in the evaluation of the test rows."""
+    """The zombie stands before the rename, the successor in the evaluation of the test rows or in its staging."""
     from unit.trainer.tiny import reviews, write_jsonl
 
     made = make_job(rows=reviews(ROWS), training=TRAINING)
     path = write_jsonl(made.folder / "test.jsonl", reviews(20, start=500))
     made = made.changed({"dataset": {"test": {"path": str(path)}}})
-    zombie = made.start(lambda: do_at(event, number, freeze))
+    zombie = start(made, lambda: do_at(event, number, freeze))
     assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
     newer = made.changed({"job": {"attempt": 2}, "terminationLog": str(made.folder / "newer")})
-    successor = newer.start(lambda: do_at("evaluation", 1, freeze))
+    successor = start(newer, lambda: do_at(where, how_often, freeze))
     assert os.WIFSTOPPED(os.waitpid(successor, os.WUNTRACED)[1])
     os.kill(zombie, signal.SIGCONT)
     assert os.waitstatus_to_exitcode(os.waitpid(zombie, 0)[1]) == ExitCode.INTERRUPTED, made.log

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,9 +90,9 @@ def publish(
     Staging takes minutes, so who owns the run is asked again right before the rename. A process that was superseded
     between the two may still publish: its successor then finds the model of its own job, and takes it for its own.
     """
-    staging, target = Path(config.output.staging_dir), Path(config.output.model_dir)
-    with storage_errors("the model", staging):
-        fresh_folder(staging)
+    target = Path(config.output.model_dir)
+    with storage_errors("the model", Path(config.output.staging_dir)):
+        staging = _own_staging(Path(config.output.staging_dir), config.job.attempt)
         status = _stage(staging, config, content, report)
     with storage_errors("the model", target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,14 @@ def publish(
             return done.model
         rename_folder(staging, target)
     return status
+
+
+def _own_staging(folder: Path, attempt: int) -> Path:
+    """A folder of this process alone, as an older attempt may still write; what older ones left is removed."""
+    for leftover in folder.glob("attempt-*-*"):
+        if int(leftover.name.split("-")[1]) < attempt:
+            shutil.rmtree(leftover, ignore_errors=True)
+    return fresh_folder(folder / f"attempt-{attempt}-{uuid.uuid4().hex}")
 
 
 def _stage(folder: Path, config: Config, content: Content, report: RunReport) -> ModelStatus:
