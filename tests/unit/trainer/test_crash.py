@@ -9,6 +9,7 @@ import os
 import random
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,39 +44,64 @@ def undisturbed(tmp_path_factory, model_folder):
 
 
 def do_at(event, number, action):
-    """Call `action` when the event comes for the n-th time: the optimizer's step, a backward pass, the forward pass of
-    a module in an evaluation, a flush inside a save, a rename, a flush of the model's files, their renaming and their
-    publication."""
-    import torch
-    from torch.optim.optimizer import register_optimizer_step_post_hook
-
+    """Call `action` when one of the EVENTS comes for the n-th time."""
     count = iter(range(1, 10**9))
 
     def note(*_):
         if next(count) == number:
             action()
 
-    if event == "step":
-        register_optimizer_step_post_hook(note)
-    elif event == "backward":
-        wrap(torch.Tensor, "backward", note)
-    elif event == "evaluation":
-        torch.nn.modules.module.register_module_forward_pre_hook(
-            lambda module, _: None if module.training else note()
-        )
-    elif event in ("save", "publish"):
-        part = {"save": "/.writing-", "publish": "/staging/"}[event]
-        wrap(os, "fsync", lambda file: part in str(Path(f"/proc/self/fd/{file}").readlink()) and note())
-    elif event == "card":
-        wrap(Path, "write_text", lambda path, _: path.name == "README.md" and note())
-    elif event == "rename":
-        wrap(os, "rename", note)
-        wrap(os, "replace", note)
-    elif event == "renaming":
-        wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note())
-    else:
-        assert event == "published"
-        wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note(), after=True)
+    EVENTS[event](note)
+
+
+def on_step(note):
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    register_optimizer_step_post_hook(note)
+
+
+def on_backward(note):
+    import torch
+
+    wrap(torch.Tensor, "backward", note)
+
+
+def on_evaluated_module(note):
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    register_module_forward_pre_hook(lambda module, _: None if module.training else note())
+
+
+def on_flush(note, folder):
+    wrap(os, "fsync", lambda file: folder in str(Path(f"/proc/self/fd/{file}").readlink()) and note())
+
+
+def on_card(note):
+    wrap(Path, "write_text", lambda path, _: path.name == "README.md" and note())
+
+
+def on_rename(note):
+    wrap(os, "rename", note)
+    wrap(os, "replace", note)
+
+
+def on_publication(note, *, after):
+    wrap(os, "rename", lambda _, target: str(target).endswith("/model") and note(), after=after)
+
+
+EVENTS = {
+    "step": on_step,
+    "backward": on_backward,
+    "evaluation": on_evaluated_module,
+    "save": partial(on_flush, folder="/.writing-"),
+    "card": on_card,
+    "publish": partial(on_flush, folder="/staging/"),
+    "rename": on_rename,
+    "renaming": partial(on_publication, after=False),
+    "published": partial(on_publication, after=True),
+}
+"""The optimizer's step, a backward pass, the forward pass of a module in an evaluation, a flush inside a save, the
+writing of the model's card, a flush of the model's files, a rename, the model's own before it and after it."""
 
 
 def wrap(owner, name, note, *, after=False):
