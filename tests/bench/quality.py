@@ -27,18 +27,15 @@ from finetune_demo import materials  # noqa: E402
 
 
 def prepare(name: str, options: argparse.Namespace) -> Setting:
-    """Write a task's rows and the model."""
+    """Write a task's rows; the model is there."""
     task = TASKS[name]
     count, epochs = options.rows or task.rows, options.epochs or task.epochs
     folder = options.folder / f"{name}-{count}-{epochs}"
-    model = options.folder / "minilm"
-    if not model.exists():
-        materials.write_model(materials.fetch(materials.cache_folder())[0], model)
     everything = task.read()
     rows, test = split(everything)
     write_rows(folder / "train.jsonl", rows[:count])
     write_rows(folder / "test.jsonl", test[: options.test_rows])
-    return Setting(folder, model, epochs, options.rate, labels_of(task, everything))
+    return Setting(folder, options.folder / "minilm", epochs, options.rate, labels_of(task, everything))
 
 
 def labels_of(task: Task, rows: list[Row]) -> list[str] | None:
@@ -98,6 +95,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / "out" / "quality")
     options = parser.parse_args()
+    if not (options.folder / "minilm").exists():
+        materials.write_model(materials.fetch(materials.cache_folder())[0], options.folder / "minilm")
     table = []
     for name in options.tasks:
         table.append(measure(name, options))
@@ -106,7 +105,6 @@ def main() -> None:
     told = deduplication(options.folder)
     print(markdown(table), markdown(rows), told, sep="\n")
     facts = {"options": vars(options), "tasks": table, "comparisons": rows, "deduplication": told}
-    (ROOT / "out").mkdir(exist_ok=True)
     (ROOT / "out").mkdir(exist_ok=True)
     (ROOT / "out" / "quality.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=str))
 
