@@ -230,7 +230,7 @@ TASKS = {
     "amazon": Task(lambda: vader("amazon"), "regression", "pearson"),
     "tweets": Task(lambda: vader("tweets"), "regression", "pearson"),
     "nyt": Task(lambda: vader("nyt"), "regression", "pearson"),
-    "spam": Task(spam, "classification", "accuracy", max_length=128, rows=1_000),
+    "spam": Task(spam, "classification", "accuracy", max_length=512, rows=5_000, epochs=1),
     "wordnet": Task(wordnet, "classification", "accuracy", rows=8_000),
     "brown": Task(brown, "tokenClassification", "accuracy", max_length=96, rows=4_000),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -102,18 +103,20 @@ def combine(
 
 
 def run_trainer(config: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The report of a run; one that was done before is not repeated."""
-    report = out / "report.json"
-    if report.exists() and json.loads(report.read_text()).get("exitCode") == 0:
+    """The report of a run; one that was done before, with the same configuration, is not repeated."""
+    report, asked = out / "report.json", out / "run.json"
+    same = asked.exists() and asked.read_text() == json.dumps(config)
+    if same and report.exists() and json.loads(report.read_text()).get("exitCode") == 0:
         found: dict[str, Any] = json.loads(report.read_text())
         return found
+    shutil.rmtree(config["output"]["modelDir"], ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps(config))
+    asked.write_text(json.dumps(config))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("api", "trainer-image"))
     }
     with (out / "log").open("w") as log:
-        command = [sys.executable, "-m", "finetune_trainer", str(out / "run.json")]
+        command = [sys.executable, "-m", "finetune_trainer", str(asked)]
         done = subprocess.run(command, stdout=log, stderr=log, env=environment)
     if done.returncode:
         raise SystemExit(f"exit {done.returncode}: {(out / 'log').read_text()[-2000:]}")
