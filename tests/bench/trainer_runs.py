@@ -56,7 +56,7 @@ def run_config(task: Task, setting: Setting, out: Path, seed: int, changes: dict
         "dataset": {
             "train": {"path": str(setting.folder / "train.jsonl")},
             "test": {"path": str(setting.folder / "test.jsonl")},
-            "preprocessing": {"maxLength": task.max_length},
+            "preprocessing": {"maxLength": task.max_length, "truncation": task.truncation},
         },
         "objective": {task.objective: {"labels": setting.labels} if setting.labels else {}},
         "training": training | changes.get("training", {}),
@@ -89,7 +89,7 @@ def combine(
         "combine": rule,
         "dataset": {
             "test": {"path": str(setting.folder / "test.jsonl")},
-            "preprocessing": {"maxLength": task.max_length},
+            "preprocessing": {"maxLength": task.max_length, "truncation": task.truncation},
         },
         "objective": {task.objective: {"labels": setting.labels} if setting.labels else {}},
         "metrics": [task.metric],
