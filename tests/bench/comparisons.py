@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.materials import TASKS, VADER, Row, Task
+from bench.peer import train_peer
 from bench.tables import spread
 from bench.trainer_runs import Setting, combine, read_rows, train, write_rows
 from finetune_api.combine import RULES, CombineRule
@@ -50,6 +51,19 @@ def precision(options: argparse.Namespace, prepare: Prepare) -> Rows:
     """bfloat16 against float32; the same where the CPU does not compute in bfloat16."""
     full = _each(options, "movies", prepare, training={"precision": "Float32"})
     return [_row("Auto against Float32, movies", "accuracy", full, _each(options, "movies", prepare))]
+
+
+def peer(options: argparse.Namespace, prepare: Prepare) -> Rows:
+    """Ours at its defaults, length buckets and bfloat16 where there is any, against transformers.Trainer at its own."""
+    task, setting = TASKS["movies"], prepare("movies", options)
+    test, labels = read_rows(setting.folder / "test.jsonl"), setting.labels or []
+    found = []
+    for seed in range(1, options.seeds + 1):
+        guesses = outputs(train_peer(setting, seed, task.max_length), test).argmax(-1).tolist()
+        right = [labels[guess] == row["label"] for guess, row in zip(guesses, test, strict=True)]
+        found.append(sum(right) / len(right))
+    ours = _each(options, "movies", prepare)
+    return [_row("ours against transformers.Trainer, movies", "accuracy", found, ours)]
 
 
 def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
@@ -123,6 +137,7 @@ def _pearson(folder: Path, rows: list[Row]) -> float:
 COMPARISONS: dict[str, Callable[[argparse.Namespace, Prepare], Rows]] = {
     "pretrained": pretrained,
     "precision": precision,
+    "peer": peer,
     "ensemble": ensemble,
     "domains": domains,
 }
