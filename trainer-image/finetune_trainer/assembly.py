@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.dataset import Packing
 from finetune_api.model import Initialize
+from finetune_api.run import FaultPlace
 from finetune_api.status import EffectiveStatus
+from finetune_api.training import Precision
 from finetune_trainer.checkpoint import Checkpoints, Loaded
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.inputs import Inputs, stop_if_asked
 from finetune_trainer.layers import layers_of
 from finetune_trainer.looks import debug_of
@@ -56,10 +59,16 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     from finetune_trainer.snapshot import capture, restore
 
     config, reporter = inputs.config, inputs.reporter
-    model, tokenizer = _model(inputs, compute, ranks)
-    stop_if_asked(inputs.stop)
+    model, tokenizer = _model(inputs, compute)
     most = longest(config.dataset.preprocessing.max_length, longest_input(model.config, tokenizer), reporter)
-    train, validation, *test = tokenize_all(inputs, tokenizer, most, compute)
+    compute, packed = _fitting(inputs, model, compute), _packs(inputs, model, most, compute)
+    ranks.share(model, layers_of(model), compute)
+    model.train()
+    stop_if_asked(inputs.stop)
+    train, validation, *test = tokenize_all(inputs, tokenizer, most)
+    if packed:
+        reporter.say(f"texts share sequences of at most {most} tokens, where none sees another")
+        train, validation, *test = (replace(part, packed_to=most) for part in (train, validation, *test))
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -104,8 +113,8 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     return training, tokenizer, test[0] if test else None
 
 
-def _model(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> tuple[Any, Any]:
-    """The model in training mode on its device, shared by the ranks, and its tokenizer."""
+def _model(inputs: Inputs, compute: "Compute") -> tuple[Any, Any]:
+    """The model, not on its device yet, and its tokenizer."""
     from finetune_trainer.attention import use_fast_attention
     from finetune_trainer.dropout import use_fast_dropout
     from finetune_trainer.narrowing import narrow_last_layer
@@ -122,12 +131,48 @@ def _model(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> tuple[Any, Any
     if compute.device.type == "cpu":
         use_fast_dropout(model)
         use_fast_attention(model)
-    ranks.share(model, layers_of(model), compute)
-    model.train()
     return model, tokenizer
 
 
-def tokenize_all(inputs: Inputs, tokenizer: Any, most: int, compute: "Compute") -> "list[Examples]":
+def _fitting(inputs: Inputs, model: Any, compute: "Compute") -> "Compute":
+    """In float32, where a CPU computes in bfloat16 and the model cannot be."""
+    from finetune_trainer.probes import why_not_bfloat16
+
+    if compute.device.type != "cpu" or compute.precision is not Precision.BFLOAT16:
+        return compute
+    reason = why_not_bfloat16(model)
+    if reason is None:
+        return compute
+    told = f"{type(model).__name__} cannot be computed in bfloat16 ({reason})"
+    if inputs.config.training.precision is Precision.BFLOAT16:
+        place = FaultPlace(field="training.precision")
+        raise ConfigurationError(f"training.precision: {told}; set Auto or Float32", place)
+    inputs.reporter.say(f"{told}: Float32 is used", level="warning")
+    inputs.checkpoints.environment["precision"] = Precision.FLOAT32.value
+    return replace(compute, precision=Precision.FLOAT32)
+
+
+def _packs(inputs: Inputs, model: Any, most: int, compute: "Compute") -> bool:
+    """Whether texts share sequences. Raises ConfigurationError where they are asked to, and this model cannot."""
+    packing = inputs.config.dataset.preprocessing.packing
+    wanted = packing is Packing.ALWAYS or (packing is Packing.AUTO and compute.device.type == "cuda")
+    if not wanted or inputs.config.objective.causal_lm is None:
+        return False
+    from finetune_trainer.probes import why_not_packed
+
+    reason = why_not_packed(model, most)
+    if reason is None:
+        return True
+    if packing is Packing.ALWAYS:
+        place = FaultPlace(field="dataset.preprocessing.packing")
+        raise ConfigurationError(
+            f"dataset.preprocessing.packing: texts cannot share sequences: {reason}; set Auto", place
+        )
+    inputs.reporter.say(f"texts do not share sequences: {reason}")
+    return False
+
+
+def tokenize_all(inputs: Inputs, tokenizer: Any, most: int) -> "list[Examples]":
     """Training, validation and, where there are, test rows as tokens, in files beside the checkpoints."""
     from finetune_trainer.data.cache import TokenCache
     from finetune_trainer.data.encoding import Encoding
@@ -137,13 +182,7 @@ def tokenize_all(inputs: Inputs, tokenizer: Any, most: int, compute: "Compute") 
     parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
     writes = inputs.process.rank == 0
     with TokenCache(inputs.checkpoints.folder, say, lambda: stop_if_asked(inputs.stop), writes) as cache:
-        examples = [cache.examples(part, dataset.objective, how) for part in parts]
-    packing = inputs.config.dataset.preprocessing.packing
-    on_gpu = compute.device.type == "cuda"
-    if causal and (packing is Packing.ALWAYS or (packing is Packing.AUTO and on_gpu)):
-        say(f"texts share sequences of at most {most} tokens, where none sees another")
-        return [replace(part, packed_to=most) for part in examples]
-    return examples
+        return [cache.examples(part, dataset.objective, how) for part in parts]
 
 
 def longest(asked: int, able: int | None, reporter: Reporter) -> int:

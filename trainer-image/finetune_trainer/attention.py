@@ -49,6 +49,7 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+    query, key, value = _as_autocast(query, key, value)
     long = key.shape[2] > (LONGEST_FLOAT32 if query.dtype is torch.float32 else LONGEST)
     unmasked_decoder = attention_mask is None and getattr(module, "is_causal", False)
     if (
@@ -68,3 +69,11 @@ def attend(
         weights = torch.softmax(scores, -1)
         dropped = weights * dropout_mask(weights, dropout) if dropout else weights
         return torch.matmul(dropped, value).transpose(1, 2).contiguous(), None
+
+
+def _as_autocast(*parts: Tensor) -> tuple[Tensor, ...]:
+    """In the number format that autocast gives to torch's attention: rotated positions leave it in float32."""
+    kind = parts[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return parts
+    return tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)

@@ -139,3 +139,24 @@ def test_the_last_layer_computes_one_position_a_row_and_nothing_changes(kind):
 
 def test_a_model_that_reads_every_position_is_left_alone():
     assert not narrow_last_layer(classifier(BertForTokenClassification))
+
+
+@pytest.mark.parametrize("dropout", [0.0, NEARLY_NONE])
+def test_rotated_positions_under_bfloat16_are_attended_to_as_by_torch(dropout):
+    """Query and key come in float32 then, and the value in bfloat16."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 2, 5, 8) for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attend(torch.nn.Module(), query, key, value.bfloat16(), None, dropout=dropout)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value.bfloat16())
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=0.02, rtol=0.02)
+
+
+def test_a_llama_without_a_cache_trains_in_bfloat16():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=20, use_cache=False, **SIZES))
+    use_fast_attention(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=IDS, attention_mask=MASK).logits.float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
