@@ -43,7 +43,7 @@ test: test-unit test-examples test-integration test-e2e ## Run all tests; starts
 test-unit: install ## Tests without a cluster, some minutes
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/unit tests/conventions
 
-test-examples: install ## Train every example of a technique, from its YAML through the operator's plan
+test-examples: install ## Train every example, from its YAML through the operator's plan
 	@$(PYTHON) -m pytest -q -n 2 tests/examples
 
 test-integration: install ## Tests against a real API server and etcd

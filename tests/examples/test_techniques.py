@@ -1,8 +1,8 @@
-"""Every example of a technique is trained as it stands, on a tiny model and rows of the kind that it names.
+"""Every example of a job is trained as it stands, on a tiny model and rows of the kind that it names.
 
-From the YAML through the operator's plan to the trainer: only the paths of the volumes are this machine's, and numbers
-are float32 on every CPU, so that the first losses can be frozen; CPUs differ in the last bits, so 1e-4 of a loss is
-allowed. Written anew, for a reason to state, by
+From the YAML through the operator's plan to the trainer: only the paths of the volumes are this machine's, what the Hub
+would give lies on a volume (`unit.trainer.test_hub` downloads), and numbers are float32 on every CPU, so that the first
+losses can be frozen; CPUs differ in the last bits, so 1e-4 of a loss is allowed. Written anew, for a stated reason, by
 `PYTHONPATH=api:operator:trainer-image:cli:tests python tests/examples/test_techniques.py`.
 """
 
@@ -23,10 +23,14 @@ from finetune_operator.settings import OperatorSettings
 from unit.trainer.tiny import Job
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples" / "techniques").glob("*.yaml"))
+EXAMPLES = sorted([*(ROOT / "examples").glob("*.yaml"), *(ROOT / "examples" / "techniques").glob("*.yaml")])
 GOLDEN = ROOT / "tests" / "golden" / "example-losses.json"
 TOLERANCE = 1e-4
 CLAIMS = "/mnt/claims/demo"
+FROM_HUB = {
+    "hf://sentence-transformers/all-MiniLM-L6-v2@main": "pvc://demo/models/minilm",
+    "hf://datasets/cornell-movie-review-data/rotten_tomatoes@main": "pvc://demo/data",
+}
 SETTINGS = OperatorSettings(trainer_image="example.test/trainer:1", simulate_gpus=True)
 
 
@@ -60,7 +64,10 @@ def _losses(example: Path, claim: Path, folder: Path) -> list[float]:
 
 def _here(example: Path, claim: Path, folder: Path) -> Job:
     """The example's RunConfig with the volumes' paths replaced."""
-    body: dict[str, Any] = YAML(typ="safe", pure=True).load(example.read_text())
+    text = example.read_text()
+    for there, here in FROM_HUB.items():
+        text = text.replace(there, here)
+    body: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     planned = run_config(parse(stored(body)), 1, SETTINGS).to_json()
     planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))

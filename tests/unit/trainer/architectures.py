@@ -1,4 +1,4 @@
-"""Tiny checkpoints of four kinds of architecture with random weights: model and tokenizer as the real ones come."""
+"""Tiny checkpoints of five kinds of architecture with random weights: model and tokenizer as the real ones come."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ def build(architecture: str, folder: Path) -> Path:
     import torch
 
     torch.manual_seed(7)
-    return {"bert": build_model, "roberta": _roberta, "gpt2": _gpt2, "llama": _llama}[architecture](folder)
+    kinds = {"bert": build_model, "roberta": _roberta, "albert": _albert, "gpt2": _gpt2, "llama": _llama}
+    return kinds[architecture](folder)
 
 
 def _bpe(special: list[str], **parts: Any) -> Any:
@@ -58,6 +59,18 @@ def _roberta(folder: Path) -> Path:
         vocab_size=size, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, **SIZES
     )
     RobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+def _albert(folder: Path) -> Path:
+    """With BERT's tokenizer; two passes through one layer, behind embeddings of a smaller size."""
+    from transformers import AlbertConfig, AlbertModel, BertConfig
+
+    size = BertConfig.from_pretrained(build_model(folder)).vocab_size
+    config = AlbertConfig(
+        vocab_size=size, embedding_size=16, max_position_embeddings=64, type_vocab_size=2, **SIZES
+    )
+    AlbertModel(config).save_pretrained(folder)
     return folder
 
 

@@ -1,8 +1,10 @@
 """A user's mistake gets its exit code, its place and a sentence, never a traceback."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from finetune_api.run import ExitCode
 from finetune_trainer.__main__ import main
 from finetune_trainer.errors import TrainerError
 from unit.trainer.tiny import reviews, write_jsonl
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "trainer.md"
 
 
 def changed_rows(number, **fields):
@@ -196,6 +200,27 @@ def test_a_model_folder_that_is_refused_says_why(make_job, tmp_path, model_folde
     made = make_job(model=model_with(tmp_path, model_folder, **files))
     assert made.run() == ExitCode.NOT_FOUND
     assert sentence in made.report.message
+
+
+def test_pickled_weights_that_are_converted_as_the_page_says_are_trained(
+    make_job, tmp_path, model_folder, monkeypatch
+):
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(model_folder / "model.safetensors")
+    pickled = Path(model_with(tmp_path, model_folder, **{"model.safetensors": None})["path"])
+    torch.save(weights, pickled / "pytorch_model.bin")
+    pickled.rename(tmp_path / "pickled")
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, PAGE.name, "exec"), {})
+    converted = load_file(tmp_path / "converted" / "model.safetensors")
+    assert {name: torch.equal(weights[name], value) for name, value in converted.items()} == dict.fromkeys(
+        weights, True
+    )
+    made = make_job(model={"path": str(tmp_path / "converted")}, training={"epochs": 1})
+    assert made.run() == ExitCode.DONE
 
 
 def test_weights_of_another_model_are_refused(make_job, tmp_path, model_folder):
