@@ -1,6 +1,6 @@
 """What preparation does to a data file: repeats found, and padding with and without batches of like length.
 
-    PYTHONPATH=demo python -m finetune_demo.materials MATERIALS
+    PYTHONPATH=demo python -m finetune_demo.materials MATERIALS --all
     python tests/bench/preparation.py MATERIALS
 
 The demo's film sentences with MiniLM's tokenizer; repeats are put in to be found: every tenth row once more, as it is,
