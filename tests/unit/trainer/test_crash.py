@@ -4,6 +4,7 @@ The moments lie in attempts of four jobs: every attempt but the last of a job is
 what it left. Every process is real: it kills itself when an event has come for the n-th time.
 """
 
+import errno
 import hashlib
 import os
 import random
@@ -189,6 +190,42 @@ def test_a_job_whose_attempts_are_killed_ends_with_the_same_bytes(make_job, undi
     assert digest(made) == expected
     assert told(made.report) == told(report)
     assert not made.checkpoint_dir.exists()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_at_flush(number):
+    do_at("save", number, full)
+
+
+def full_at_manifest(number):
+    """The n-th manifest finds no space."""
+    count = iter(range(1, 10**9))
+    wrap(
+        Path, "write_text", lambda path, _: path.name == "manifest.json" and next(count) == number and full()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fails", "number"),
+    [*((full_at_flush, FLUSHES + flush) for flush in (1, 3, 6, FLUSHES)), (full_at_manifest, 2)],
+)
+def test_a_disk_that_is_full_within_a_save_leaves_the_checkpoint_before_whole(
+    make_job, undisturbed, fails, number
+):
+    from unit.trainer.tiny import reviews
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    assert made.run_apart(lambda: fails(number)) == ExitCode.STORAGE, made.log
+    assert "the checkpoint of step 5 could not be written" in made.report.message
+    assert "No space left on device; check the volume's free space" in made.report.message
+    assert saved_steps(made) == [3]
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == 3
+    assert digest(again) == undisturbed[0]
 
 
 def told(report):
