@@ -8,6 +8,7 @@ go back together instead of hanging; any choice of trained parameters may change
 scaled back. The price: the all-reduce does not overlap with the last backward pass.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from finetune_trainer.control import is_out_of_memory
 from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.devices import Compute
 from finetune_trainer.errors import DeviceMemoryError, PeerLostError
-from finetune_trainer.launch import Process
+from finetune_trainer.launch import EXCHANGE_SECONDS, Process
 
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(seconds=float(os.environ.get(EXCHANGE_SECONDS, "1800")))
 """For one exchange: as long as rank 0 may take to write a checkpoint or the model."""
 BUCKET_ELEMENTS = 2**24
 """Gradients are joined in copies of at most so many numbers (64 MiB)."""

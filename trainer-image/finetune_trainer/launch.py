@@ -27,6 +27,8 @@ POLL_SECONDS = 0.02
 PEER_LOST = 76
 """Code of a process that ended only because another one did; never the launcher's own."""
 REPORT, LAUNCHER = "FINETUNE_REPORT", "FINETUNE_LAUNCHER"
+EXCHANGE_SECONDS = "FINETUNE_EXCHANGE_SECONDS"
+"""How long a process waits for the others in one exchange, where the user wants it otherwise than `distributed`."""
 _DEATH_SIGNAL_OF_PARENT = 1
 
 
@@ -93,6 +95,8 @@ class _Processes:
     running: dict[int, "subprocess.Popen[bytes]"]
     ended: dict[int, int] = field(default_factory=dict)
     """Code by rank, in the order of the ends."""
+    silent: set[int] = field(default_factory=set)
+    """Those that were still there when the grace was over."""
 
     def send(self, number: int) -> None:
         for process in self.running.values():
@@ -111,6 +115,7 @@ class _Processes:
                 deadline = time.monotonic() + grace
                 self.send(signal.SIGTERM)
             elif deadline is not None and time.monotonic() > deadline:
+                self.silent |= self.running.keys()
                 self.send(signal.SIGKILL)
             time.sleep(POLL_SECONDS)
 
@@ -124,6 +129,8 @@ class _Processes:
                 break
         if code < 0:
             code, message = _killed(rank, -code, stop)
+            if rank in self.silent:
+                message = f"the process of rank {rank} did not react any more, and was killed"
             report = report.model_copy(update={"message": message})
         return ExitCode.FAULT if code == PEER_LOST else code, report
 

@@ -4,9 +4,11 @@ The moments lie in attempts of four jobs: every attempt but the last of a job is
 what it left. Every process is real: it kills itself when an event has come for the n-th time.
 """
 
+import errno
 import hashlib
 import os
 import random
+import re
 import signal
 from contextlib import suppress
 from functools import partial
@@ -25,8 +27,14 @@ TRAINING = {
 }
 ROWS = 48
 JOBS, KILLS = 4, 5
-MOMENTS = {"step": 6, "backward": 12, "evaluation": 90, "save": 14, "rename": 5}
+SEED = 312
+"""Gives jobs of which several are killed while they save, evaluate, or claim what a killed one left."""
+MOMENTS = {"step": 6, "backward": 12, "evaluation": 90, "save": 24, "rename": 5}
 """What is counted, and how often it may come before the kill."""
+FLUSHES = 8
+"""Of a save: its four files, one of them twice, the manifest, and the folder before and after that."""
+CLAIM = "rename", 1
+"""The first rename of an attempt: it claims the checkpoints, before it looks at them."""
 
 
 def digest(job):
@@ -93,7 +101,7 @@ EVENTS = {
     "step": on_step,
     "backward": on_backward,
     "evaluation": on_evaluated_module,
-    "save": partial(on_flush, folder="/.writing-"),
+    "save": partial(on_flush, folder="/checkpoints/.writing-"),
     "card": on_card,
     "publish": partial(on_flush, folder="/staging/"),
     "rename": on_rename,
@@ -128,32 +136,96 @@ def freeze():
 
 def moments(seed):
     """When the attempts of a job are killed: four times in training, and at last while the model is published."""
-    rng = random.Random(seed)
-    drawn = [rng.choice(list(MOMENTS)) for _ in range(KILLS - 1)]
+    rng = random.Random(SEED + seed)
+    drawn = rng.sample(list(MOMENTS), KILLS - 1)
     last = ("published", 1) if seed == 0 else ("publish", rng.randint(1, 8))
     return [*((event, rng.randint(1, MOMENTS[event])) for event in drawn), last]
 
 
 def test_the_moments_are_of_every_kind():
-    drawn = {event for seed in range(JOBS) for event, _ in moments(seed)}
-    assert drawn == {*MOMENTS, "publish", "published"}
+    drawn = [moment for seed in range(JOBS) for moment in moments(seed)]
+    assert {event for event, _ in drawn} == {*MOMENTS, "publish", "published"}
+    saves = [number for event, number in drawn if event == "save"]
+    assert len(saves) >= 3
+    assert (
+        min(saves) <= FLUSHES < max(saves)
+    )  # with nothing to fall back on, and with an earlier whole checkpoint
+    assert sum(event == "evaluation" for event, _ in drawn) >= 3
+    assert any(moment == CLAIM for seed in range(JOBS) for moment in moments(seed)[1:])
+
+
+def saved_steps(made):
+    """Steps that have a checkpoint."""
+    return sorted(
+        int(path.parent.name.removeprefix("step-"))
+        for path in made.checkpoint_dir.glob("step-*/manifest.json")
+    )
+
+
+def resumed_steps(made):
+    """Steps that the attempts so far went on from."""
+    return [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", made.log)]
 
 
 @pytest.mark.parametrize("seed", range(JOBS))
 def test_a_job_whose_attempts_are_killed_ends_with_the_same_bytes(make_job, undisturbed, seed):
     from unit.trainer.tiny import reviews
 
-    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    made, left, resumed = make_job(rows=reviews(ROWS), training=TRAINING), [], []
     for attempt, (event, number) in enumerate(moments(seed), start=1):
         made = made.changed({"job": {"attempt": attempt}})
         code = made.run_apart(lambda event=event, number=number: do_at(event, number, die))
         assert code == -signal.SIGKILL, f"{event} {number}: {made.log}"
+        resumed += left[-1:] if (event, number) != CLAIM else []
+        assert resumed_steps(made) == resumed
+        before, left = left, saved_steps(made)
+        if event == "save":
+            assert len(list(made.checkpoint_dir.glob(".writing-*"))) == 1
+            assert bool(left) == (bool(before) or number > FLUSHES)
+    assert resumed
     made = made.changed({"job": {"attempt": KILLS + 1}})
     assert made.run_apart() == ExitCode.DONE
+    assert made.report.from_step > 0
     expected, report = undisturbed
     assert digest(made) == expected
     assert told(made.report) == told(report)
     assert not made.checkpoint_dir.exists()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_at_flush(number):
+    do_at("save", number, full)
+
+
+def full_at_manifest(number):
+    """The n-th manifest finds no space."""
+    count = iter(range(1, 10**9))
+    wrap(
+        Path, "write_text", lambda path, _: path.name == "manifest.json" and next(count) == number and full()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fails", "number"),
+    [*((full_at_flush, FLUSHES + flush) for flush in (1, 3, 6, FLUSHES)), (full_at_manifest, 2)],
+)
+def test_a_disk_that_is_full_within_a_save_leaves_the_checkpoint_before_whole(
+    make_job, undisturbed, fails, number
+):
+    from unit.trainer.tiny import reviews
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    assert made.run_apart(lambda: fails(number)) == ExitCode.STORAGE, made.log
+    assert "the checkpoint of step 5 could not be written" in made.report.message
+    assert "No space left on device; check the volume's free space" in made.report.message
+    assert saved_steps(made) == [3]
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == 3
+    assert digest(again) == undisturbed[0]
 
 
 def told(report):

@@ -1,5 +1,6 @@
 """From files to batches: reading, cleaning, repeats, splits, length buckets."""
 
+import io
 import json
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
 from finetune_api.run import DataInput, ValidationSplit
+from finetune_trainer.config import read_config
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
 from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
+from finetune_trainer.data.dataset import read_dataset
 from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
 from finetune_trainer.data.repeats import Repeats
 from finetune_trainer.data.rows import Reading, Row
@@ -18,6 +21,8 @@ from finetune_trainer.data.sources import scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import label_text
+from finetune_trainer.report import Reporter
+from unit.trainer.tiny import reviews, write_jsonl
 
 
 def reading(**changes):
@@ -157,6 +162,42 @@ def test_only_the_first_of_equal_texts_is_new_over_any_number_of_files(files):
 def test_texts_on_both_sides_are_counted(tmp_path):
     train = source(rows_file(tmp_path, "a", "b", "b"))
     assert shared_texts(train, source(rows_file(tmp_path, "b", "c", "b"))) == 2
+
+
+LEAKING = {
+    "validation": "2 of 4 validation texts also stand in the training rows",
+    "test": "1 of 3 test texts also stand in the training rows",
+}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("None", LEAKING), ("Exact", {})])
+def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_asked(
+    make_job, kind, expected
+):
+    """Of four validation rows the split takes two from the ten whose text is the same."""
+    same = [{"text": "it is dull", "label": "neg"}] * 10
+    others = [{"text": f"it is good {number}", "label": "pos"} for number in range(10)]
+    made = make_job(rows=same + others)
+    test = write_jsonl(made.folder / "test.jsonl", [same[0], *reviews(2)])
+    made = made.changed(
+        {
+            "dataset": {
+                "split": {"fraction": 0.2},
+                "test": {"path": str(test)},
+                "preprocessing": {"deduplicate": kind},
+            }
+        }
+    )
+    out = io.StringIO()
+    read_dataset(read_config(made.write(), {}), Reporter(out=out))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [line["message"] for line in lines if "also stand in the training rows" in line["message"]]
+    assert [message.split(", which")[0] for message in told] == list(expected.values())
+    assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
+    left_out = [
+        line["message"].count(" 9 repeated") for line in lines if line["message"].startswith("training")
+    ]
+    assert left_out == [kind == "Exact"]
 
 
 def test_a_text_and_its_pair_are_told_apart():

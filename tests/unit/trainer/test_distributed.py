@@ -177,10 +177,12 @@ def test_dropout_differs_between_ranks_and_every_rank_has_the_same_weights(tmp_p
     assert all(np.array_equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize("clipping", [{"maxNorm": 0.01}, {"maxValue": 0.001}])
 @pytest.mark.parametrize("sharding", list(Sharding))
-def test_clipping_uses_the_norm_over_all_ranks(tmp_path, sharding):
-    training = {"maxSteps": 2, "gradientClipping": {"maxNorm": 0.01}}
+def test_clipping_bounds_the_gradient_that_all_ranks_have_together(tmp_path, sharding, clipping):
+    training = {"maxSteps": 2, "gradientClipping": clipping}
     expected, *_ = trained(**training)
+    assert largest_difference(expected, trained(maxSteps=2)[0]) > 1e-2
     for together, *_ in on_ranks(2, lambda ranks: trained(ranks, **training), tmp_path, sharding):
         assert largest_difference(expected, together) < 1e-6
 

@@ -12,13 +12,13 @@ import pytest
 
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.control import Stop
-from finetune_trainer.launch import PEER_LOST, Process, _Processes, launch
+from finetune_trainer.launch import EXCHANGE_SECONDS, PEER_LOST, Process, _Processes, launch
 from unit.trainer.tiny import reviews
 
 SECONDS = 240
 """In which everything here ends; the machine may be busy."""
 DIVIDED = {"microBatchSize": 4, "sharding": "Full"}
-TWO = {"devices": {"gpus": 2, "simulated": True}}
+TWO, FOUR = ({"devices": {"gpus": world, "simulated": True}} for world in (2, 4))
 TRAINING = {"epochs": 3, "checkpoint": {"every": {"steps": 3}}}
 TO_THE_BEST = {
     "epochs": 6,
@@ -50,9 +50,9 @@ def children(pid):
     return sorted(int(child) for task in tasks for child in task.read_text().split())
 
 
-def ranks_of(pid):
-    """Both ranks, once they are there."""
-    return until(lambda: len(found := children(pid)) == 2 and found)
+def ranks_of(pid, world=2):
+    """All ranks, once they are there."""
+    return until(lambda: len(found := children(pid)) == world and found)
 
 
 def until(found):
@@ -71,10 +71,11 @@ def gone(pid):
         return True
 
 
-def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(make_job):
-    made = make_job(training=TRAINING, **TWO)
+@pytest.mark.parametrize(("world", "devices"), [(2, TWO), (4, FOUR)])
+def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(make_job, world, devices):
+    made = make_job(training=TRAINING, **devices)
     launcher = start(made)
-    ranks = ranks_of(launcher.pid)
+    ranks = ranks_of(launcher.pid, world)
     until((made.checkpoint_dir / "step-00000003").exists)
     os.kill(ranks[1], signal.SIGKILL)
     assert launcher.wait(SECONDS) == 128 + signal.SIGKILL
@@ -84,7 +85,7 @@ def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(m
     again = made.changed({"job": {"attempt": 2}})
     assert start(again).wait(SECONDS) == ExitCode.DONE
     assert again.report.from_step >= 3
-    assert again.report.effective.processes == 2
+    assert again.report.effective.processes == world
     assert again.log.count('"message": "training ended at step 18') == 1
 
 
@@ -104,6 +105,20 @@ def test_sigterm_reaches_all_ranks(make_job):
     assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED
     assert "stopped by SIGTERM" in made.report.message
     assert all(gone(rank) for rank in ranks)
+
+
+@pytest.mark.parametrize(("world", "devices"), [(2, TWO), (4, FOUR)])
+def test_sigterm_to_one_rank_alone_ends_all_with_a_checkpoint(make_job, world, devices):
+    made = make_job(training=TRAINING | {"epochs": 10_000}, **devices)
+    launcher = start(made)
+    ranks = ranks_of(launcher.pid, world)
+    until(lambda: any(made.checkpoint_dir.glob("step-*")))
+    os.kill(ranks[-1], signal.SIGTERM)
+    assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED, made.log
+    assert all(gone(rank) for rank in ranks)
+    step = made.report.latest.step
+    assert made.report.message == f"stopped by SIGTERM at step {step}; checkpoint saved"
+    assert (made.checkpoint_dir / f"step-{step:08}" / "manifest.json").exists()
 
 
 def parameters(made):
@@ -168,6 +183,28 @@ def test_a_rank_that_does_not_react_is_killed_after_the_grace(make_job):
     assert code == 128 + signal.SIGABRT
     assert "rank 1 was ended by SIGABRT" in report.message
     assert gone(frozen)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_rank_that_hangs_while_none_fails_ends_the_run_when_the_others_have_waited_long_enough(
+    make_job, monkeypatch, frozen
+):
+    """The first rank writes, the others wait for it; it waits for them."""
+    monkeypatch.setenv(EXCHANGE_SECONDS, "10")
+    made, answers = make_job(training=TRAINING | {"epochs": 10_000}, **TWO), []
+    path = made.write()
+    thread = threading.Thread(target=lambda: answers.append(launch(path, 2, Stop(), grace=0.1)))
+    thread.start()
+    ranks = ranks_of(os.getpid())
+    until(lambda: any(made.checkpoint_dir.glob("step-*")))
+    os.kill(ranks[frozen], signal.SIGSTOP)
+    began = time.monotonic()
+    thread.join(SECONDS)
+    ((code, report),) = answers
+    assert 5 < time.monotonic() - began < 60
+    assert code == 128 + signal.SIGKILL
+    assert report.message == f"the process of rank {frozen} did not react any more, and was killed"
+    assert all(gone(rank) for rank in ranks)
 
 
 def test_a_killed_launcher_leaves_no_ranks(make_job):

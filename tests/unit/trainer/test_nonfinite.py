@@ -11,6 +11,7 @@ import pytest
 from finetune_api.run import ExitCode
 from finetune_trainer.report import Reporter
 from finetune_trainer.spikes import Spikes
+from unit.trainer.runs import a_run
 from unit.trainer.test_crash import die, digest, do_at
 from unit.trainer.tiny import reviews
 
@@ -260,6 +261,28 @@ def test_a_loss_that_stands_out_is_told_from_usual_noise():
     assert spikes.note(5.0) == pytest.approx(1.1)
     assert spikes.note(1.1) is None
     assert Spikes().note(1e9) is None
+
+
+def test_a_step_whose_loss_stands_out_is_told_with_its_rows_and_counted():
+    from prometheus_client import generate_latest
+
+    from finetune_trainer.loop import train_step
+
+    run, state = a_run(
+        "regression", batchSize=4, microBatchSize=4, optimizer={"name": "SGD", "learningRate": 1e-6}
+    )
+    out = run.reporter._out = io.StringIO()
+    for _ in range(20):
+        assert train_step(run, state) is not None
+    assert "spike" not in out.getvalue()
+    rows = run.batch(20)
+    run.train.targets[rows] += 100
+    assert train_step(run, state) is not None
+    (told,) = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert told["message"].startswith("loss spike at step 21: ")
+    assert told["message"].endswith(f" is usual, on train.jsonl row {', '.join(map(str, sorted(rows + 1)))}")
+    assert (told["level"], told["event"]) == ("warning", "spike")
+    assert b"finetune_train_loss_spikes_total 1.0" in generate_latest(run.reporter.metrics.registry)
 
 
 def test_counters_are_served():

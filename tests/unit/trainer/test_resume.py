@@ -17,6 +17,7 @@ TRAINING = {
     "evaluation": {"every": {"steps": 5}},
     "earlyStopping": {"patience": 3, "metric": "loss"},
 }
+BATCHES = 20
 
 
 def digest(job):
@@ -45,6 +46,62 @@ def kill_in_evaluation(number):
         return real()
 
     torch.inference_mode = inference_mode
+
+
+def much_evaluated(folder, model_folder):
+    """A job with validation and test rows of BATCHES batches each."""
+    from unit.trainer.tiny import job, reviews, write_jsonl
+
+    made = job(folder, model_folder, reviews(64), training=TRAINING)
+    rows = {"path": str(write_jsonl(folder / "more.jsonl", reviews(16 * BATCHES, start=1000)))}
+    return made.changed({"dataset": {"split": None, "validation": rows, "test": rows}})
+
+
+@pytest.fixture(scope="module")
+def much_evaluated_undisturbed(tmp_path_factory, model_folder):
+    made = much_evaluated(tmp_path_factory.mktemp("undisturbed") / "job", model_folder)
+    assert made.run_apart() == ExitCode.DONE
+    return digest(made), made.report
+
+
+def stop_in_evaluation(number):
+    """Signals the process at its n-th batch of an evaluation; from there on a batch takes two seconds."""
+    import torch
+
+    real, count = torch.inference_mode, iter(range(1, 10**9))
+
+    def inference_mode():
+        passed = next(count) - number
+        if passed == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if passed >= 0:
+            time.sleep(2)
+        return real()
+
+    torch.inference_mode = inference_mode
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_sigterm_in_an_evaluation_is_obeyed_before_its_end(
+    tmp_path, model_folder, much_evaluated_undisturbed, part
+):
+    """In the second evaluation of the validation rows, or in that of the test rows after the last step."""
+    expected, report = much_evaluated_undisturbed
+    last = report.progress.step
+    before, step, when = {
+        "validation": (1, 10, "at step 10"),
+        "test": (len(report.epochs), last, f"after step {last}, the last one"),
+    }[part]
+    made, began = much_evaluated(tmp_path / "job", model_folder), time.monotonic()
+    code = made.run_apart(lambda: stop_in_evaluation(before * BATCHES + 3))
+    assert code == ExitCode.INTERRUPTED, made.log
+    assert time.monotonic() - began < 30
+    assert made.report.message == f"stopped by SIGTERM {when}; checkpoint saved"
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == step
+    assert digest(again) == expected
+    assert again.report.model.metrics == report.model.metrics
 
 
 def test_sigterm_saves_answers_75_and_the_next_attempt_goes_on_to_the_same_bytes(make_job, undisturbed):

@@ -62,6 +62,15 @@ def test_the_users_own_count_is_kept():
     assert environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
+@pytest.mark.parametrize(("processes", "threads"), [(1, 4), (2, 2), (3, 1), (8, 1)])
+def test_processes_share_the_quota(monkeypatch, processes, threads):
+    monkeypatch.setattr("finetune_trainer.threads.cpu_quota", lambda *_: 4.0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    environ = {}
+    assert configure(environ, processes) == threads
+    assert environ["OMP_NUM_THREADS"] == environ["RAYON_NUM_THREADS"] == str(threads)
+
+
 @pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_the_users_own_way_of_waiting_is_kept_whole(own):
     environ = dict(own)
