@@ -22,6 +22,8 @@ from finetune_trainer.layers import watched
 from finetune_trainer.session import Run, rows_named
 from finetune_trainer.state import TrainState
 
+Statistics = list[tuple[Tensor, Tensor]]
+"""Buffers of batch normalisation, each with what it held before a step."""
 ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
 
 
@@ -192,12 +194,12 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def running_statistics(norms: list[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+def running_statistics(norms: list[nn.Module]) -> Statistics:
     """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+def put_back(statistics: Statistics) -> None:
     """Undo what forward passes did to running statistics."""
     for buffer, content in statistics:
         buffer.copy_(content)
