@@ -10,6 +10,7 @@ from finetune_trainer.checkpoint import Checkpoints, Loaded
 from finetune_trainer.inputs import Inputs, stop_if_asked
 from finetune_trainer.layers import layers_of
 from finetune_trainer.looks import debug_of
+from finetune_trainer.memory import memory_errors
 from finetune_trainer.model import checkpoint_activations, load_model, load_tokenizer, longest_input
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
@@ -122,7 +123,8 @@ def _model(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> tuple[Any, Any
     if compute.device.type == "cpu":
         use_fast_dropout(model)
         use_fast_attention(model)
-    ranks.share(model, layers_of(model), compute)
+    with memory_errors(model):
+        ranks.share(model, layers_of(model), compute)
     model.train()
     return model, tokenizer
 
