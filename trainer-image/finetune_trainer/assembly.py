@@ -13,6 +13,7 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.inputs import Inputs, stop_if_asked
 from finetune_trainer.layers import layers_of
 from finetune_trainer.looks import debug_of
+from finetune_trainer.memory import memory_errors
 from finetune_trainer.model import checkpoint_activations, load_model, load_tokenizer, longest_input
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
@@ -62,7 +63,8 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     model, tokenizer = _model(inputs, compute)
     most = longest(config.dataset.preprocessing.max_length, longest_input(model.config, tokenizer), reporter)
     compute, packed = _fitting(inputs, model, compute), _packs(inputs, model, most, compute)
-    ranks.share(model, layers_of(model), compute)
+    with memory_errors(model):
+        ranks.share(model, layers_of(model), compute)
     model.train()
     stop_if_asked(inputs.stop)
     train, validation, *test = tokenize_all(inputs, tokenizer, most)

@@ -7,7 +7,7 @@ TrainerError                  has a code, a message that says what to change, an
 ├── DataError            65   a data file cannot be used: file, row, column
 ├── NotFoundError        66   a model or data file is missing, not readable or not acceptable
 ├── NoGpuError           69   GPUs were asked for and torch sees fewer
-├── DeviceMemoryError    71   out of device memory at one example
+├── DeviceMemoryError    71   out of device memory: at one example, or at what is held without any
 ├── DivergedError        72   loss or gradient is not finite
 ├── StorageError         74   writing failed
 ├── StoppedError         75   stopped on a signal, or by a newer attempt
@@ -62,7 +62,7 @@ class NoGpuError(TrainerError):
 
 
 class DeviceMemoryError(TrainerError):
-    """One example alone does not fit into the device's memory."""
+    """One example alone, or what is held without any, does not fit into the device's memory."""
 
     code = ExitCode.OUT_OF_MEMORY
 

@@ -19,7 +19,7 @@ from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import PrunedError, StoppedError
 from finetune_trainer.freezing import apply_thaw, trained_parameters
 from finetune_trainer.memory import needed
-from finetune_trainer.nonfinite import finite, needs_start, put_back, refuse, running_statistics
+from finetune_trainer.nonfinite import Statistics, finite, needs_start, put_back, refuse, running_statistics
 from finetune_trainer.noting import evaluate_now, log_step, pruned, tell_spike
 from finetune_trainer.schedules import factor
 from finetune_trainer.session import Run, Step, checkpoint_due, evaluation_due, is_finished
@@ -78,7 +78,7 @@ def train_step(run: Run, state: TrainState) -> Step | None:
         group["lr"] = rate * group["scale"]
     statistics = running_statistics(run.norms)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
-        passes = _gradients_that_fit(run, state, batch)
+        passes = _gradients_that_fit(run, state, batch, statistics)
     # a step may predict nothing: only prompts, only cut words
     loss = passes.loss_sum / passes.weight if passes.weight else 0.0
     norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
@@ -106,8 +106,11 @@ def learning_rate(run: Run, state: TrainState) -> float:
     )
 
 
-def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> Passes:
-    """`_gradients`, with the micro-batch halved, from the same random state, as long as a device is full."""
+def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics: Statistics) -> Passes:
+    """`_gradients`, with the micro-batch halved as long as a device is full.
+
+    Every time from the same random state and the same running `statistics`.
+    """
     device = run.judge.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -123,6 +126,7 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices) -> Passes:
             f" the batch of {run.training.batch_size} stays as it is",
             level="warning",
         )
+        put_back(statistics)
         torch.set_rng_state(random)
         if cuda is not None:
             torch.cuda.empty_cache()

@@ -1,11 +1,16 @@
 """Memory of a run: what its parts need at least, and the most it held so far.
 
-Called by `loop`, `evaluate`, `noting`.
+Called by `run`, `assembly`, `loop`, `evaluate`, `noting`, `combine`.
 """
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from finetune_trainer.control import is_out_of_memory
+from finetune_trainer.errors import DeviceMemoryError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +33,25 @@ def needed(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
     peak = cuda_peak()
     most = "" if peak is None else f"; at most {_readable(peak)} were allocated"
     return f"without activations {_readable(sum(parts.values()))} are needed ({told}){most}"
+
+
+@contextmanager
+def memory_errors(model: "nn.Module", optimizer: "Optimizer | None" = None) -> Iterator[None]:
+    """Turn a device that is full into a DeviceMemoryError where no smaller micro-batch helps: outside of passes."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        less = (
+            "freeze more of the model, train an adapter (model.adapter)"
+            if optimizer
+            else "take a smaller model"
+        )
+        raise DeviceMemoryError(
+            f"out of device memory outside of forward and backward passes: {needed(model, optimizer)}; {less}, or ask"
+            " for a larger device"
+        ) from error
 
 
 def peak() -> int:

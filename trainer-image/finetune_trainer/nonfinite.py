@@ -22,6 +22,8 @@ from finetune_trainer.layers import watched
 from finetune_trainer.session import Run, rows_named
 from finetune_trainer.state import TrainState
 
+Statistics = list[tuple[Tensor, Tensor]]
+"""Buffers of batch normalisation, each with what it held before a step."""
 ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
 
 
@@ -122,26 +124,41 @@ def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) ->
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
     """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins.
 
-    Every rank computes the same, as passes of a divided model need all of them, and what one finds all know.
+    Never more than a micro-batch at once: more may not fit into the device. Every rank computes the same, as passes of
+    a divided model need all of them, and what one finds all know.
     """
-    judge = run.judge
+    judge, size = run.judge, state.micro_batch_size
     judge.model.eval()
     try:
         with torch.random.fork_rng():
-            parts = [part for part in micro_batches(batch, state.micro_batch_size) if _origin(run, part)]
-            rows = [row for part in parts for row in micro_batches(part, 1) if _origin(run, row)]
+            parts = [part for part in micro_batches(batch, size) if _origin(run, part, size)]
+            rows = [row for part in parts for row in micro_batches(part, 1) if _origin(run, row, size)]
             suspects = [*rows, *parts, batch]
-            layer = next(filter(None, (_origin(run, suspect) for suspect in suspects)), None)
+            layer = next(filter(None, (_origin(run, suspect, size) for suspect in suspects)), None)
     finally:
         judge.model.train()
         run.optimizer.zero_grad(set_to_none=True)
     return Finding(np.array(sorted(int(row[0]) for row in rows)) if rows else batch, layer)
 
 
-def _origin(run: Run, rows: Indices) -> str | None:
-    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all."""
-    judge = run.judge
+def _origin(run: Run, rows: Indices, size: int) -> str | None:
+    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all.
+
+    As in training the gradients of micro-batches of `size` are added up, and looked at once.
+    """
     run.optimizer.zero_grad(set_to_none=True)
+    for part in micro_batches(rows, size):
+        found = _pass(run, part)
+        if found is not None:
+            return found
+    gradients = [(name, p.grad) for name, p in run.judge.model.named_parameters() if p.grad is not None]
+    broken = [name for name, gradient in gradients if not all_finite(gradient)]
+    return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
+
+
+def _pass(run: Run, rows: Indices) -> str | None:
+    """Add to the gradients, if outputs and loss are finite on all ranks; else what is not, first."""
+    judge = run.judge
     inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
     with _first_output(judge.model) as seen:
         loss = judge.objective.loss(judge.logits(inputs), targets)
@@ -149,12 +166,9 @@ def _origin(run: Run, rows: Indices) -> str | None:
     if found is None and not torch.isfinite(loss.loss_sum):
         found = "the loss of finite outputs"
     found = _anywhere(run, found)
-    if found is not None:
-        return found
-    loss.loss_sum.backward()  # type: ignore[no-untyped-call]
-    gradients = [(name, p.grad) for name, p in judge.model.named_parameters() if p.grad is not None]
-    broken = [name for name, gradient in gradients if not all_finite(gradient)]
-    return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
+    if found is None:
+        loss.loss_sum.backward()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _anywhere(run: Run, found: str | None) -> str | None:
@@ -192,12 +206,12 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def running_statistics(norms: list[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+def running_statistics(norms: list[nn.Module]) -> Statistics:
     """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+def put_back(statistics: Statistics) -> None:
     """Undo what forward passes did to running statistics."""
     for buffer, content in statistics:
         buffer.copy_(content)

@@ -23,6 +23,7 @@ from finetune_trainer.inputs import (
 )
 from finetune_trainer.launch import Process
 from finetune_trainer.looks import finish
+from finetune_trainer.memory import memory_errors
 from finetune_trainer.report import Reporter, duration, short
 from finetune_trainer.state import TrainState
 from finetune_trainer.storage.folder import publish, published
@@ -61,7 +62,8 @@ def train_and_publish(
         normalised = head is not None and head.batch_norm
         ranks = join(process, compute, config.training.sharding, normalised=normalised)
         training, tokenizer, test = assemble(inputs, compute, ranks)
-        with inputs.checkpoints.fence() if ranks.first else nullcontext():
+        fence = inputs.checkpoints.fence() if ranks.first else nullcontext()
+        with fence, memory_errors(training.judge.model, training.optimizer):
             state = resume(inputs, training)
             ending = train_and_tell(inputs, training, state)
             looked = finish(training, state)

@@ -323,3 +323,38 @@ def test_memory_that_one_example_does_not_find_is_told_with_the_length_and_what_
         " state)"
     ) in made.report.message
     assert "micro-batches of 2 from now on" in made.log
+
+
+def full(*_, **__):
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def no_room_for_the_model():
+    import torch
+
+    torch.nn.Module.to = full
+
+
+def no_room_for_moments():
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    register_optimizer_step_pre_hook(full)
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        (no_room_for_the_model, r"[\d.]+ MiB parameters\); take a smaller model"),
+        (
+            no_room_for_moments,
+            r"[\d.]+ MiB parameters \+ [\d.]+ MiB gradients \+ [\d.]+ MiB optimizer state\); freeze more of the model",
+        ),
+    ],
+)
+def test_a_device_that_is_full_before_any_example_ends_the_job_with_what_is_needed(make_job, device, told):
+    made = make_job()
+    assert made.run_apart(device) == ExitCode.OUT_OF_MEMORY, made.log
+    assert re.search(rf"without activations [\d.]+ MiB are needed \({told}", made.report.message)
+    assert made.report.traceback is None

@@ -371,6 +371,18 @@ def test_one_model_is_in_memory_at_a_time(combine, trio, monkeypatch):
     assert len(alive) == 4, "three members and the soup"
 
 
+def test_a_device_without_room_for_a_member_is_told_with_what_it_needs(combine, trio, monkeypatch):
+    import torch
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    code, report, _ = combine(trio, "Vote")
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert "MiB parameters); take a smaller model" in report.message
+
+
 def misfits(train, trio, tmp_path):
     """A second member that does not fit, by what is wrong with it."""
     damaged, stranger = tmp_path / "damaged", tmp_path / "stranger"

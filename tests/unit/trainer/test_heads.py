@@ -171,6 +171,23 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_running_statistics_that_we
     assert norm.num_batches_tracked == 1
 
 
+def test_out_of_memory_half_way_leaves_no_trace_in_the_running_statistics():
+    """The first micro-batch of 4 has moved them when the second one does not fit."""
+    import torch
+
+    from finetune_trainer.loop import train_step
+    from unit.trainer.test_distributed import full_at
+
+    (run, state), (halved, other) = a_normalised_run(size=4), a_normalised_run(size=2)
+    full_at(run, 2)
+    train_step(run, state)
+    train_step(halved, other)
+    assert state.micro_batch_size == 2
+    expected = halved.judge.model.state_dict()
+    for name, value in run.judge.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_same_rows(tmp_path):
     from unit.trainer.runs import largest_difference, on_ranks
 

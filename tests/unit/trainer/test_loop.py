@@ -340,6 +340,22 @@ def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(
     assert run.reporter.metrics.nonfinite._value.get() == 1
 
 
+def test_a_batch_that_only_as_a_whole_is_not_finite_is_looked_at_in_its_micro_batches(model_folder):
+    """Of each of them the gradient is finite, their sum is not; and no more than two rows fit into the device."""
+    import torch
+
+    from finetune_trainer.loop import train_step
+
+    run, state, log, _ = a_run(model_folder, microBatchSize=2, onNonFinite={"action": "SkipStep"})
+    FullDevice(run.judge.model, fits=2)
+    run.judge.model.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, 2e38))
+    before = weights(run)
+    assert train_step(run, state) is None
+    lines = ", ".join(str(line) for line in sorted(run.train.lines[run.batch(0)]))
+    assert f"on train.jsonl row {lines}; first not finite: the gradient of classifier.bias" in log.getvalue()
+    assert largest_difference(before, weights(run)) == 0
+
+
 def test_a_stop_is_obeyed_before_the_next_step_and_saves(model_folder):
     from finetune_trainer.loop import train
 

@@ -13,6 +13,7 @@ from finetune_trainer.combine.combiners import COMBINERS, Combiner, Parts
 from finetune_trainer.combine.members import Member
 from finetune_trainer.custom_head import load as load_headed
 from finetune_trainer.evaluate import EVALUATION_FACTOR, Judge, defined
+from finetune_trainer.memory import memory_errors
 from finetune_trainer.model import load_model
 from finetune_trainer.report import Reporter, short
 
@@ -53,7 +54,8 @@ def load(member: Member, panel: Judge) -> Any:
         model: Any = load_headed(folder)[0]
     else:
         model = load_model(member.folder, ModelInput(path=folder), panel.objective, panel.pad_id)
-    return model.to(panel.compute.device)
+    with memory_errors(model):
+        return model.to(panel.compute.device)
 
 
 def beside_members(joint: Metrics, members: list[Metrics]) -> Metrics:
