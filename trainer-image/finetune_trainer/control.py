@@ -55,11 +55,15 @@ class Stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's allocator on the CPU, the driver of a GPU and cuBLAS say, which raise plain RuntimeErrors."""
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not get memory, on a GPU or on the CPU."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def halved(size: int, longest: int, needed: str) -> int:

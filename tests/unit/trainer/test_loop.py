@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.run import Devices, ModelInput
 from finetune_api.training import GradientClippingSpec, OptimizerSpec, Precision, TrainingSpec
-from finetune_trainer.control import Stop
+from finetune_trainer.control import Stop, is_out_of_memory
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import DeviceMemoryError, DivergedError, StoppedError
@@ -401,3 +401,16 @@ def test_the_state_survives_its_json(model_folder):
     run, state, *_ = a_run(model_folder, maxSteps=6, earlyStopping={"patience": 2})
     train(run, state)
     assert TrainState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: device-side assert triggered", False),
+    ],
+)
+def test_memory_that_is_missing_is_known_by_what_torch_says(said, full):
+    assert is_out_of_memory(RuntimeError(said)) == full
