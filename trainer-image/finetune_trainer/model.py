@@ -215,7 +215,7 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
 
 
 def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, frozenset[str]]:
-    """The model, and its modules below the head that the file lacks: a pooler, of a checkpoint for masked tokens."""
+    """The model, and its modules that the file lacks: the head, and a pooler, of a checkpoint for masked tokens."""
     import torch
 
     model, info = auto_class.from_pretrained(
@@ -238,7 +238,8 @@ def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any,
             f" {lacking[0]}; weights and config.json belong to different models",
             FaultPlace(field="model.uri", file=folder.name),
         )
-    return model, frozenset(f"{key.partition('pooler.')[0]}pooler" for key in inner)
+    poolers = {f"{key.partition('pooler.')[0]}pooler" for key in inner}
+    return model, frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
 
 
 def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
