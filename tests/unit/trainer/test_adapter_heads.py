@@ -24,6 +24,7 @@ ARCHITECTURES = {
     "DebertaV2": SIZES,
     "Bart": BART,
     "T5": {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+    "DistilBert": {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8},
     "XLNet": {"d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8, "summary_type": "first"},
     "ModernBert": {**SIZES, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
 }
@@ -33,6 +34,7 @@ HEADS = {
     "DebertaV2": {"pooler", "classifier"},
     "Bart": {"classification_head"},
     "T5": {"classification_head"},
+    "DistilBert": {"pre_classifier", "classifier"},
     "XLNet": {"sequence_summary", "logits_proj"},
     "ModernBert": {"head", "classifier"},
 }
@@ -61,11 +63,11 @@ def bare(name, folder, **changes):
     return folder
 
 
-def adapted(base, task, lora=None):
+def adapted(base, task, **changes):
     """Loaded by the trainer, and what is trained moved, as a few steps would."""
     import torch
 
-    spec = ModelInput.model_validate({"path": str(base), "adapter": {"lora": lora or {}}})
+    spec = ModelInput.model_validate({"path": str(base), "adapter": {"lora": {}}} | changes)
     model = load_model(ModelFolder(base, base, "base", None, ""), spec, task, 0).eval()
     torch.manual_seed(5)
     with torch.no_grad():
@@ -134,3 +136,39 @@ def test_a_vocabulary_head_of_the_checkpoint_stays_as_it_is(tmp_path):
 
     transformers.LlamaForCausalLM(config_of("Llama")).save_pretrained(tmp_path)
     assert wholly_trained(adapted(tmp_path, CausalLM())[0]) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [(name, HEADS[name]) for name in ("DistilBert", "Bart", "DebertaV2")],
+)
+@pytest.mark.parametrize("random", [False, True], ids=["pretrained", "random weights"])
+def test_a_head_that_the_checkpoint_has_is_trained_as_a_whole_too(tmp_path, name, head, random):
+    """peft alone calls DistilBERT's pre_classifier a classifier, which it cannot adapt and train as a whole at once."""
+    import transformers
+
+    config = config_of(name, num_labels=3)
+    base = tmp_path / "base"
+    getattr(transformers, f"{name}ForSequenceClassification")(config).save_pretrained(base)
+    changes = {"initialize": "Random", "adapter": {"lora": {"merge": True}}} if random else {}
+    model, spec = adapted(base, TASK, **changes)
+    assert wholly_trained(model) == head
+    found = logits(model)
+    save_weights(model, spec, tmp_path / "saved")
+    if random:
+        again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    else:
+        again = reloaded(base, tmp_path / "saved", TASK)
+    assert found.std() > 1e-3
+    assert (logits(again) - found).abs().max() < 1e-5
+
+
+def test_named_target_modules_never_lie_in_the_head(tmp_path):
+    """BART's head has a linear layer out_proj, as its attention has."""
+    base = bare("Bart", tmp_path / "base")
+    adapter = {"lora": {"targetModules": ["out_proj"]}}
+    model = adapted(base, TASK, adapter=adapter)[0]
+    assert wholly_trained(model) == {"classification_head"}
+    matrices = [name for name, _ in model.named_parameters() if ".lora_A" in name]
+    assert matrices
+    assert all("attn.out_proj" in name for name in matrices)
