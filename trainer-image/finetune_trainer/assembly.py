@@ -58,7 +58,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     config, reporter = inputs.config, inputs.reporter
     model, tokenizer = _model(inputs, compute, ranks)
     stop_if_asked(inputs.stop)
-    most = longest(config.dataset.preprocessing.max_length, longest_input(model.config, tokenizer), reporter)
+    most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer), reporter)
     train, validation, *test = tokenize_all(inputs, tokenizer, most, compute)
     optimizer = build_optimizer(
         model,

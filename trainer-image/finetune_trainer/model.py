@@ -264,14 +264,21 @@ def checkpoint_activations(model: Any, name: str) -> None:
         ) from error
 
 
-def longest_input(config: Any, tokenizer: Any) -> int | None:
+def longest_input(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take; None where neither says."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(model.config, "max_position_embeddings", None)
     if positions:
-        offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        limits.append(positions - offset)
+        limits.append(positions - _first_position(model))
     return min(limits, default=None)
+
+
+def _first_position(model: Any) -> int:
+    """The row of the first token in the table of positions: RoBERTa and its kin count from the padding's id on."""
+    named = model.named_modules()
+    tables = [module for name, module in named if name.rpartition(".")[2] == "position_embeddings"]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return max((padding + 1 for padding in paddings if padding is not None), default=0)
 
 
 def _first_line(error: Exception) -> str:
