@@ -268,7 +268,7 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take; None where neither says."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
+    if positions and positions > 0:
         limits.append(positions - _first_position(model))
     return min(limits, default=None)
 

@@ -120,6 +120,15 @@ def test_the_longest_input_is_taken_and_one_token_more_is_not(tmp_path, name):
     assert longest_input(model, SimpleNamespace(model_max_length=7)) == 7
 
 
+@pytest.mark.parametrize(("able", "expected"), [(10**30, None), (7, 7)])
+def test_a_model_without_a_limit_is_cut_by_the_tokenizer_alone(able, expected):
+    """XLNet gives -1 for it."""
+    import transformers
+
+    model = transformers.XLNetModel(transformers.XLNetConfig(vocab_size=32, d_model=8, n_layer=1, n_head=2))
+    assert longest_input(model, SimpleNamespace(model_max_length=able)) == expected
+
+
 def test_a_deterministic_run_has_torch_refuse_everything_else(make_job, monkeypatch):
     import torch
 
