@@ -15,7 +15,7 @@ TASKS = {
     "AutoModelForTokenClassification": "TOKEN_CLS",
     "AutoModelForCausalLM": "CAUSAL_LM",
 }
-"""peft's names: by these it knows the head, which it leaves out of the adaptation and trains as a whole."""
+"""peft's names. By these it knows heads called classifier or score, whatever else they end in; `_head` the others."""
 
 
 def check_adapter(spec: ModelInput) -> None:
@@ -56,8 +56,7 @@ def adapt(
         lora_dropout=lora.dropout,
         fan_in_fan_out=_transposed(model),
         target_modules=_targets(model, lora),
-        exclude_modules=["classifier", "score"] if TASKS[auto_class] == "TOKEN_CLS" else None,
-        modules_to_save=sorted(fresh) or None,
+        modules_to_save=None if spec.head else sorted(fresh | _head(model, auto_class)) or None,
         trainable_token_indices=sorted(added) or None,
     )
     if spec.head:
@@ -69,6 +68,15 @@ def adapt(
         spec.revision or revision,
     )  # peft put a path of this container here
     return adapted
+
+
+def _head(model: Any, auto_class: str) -> set[str]:
+    """Names of the modules beside the body, which are trained as a whole; a vocabulary's head belongs to the body."""
+    body = model.base_model
+    if body is model or TASKS[auto_class] == "CAUSAL_LM":
+        return set()
+    beside = ((name, module) for name, module in model.named_children() if module is not body)
+    return {name for name, module in beside if next(module.parameters(), None) is not None}
 
 
 def _wrapped(model: Any, config: Any) -> Any:

@@ -61,7 +61,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
 
     config, reporter = inputs.config, inputs.reporter
     model, tokenizer = _model(inputs, compute)
-    most = longest(config.dataset.preprocessing.max_length, longest_input(model.config, tokenizer), reporter)
+    most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer), reporter)
     compute, packed = _fitting(inputs, model, compute), _packs(inputs, model, most, compute)
     with memory_errors(model):
         ranks.share(model, layers_of(model), compute)

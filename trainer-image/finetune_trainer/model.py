@@ -215,7 +215,7 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
 
 
 def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, frozenset[str]]:
-    """The model, and its modules below the head that the file lacks: a pooler, of a checkpoint for masked tokens."""
+    """The model, and its modules that the file lacks: the head, and a pooler, of a checkpoint for masked tokens."""
     import torch
 
     model, info = auto_class.from_pretrained(
@@ -238,7 +238,8 @@ def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any,
             f" {lacking[0]}; weights and config.json belong to different models",
             FaultPlace(field="model.uri", file=folder.name),
         )
-    return model, frozenset(f"{key.partition('pooler.')[0]}pooler" for key in inner)
+    poolers = {f"{key.partition('pooler.')[0]}pooler" for key in inner}
+    return model, frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
 
 
 def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
@@ -263,14 +264,21 @@ def checkpoint_activations(model: Any, name: str) -> None:
         ) from error
 
 
-def longest_input(config: Any, tokenizer: Any) -> int | None:
+def longest_input(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take; None where neither says."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        limits.append(positions - offset)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and positions > 0:
+        limits.append(positions - _first_position(model))
     return min(limits, default=None)
+
+
+def _first_position(model: Any) -> int:
+    """The row of the first token in the table of positions: RoBERTa and its kin count from the padding's id on."""
+    named = model.named_modules()
+    tables = [module for name, module in named if name.rpartition(".")[2] == "position_embeddings"]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return max((padding + 1 for padding in paddings if padding is not None), default=0)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,10 +1,13 @@
-"""The model as training uses it: dropout everywhere, activations computed again, deterministic algorithms."""
+"""The model as training uses it: dropout everywhere, activations computed again, texts of a length that it takes."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_api.run import ExitCode, ModelInput
+from finetune_trainer.combine.run import longest_of_all
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model import ModelFolder, checkpoint_activations, load_model
+from finetune_trainer.model import ModelFolder, checkpoint_activations, load_model, longest_input
 from finetune_trainer.objectives.classification import Classification
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
@@ -89,6 +92,41 @@ def test_an_architecture_that_cannot_is_refused():
     model.supports_gradient_checkpointing = False
     with pytest.raises(ConfigurationError, match="activationCheckpointing: the architecture of tiny"):
         checkpoint_activations(model, "tiny")
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "Camembert", "MPNet", "Esm", "Longformer", "Bart"])
+def test_the_longest_input_is_taken_and_one_token_more_is_not(tmp_path, name):
+    """Of positions that are counted from the padding token's id on, as RoBERTa's are, some are never used."""
+    import torch
+    import transformers
+
+    sizes = {"max_position_embeddings": 16, "vocab_size": 32, "pad_token_id": 1, **SIZES}
+    if name == "Bart":
+        sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    if name == "Longformer":
+        sizes["attention_window"] = [4, 4]
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    config.save_pretrained(tmp_path)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    endless = SimpleNamespace(model_max_length=10**30)
+    longest = longest_input(model, endless)
+    assert longest_of_all([SimpleNamespace(folder=SimpleNamespace(path=tmp_path))], endless) == longest
+    ids = torch.full((1, longest + 1), 5)
+    assert model(input_ids=ids[:, 1:]).last_hidden_state.shape[1] == longest
+    if name == "Llama":  # its positions are turned, not looked up
+        return
+    with pytest.raises((IndexError, RuntimeError), match=r"index|size"):
+        model(input_ids=ids)
+    assert longest_input(model, SimpleNamespace(model_max_length=7)) == 7
+
+
+@pytest.mark.parametrize(("able", "expected"), [(10**30, None), (7, 7)])
+def test_a_model_without_a_limit_is_cut_by_the_tokenizer_alone(able, expected):
+    """XLNet gives -1 for it."""
+    import transformers
+
+    model = transformers.XLNetModel(transformers.XLNetConfig(vocab_size=32, d_model=8, n_layer=1, n_head=2))
+    assert longest_input(model, SimpleNamespace(model_max_length=able)) == expected
 
 
 def test_a_deterministic_run_has_torch_refuse_everything_else(make_job, monkeypatch):

@@ -85,18 +85,26 @@ def tokenize_all(
     reporter: Reporter,
 ) -> "Parts":
     """The rows as tokens, the same for all members, cut to what each of them takes."""
-    from transformers import AutoConfig
-
     from finetune_trainer.data.tokens import tokenize
 
-    configs = [
-        AutoConfig.from_pretrained(str(member.folder.path), local_files_only=True) for member in members
-    ]
-    able = [limit for each in configs if (limit := longest_input(each, tokenizer)) is not None]
-    most = longest(config.dataset.preprocessing.max_length, min(able, default=None), reporter)
+    able = longest_of_all(members, tokenizer)
+    most = longest(config.dataset.preprocessing.max_length, able, reporter)
     causal = config.objective.causal_lm
     hidden = causal.mask_prompt if causal else False
     return {
         part: tokenize(source, objective, tokenizer, most, mask_prompt=hidden)
         for part, source in sources.items()
     }
+
+
+def longest_of_all(members: list[Member], tokenizer: Any) -> int | None:
+    """The most tokens that every member takes, asked of models without weights; None where none says."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    limits = []
+    for member in members:
+        config = AutoConfig.from_pretrained(str(member.folder.path), local_files_only=True)
+        with torch.device("meta"):
+            limits.append(longest_input(AutoModel.from_config(config), tokenizer))
+    return min((limit for limit in limits if limit is not None), default=None)
