@@ -83,7 +83,7 @@ class CombineData(ApiModel):
 
 
 class CombinePaths(ApiModel):
-    """Where the combination goes; both on one file system, so that a rename publishes."""
+    """Where the combination goes: no folder in another, the first two on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The folder; exists only once it is complete."""

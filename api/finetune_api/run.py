@@ -160,14 +160,14 @@ class DatasetInput(ApiModel):
 
 
 class OutputPaths(ApiModel):
-    """Where the run writes; the first three on one file system, so that a rename publishes."""
+    """Where the run writes: no folder in another, the first three on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The model's folder; exists only once it is complete."""
     staging_dir: Path
-    """Where the model is put together before the rename, in a folder of each process; removed with its content."""
+    """Where the model is put together before the rename, in a folder of each process; those are removed."""
     checkpoint_dir: Path
-    """Checkpoints: step-00000400, …"""
+    """Checkpoints: step-00000400, …; removed after success."""
     hub_dir: Path | None = None
     """What is downloaded from the Hub; removed with the checkpoints where it lies beside them. Default: huggingface_hub's own cache."""
     uri: str | None = None
