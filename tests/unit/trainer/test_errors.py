@@ -9,7 +9,7 @@ import pytest
 from finetune_api.run import ExitCode
 from finetune_trainer.__main__ import main
 from finetune_trainer.errors import TrainerError
-from unit.trainer.tiny import reviews, write_jsonl
+from unit.trainer.tiny import SPECIAL, WORDS, reviews, write_jsonl
 
 
 def changed_rows(number, **fields):
@@ -196,6 +196,28 @@ def test_a_model_folder_that_is_refused_says_why(make_job, tmp_path, model_folde
     made = make_job(model=model_with(tmp_path, model_folder, **files))
     assert made.run() == ExitCode.NOT_FOUND
     assert sentence in made.report.message
+
+
+SLOW = {
+    "BertJapaneseTokenizer": (
+        "vocab.txt",
+        "\n".join([*SPECIAL, *WORDS]),
+        "is BertJapaneseTokenizer, a slow one",
+    ),
+    "CTRLTokenizer": ("vocab.json", json.dumps({"<unk>": 0, "a</w>": 1}), "is CTRLTokenizer, a slow one"),
+    "MarianTokenizer": ("source.spm.model", "", "cannot be loaded: MarianTokenizer requires"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_tokenizer_that_is_written_in_python_is_refused(make_job, tmp_path, model_folder, kind):
+    name, vocabulary, sentence = SLOW[kind]
+    files = {"tokenizer.json": None, "tokenizer_config.json": json.dumps({"tokenizer_class": kind})}
+    files |= {name: vocabulary, "merges.txt": "#version: 0.2\na b\n"}
+    made = make_job(model=model_with(tmp_path, model_folder, **files))
+    assert made.run() == ExitCode.NOT_FOUND
+    assert f"model: the tokenizer of pvc://models/tiny {sentence}" in made.report.message
+    assert made.report.place.field == "model.tokenizer.uri"
 
 
 def test_weights_of_another_model_are_refused(make_job, tmp_path, model_folder):
