@@ -14,7 +14,7 @@ from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
 from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
-from finetune_api.objective import ObjectiveSpec
+from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.status import (
     CheckpointStatus,
     Commit,
@@ -197,6 +197,7 @@ class ProgressEndpoint(ApiModel):
 class RunConfig(ApiModel):
     """All that one run needs."""
 
+    rules = only_for_causal_lm()
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["RunConfig"] = "RunConfig"
     job: JobIdentity

@@ -37,6 +37,12 @@ CASES = {
         64,
         "training.evaluation.metrics: classification has no pearson; use loss, accuracy",
     ),
+    "a prompt for a classifier": (
+        {"dataset": {"columns": {"prompt": "prompt"}}},
+        None,
+        64,
+        "run.json: dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
+    ),
     "stratify for numbers": (
         {"objective": {"regression": {}}, "dataset": {"split": {"stratify": True}}},
         None,
