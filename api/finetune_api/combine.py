@@ -13,7 +13,7 @@ from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
 from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec
 from finetune_api.metrics import MetricName
-from finetune_api.objective import ObjectiveSpec
+from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.run import DataInput, Devices, JobIdentity, Path, ProgressEndpoint
 from finetune_api.status import Digest
 from finetune_api.training import Precision
@@ -83,7 +83,7 @@ class CombineData(ApiModel):
 
 
 class CombinePaths(ApiModel):
-    """Where the combination goes; both on one file system, so that a rename publishes."""
+    """Where the combination goes: no folder in another, the first two on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The folder; exists only once it is complete."""
@@ -104,6 +104,7 @@ class CombineConfig(ApiModel):
             "one member is scored at a time, by one process; ask for one of devices.gpus",
             lambda s: s.devices.gpus <= 1,
         ),
+        *only_for_causal_lm(),
     )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["CombineConfig"]

@@ -1,16 +1,15 @@
 """FineTuneJob: the spec as a whole, and the rules between its parts."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Rule, TextRule, Unique
-from finetune_api.dataset import DatasetSpec, Packing, PreprocessingSpec
+from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import ModelSpec
-from finetune_api.objective import ObjectiveSpec
+from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.training import TrainingSpec
 from finetune_api.uris import HUB, ClaimUri, is_hub
@@ -129,19 +128,6 @@ def _metrics_fit(objective: str) -> Rule:
     )
 
 
-def _only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool], message: str) -> Rule:
-    """A choice that has a meaning for one objective alone; `cel` and `chosen` tell whether it was made."""
-    alias = ObjectiveSpec.model_fields[objective].alias
-    return Rule(
-        f"!has(self.objective) || has(self.objective.{alias}) || !has(self.dataset) || !({cel})",
-        message,
-        lambda s: (
-            s.objective is None or s.objective.kind == objective or s.dataset is None or not chosen(s.dataset)
-        ),
-        field,
-    )
-
-
 def _hub_uris(spec: Any) -> list[str]:
     """What a job reads from the Hub."""
     model, data = spec.model, spec.dataset
@@ -179,28 +165,14 @@ class FineTuneJobSpec(ApiModel):
         _required_without_command("objective", "{classification: {}}"),
         _refused_with_command("objective"),
         _refused_with_command("training"),
-        _only_for(
+        only_for(
             "classification",
             ".dataset.validation.stratify",
             "has(self.dataset.validation) && has(self.dataset.validation.stratify) && self.dataset.validation.stratify",
             lambda dataset: bool(dataset.validation and dataset.validation.stratify),
             "spec.dataset.validation.stratify needs one label a text; remove it, or use objective.classification",
         ),
-        _only_for(
-            "causal_lm",
-            ".dataset.columns.prompt",
-            "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
-            lambda dataset: dataset.columns.prompt is not None,
-            "spec.dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
-        ),
-        _only_for(
-            "causal_lm",
-            ".dataset.preprocessing.packing",
-            "has(self.dataset.preprocessing) && has(self.dataset.preprocessing.packing)"
-            " && self.dataset.preprocessing.packing == 'Always'",
-            lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
-            "spec.dataset.preprocessing.packing is for objective.causalLM; remove it",
-        ),
+        *only_for_causal_lm("spec."),
         _credentials_for_the_hub(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),

@@ -1,11 +1,13 @@
 """`spec.objective`: what the model learns. A new objective is a class here and one member of `ObjectiveSpec`."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule, Unique
+from finetune_api.dataset import Packing
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -105,3 +107,37 @@ class ObjectiveSpec(OneOf):
         """The name of the member that is set."""
         (name,) = self.chosen
         return name
+
+
+def only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool], message: str) -> Rule:
+    """A choice that has a meaning for one objective alone; `cel` and `chosen` tell whether it was made."""
+    alias = ObjectiveSpec.model_fields[objective].alias
+    return Rule(
+        f"!has(self.objective) || has(self.objective.{alias}) || !has(self.dataset) || !({cel})",
+        message,
+        lambda s: (
+            s.objective is None or s.objective.kind == objective or s.dataset is None or not chosen(s.dataset)
+        ),
+        field,
+    )
+
+
+def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
+    """What of a dataset has a meaning for next tokens alone; `root` stands before the fields in messages."""
+    return (
+        only_for(
+            "causal_lm",
+            ".dataset.columns.prompt",
+            "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
+            lambda dataset: dataset.columns.prompt is not None,
+            f"{root}dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
+        ),
+        only_for(
+            "causal_lm",
+            ".dataset.preprocessing.packing",
+            "has(self.dataset.preprocessing) && has(self.dataset.preprocessing.packing)"
+            " && self.dataset.preprocessing.packing == 'Always'",
+            lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
+            f"{root}dataset.preprocessing.packing is for objective.causalLM; remove it",
+        ),
+    )

@@ -14,7 +14,7 @@ from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
 from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
-from finetune_api.objective import ObjectiveSpec
+from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.status import (
     CheckpointStatus,
     Commit,
@@ -160,14 +160,14 @@ class DatasetInput(ApiModel):
 
 
 class OutputPaths(ApiModel):
-    """Where the run writes; the first three on one file system, so that a rename publishes."""
+    """Where the run writes: no folder in another, the first three on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The model's folder; exists only once it is complete."""
     staging_dir: Path
-    """Where the model is put together before the rename, in a folder of each process; removed with its content."""
+    """Where the model is put together before the rename, in a folder of each process; those are removed."""
     checkpoint_dir: Path
-    """Checkpoints: step-00000400, …"""
+    """Checkpoints: step-00000400, …; removed after success."""
     hub_dir: Path | None = None
     """What is downloaded from the Hub; removed with the checkpoints where it lies beside them. Default: huggingface_hub's own cache."""
     uri: str | None = None
@@ -197,6 +197,7 @@ class ProgressEndpoint(ApiModel):
 class RunConfig(ApiModel):
     """All that one run needs."""
 
+    rules = only_for_causal_lm()
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["RunConfig"] = "RunConfig"
     job: JobIdentity

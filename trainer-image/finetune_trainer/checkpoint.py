@@ -4,6 +4,7 @@ Called by `run` and `loop`.
 
     step-00000400/  model.safetensors  optimizer.safetensors  random.safetensors  state.json  manifest.json
     owner.json      who may write here
+    tokens/  debug/  metrics.jsonl   what else of the run lies here while it lasts
 
 Everything is written into a temporary folder and flushed; manifest.json with the sha256 of every file comes last;
 then the folder is renamed. A folder without a true manifest is no checkpoint.
@@ -14,7 +15,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 MANIFEST, STATE, OWNER = "manifest.json", "state.json", "owner.json"
 TEMPORARY = ".writing-"
+TOKENS, LOOKS, HISTORY = "tokens", "debug", "metrics.jsonl"
 START = 0
 """Saved for rollbacks alone, and kept: the last resort when the newer ones have gone wrong too."""
 FORMAT = 1
@@ -164,10 +166,20 @@ class Checkpoints:
                     self._drop(later)
 
     def remove_all(self) -> None:
-        """Remove the folder after success; a zombie then finds no claim of its own."""
+        """Remove what the run wrote, after success; a zombie then finds no claim of its own.
+
+        The folder goes too, unless somebody keeps something else in it.
+        """
         with storage_errors("the removal of the checkpoints", self.folder):
             self.assert_owner()
-            shutil.rmtree(self.folder)
+            aside = self.folder.glob(f"{TEMPORARY}*")
+            for path in [*map(self._path, self._steps()), *aside, self.folder / TOKENS, self.folder / LOOKS]:
+                if path.exists():
+                    shutil.rmtree(path)
+            (self.folder / HISTORY).unlink(missing_ok=True)
+            (self.folder / OWNER).unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _compare(self, written: dict[str, str]) -> None:
         """Say what computes differently now: resuming is right then, but not exact to the last bit."""

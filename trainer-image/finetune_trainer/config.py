@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import permutations
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.combine import CombineConfig, unfit
+from finetune_api.combine import CombineConfig, CombinePaths, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
 from finetune_api.overrides import OverrideError, overridden
-from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
+from finetune_api.run import TERMINATION_LOG, FaultPlace, OutputPaths, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
 Config = RunConfig | CombineConfig
@@ -27,6 +29,7 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     with input_errors(str(path), "RUN.json"):
         text = path.read_bytes()
     config = _with(_parsed(path, text), overrides or {})
+    _check_folders(config.output)
     if isinstance(config, CombineConfig):
         return _checked_combination(config)
     _check_metrics(config)
@@ -118,6 +121,20 @@ def _refused(path: Path, error: ValidationError) -> ConfigurationError:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     where = f"{path}: {field}: " if field else f"{path}: "
     return ConfigurationError(f"{where}{reason}{more}", FaultPlace(field=field or None, file=str(path)))
+
+
+def _check_folders(output: OutputPaths | CombinePaths) -> None:
+    """No folder may be or hold another: what lies in them is cleared, but for the model, which takes its own whole."""
+    given = output.model_dump(by_alias=True, exclude={"uri"}, exclude_none=True)
+    for (outer, holder), (inner, held) in permutations(given.items(), 2):
+        whole, part = Path(realpath(holder)), Path(realpath(held))
+        if part.is_relative_to(whole):
+            relation = "is also" if part == whole else "holds"
+            raise ConfigurationError(
+                f"output.{outer}: {holder} {relation} output.{inner}, {held}; give each a folder of its own, such as"
+                " out/model, out/.staging and out/.checkpoints",
+                FaultPlace(field=f"output.{outer}"),
+            )
 
 
 def _check_metrics(config: RunConfig) -> None:

@@ -25,6 +25,7 @@ from finetune_trainer.looks import history_of
 from finetune_trainer.model import ModelFolder, check_folder
 from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.report import Reporter
+from finetune_trainer.storage.folder import clear_staging
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,15 @@ def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
 
 
 def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
-    """Remove what was staged, downloads that lie beside a path, and the folder they are in if it is this job's own."""
+    """Remove what was staged, downloads that lie beside a path, and the folder they are in if it is this job's own.
+
+    A folder with something else in it stays.
+    """
     own = path.parent
-    shutil.rmtree(config.output.staging_dir, ignore_errors=True)
+    staging = Path(config.output.staging_dir)
+    clear_staging(staging)
+    with suppress(OSError):
+        staging.rmdir()
     if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
         shutil.rmtree(config.output.hub_dir, ignore_errors=True)
     if own.name == config.job.uid:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.training import DebugSpec
 from finetune_trainer.board import BoardHistory
+from finetune_trainer.checkpoint import HISTORY, LOOKS
 from finetune_trainer.history import History
 from finetune_trainer.state import TrainState
 
@@ -12,13 +13,10 @@ if TYPE_CHECKING:
     from finetune_trainer.debug import Debug
     from finetune_trainer.session import Run
 
-LOOKS = "debug"
-"""Folder beside the checkpoints."""
-
 
 def history_of(spec: DebugSpec | None, checkpoints: Path) -> History:
     """metrics.jsonl beside the checkpoints, for TensorBoard too where that is asked for."""
-    path = checkpoints / "metrics.jsonl"
+    path = checkpoints / HISTORY
     if spec is not None and spec.tensor_board:
         return BoardHistory(path, checkpoints / LOOKS / "tensorboard")
     return History(path)

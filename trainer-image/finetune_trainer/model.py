@@ -124,18 +124,27 @@ def _digest(paths: list[Path]) -> str:
 
 
 def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
-    """The fast tokenizer of a folder, free of padding and truncation that its file may prescribe."""
+    """The fast tokenizer of a folder, free of padding and truncation that its file may prescribe.
+
+    Raises NotFoundError for one that is written in Python: it tells neither its digest nor where a token stands.
+    """
     from transformers import AutoTokenizer
 
+    place = FaultPlace(field="model.tokenizer.uri", file=folder.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder.tokenizer), local_files_only=True, trust_remote_code=False
         )
-    except LOAD_ERRORS as error:
+    except (*LOAD_ERRORS, ImportError) as error:
         raise NotFoundError(
-            f"model: the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}",
-            FaultPlace(field="model.tokenizer.uri", file=folder.name),
+            f"model: the tokenizer of {folder.name} cannot be loaded: {_first_line(error)}", place
         ) from error
+    if not tokenizer.is_fast:
+        raise NotFoundError(
+            f"model: the tokenizer of {folder.name} is {type(tokenizer).__name__}, a slow one without tokenizer.json;"
+            " set model.tokenizer.uri to a fast one with the same vocabulary, or take another model",
+            place,
+        )
     tokenizer.truncation_side = truncation_side
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -81,6 +81,10 @@ def test_the_full_combine_config_shows_every_field() -> None:
     [
         ({"members": [{"path": "/a"}]}, "at least 2 items"),
         ({"dataset": {}}, "give validation or test rows"),
+        (
+            {"dataset": SMALLEST["dataset"] | {"columns": {"prompt": "p"}}},
+            r"columns\.prompt is for objective\.causalLM",
+        ),
         ({"devices": {"gpus": 2}}, "one member is scored at a time"),
         ({"combine": "Mean"}, "'AverageProbabilities'"),
         ({"kind": "RunConfig"}, "'CombineConfig'"),

@@ -132,6 +132,20 @@ def test_validation_rows_come_from_a_file_or_from_the_training_rows() -> None:
         run_config(dataset=data)
 
 
+ONLY_OF_NEXT_TOKENS = {
+    "dataset.columns.prompt is for objective.causalLM; for a second text": {"columns": {"prompt": "p"}},
+    "dataset.preprocessing.packing is for objective.causalLM": {"preprocessing": {"packing": "Always"}},
+}
+
+
+@pytest.mark.parametrize("message", ONLY_OF_NEXT_TOKENS)
+def test_what_only_the_prediction_of_next_tokens_has_is_refused_of_others(message: str) -> None:
+    data = {"train": {"path": "/a"}} | ONLY_OF_NEXT_TOKENS[message]
+    with pytest.raises(ValidationError, match=f"Value error, {message}"):
+        run_config(dataset=data)
+    assert run_config(dataset=data, objective={"causalLM": {}}).objective.kind == "causal_lm"
+
+
 def texts(longest: int) -> st.SearchStrategy[str]:
     """Texts of up to `longest` characters, long ones as repetitions of a short one."""
     short = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)

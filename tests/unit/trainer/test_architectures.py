@@ -224,6 +224,15 @@ def test_next_tokens(train, use_card, architecture):
     assert use_card(made.model_dir).startswith("the beginning of a text")
 
 
+def test_a_document_may_be_empty_where_the_tokenizer_adds_nothing_before_it(tmp_path, folders):
+    rows = [row | {"text": ""} if number % 2 else row for number, row in enumerate(ROWS)]
+    allowed = {"preprocessing": {"minCharacters": 0}}
+    made = job(tmp_path, folders["gpt2"], rows, objective={"causalLM": {}}, dataset=allowed)
+    assert made.changed({"training": {"epochs": 1}}).run() == ExitCode.DONE
+    assert made.report.resolved.train.invalid_rows == 0
+    assert made.report.model.metrics["eval_loss"] > 0
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 def test_models_that_see_what_follows_cannot_learn_next_tokens(tmp_path, folders, architecture):
     made = job(tmp_path, folders[architecture], ROWS, objective={"causalLM": {}})

@@ -99,6 +99,18 @@ def test_a_bad_row_is_answered_with_file_row_and_column(make_job, mistake):
     assert report.traceback is None
 
 
+def test_a_stray_quote_does_not_train_on_what_stands_before_it(make_job):
+    made = make_job(dataset={"maxInvalidRows": "1"}, training={"epochs": 1})
+    rows = [f"{row['text']},{row['label']}" for row in reviews(200)]
+    rows[100] = f'"{rows[100]}'
+    path = made.folder / "train.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    train = {"path": str(path), "uri": "pvc://data/train.csv"}
+    assert made.changed({"dataset": {"train": train}}).run() == ExitCode.DATA
+    assert "pvc://data/train.csv, row 102 opens a quote that is never closed" in made.report.message
+    assert made.report.place.row == 102
+
+
 def test_a_class_too_rare_for_the_split_is_told_and_the_run_goes_on(make_job):
     rows = [*reviews(40), reviews(41)[40] | {"label": "rare"}]
     made = make_job(rows=rows, training={"epochs": 1})

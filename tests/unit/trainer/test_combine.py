@@ -343,6 +343,13 @@ def test_a_combination_that_is_there_is_reported_again_and_that_of_others_never_
     assert json.loads((folder / "ensemble.json").read_text())["combine"] == "Vote"
 
 
+def test_staging_around_the_folder_is_refused(combine, trio, tmp_path):
+    around = {"stagingDir": str(tmp_path / "combined")}
+    code, report, folder = combine(trio[:2], "Vote", output=around)
+    assert code == ExitCode.CONFIGURATION
+    assert f"output.stagingDir: {folder.parent} holds output.modelDir, {folder};" in report.message
+
+
 def test_fields_are_changed_on_the_command_line(combine, trio):
     code, report, _ = combine(trio, "Vote", "--set", "combine=AverageWeights", "--set=precision=Float32")
     assert (code, report.model.format) == (ExitCode.DONE, "safetensors")

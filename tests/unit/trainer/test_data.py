@@ -92,6 +92,30 @@ def test_a_header_that_is_not_csv_is_named(tmp_path, header, allowed):
         source(path, max_invalid_rows=allowed)
 
 
+@pytest.mark.parametrize("allowed", ["1", "100%"])
+def test_a_quote_that_is_never_closed_is_refused_whatever_is_tolerated(tmp_path, allowed):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "fine,pos\n" * 4 + '"dull,neg\n' + "fine,pos\n" * 20)
+    with pytest.raises(
+        DataError, match=r"a\.csv, row 6 opens a quote .* hides lines 6 to 26; mend"
+    ) as caught:
+        source(path, max_invalid_rows=allowed)
+    assert caught.value.place.row == 6
+
+
+@pytest.mark.parametrize(("allowed", "raises"), [("3", True), ("4", False), ("39%", True), ("40%", False)])
+def test_every_line_that_a_stray_quote_hides_is_an_invalid_row(tmp_path, allowed, raises):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "fine,pos\n" * 3 + '"dull,neg\nfine,pos\nfine,pos\nso "dull",neg\n')
+    path.write_text(path.read_text() + "fine,pos\n" * 3)
+    if raises:
+        with pytest.raises(DataError, match=r"a\.csv, row 5 is not CSV: .* \(4 rows cannot be used"):
+            source(path, max_invalid_rows=allowed)
+        return
+    found = source(path, max_invalid_rows=allowed).resolved
+    assert (found.rows, found.invalid_rows) == (6, 4)
+
+
 def test_csv_that_is_not_utf8_names_the_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")

@@ -94,6 +94,13 @@ def test_an_empty_prompt_masks_the_first_token_only():
     assert [target == -100 for _, target in shown(examples, tokenizer)] == [True, False, False, False]
 
 
+@pytest.mark.parametrize(("start", "prompt"), [(None, None), (None, ""), ("<start>", None)])
+def test_an_empty_document_is_its_end_token_alone(start, prompt):
+    tokenizer = byte_pairs(start)
+    examples = tokenize(source(Row(1, "", prompt, None, None)), CausalLM(), tokenizer, 32)
+    assert text_of(examples, tokenizer) == f"{start or ''}<end>"
+
+
 @pytest.mark.parametrize(
     ("side", "most", "text"),
     [

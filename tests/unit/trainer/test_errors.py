@@ -11,7 +11,7 @@ import pytest
 from finetune_api.run import ExitCode
 from finetune_trainer.__main__ import main
 from finetune_trainer.errors import TrainerError
-from unit.trainer.tiny import reviews, write_jsonl
+from unit.trainer.tiny import SPECIAL, WORDS, reviews, write_jsonl
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "trainer.md"
 
@@ -40,6 +40,12 @@ CASES = {
         None,
         64,
         "training.evaluation.metrics: classification has no pearson; use loss, accuracy",
+    ),
+    "a prompt for a classifier": (
+        {"dataset": {"columns": {"prompt": "prompt"}}},
+        None,
+        64,
+        "run.json: dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
     ),
     "stratify for numbers": (
         {"objective": {"regression": {}}, "dataset": {"split": {"stratify": True}}},
@@ -221,6 +227,28 @@ def test_pickled_weights_that_are_converted_as_the_page_says_are_trained(
     )
     made = make_job(model={"path": str(tmp_path / "converted")}, training={"epochs": 1})
     assert made.run() == ExitCode.DONE
+
+
+SLOW = {
+    "BertJapaneseTokenizer": (
+        "vocab.txt",
+        "\n".join([*SPECIAL, *WORDS]),
+        "is BertJapaneseTokenizer, a slow one",
+    ),
+    "CTRLTokenizer": ("vocab.json", json.dumps({"<unk>": 0, "a</w>": 1}), "is CTRLTokenizer, a slow one"),
+    "MarianTokenizer": ("source.spm.model", "", "cannot be loaded: MarianTokenizer requires"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_tokenizer_that_is_written_in_python_is_refused(make_job, tmp_path, model_folder, kind):
+    name, vocabulary, sentence = SLOW[kind]
+    files = {"tokenizer.json": None, "tokenizer_config.json": json.dumps({"tokenizer_class": kind})}
+    files |= {name: vocabulary, "merges.txt": "#version: 0.2\na b\n"}
+    made = make_job(model=model_with(tmp_path, model_folder, **files))
+    assert made.run() == ExitCode.NOT_FOUND
+    assert f"model: the tokenizer of pvc://models/tiny {sentence}" in made.report.message
+    assert made.report.place.field == "model.tokenizer.uri"
 
 
 def test_weights_of_another_model_are_refused(make_job, tmp_path, model_folder):

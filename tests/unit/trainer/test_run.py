@@ -170,11 +170,57 @@ def test_a_published_model_of_the_same_job_is_reported_again_without_training(ma
 
 
 def test_nothing_but_the_model_is_left_in_the_output(make_job):
-    made = make_job(training={"epochs": 1})
+    made = make_job(training={"epochs": 1, "debug": {"tensorBoard": True}})
     own = made.folder / "out" / ".finetune" / "uid-1"
     output = {"checkpointDir": str(own / "checkpoints"), "stagingDir": str(own / "model")}
     assert made.changed({"output": output}).run() == ExitCode.DONE
     assert [path.name for path in (made.folder / "out").iterdir()] == ["model"]
+
+
+FOLDERS_IN_EACH_OTHER = {
+    "checkpoints around the model": (
+        {"checkpointDir": "out"},
+        "checkpointDir: out holds output.modelDir, {}",
+    ),
+    "staging around the model": ({"stagingDir": "out/."}, "stagingDir: out/. holds output.modelDir, {}"),
+    "downloads around the model": ({"hubDir": "out"}, "hubDir: out holds output.modelDir, {}"),
+    "checkpoints in the model": (
+        {"checkpointDir": "out/model/x"},
+        "modelDir: {} holds output.checkpointDir, out/model/x",
+    ),
+    "staging in the checkpoints": (
+        {"checkpointDir": "a/b", "stagingDir": "link/b/c"},
+        "checkpointDir: a/b holds output.stagingDir, link/b/c",
+    ),
+    "one folder for two": (
+        {"checkpointDir": "a", "stagingDir": "b/../a"},
+        "stagingDir: b/../a is also output.checkpointDir, a",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS_IN_EACH_OTHER)
+def test_a_folder_that_is_cleared_must_not_hold_another_one(make_job, monkeypatch, case):
+    output, told = FOLDERS_IN_EACH_OTHER[case]
+    made = make_job(training={"epochs": 1}, output=output)
+    monkeypatch.chdir(made.folder)
+    (made.folder / "link").symlink_to("a")
+    assert made.run() == ExitCode.CONFIGURATION
+    assert f"output.{told.format(made.model_dir)}; give each a folder of its own" in made.report.message
+    assert made.report.place.field == f"output.{told.partition(':')[0]}"
+    assert not (made.folder / "out").exists()
+
+
+def test_what_others_keep_in_the_folders_of_a_run_outlives_it(make_job):
+    made = make_job(training={"epochs": 1})
+    kept = [made.checkpoint_dir / "notes.txt", made.folder / "out" / "staging" / "attempt-of-mine-1" / "x"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    assert made.run() == ExitCode.DONE
+    assert [path.read_text() for path in kept] == ["mine", "mine"]
+    assert list(made.checkpoint_dir.iterdir()) == kept[:1]
+    assert len(list((made.folder / "out" / "staging").iterdir())) == 1
 
 
 def test_a_published_model_that_was_damaged_is_not_reported_as_good(make_job):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune_trainer.checkpoint import TOKENS
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.tokens import Examples, arrays_of, examples_of
@@ -29,7 +30,7 @@ from finetune_trainer.files import fresh_folder, rename_folder, sync_tree
 from finetune_trainer.objectives import Objective
 from finetune_trainer.versions import versions
 
-FOLDER, TEMPORARY = "tokens", ".writing-"
+TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
 FORMAT = 2
@@ -45,7 +46,7 @@ class TokenCache:
     def __init__(
         self, checkpoints: Path, say: Callable[[str], None], check: Callable[[], None], writes: bool = True
     ) -> None:
-        self._folder, self._say, self._check, self._writes = checkpoints / FOLDER, say, check, writes
+        self._folder, self._say, self._check, self._writes = checkpoints / TOKENS, say, check, writes
         self._used: set[str] = set()
 
     def __enter__(self) -> "TokenCache":

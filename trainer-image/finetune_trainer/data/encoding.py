@@ -114,7 +114,9 @@ def _documents(rows: Sequence[Row], _objective: Objective[Any], how: Encoding) -
     for row, tokens, offsets in zip(rows, found["input_ids"], found["offset_mapping"], strict=True):
         ends = np.asarray([end for _, end in offsets], dtype=np.int64)
         prefix, completion = _parted(np.asarray(tokens, dtype=np.int64), ends, len(row.pair or ""))
-        prefix, completion = _cut(prefix, _ended(completion, how.tokenizer), bool(ends[:1] == 0), how)
+        prefix, completion = _cut(
+            prefix, _ended(completion, how.tokenizer), len(ends) > 0 and bool(ends[0] == 0), how
+        )
         ids.append(np.concatenate([prefix, completion]))
         hidden = len(prefix) if how.mask_prompt and row.pair is not None else 0
         targets.append(ids[-1].copy())

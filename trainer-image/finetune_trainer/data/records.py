@@ -35,6 +35,8 @@ class Fault:
     column: str | None = None
     fatal: bool = False
     """Nothing after it can be read either, so no tolerance for bad rows applies."""
+    rows: int = 1
+    """How many it counts for: behind a stray quote the lines up to the next one are no rows either."""
 
 
 def too_long(size: int, unit: str) -> str:
@@ -130,7 +132,7 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
         try:
             values = next(reader, None)
         except csv.Error as error:
-            yield Fault(first, f"is not CSV: {error}")
+            yield _csv_fault(first, reader.line_num, str(error))
             continue
         if unreadable:
             yield next(iter(unreadable.values()))
@@ -138,6 +140,13 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
             yield _csv_record(first, header, values)
         if values is None:
             return
+
+
+def _csv_fault(first: int, last: int, error: str) -> Fault:
+    if error == "unexpected end of data":
+        reason = f"opens a quote that is never closed, which hides lines {first} to {last}; mend its quotes"
+        return Fault(first, reason, fatal=True)
+    return Fault(first, f"is not CSV: {error}", rows=last - first + 1)
 
 
 def _header_flaw(header: list[str]) -> Fault | None:

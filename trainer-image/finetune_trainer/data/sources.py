@@ -189,9 +189,9 @@ class _Kept:
             self.labels.append(found.label)
 
     def _count(self, fault: Fault) -> None:
-        self.invalid += 1
-        if self.invalid == 1 or fault.fatal:
+        if not self.invalid or fault.fatal:
             self.first = fault
+        self.invalid += fault.rows
         allowed = self.reading.max_invalid_rows
         if fault.fatal or (not allowed.endswith("%") and self.invalid > int(allowed)):
             raise self._refused()

@@ -1,6 +1,8 @@
 """The folder of a model: whose it is, and how it is sealed, verified and published. Called by `run` and `combine`."""
 
 import json
+import math
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from finetune_trainer.files import (
 from finetune_trainer.versions import versions
 
 SUMS, RECORD = "SHA256SUMS", "run.json"
+_STAGED = re.compile(r"attempt-([0-9]+)-[0-9a-f]{32}")
 
 
 class Content(Protocol):
@@ -107,10 +110,16 @@ def publish(
 
 def _own_staging(folder: Path, attempt: int) -> Path:
     """A folder of this process alone, as an older attempt may still write; what older ones left is removed."""
-    for leftover in folder.glob("attempt-*-*"):
-        if int(leftover.name.split("-")[1]) < attempt:
-            shutil.rmtree(leftover, ignore_errors=True)
+    clear_staging(folder, attempt)
     return fresh_folder(folder / f"attempt-{attempt}-{uuid.uuid4().hex}")
+
+
+def clear_staging(folder: Path, before: float = math.inf) -> None:
+    """Remove what the attempts before one staged; without one, what all did."""
+    for path in folder.glob("attempt-*"):
+        staged = _STAGED.fullmatch(path.name)
+        if staged and int(staged[1]) < before:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _stage(folder: Path, config: Config, content: Content, report: RunReport) -> ModelStatus:
