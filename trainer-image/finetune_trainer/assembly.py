@@ -14,7 +14,13 @@ from finetune_trainer.inputs import Inputs, stop_if_asked
 from finetune_trainer.layers import layers_of
 from finetune_trainer.looks import debug_of
 from finetune_trainer.memory import memory_errors
-from finetune_trainer.model import checkpoint_activations, load_model, load_tokenizer, longest_input
+from finetune_trainer.model import (
+    check_summary,
+    checkpoint_activations,
+    load_model,
+    load_tokenizer,
+    longest_input,
+)
 from finetune_trainer.report import Reporter
 from finetune_trainer.state import TrainState
 from finetune_trainer.vocabulary import add_tokens, check_fit
@@ -126,6 +132,7 @@ def _model(inputs: Inputs, compute: "Compute") -> tuple[Any, Any]:
     added = add_tokens(tokenizer, config.model.add_tokens)
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
     check_fit(model, tokenizer, inputs.folder.name)
+    check_summary(model, inputs.folder.name)
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
     objective.check(model)

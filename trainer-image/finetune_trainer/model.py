@@ -273,6 +273,21 @@ def checkpoint_activations(model: Any, name: str) -> None:
         ) from error
 
 
+def check_summary(model: Any, name: str) -> None:
+    """Raise ConfigurationError for a head that would read padding: texts are padded on the right.
+
+    No `summary_type` (XLNet, XLM, FlauBERT) looks at the mask, and only the first position is never padding.
+    """
+    for module in model.modules():
+        kind = getattr(module, "summary_type", "first")
+        if kind != "first":
+            raise ConfigurationError(
+                f"model: the head of {name} sums a text up by summary_type {kind!r} of its config.json, which reads the"
+                " padding behind the shorter texts of a batch; set model.head: {}, which reads their tokens alone",
+                FaultPlace(field="model.uri", file=name),
+            )
+
+
 def longest_input(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take; None where neither says."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []

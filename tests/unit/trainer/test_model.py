@@ -9,6 +9,7 @@ from finetune_trainer.combine.run import longest_of_all
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import ModelFolder, checkpoint_activations, load_model, longest_input
 from finetune_trainer.objectives.classification import Classification
+from unit.trainer.tiny import build_model
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
 ARCHITECTURES = ["Bert", "Roberta", "GPT2", "Llama"]
@@ -127,6 +128,50 @@ def test_a_model_without_a_limit_is_cut_by_the_tokenizer_alone(able, expected):
 
     model = transformers.XLNetModel(transformers.XLNetConfig(vocab_size=32, d_model=8, n_layer=1, n_head=2))
     assert longest_input(model, SimpleNamespace(model_max_length=able)) == expected
+
+
+@pytest.mark.parametrize("summary", ["last", "mean", "cls_index"])
+@pytest.mark.parametrize("objective", ["classification", "regression"])
+def test_a_head_that_would_read_the_padding_is_refused_with_the_remedy(
+    make_job, tmp_path, summary, objective
+):
+    """XLNet's takes the last position, as its own tokenizer pads on the left."""
+    base = xlnet(tmp_path, summary_type=summary)
+    changes = {"classification": {}, "regression": {"dataset": {"columns": {"label": "rating"}}}}
+    made = make_job(objective={objective: {}}, **changes[objective]).changed({"model": {"path": str(base)}})
+    assert made.run() == ExitCode.CONFIGURATION
+    assert f"tiny sums a text up by summary_type {summary!r}" in made.report.message
+    assert "set model.head" in made.report.message
+    assert made.report.place.field == "model.uri"
+
+
+@pytest.mark.parametrize("changes", [{"summary_type": "first"}, {}], ids=["the first position", "a new head"])
+def test_a_head_that_reads_the_tokens_alone_is_taken(make_job, tmp_path, changes):
+    import torch
+
+    head = None if changes else {}
+    base = xlnet(tmp_path, **changes)
+    made = make_job(training={"epochs": 1}).changed({"model": {"path": str(base), "head": head}})
+    assert made.run() == ExitCode.DONE
+    folder = ModelFolder(base, base, "tiny", None, "")
+    spec = ModelInput.model_validate({"path": str(base), "head": head})
+    model = load_model(folder, spec, Classification(["a", "b"]), 0).eval()
+    ids, mask = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        alone, padded = (model(input_ids=ids[:, :end], attention_mask=mask[:, :end]).logits for end in (3, 5))
+    assert alone.std() > 1e-4
+    assert (alone - padded).abs().max() < 1e-6
+
+
+def xlnet(tmp_path, **changes):
+    """A checkpoint with the tokenizer of the tiny BERT."""
+    from transformers import AutoTokenizer, XLNetConfig, XLNetModel
+
+    folder = build_model(tmp_path / "xlnet")
+    size = len(AutoTokenizer.from_pretrained(folder))
+    config = XLNetConfig(vocab_size=size, d_model=8, n_layer=1, n_head=2, d_inner=8, **changes)
+    XLNetModel(config).save_pretrained(folder)
+    return folder
 
 
 def test_a_deterministic_run_has_torch_refuse_everything_else(make_job, monkeypatch):
