@@ -233,6 +233,15 @@ def test_a_document_may_be_empty_where_the_tokenizer_adds_nothing_before_it(tmp_
     assert made.report.model.metrics["eval_loss"] > 0
 
 
+def test_a_row_without_a_token_is_named(tmp_path, folders):
+    rows = [row | {"text": ""} if number == 6 else row for number, row in enumerate(ROWS)]
+    allowed = {"preprocessing": {"minCharacters": 0}}
+    made = job(tmp_path, folders["gpt2"], rows, dataset=allowed)
+    assert made.run() == ExitCode.DATA
+    assert "pvc://data/train.jsonl, row 7 has no token" in made.report.message
+    assert (made.report.place.field, made.report.place.row) == ("dataset.train", 7)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 def test_models_that_see_what_follows_cannot_learn_next_tokens(tmp_path, folders, architecture):
     made = job(tmp_path, folders[architecture], ROWS, objective={"causalLM": {}})

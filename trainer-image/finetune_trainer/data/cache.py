@@ -90,7 +90,7 @@ class TokenCache:
         files: dict[str, _Growing] = {}
         try:
             try:
-                for part in arrays_of(source.rows, objective, how):
+                for part in arrays_of(source, objective, how):
                     self._check()
                     for name, array in part.items():
                         if name not in files:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune_api.run import FaultPlace
 from finetune_trainer.data.encoding import Encoded, Encoding, encode
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
+from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import Objective
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
@@ -51,7 +53,7 @@ def tokenize(
 ) -> Examples:
     """Tokenize all rows of a source in memory; `cache.tokenized` does the same in files."""
     collected: dict[str, list[npt.NDArray[Any]]] = {}
-    for part in arrays_of(source.rows, objective, Encoding(tokenizer, max_length, mask_prompt)):
+    for part in arrays_of(source, objective, Encoding(tokenizer, max_length, mask_prompt)):
         for name, array in part.items():
             collected.setdefault(name, []).append(array)
     arrays = {name: np.concatenate(several) for name, several in collected.items()}
@@ -72,14 +74,16 @@ def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDAr
 
 
 def arrays_of(
-    rows: Iterable[Row], objective: Objective[Any], how: Encoding
+    source: Source, objective: Objective[Any], how: Encoding
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The arrays of Examples in pieces, to be concatenated by name."""
+    """The arrays of Examples in pieces, to be concatenated by name. Raises DataError for a row without a token."""
     total, small = 0, len(how.tokenizer) <= SMALL_VOCABULARY
     yield {"offsets": np.zeros(1, dtype=np.int64)}
-    for chunk in _chunks(rows):
+    for chunk in _chunks(source.rows):
         found = encode(chunk, objective, how)
         lengths = np.asarray([len(ids) for ids in found.ids], dtype=np.int64)
+        if not lengths.all():
+            raise _no_token(source, chunk[int(np.argmin(lengths))].line)
         part: dict[str, npt.NDArray[Any]] = {
             "ids": np.concatenate(found.ids).astype(np.uint16 if small else np.int32),
             "offsets": total + np.cumsum(lengths),
@@ -90,6 +94,14 @@ def arrays_of(
             part["types"] = np.concatenate(found.types).astype(np.int8)
         total += int(lengths.sum())
         yield part
+
+
+def _no_token(source: Source, line: int) -> DataError:
+    return DataError(
+        f"{source.name}, row {line} has no token: the tokenizer finds none in its text and adds none; remove the row,"
+        " or raise dataset.preprocessing.minCharacters",
+        FaultPlace(field=source.field, file=source.name, row=line),
+    )
 
 
 def _targets(found: Encoded) -> npt.NDArray[Any]:
