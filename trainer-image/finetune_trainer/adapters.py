@@ -84,7 +84,14 @@ def _wrapped(model: Any, config: Any) -> Any:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks for it
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"model.adapter.lora: peft finds nothing in {type(model).__name__} to adapt"
+                f" ({str(error).splitlines()[0]}); remove model.adapter and train the whole model",
+                FaultPlace(field="model.adapter.lora"),
+            ) from error
 
 
 def _transposed(model: Any) -> bool:

@@ -36,7 +36,7 @@ def extend_embeddings(model: Any, pieces: Pieces) -> None:
     import torch
 
     size = max(pieces, default=-1) + 1
-    if size > model.get_input_embeddings().num_embeddings:
+    if size > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(size, mean_resizing=False)
     tables = [model.get_input_embeddings()]
     if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:

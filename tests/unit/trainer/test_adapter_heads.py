@@ -4,6 +4,7 @@ import pytest
 
 from finetune_api.run import ModelInput
 from finetune_trainer.adapters import save_weights
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import ModelFolder, load_model
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
@@ -172,3 +173,10 @@ def test_named_target_modules_never_lie_in_the_head(tmp_path):
     matrices = [name for name, _ in model.named_parameters() if ".lora_A" in name]
     assert matrices
     assert all("attn.out_proj" in name for name in matrices)
+
+
+def test_a_model_that_has_nothing_to_adapt_is_refused(tmp_path):
+    """I-BERT computes with layers of its own kind."""
+    base = bare("IBert", tmp_path / "base")
+    with pytest.raises(ConfigurationError, match="peft finds nothing in IBertForSequenceClassification"):
+        adapted(base, TASK)
