@@ -139,9 +139,14 @@ def _killed(seen: Evidence) -> Failure | None:
     if code not in (137, 143):
         return None
     signal = "SIGKILL" if code == 137 else "SIGTERM"
+    told = (
+        f"the container was ended by {signal} from outside{_on_node(seen)} before it could save a checkpoint"
+    )
+    if seen.report and seen.report.message:  # of one process of several, by the launcher that outlived it
+        told = f"{seen.report.message}{_on_node(seen)}"
     return Failure(
         Reason.KILLED,
-        f"the container was ended by {signal} from outside{_on_node(seen)} before it could save a checkpoint",
+        told,
         retry=True,
         pause=not (seen.pod and seen.pod.deleting),
     )
