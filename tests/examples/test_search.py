@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from finetune_trainer.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "techniques" / "hyperparameter-search.md"
-
-
-@pytest.fixture(autouse=True)
-def _signals_stay() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGTERM, before[0])
-    signal.signal(signal.SIGINT, before[1])
 
 
 def block(language: str) -> str:
