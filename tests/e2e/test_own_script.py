@@ -13,6 +13,7 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
     spec = yaml.safe_load(EXAMPLE.read_text())["spec"]
     spec["model"]["uri"] = "pvc://demo/models/tiny"
     spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
+    spec["env"] = [{"name": "EPOCHS", "value": "40"}]  # half a minute: it tells its steps every few seconds
     jobs.apply("own-script", spec)
     seen = jobs.wait("own-script", "in progress", lambda s: (s.get("progress") or {}).get("step", 0) > 0)
     assert seen["progress"]["step"] <= seen["progress"]["totalSteps"]
