@@ -57,7 +57,7 @@ bench: install ## Measure; the figures of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
 
-bench-stream: install ## Measure the memory that a 5 GB data file takes; half an hour, 9 GB of disk
+bench-stream: install ## Measure the memory that a 5 GB data file takes; an hour, 9 GB of disk
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/stream_5gb.py
 
 bench-equivalence: install ## Micro-batches x processes x objectives, beside transformers.Trainer

@@ -30,7 +30,7 @@ STEPS = 20
 def main() -> None:
     """Print the memory of both runs and their difference."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=11_200_000)
     parser.add_argument("--scratch", type=Path, default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
