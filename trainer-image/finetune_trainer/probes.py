@@ -1,6 +1,7 @@
-"""What a model can do, asked of the model itself on a few tokens, before it is shared. Called by `assembly`.
+"""What a model can do, asked of the model itself on a few tokens, before it is shared.
 
-Configurations do not tell it: transformers has hundreds of architectures, and new ones come every month.
+Called by `assembly` and `objectives`. Configurations do not tell it: transformers has hundreds of architectures, and
+new ones come every month.
 """
 
 from typing import Any
@@ -13,6 +14,13 @@ TOKENS = 3
 """Of a tiny text; ids from 1 on, which every vocabulary has."""
 REFUSALS = (ValueError, RuntimeError, TypeError, IndexError)
 """By which models answer what they were not made for."""
+
+
+def sees_what_follows(model: Any) -> bool:
+    """Whether another last token changes the outputs of the first."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]])
+    first = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))[:, 0]
+    return not torch.allclose(first[0], first[1], atol=1e-4)
 
 
 def why_not_packed(model: Any, longest: int) -> str | None:
@@ -59,7 +67,8 @@ def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
     training = model.training
     try:
         with torch.no_grad():
-            logits: torch.Tensor = model.eval()(**inputs).logits
+            given = {name: part.to(model.device) for name, part in inputs.items()}
+            logits: torch.Tensor = model.eval()(**given).logits
             return logits
     finally:
         model.train(training)

@@ -1,8 +1,7 @@
 """Fixtures of the trainer's tests. One thread: forked processes and this one then compute the same bytes."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ os.environ.update(
 
 import pytest
 
+from signals import signals_stay  # noqa: F401 - a fixture for every test here
 from unit.trainer.tiny import Job, build_model, job, reviews
 
 
@@ -35,12 +35,3 @@ def make_job(tmp_path: Path, model_folder: Path) -> Callable[..., Job]:
         return job(tmp_path / name, model_folder, rows or reviews(64), **changes)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _signals_stay() -> Iterator[None]:
-    """The trainer takes SIGTERM and Ctrl-C for itself."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGTERM, before[0])
-    signal.signal(signal.SIGINT, before[1])

@@ -52,7 +52,9 @@ class CausalLM(Objective[CausalLMSpec]):
 
     def check(self, model: Any) -> None:
         """Refuse a model whose tokens see those that come after them: it would learn to copy, not to predict."""
-        if _sees_what_follows(model):
+        from finetune_trainer.probes import sees_what_follows
+
+        if sees_what_follows(model):
             raise ConfigurationError(
                 f"objective.causalLM: {type(model).__name__} of this model reads texts from both sides and would see"
                 " the tokens it is to predict; choose a model that reads from left to right, such as GPT-2 or Llama",
@@ -70,15 +72,3 @@ class CausalLM(Objective[CausalLMSpec]):
     def meter(self) -> NextTokenMeter:
         """Counts of predicted tokens."""
         return NextTokenMeter()
-
-
-def _sees_what_follows(model: Any) -> bool:
-    """Whether another last token changes the outputs of the first: asked of the model itself, on two tiny inputs."""
-    import torch
-
-    training = model.training
-    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device)
-    with torch.no_grad():
-        first = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
-    model.train(training)
-    return not torch.allclose(first[0], first[1], atol=1e-4)
