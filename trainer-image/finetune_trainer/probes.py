@@ -1,4 +1,4 @@
-"""What a model can do, asked of the model itself on a few tokens, before it is shared.
+"""What a model can do, asked of the model itself on a few tokens, before it leaves the CPU.
 
 Called by `assembly` and `objectives`. Configurations do not tell it: transformers has hundreds of architectures, and
 new ones come every month.
@@ -67,8 +67,7 @@ def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
     training = model.training
     try:
         with torch.no_grad():
-            given = {name: part.to(model.device) for name, part in inputs.items()}
-            logits: torch.Tensor = model.eval()(**given).logits
+            logits: torch.Tensor = model.eval()(**inputs).logits
             return logits
     finally:
         model.train(training)

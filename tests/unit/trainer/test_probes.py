@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BartConfig,
@@ -19,7 +20,9 @@ from transformers import (
     RobertaConfig,
 )
 
+from finetune_api.model import HeadSpec
 from finetune_api.run import ExitCode
+from finetune_trainer.heads import add_head
 from finetune_trainer.probes import why_not_bfloat16, why_not_packed
 from unit.trainer import architectures
 from unit.trainer.tiny import job, reviews
@@ -77,6 +80,11 @@ def test_models_that_would_mix_packed_texts_do_not(config, said):
 def test_models_that_can_be_computed_in_bfloat16(config):
     """BART's classifier refuses texts without its last token, which says nothing of bfloat16."""
     assert why_not_bfloat16(model_of(config, AutoModelForSequenceClassification)) is None
+
+
+def test_a_model_with_a_head_of_its_own_is_asked_too():
+    encoder = AutoModel.from_config(RobertaConfig(**SIZES, pad_token_id=1))
+    assert why_not_bfloat16(add_head(encoder, HeadSpec(), 2, 0.0)) is None
 
 
 def test_a_model_that_overflows_in_bfloat16_is_found():
