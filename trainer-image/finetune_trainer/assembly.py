@@ -7,7 +7,6 @@ from finetune_api.dataset import Packing
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace
 from finetune_api.status import EffectiveStatus
-from finetune_api.training import Precision
 from finetune_trainer.checkpoint import Checkpoints, Loaded
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.inputs import Inputs, stop_if_asked
@@ -46,7 +45,6 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
     seed_everything(config.training.seed)
     inputs.checkpoints.environment |= {
         "device": compute.name,
-        "precision": compute.precision.value,
         "threads": str(threads),
         "processes": str(process.world),
     }
@@ -62,13 +60,16 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     from finetune_trainer.evaluate import Judge
     from finetune_trainer.freezing import trained_later
     from finetune_trainer.optim import build_optimizer, groups_of, told
+    from finetune_trainer.precision import fitting
     from finetune_trainer.session import Run
     from finetune_trainer.snapshot import capture, restore
 
     config, reporter = inputs.config, inputs.reporter
     model, tokenizer = _model(inputs, compute)
     most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer), reporter)
-    compute, packed = _fitting(inputs, model, compute), _packs(inputs, model, most, compute)
+    packed = _packs(inputs, model, most, compute)
+    compute = fitting([lambda: model], compute, config.training.precision, "training.precision", reporter)
+    inputs.checkpoints.environment["precision"] = compute.precision.value
     with memory_errors(model):
         ranks.share(model, layers_of(model), compute)
     model.train()
@@ -141,24 +142,6 @@ def _model(inputs: Inputs, compute: "Compute") -> tuple[Any, Any]:
         use_fast_dropout(model)
         use_fast_attention(model)
     return model, tokenizer
-
-
-def _fitting(inputs: Inputs, model: Any, compute: "Compute") -> "Compute":
-    """In float32, where a CPU computes in bfloat16 and the model cannot be."""
-    from finetune_trainer.probes import why_not_bfloat16
-
-    if compute.device.type != "cpu" or compute.precision is not Precision.BFLOAT16:
-        return compute
-    reason = why_not_bfloat16(model)
-    if reason is None:
-        return compute
-    told = f"{type(model).__name__} cannot be computed in bfloat16 ({reason})"
-    if inputs.config.training.precision is Precision.BFLOAT16:
-        place = FaultPlace(field="training.precision")
-        raise ConfigurationError(f"training.precision: {told}; set Auto or Float32", place)
-    inputs.reporter.say(f"{told}: Float32 is used", level="warning")
-    inputs.checkpoints.environment["precision"] = Precision.FLOAT32.value
-    return replace(compute, precision=Precision.FLOAT32)
 
 
 def _packs(inputs: Inputs, model: Any, most: int, compute: "Compute") -> bool:

@@ -357,6 +357,37 @@ def test_fields_are_changed_on_the_command_line(combine, trio):
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "combine")
 
 
+@pytest.fixture
+def deberta(tmp_path, model_folder):
+    """A model that overflows in bfloat16, with the tokenizer of the others."""
+    from transformers import BertConfig, DebertaConfig, DebertaModel
+
+    folder = tmp_path / "deberta"
+    shutil.copytree(model_folder, folder)
+    base = BertConfig.from_pretrained(model_folder)
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    DebertaModel(DebertaConfig(**{name: getattr(base, name) for name in names})).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["Auto", "BFloat16"])
+def test_a_member_that_bfloat16_overflows_is_scored_in_float32(
+    combine, trio, tmp_path, monkeypatch, deberta, precision
+):
+    from finetune_trainer import devices
+
+    other = job(tmp_path / "other", deberta, reviews(64), training={"epochs": 1})
+    assert other.run() == ExitCode.DONE, other.report.message
+    monkeypatch.setattr(devices, "_computes_bfloat16", lambda _: True)
+    members = [trio[0], other.model_dir]
+    code, report, _ = combine(members, "AverageProbabilities", precision=precision)
+    if precision == "Auto":
+        assert (code, report.effective.precision) == (ExitCode.DONE, "Float32"), report.message
+    else:
+        assert (code, report.place.field) == (ExitCode.CONFIGURATION, "precision")
+        assert "DebertaForSequenceClassification cannot be computed in bfloat16" in report.message
+
+
 def test_one_model_is_in_memory_at_a_time(combine, trio, monkeypatch):
     import gc
     import weakref

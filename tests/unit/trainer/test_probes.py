@@ -132,10 +132,11 @@ def test_packing_that_a_model_cannot_do_is_refused_only_if_it_was_asked_for(
 def test_a_model_that_bfloat16_overflows_trains_in_float32(
     tmp_path, monkeypatch, model_folder, precision, code
 ):
-    from finetune_trainer import devices, probes
+    from finetune_trainer import devices
+    from finetune_trainer import precision as precisions
 
     monkeypatch.setattr(devices, "_computes_bfloat16", lambda _: True)
-    monkeypatch.setattr(probes, "why_not_bfloat16", lambda _: "RuntimeError: overflow")
+    monkeypatch.setattr(precisions, "why_not_bfloat16", lambda _: "RuntimeError: overflow")
     made = job(tmp_path / "job", model_folder, reviews(24), training={"epochs": 1, "precision": precision})
     assert made.run() == code
     if code:

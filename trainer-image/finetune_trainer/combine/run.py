@@ -41,13 +41,15 @@ def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int)
     sources = read_rows(config, members[0], reporter, lambda: stop_if_asked(stop, "; nothing was published"))
     resolved = {part: sources[prefix].resolved for part, prefix in PREFIXES.items() if prefix in sources}
     reporter.update(resolved=ResolvedStatus(**resolved))
-    compute = start_torch(config, members, reporter, threads)
+    compute = start_torch(config, reporter, threads)
     from finetune_trainer.combine.content import Combined
-    from finetune_trainer.combine.scoring import score, told
+    from finetune_trainer.combine.scoring import in_fitting_precision, score, told
     from finetune_trainer.evaluate import Judge
 
     tokenizer: Any = load_tokenizer(members[0].folder, config.dataset.preprocessing.truncation.value.lower())
     panel = Judge(None, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
+    panel = in_fitting_precision(config, members, panel, reporter)
+    tell_effective(config, members[0], panel.compute, reporter)
     parts = tokenize_all(config, sources, members, tokenizer, panel.objective, reporter)
     scored = score(config, members, parts, panel, reporter)
     stop_if_asked(stop, "; nothing was published")
@@ -59,13 +61,18 @@ def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int)
     return reporter.report
 
 
-def start_torch(config: CombineConfig, members: list[Member], reporter: Reporter, threads: int) -> "Compute":
+def start_torch(config: CombineConfig, reporter: Reporter, threads: int) -> "Compute":
     """Choose the device, and say what computes."""
     from finetune_trainer.devices import choose_compute
 
     compute = choose_compute(config.devices, config.precision, threads)
     reporter.say(f"computing on {compute.name} in {compute.precision.value}")
-    labels = members[0].outputs if config.objective.kind != "regression" else None
+    return compute
+
+
+def tell_effective(config: CombineConfig, first: Member, compute: "Compute", reporter: Reporter) -> None:
+    """Report what was chosen, and the labels that all members have as the first has."""
+    labels = first.outputs if config.objective.kind != "regression" else None
     effective = EffectiveStatus(
         output_uri=config.output.uri,
         labels=labels and labels[:LABELS_REPORTED],
@@ -73,7 +80,6 @@ def start_torch(config: CombineConfig, members: list[Member], reporter: Reporter
         precision=compute.precision.value,
     )
     reporter.update(effective=effective)
-    return compute
 
 
 def tokenize_all(

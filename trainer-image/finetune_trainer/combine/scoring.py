@@ -1,6 +1,7 @@
 """Scores every member and the combination on the same rows, one model in memory at a time. Called by `run`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from finetune_trainer.custom_head import load as load_headed
 from finetune_trainer.evaluate import EVALUATION_FACTOR, Judge, defined
 from finetune_trainer.memory import memory_errors
 from finetune_trainer.model import load_model
+from finetune_trainer.precision import fitting
 from finetune_trainer.report import Reporter, short
 
 
@@ -45,6 +47,15 @@ def score(
     judges = {part: combiner.joint(part) for part in parts}
     joint = _measured(config, judges, parts, _names(config), reporter)
     return Scored(combiner, each, beside_members(joint, each))
+
+
+def in_fitting_precision(
+    config: CombineConfig, members: list[Member], panel: Judge, reporter: Reporter
+) -> Judge:
+    """The judge, in a number format that a member of every architecture can be computed in."""
+    different = {member.config.get("model_type"): member for member in members}.values()
+    loaders = [partial(load, member, panel) for member in different]
+    return replace(panel, compute=fitting(loaders, panel.compute, config.precision, "precision", reporter))
 
 
 def load(member: Member, panel: Judge) -> Any:
