@@ -160,7 +160,7 @@ class DatasetInput(ApiModel):
 
 
 class OutputPaths(ApiModel):
-    """Where the run writes: no folder in another, the first three on one file system, so that a rename publishes."""
+    """Where the run writes: no folder in another, the first two on one file system, so that a rename publishes."""
 
     model_dir: Path
     """The model's folder; exists only once it is complete."""

@@ -1,5 +1,6 @@
 """Lower a pydantic model to a Kubernetes structural schema. Pure: model class in, dict out."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,7 +39,10 @@ def _lower(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, 
         del out["default"]
     elif isinstance(out.get("default"), dict):
         out["default"] = {}  # the API server fills in the members' own defaults
-    return out | _exclusive_bounds(node) | _children(node, definitions, above)
+    out |= _exclusive_bounds(node) | _children(node, definitions, above)
+    if out.get("description") and (told := [*_told_default(out), *_told_bounds(out)]):
+        out["description"] = " ".join([out["description"], *told])
+    return out
 
 
 def _optional(node: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +60,28 @@ def _exclusive_bounds(node: dict[str, Any]) -> dict[str, Any]:
         if bound in node:
             out |= {number: node[bound], bound: True}
     return out
+
+
+def _told_default(node: dict[str, Any]) -> list[str]:
+    """As a sentence: kubectl explain shows no field but the description."""
+    default = node.get("default", {})
+    if default in ({}, ""):
+        return []
+    if isinstance(default, float):
+        return [f"Default: {default:g}."]
+    return [f"Default: {default if isinstance(default, str) else json.dumps(default)}."]
+
+
+def _told_bounds(node: dict[str, Any]) -> list[str]:
+    lowest, highest = node.get("minimum"), node.get("maximum")
+    above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
+    if lowest is not None and highest is not None and not (above or below):
+        return [f"From {lowest} to {highest}."]
+    parts = [
+        *([f"{'more than' if above else 'at least'} {lowest}"] if lowest is not None else []),
+        *([f"{'less than' if below else 'at most'} {highest}"] if highest is not None else []),
+    ]
+    return [f"{', '.join(parts)}.".capitalize()] if parts else []
 
 
 def _children(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, ...]) -> dict[str, Any]:

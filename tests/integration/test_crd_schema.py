@@ -36,7 +36,7 @@ def test_jobs_are_found_under_each_of_their_names(output: Callable[..., str], na
 
 def test_explain_is_the_reference(output: Callable[..., str]) -> None:
     text = output("explain", "ftj.spec.training.optimizer")
-    assert "Peak learning rate, for example 5e-5." in text
+    assert "Peak learning rate, for example 5e-5. Default: 5e-05. More than 0, at most" in text
     assert "Weight decay: decoupled for AdamW, added to the gradient for SGD." in text
     assert "enum: AdamW" in text
 

@@ -172,6 +172,15 @@ def test_counted_retries_end_at_the_limit(world: World) -> None:
     assert len(world.children(name)) == 2
 
 
+def test_a_retry_keeps_away_from_the_nodes_whose_gpus_were_not_seen(world: World) -> None:
+    name = world.apply(retry={"limit": 5})
+    for attempt, node in ((1, "node-1"), (2, "node-2")):
+        world.end(world.run(name, attempt, node), ExitCode.NO_GPU, "torch sees 0 GPUs")
+    affinity = (world.get_pod(world.pod(name, attempt=3)) or {})["spec"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [one["values"] for one in term["preference"]["matchFields"]] == [["node-1"], ["node-2"]]
+
+
 def test_suspend_stops_the_attempt_and_resume_begins_the_next(world: World) -> None:
     name = world.apply()
     pod = world.run(name)

@@ -148,10 +148,10 @@ def _answer(reporter: Reporter, target: Path | None, code: int, message: str) ->
 def end(code: int) -> NoReturn:
     """End this process.
 
-    One of several that failed ends at once: after a peer was lost, threads of torch's exchange abort a process that
-    leaves in the ordinary way, and its code would be theirs.
+    One of several ends at once: threads of torch's exchange may abort a process that leaves in the ordinary way, as
+    they hold Python objects while the interpreter goes (pytorch/pytorch#179291), and its code would be theirs.
     """
-    if code and Process.launched():
+    if Process.launched():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -135,6 +135,18 @@ def _check_folders(output: OutputPaths | CombinePaths) -> None:
                 " out/model, out/.staging and out/.checkpoints",
                 FaultPlace(field=f"output.{outer}"),
             )
+    if _device(Path(output.model_dir)) != _device(Path(output.staging_dir)):
+        raise ConfigurationError(
+            f"output.stagingDir: {output.staging_dir} is on another file system than output.modelDir,"
+            f" {output.model_dir}, so that no rename can publish the model; give a folder beside it",
+            FaultPlace(field="output.stagingDir"),
+        )
+
+
+def _device(folder: Path) -> int:
+    """The file system that a folder is on, or will be on once it is made."""
+    resolved = Path(realpath(folder))
+    return next(path for path in (resolved, *resolved.parents) if path.exists()).stat().st_dev
 
 
 def _check_metrics(config: RunConfig) -> None:

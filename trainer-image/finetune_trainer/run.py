@@ -68,13 +68,11 @@ def train_and_publish(
             ending = train_and_tell(inputs, training, state)
             looked = finish(training, state)
             metrics = final_metrics(inputs, training, state, test)
+            message = f"{_trained(state, metrics)}{ending}{_refused(state)}{looked}"
+            reporter.update(message=message[:1024])  # which is published with the model
             model = publish_model(inputs, training, tokenizer, metrics)
         leave()
-    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    message = (
-        f"trained {state.step} steps in {duration(state.seconds)}: {told}{ending}{_refused(state)}{looked}"
-    )
-    reporter.update(model=model, message=message[:1024])
+    reporter.update(model=model)
     return reporter.report
 
 
@@ -111,6 +109,11 @@ def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> str:
         f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed positions were padding"
     )
     return note_early_stop(training, state)
+
+
+def _trained(state: TrainState, metrics: Metrics) -> str:
+    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return f"trained {state.step} steps in {duration(state.seconds)}: {told}"
 
 
 def _refused(state: TrainState) -> str:

@@ -104,6 +104,11 @@ def _failed(case: Case, attempt: AttemptStatus, failure: Failure) -> Decision | 
     if not failure.counted:
         pause = pause_before_free_retry(case)
         return case.update(retry_time=case.now + pause) if pause else case
+    if earlier := _alike(case, failure):
+        message = (
+            f"{failure.message} (attempts {earlier} and {attempt.number} failed alike, so another would too)"
+        )
+        return fail(case, Verdict(Phase.FAILED, failure.reason, message))
     retries, limit = (case.status.retries or 0) + 1, case.job.spec.retry.limit
     if retries > limit:
         message = f"{failure.message} (attempt {attempt.number}; spec.retry.limit of {limit} is used up)"
@@ -112,3 +117,12 @@ def _failed(case: Case, attempt: AttemptStatus, failure: Failure) -> Decision | 
     return case.update(
         retries=retries, retry_time=case.now + pause_before_retry(case, retries) if wait else None
     )
+
+
+def _alike(case: Case, failure: Failure) -> int | None:
+    """The earlier attempt that a fault of the trainer ended at the same step with the same words."""
+    *earlier, last = case.status.attempts
+    if failure.reason is not Reason.TRAINER_FAULT or last.to_step is None:
+        return None
+    ends = ((each.number, each.reason, each.to_step, each.message) for each in earlier)
+    return next((number for number, *end in ends if end == [last.reason, last.to_step, last.message]), None)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
+from finetune_api.status import Reason
 from finetune_operator.plan.effective import image_of, resources_of
 from finetune_operator.plan.hub import hub_environment, token_mount
 from finetune_operator.plan.inputs import (
@@ -151,7 +152,24 @@ def _scheduling(job: Job, settings: OperatorSettings) -> dict[str, Any]:
         "tolerations": [toleration.to_json() for toleration in tolerations] or None,
         "priorityClassName": asked.priority_class_name if asked else None,
         "imagePullSecrets": [{"name": name} for name in secrets] or None,
+        "affinity": _away_from(_without_gpus(job)),
     }
+
+
+def _without_gpus(job: Job) -> list[str]:
+    """Nodes on which an attempt did not see its GPUs."""
+    attempts = job.status.attempts
+    return sorted({each.node for each in attempts if each.reason == Reason.GPUS_NOT_SEEN and each.node})
+
+
+def _away_from(nodes: list[str]) -> dict[str, Any] | None:
+    """Preferred, not required: where there is no other node, it may work again meanwhile."""
+    if not nodes:
+        return None
+    # the API server takes one name in each
+    elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    term = {"weight": 100, "preference": {"matchFields": elsewhere}}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _without_nones(value: dict[str, Any]) -> dict[str, Any]:

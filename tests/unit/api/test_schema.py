@@ -62,6 +62,29 @@ def test_a_field_description_stands_before_that_of_its_type() -> None:
     assert structural(Described)["properties"]["leaf"]["description"] == "What this leaf is for."
 
 
+def test_a_description_tells_default_and_bounds_as_kubectl_explain_shows_nothing_else() -> None:
+    class Told(ApiModel):
+        rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+        """Of learning."""
+        size: Annotated[int, Field(ge=1, le=9)] | None = None
+        """Of a batch."""
+        name: str = "AdamW"
+        """Of it."""
+        fused: bool = False
+        """In one."""
+        share: Annotated[float, Field(lt=1)] = 0.0
+        """Of all."""
+
+    told = {name: field["description"] for name, field in structural(Told)["properties"].items()}
+    assert told == {
+        "rate": "Of learning. Default: 5e-05. More than 0, at most 1.",
+        "size": "Of a batch. From 1 to 9.",
+        "name": "Of it. Default: AdamW.",
+        "fused": "In one. Default: false.",
+        "share": "Of all. Default: 0. Less than 1.",
+    }
+
+
 def test_a_rule_becomes_a_validation() -> None:
     class Ruled(ApiModel):
         rules = (Rule("self.a <= self.b", "a must not exceed b", field_path=".a"),)

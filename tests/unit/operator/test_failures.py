@@ -6,7 +6,7 @@ import pytest
 
 from builders import script_job
 from finetune_api.run import RunReport
-from finetune_api.status import AttemptStatus
+from finetune_api.status import AttemptStatus, ProgressStatus
 from finetune_operator.decide.observation import Observation
 from unit.operator.worlds import (
     CREATE,
@@ -186,6 +186,21 @@ def test_pauses_double_up_to_five_minutes() -> None:
     assert pauses == [10, 20, 40, 80, 160, 300, 300, 300]
     life.visit(over(70, 9), at=now)
     assert life.phase == "Failed"
+
+
+def fault(step: int, words: str = "a fault of the trainer: KeyError: 'x'") -> RunReport:
+    return RunReport(exit_code=70, message=words, progress=ProgressStatus(step=step))
+
+
+def test_a_fault_that_comes_again_at_the_same_step_ends_the_job() -> None:
+    life = Life(parsed(retry={"limit": 8}), settings(retry_backoff=0)).running()
+    reports = (fault(7), fault(9), fault(7, "a fault of the trainer: OSError"), fault(7))
+    for number, report in enumerate(reports, 1):
+        assert life.phase != "Failed"
+        life.visit(over(70, number, report=report), at=1000 * number)
+        life.visit(at=1000 * number + 500)
+    assert (life.phase, life.reason) == ("Failed", "TrainerFault")
+    assert "KeyError: 'x' (attempts 1 and 4 failed alike, so another would too)" in life.message
 
 
 def test_free_attempts_use_up_nothing_of_the_limit() -> None:

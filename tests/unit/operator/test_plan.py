@@ -287,3 +287,16 @@ def test_a_job_adds_to_the_administrator_s_node_selector_and_changes_none_of_it(
     asked = {"nodeSelector": {"pool": "production", "gpu": "a100"}}
     made = of(job(scheduling=asked), given=settings(node_selector={"pool": "training"}))
     assert pod_of(made)["nodeSelector"] == {"pool": "training", "gpu": "a100"}
+
+
+def test_an_attempt_prefers_nodes_on_which_no_earlier_one_missed_its_gpus() -> None:
+    attempts = [
+        {"number": 1, "reason": "GPUsNotSeen", "node": "n2"},
+        {"number": 2, "reason": "StorageFailed", "node": "n3"},
+        {"number": 3, "reason": "GPUsNotSeen", "node": "n1"},
+    ]
+    affinity = pod_of(of(job() | {"status": {"attempts": attempts}}, 4))["affinity"]["nodeAffinity"]
+    (term,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    unlike = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("n1", "n2")]
+    assert term["preference"] == {"matchFields": unlike}
+    assert "affinity" not in pod_of(of(job()))

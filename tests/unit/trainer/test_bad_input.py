@@ -270,12 +270,20 @@ def test_a_report_that_finds_no_space_changes_no_exit_code(make_job):
     assert "the report could not be written to /dev/full" in made.log
 
 
-@pytest.mark.parametrize("part", ["modelDir", "checkpointDir", "stagingDir"])
-def test_an_output_on_a_file_system_that_takes_no_files_is_a_storage_failure(make_job, part):
-    made = make_job(training={"epochs": 1}, output={part: "/proc/finetune/out"})
+@pytest.mark.parametrize("parts", [["modelDir", "stagingDir"], ["checkpointDir"]], ids="-".join)
+def test_an_output_on_a_file_system_that_takes_no_files_is_a_storage_failure(make_job, parts):
+    made = make_job(training={"epochs": 1}, output={part: f"/proc/finetune/{part}" for part in parts})
     assert made.run() == ExitCode.STORAGE
     assert "/proc/finetune" in made.report.message
     assert made.report.place.field == "output"
+
+
+@pytest.mark.parametrize("part", ["modelDir", "stagingDir"])
+def test_a_model_that_no_rename_could_publish_is_refused_before_training(make_job, part):
+    made = make_job(output={part: "/proc/finetune/out"})
+    assert made.run() == ExitCode.CONFIGURATION
+    assert "on another file system than output.modelDir" in made.report.message
+    assert made.report.place.field == "output.stagingDir"
 
 
 def obey_permissions():

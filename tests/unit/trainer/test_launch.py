@@ -97,6 +97,24 @@ def test_a_mistake_in_the_data_is_told_once_with_its_place(make_job):
     assert made.log.count("finetune_trainer: exit 65") == 1
 
 
+LEAVES = """
+import atexit, os
+from finetune_trainer.__main__ import end
+atexit.register(os.abort)
+print("the last words")
+end({})
+"""
+"""An interpreter that is aborted while it goes, as torch's threads may do to that of a rank."""
+
+
+@pytest.mark.parametrize("code", [0, 70])
+def test_a_rank_ends_with_its_own_code_whatever_its_threads_do(code):
+    environment = os.environ | {"FINETUNE_REPORT": "/dev/null", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", LEAVES.replace("{}", str(code))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "the last words\n")
+
+
 def test_sigterm_reaches_all_ranks(make_job):
     made = make_job(training=TRAINING, **TWO)
     launcher = start(made)

@@ -53,11 +53,12 @@ def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int)
     parts = tokenize_all(config, sources, members, tokenizer, panel.objective, reporter)
     scored = score(config, members, parts, panel, reporter)
     stop_if_asked(stop, "; nothing was published")
+    message = f"combined {len(members)} models by {config.combine}: {told(scored.metrics)}"
+    reporter.update(message=message[:1024])  # which is published with the model
     model = publish(config, Combined(config, members, scored, tokenizer), reporter.report)
     clear_beside(Path(config.output.staging_dir), config)
     reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
-    message = f"combined {len(members)} models by {config.combine}: {told(scored.metrics)}"
-    reporter.update(model=model, message=message[:1024])
+    reporter.update(model=model)
     return reporter.report
 
 

@@ -69,7 +69,8 @@ def published(config: Config) -> RunReport | None:
         raise NotFoundError(f"output.uri: {name} holds the model of {run}; choose another output.uri", place)
     damaged = flaws(folder)
     if damaged:
-        raise StorageError(f"the published model in {name} is damaged: {damaged[0]}", place)
+        remedy = "restore the file, or remove the folder to train again"
+        raise StorageError(f"the published model in {name} is damaged: {damaged[0]}; {remedy}", place)
     report = RunReport.model_validate(record["report"])
     return report.model_copy(update={"attempt": config.job.attempt, "model": _status(folder, report.model)})
 
