@@ -187,13 +187,13 @@ class EarlyStoppingSpec(ApiModel):
     """Stops when the metric no longer improves."""
 
     metric: MetricName | None = None
-    """What has to improve. Default: training.evaluation.bestMetric."""
+    """What has to improve for training to go on. Default: training.evaluation.bestMetric, which alone decides which weights are the best."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Evaluations without improvement before training stops."""
     min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     """A smaller change does not count as improvement."""
     restore_best: bool = True
-    """Record the best evaluated weights instead of the last ones."""
+    """Record the weights of the best evaluation, by training.evaluation.bestMetric, instead of the last ones."""
 
 
 class CheckpointInterval(OneOf):

@@ -35,8 +35,7 @@ def frozen_layers(spec: FreezeSpec, step: int, steps_per_epoch: int) -> int:
 def apply_thaw(model: Any, spec: FreezeSpec, step: int, steps_per_epoch: int) -> bool:
     """Set what is trained in this step; True if that changed.
 
-    Gradual unfreezing (Howard & Ruder 2018): a pure function of the step, so that a resumed run needs nothing saved. A
-    wrapper that registers the trained parameters, such as DDP, must be made anew when it returns True.
+    Gradual unfreezing (Howard & Ruder 2018): a pure function of the step, so that a resumed run needs nothing saved.
     """
     frozen = frozen_layers(spec, step, steps_per_epoch)
     changed = False

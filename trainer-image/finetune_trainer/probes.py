@@ -57,9 +57,11 @@ def why_not_bfloat16(model: Any) -> str | None:
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             try:
-                _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+                logits = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
             except REFUSALS as error:  # some take only texts with their own last token, in any format
                 return _told(error) if enabled else None
+            if not logits.isfinite().all():
+                return "its outputs are not finite" if enabled else None
     return None
 
 

@@ -93,6 +93,19 @@ def test_a_model_that_overflows_in_bfloat16_is_found():
     assert model.training
 
 
+def test_a_model_whose_outputs_are_not_finite_in_bfloat16_alone_is_found():
+    model = model_of(RobertaConfig(**SIZES, pad_token_id=1), AutoModelForSequenceClassification)
+    last = model.classifier.out_proj
+
+    def largest(_module, _inputs, output):
+        return output * 0 + 3.4e38  # float32 holds it, bfloat16 rounds it up to infinity
+
+    last.register_forward_hook(largest)
+    assert why_not_bfloat16(model) == "its outputs are not finite"
+    torch.nn.init.constant_(last.weight, torch.inf)
+    assert why_not_bfloat16(model) is None, "as little in float32, which training will say"
+
+
 @pytest.fixture
 def windowed(tmp_path):
     """A Llama-type checkpoint whose layers look back 16 tokens."""
