@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import permutations
 from os.path import realpath
 from pathlib import Path
@@ -143,10 +144,13 @@ def _check_folders(output: OutputPaths | CombinePaths) -> None:
         )
 
 
-def _device(folder: Path) -> int:
+def _device(folder: Path) -> int | None:
     """The file system that a folder is on, or will be on once it is made."""
     resolved = Path(realpath(folder))
-    return next(path for path in (resolved, *resolved.parents) if path.exists()).stat().st_dev
+    for path in (resolved, *resolved.parents):
+        with suppress(OSError):  # it is not there, or not to be looked at
+            return path.stat().st_dev
+    return None
 
 
 def _check_metrics(config: RunConfig) -> None:
