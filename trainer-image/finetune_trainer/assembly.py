@@ -8,12 +8,14 @@ from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace
 from finetune_api.status import EffectiveStatus
 from finetune_trainer.checkpoint import Checkpoints, Loaded
+from finetune_trainer.data.learnable import check_learnable
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.inputs import Inputs, stop_if_asked
 from finetune_trainer.layers import layers_of
 from finetune_trainer.looks import debug_of
 from finetune_trainer.memory import memory_errors
 from finetune_trainer.model import (
+    check_encoder,
     check_summary,
     checkpoint_activations,
     load_model,
@@ -75,6 +77,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     model.train()
     stop_if_asked(inputs.stop)
     train, validation, *test = tokenize_all(inputs, tokenizer, most)
+    check_learnable(model, [train, validation, *test], headed=config.model.head is not None)
     if packed:
         reporter.say(f"texts share sequences of at most {most} tokens, where none sees another")
         train, validation, *test = (replace(part, packed_to=most) for part in (train, validation, *test))
@@ -134,9 +137,12 @@ def _model(inputs: Inputs, compute: "Compute") -> tuple[Any, Any]:
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
+    if config.model.head is not None:
+        check_encoder(model, inputs.folder.name)
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
     objective.check(model)
+    objective.prepare(model)
     narrow_last_layer(model)
     if compute.device.type == "cpu":
         use_fast_dropout(model)

@@ -65,7 +65,9 @@ def attend(
     with torch.autocast(query.device.type, enabled=False):  # which would compute the softmax in float32
         scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
         if attention_mask is not None:
-            scores = scores + attention_mask.to(scores.dtype)
+            # float32's least number is infinite in bfloat16: a row without a key would have no softmax
+            least = torch.finfo(scores.dtype).min
+            scores = scores + attention_mask.to(scores.dtype).clamp(min=least)
         weights = torch.softmax(scores, -1)
         dropped = weights * dropout_mask(weights, dropout) if dropout else weights
         return torch.matmul(dropped, value).transpose(1, 2).contiguous(), None

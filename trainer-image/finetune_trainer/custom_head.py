@@ -110,6 +110,13 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), index]
 
 
+class NoPooler(nn.Module):
+    """In the place of an encoder's own, which some encoders call in any case."""
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Nothing: `pool` is used."""
+
+
 class HeadedModel(nn.Module):
     """Encoder, pooling and head; answers `.logits` (rows, outputs) as the models of transformers do."""
 
@@ -119,7 +126,7 @@ class HeadedModel(nn.Module):
         super().__init__()
         self.encoder, self.description = encoder, description
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # an own pooling takes its place
+            encoder.pooler = NoPooler()
         self.head = head(encoder.config.hidden_size, description)
 
     @property

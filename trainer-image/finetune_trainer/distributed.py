@@ -28,6 +28,7 @@ from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.devices import Compute
 from finetune_trainer.errors import DeviceMemoryError, PeerLostError
 from finetune_trainer.launch import EXCHANGE_SECONDS, Process
+from finetune_trainer.precision import Float32Linear
 
 TIMEOUT = timedelta(seconds=float(os.environ.get(EXCHANGE_SECONDS, "1800")))
 """For one exchange: as long as rank 0 may take to write a checkpoint or the model."""
@@ -127,8 +128,10 @@ class Ranks:
         if not self.sharded:
             return
         mesh = init_device_mesh(compute.device.type, (self.world,))
-        policy = MixedPrecisionPolicy(param_dtype=compute.dtype, reduce_dtype=torch.float32)
-        for module in [*layers, model]:
+        exact = [module for module in model.modules() if isinstance(module, Float32Linear)]
+        for module in [*exact, *layers, model]:
+            dtype = torch.float32 if module in exact else compute.dtype
+            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
             # said for the root too: after an evaluation its parameters would stay whole, unknown to the optimizer
             fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -72,7 +72,8 @@ class Judge:
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of a batch, and whether it did not fit into memory."""
         try:
-            with torch.inference_mode():
+            # buffers that a divided model makes in its first pass are written to in training
+            with torch.no_grad() if self.ranks.sharded else torch.inference_mode():
                 logits, targets = self.predict(examples, batch)
                 if not counts:
                     return 0.0, 0.0, False

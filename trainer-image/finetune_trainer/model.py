@@ -215,8 +215,9 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
         config.problem_type = objective.problem_type
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
-    if "roberta" not in config.model_type:  # its positions are counted from there
-        config.pad_token_id = 0 if pad_id is None else pad_id
+    fits = (pad_id or 0) < config.get_text_config().vocab_size  # else `check_fit` says so
+    if fits and "roberta" not in config.model_type:  # its positions are counted from there
+        config.pad_token_id = pad_id or 0
     for name in DROPOUTS:
         if spec.dropout is not None and hasattr(config, name):
             setattr(config, name, spec.dropout)
@@ -286,6 +287,19 @@ def check_summary(model: Any, name: str) -> None:
                 " padding behind the shorter texts of a batch; set model.head: {}, which reads their tokens alone",
                 FaultPlace(field="model.uri", file=name),
             )
+
+
+def check_encoder(model: Any, name: str) -> None:
+    """Raise ConfigurationError for an encoder that a head of one's own cannot stand on."""
+    from finetune_trainer.probes import why_not_headed
+
+    reason = why_not_headed(model)
+    if reason is not None:
+        raise ConfigurationError(
+            f"model.head: the encoder of {name}, {type(model.base_model).__name__}, does not take texts alone"
+            f" ({reason}); remove model.head, or take another model",
+            FaultPlace(field="model.head"),
+        )
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

@@ -1,8 +1,15 @@
-"""Whether models can be computed in the number format of the hardware. Called by `assembly` and `combine`."""
+"""Number formats: whether models can be computed in that of the hardware, and a layer that never is.
+
+Called by `assembly`, `combine` and `objectives`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune_api.run import FaultPlace
 from finetune_api.training import Precision
@@ -10,6 +17,15 @@ from finetune_trainer.devices import Compute
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.probes import why_not_bfloat16
 from finetune_trainer.report import Reporter
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that is computed in float32, whatever autocast says."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Rows (…, features) to (…, outputs) in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return functional.linear(input.float(), self.weight, self.bias)
 
 
 def fitting(

@@ -51,6 +51,16 @@ def why_not_packed(model: Any, longest: int) -> str | None:
     return None
 
 
+def why_not_headed(model: Any) -> str | None:
+    """Why a head of one's own cannot stand on this encoder; None if it can."""
+    ids = torch.arange(1, 1 + TOKENS)[None]
+    try:
+        _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+    except REFUSALS as error:
+        return _told(error)
+    return None
+
+
 def why_not_bfloat16(model: Any) -> str | None:
     """Why a model that is computed in float32 cannot be computed in bfloat16 on the CPU; None if it can."""
     ids = torch.arange(1, 1 + TOKENS)[None]

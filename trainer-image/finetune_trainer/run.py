@@ -137,7 +137,10 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
         if scores is None:
             raise inputs.stop.error(f" after step {state.step}, the last one; checkpoint saved")
         names = ["loss", *(plain(name) for name in inputs.config.training.evaluation.metrics or [])]
-        numbers, _ = defined(scores, list(dict.fromkeys(names)))
+        numbers, undefined = defined(scores, list(dict.fromkeys(names)))
+        if undefined:
+            told = f"not defined on the test rows: {', '.join(undefined)}"
+            inputs.reporter.say(told, level="warning")
         metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
     return {name: value for name, value in metrics.items() if value is not None}
 

@@ -43,7 +43,8 @@ def plain_peft(made, base, auto_class="AutoModelForSequenceClassification"):
     from peft import PeftModel
 
     config = transformers.AutoConfig.from_pretrained(made.model_dir)
-    model = getattr(transformers, auto_class).from_pretrained(base, config=config)
+    kind = getattr(transformers, auto_class)
+    model = kind.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.model_dir)
     return PeftModel.from_pretrained(model, made.model_dir), tokenizer
 
@@ -105,6 +106,24 @@ def test_a_published_adapter_is_no_whole_model_and_says_how_it_is_loaded(make_jo
     card = (alone.model_dir / "README.md").read_text()
     assert 'base = "pvc://models/tiny"' in card
     assert "PeftModel.from_pretrained(model, folder)" in card
+
+
+def test_an_adapter_on_a_base_with_a_head_of_other_labels_loads_as_its_card_says(
+    make_job, model_folder, tmp_path, monkeypatch, capsys
+):
+    import transformers
+
+    base = tmp_path / "three labels"
+    shutil.copytree(model_folder, base)
+    config = transformers.AutoConfig.from_pretrained(base, num_labels=3)
+    transformers.BertForSequenceClassification(config).save_pretrained(base)
+    made = adapted(make_job).changed({"model": {"path": str(base), "uri": str(base)}})
+    assert made.run() == ExitCode.DONE
+    card = (made.model_dir / "README.md").read_text()
+    monkeypatch.chdir(made.model_dir)
+    capsys.readouterr()
+    exec(compile(card.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() in ("['neg']", "['pos']")
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_trained_and_recorded_with_the_adapter(

@@ -153,6 +153,41 @@ def test_rotated_positions_under_bfloat16_are_attended_to_as_by_torch(dropout):
     torch.testing.assert_close(found, expected.transpose(1, 2), atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize("dropout", [0.0, NEARLY_NONE])
+def test_a_position_that_sees_padding_alone_spreads_no_nan_in_bfloat16(dropout):
+    """Beyond the window of a layer; float32's least number, by which masks are made, is infinite in bfloat16."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 1, 4, 8) for _ in range(3))
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 3, :] = torch.finfo(torch.float32).min
+    expected, _ = attend(torch.nn.Module(), query, key, value, mask, dropout=dropout)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attend(torch.nn.Module(), query, key, value, mask, dropout=dropout)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["ModernBert", "Mistral"])
+def test_a_window_shorter_than_the_padding_learns_in_bfloat16(kind):
+    import transformers
+
+    torch.manual_seed(0)
+    window = {"ModernBert": {"local_attention": 4, "global_attn_every_n_layers": 2}}.get(
+        kind, {"sliding_window": 2, "num_key_value_heads": 2}
+    )
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=20, pad_token_id=1, bos_token_id=2, eos_token_id=3, **SIZES, **window
+    )
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+    use_fast_attention(model)
+    ids, mask = torch.full((2, 9), 5), torch.ones(2, 9, dtype=torch.int64)
+    ids[1, 2:], mask[1, 2:] = 1, 0
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    logits.float().square().sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_a_llama_without_a_cache_trains_in_bfloat16():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=20, use_cache=False, **SIZES))

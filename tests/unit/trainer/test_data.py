@@ -92,6 +92,20 @@ def test_a_header_that_is_not_csv_is_named(tmp_path, header, allowed):
         source(path, max_invalid_rows=allowed)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("text,label\rfine,pos\r", "row 1 is the header and not CSV: its lines end with a carriage return"),
+        ("\ntext,label\nfine,pos\n", "row 1 is empty and no header; begin the file with the names"),
+    ],
+)
+def test_a_header_that_is_not_where_it_belongs_is_told_as_that(tmp_path, text, told):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    with pytest.raises(DataError, match=told):
+        source(path)
+
+
 @pytest.mark.parametrize("allowed", ["1", "100%"])
 def test_a_quote_that_is_never_closed_is_refused_whatever_is_tolerated(tmp_path, allowed):
     path = tmp_path / "a.csv"
@@ -222,6 +236,15 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
         line["message"].count(" 9 repeated") for line in lines if line["message"].startswith("training")
     ]
     assert left_out == [kind == "Exact"]
+
+
+def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
+    rows = [{"text": "it is good", "label": label} for label in ("pos", "neg")]
+    made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
+    with pytest.raises(
+        DataError, match=r"one label only, 'pos'; .*; 1 repeated rows were left out \(dataset"
+    ):
+        read_dataset(read_config(made.write(), {}), Reporter(out=io.StringIO()))
 
 
 def test_a_text_and_its_pair_are_told_apart():

@@ -187,6 +187,14 @@ def test_a_file_that_is_not_parquet_is_refused_whatever_is_tolerated(tmp_path, a
     assert "the file is" in refusal(path, max_invalid_rows=allowed)[0]
 
 
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = [pyarrow.array(values) for values in (["a"], ["b"], ["x"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "text", "label"]), path)
+    told = "a.parquet, row 1 stands in a file with several columns 'text'; rename one"
+    assert refusal(path, max_invalid_rows="100%") == (told, (1, None))
+
+
 def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
     path = csv(tmp_path, "text,label,text\na,x,b\n")
     assert refusal(path, max_invalid_rows="100%") == (

@@ -1,6 +1,7 @@
 """Labels: how they are read, found, weighed and turned into targets."""
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -127,6 +128,17 @@ def test_one_label_or_a_thousand_is_a_mistake_in_the_data():
 def test_a_number_to_predict_is_finite(value):
     with pytest.raises(ValueError, match="finite number"):
         Regression.read_label(RegressionSpec(), value, None)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1])
+def test_targets_that_differ_by_rounding_alone_are_not_normalised_by_it(value):
+    spec = RegressionSpec(normalize=True)
+    learned = Regression.build(spec, None, [value] * 7).encode([value, value + 1])
+    assert learned.tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_numbers_may_be_written_as_decimals_of_databases():
+    assert Regression.read_label(RegressionSpec(), Decimal("0.5"), None) == 0.5
 
 
 def test_numbers_may_be_written_as_texts():

@@ -1,5 +1,6 @@
 """`sharding: Full` on two ranks, as whole runs: the model of one process, whatever is trained, and exact resume."""
 
+import shutil
 import signal
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from finetune_api.run import ExitCode
 from finetune_trainer.launch import PEER_LOST
 from unit.trainer.test_optim import kill_before_step
+from unit.trainer.tiny import reviews, write_jsonl
 
 SGD = {"name": "SGD", "learningRate": 0.1, "weightDecay": 0.0}
 NORMED = {"hiddenSizes": [16], "batchNorm": True, "dropout": 0.0}
@@ -94,6 +96,16 @@ def computes_bfloat16(_rank):
     divided()
 
 
+def stop_at_step(number):
+    """Ask this process to stop while it takes that step."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    steps = iter(range(1, number + 1))
+    register_optimizer_step_post_hook(
+        lambda *_: signal.raise_signal(signal.SIGTERM) if next(steps, 0) == number else None
+    )
+
+
 def distance(left, right):
     """Euclidean, of all tensors together."""
     return sum((left[name] - right[name]).square().sum().item() for name in left) ** 0.5
@@ -114,6 +126,63 @@ def test_a_divided_model_learns_in_bfloat16_what_it_does_in_float32(make_job, pl
     assert {str(value.dtype) for value in found.values() if value.is_floating_point()} == {"torch.float32"}
     way = distance(before, expected)
     assert 0 < distance(expected, found) < 0.2 * way
+
+
+def error_of(made, rows):
+    """RMSE of the published model, as plain transformers computes it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(made.model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(made.model_dir)
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        errors = model(**inputs).logits[:, 0] - torch.tensor([row["rating"] for row in rows])
+    return errors.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_numbers_far_from_0_are_told_in_bfloat16_as_plain_transformers_predicts_them(
+    make_job, monkeypatch, tmp_path, model_folder, divided
+):
+    """In bfloat16 they would move in steps of 8; the last layer is computed in float32."""
+    from transformers import BertForSequenceClassification
+
+    from finetune_trainer import devices
+
+    base = shutil.copytree(model_folder, tmp_path / "near 2003")
+    model = BertForSequenceClassification.from_pretrained(base, num_labels=1)
+    model.classifier.bias.data.fill_(2003)
+    model.save_pretrained(base)
+    rows = [row | {"rating": 2003 + row["rating"]} for row in reviews(48)]
+    made = make_job(rows=rows, objective={"regression": {}}, dataset={"columns": {"label": "rating"}})
+    test = write_jsonl(made.folder / "test.jsonl", rows[:20])
+    training = {"epochs": 1, "optimizer": {"learningRate": 1e-9}, "precision": "BFloat16"}
+    made = made.changed(
+        {"dataset": {"test": {"path": str(test)}}, "training": training, "model": {"path": str(base)}}
+    )
+    if divided:
+        made = sharded(made)
+        assert made.run_ranks(before=computes_bfloat16) == [ExitCode.DONE] * 2, made.log
+    else:
+        monkeypatch.setattr(devices, "_computes_bfloat16", lambda _: True)
+        assert made.run() == ExitCode.DONE
+    report = made.report_of(0) if divided else made.report
+    assert report.effective.precision == "BFloat16"
+    assert report.model.metrics["test_rmse"] == pytest.approx(error_of(made, rows[:20]), rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["Float32", "BFloat16"])
+def test_a_divided_model_that_was_stopped_where_an_evaluation_is_due_goes_on(make_job, precision):
+    """The first pass of the process that goes on is then the evaluation's."""
+    made = sharded(planned(make_job, "stopped", "an own head"))
+    made = made.changed({"training": {"precision": precision, "evaluation": {"every": {"steps": 3}}}})
+    codes = made.run_ranks(before=lambda rank: computes_bfloat16(rank) or (not rank and stop_at_step(6)))
+    assert codes == [ExitCode.INTERRUPTED] * 2, made.log
+    assert made.report_of(0).latest.step == 6
+    assert [one.step for one in made.report_of(0).epochs] == [3]
+    assert made.run_ranks(before=computes_bfloat16) == [ExitCode.DONE] * 2, made.log
+    assert [one.step for one in made.report_of(0).epochs] == [3, 6, 9, 12]
 
 
 @pytest.mark.parametrize("plan", ["batch normalisation and LoRA", "gradual unfreezing"])

@@ -65,6 +65,7 @@ def load(member: Member, panel: Judge) -> Any:
         model: Any = load_headed(folder)[0]
     else:
         model = load_model(member.folder, ModelInput(path=folder), panel.objective, panel.pad_id)
+    panel.objective.prepare(model)
     with memory_errors(model):
         return model.to(panel.compute.device)
 

@@ -15,6 +15,7 @@ from finetune_trainer.data.repeats import Repeats
 from finetune_trainer.data.rows import Reading
 from finetune_trainer.data.sources import Scan, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
+from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.objectives.labels import named
 from finetune_trainer.report import Reporter
@@ -56,7 +57,7 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
         label_lists=label_lists(config.objective),
     )
     train = scan("dataset.train", spec.train, reading, repeats, check)
-    labels = kind.found_labels(options, train.labels, train.name)
+    labels = _labels(kind, options, train)
     later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config, reporter)
@@ -68,6 +69,17 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
     _say(reporter, train, validation, test)
     _say_unlearned(reporter, labels or [], train)
     return Dataset(train.source, validation.source, test.source if test else None, objective)
+
+
+def _labels(kind: type[Objective[Any]], options: Any, train: Scan) -> list[str] | None:
+    try:
+        return kind.found_labels(options, train.labels, train.name)
+    except DataError as error:
+        repeated = train.resolved.duplicate_rows
+        if not repeated:
+            raise
+        told = f"{error.message}; {repeated} repeated rows were left out (dataset.preprocessing.deduplicate)"
+        raise DataError(told, error.place) from error
 
 
 def _say_unlearned(reporter: Reporter, labels: list[str], train: Scan) -> None:

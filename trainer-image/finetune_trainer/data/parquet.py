@@ -24,6 +24,11 @@ def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | 
         with path.open("rb") as handle:
             file = ParquetFile(handle, buffer_size=READ_BUFFER, pre_buffer=False)
             there = file.schema_arrow.names
+            if repeated := [name for name in there if there.count(name) > 1]:
+                yield Fault(
+                    1, f"stands in a file with several columns {repeated[0]!r}; rename one", fatal=True
+                )
+                return
             columns = list(wanted) if wanted and set(wanted) <= set(there) else None
             for batch in file.iter_batches(BATCH, columns=columns):
                 for row in range(batch.num_rows):

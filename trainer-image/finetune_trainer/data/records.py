@@ -120,7 +120,7 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
     try:
         header = next(reader, [])
     except csv.Error as error:
-        yield Fault(1, f"is the header and not CSV: {error}; mend its quotes", fatal=True)
+        yield Fault(1, f"is the header and not CSV: {_remedied(str(error))}", fatal=True)
         return
     flaw = unreadable.get(1) or _header_flaw(header)
     if flaw:
@@ -142,6 +142,12 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
             return
 
 
+def _remedied(error: str) -> str:
+    if "new-line character" in error:
+        return "its lines end with a carriage return alone; convert them to line feeds"
+    return f"{error}; mend its quotes"
+
+
 def _csv_fault(first: int, last: int, error: str) -> Fault:
     if error == "unexpected end of data":
         reason = f"opens a quote that is never closed, which hides lines {first} to {last}; mend its quotes"
@@ -150,6 +156,8 @@ def _csv_fault(first: int, last: int, error: str) -> Fault:
 
 
 def _header_flaw(header: list[str]) -> Fault | None:
+    if not header:
+        return Fault(1, "is empty and no header; begin the file with the names of its columns", fatal=True)
     repeated = [name for name in header if name and header.count(name) > 1]
     if not repeated:
         return None

@@ -101,6 +101,10 @@ class Objective(ABC, Generic[Options]):
         """Raise ConfigurationError for a model that cannot learn this."""
         del model
 
+    def prepare(self, model: Any) -> None:
+        """Change, in place, how the model is computed, where this needs it."""
+        del model
+
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Loss:
         """Pure: logits (rows, outputs) and targets (rows, …) to a sum and its weight, both scalars.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = float(np.finfo(np.float32).max)
+ROUNDING = 1e-9
+"""Share of the mean up to which a deviation is none."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Regression(Objective[RegressionSpec]):
         if not options.normalize:
             return cls(options.targets, options.loss)
         numbers = np.asarray(values, dtype=np.float64).reshape(len(values), options.targets)
-        deviation = numbers.std(axis=0)
-        deviation[deviation == 0] = 1.0
-        standard = tuple(numbers.mean(axis=0).tolist()), tuple(deviation.tolist())
+        mean, deviation = numbers.mean(axis=0), numbers.std(axis=0)
+        deviation[deviation <= ROUNDING * abs(mean)] = 1.0
+        standard = tuple(mean.tolist()), tuple(deviation.tolist())
         return cls(options.targets, options.loss, standard)
 
     @property
@@ -94,6 +97,12 @@ class Regression(Objective[RegressionSpec]):
                 " targets' mean; remove normalize, or set model.head: {}, a head that has one",
                 FaultPlace(field="objective.regression.normalize"),
             )
+
+    def prepare(self, model: Any) -> None:
+        """Compute the last layer in float32: in bfloat16, numbers near 2,000 move in steps of 8."""
+        from finetune_trainer.precision import Float32Linear
+
+        _last_layer(model, self.outputs).__class__ = Float32Linear
 
     def loss(self, logits: Tensor, targets: Tensor) -> Loss:
         """Errors summed, and the number of them."""
@@ -138,9 +147,8 @@ def _last_layer(model: Any, outputs: int) -> Any:
 
 def _number(value: object) -> float:
     try:
-        number = (
-            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-        )
+        known = isinstance(value, int | float | str | Decimal) and not isinstance(value, bool)
+        number = float(value) if known else None  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         number = None
     if number is None or not abs(number) <= LARGEST:

@@ -33,7 +33,8 @@ from transformers import AutoConfig, {auto_class}, AutoTokenizer
 folder = "."  # this folder
 base = {base}  # the base model: its name on the Hugging Face Hub, or the folder where you have it
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {auto_class}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))
+config = AutoConfig.from_pretrained(folder)  # has the labels; the head is in the adapter
+model = {auto_class}.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
 model = PeftModel.from_pretrained(model, folder).eval()
 """
 HEADED = """\
