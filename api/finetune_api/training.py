@@ -1,4 +1,4 @@
-"""`spec.training`: how the weights are updated, and when to evaluate, save and stop."""
+"""`spec.training`: optimizer, schedule, batch size, and when to evaluate, save and stop."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -10,18 +10,18 @@ from finetune_api.metrics import DEFAULTS, MetricName
 
 PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
 MICRO_BATCH_TOKENS = 2048
-"""Of short texts this makes micro-batches of 32, which are a seventh faster than those of 8, in the memory of 8 long ones."""
+"""With short texts a micro-batch has 32 rows, which trains a seventh faster than 8 rows and takes no more memory than 8 long ones."""
 
 
 class OptimizerName(StrEnum):
-    """Optimizers."""
+    """Supported optimizers."""
 
     ADAMW = "AdamW"
     SGD = "SGD"
 
 
 class ScheduleName(StrEnum):
-    """Shapes of the learning rate over the steps, after the warmup."""
+    """Shape of the learning rate after the warm-up."""
 
     CONSTANT = "Constant"
     LINEAR = "Linear"
@@ -34,7 +34,7 @@ class ScheduleName(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of the forward and backward pass; weights stay in float32."""
+    """Number format of the forward and backward pass. Weights stay in float32."""
 
     AUTO = "Auto"
     FLOAT32 = "Float32"
@@ -42,65 +42,65 @@ class Precision(StrEnum):
 
 
 class Resume(StrEnum):
-    """Whether a new attempt goes on from a checkpoint."""
+    """Whether a new attempt resumes from a checkpoint."""
 
     AUTO = "Auto"
     NEVER = "Never"
 
 
 class OptimizerSpec(ApiModel):
-    """The optimizer. Biases and normalisation weights get no weight decay."""
+    """The optimizer. Weight decay does not apply to biases and normalisation weights."""
 
     name: OptimizerName = OptimizerName.ADAMW
-    """AdamW (Loshchilov & Hutter 2019), or SGD with momentum."""
+    """AdamW (Loshchilov & Hutter 2019) or SGD with optional momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate, for example 5e-5."""
+    """Peak learning rate, reached at the end of the warm-up. For example 5e-5."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Weight decay: decoupled for AdamW, added to the gradient for SGD."""
+    """Weight decay coefficient. AdamW decays weights directly (decoupled); SGD adds the decay to the gradient (L2)."""
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
         0.9,
         0.999,
     ]
-    """AdamW: decay rates of the running averages of the gradient and of its square."""
+    """AdamW only: decay rates of the running averages of the gradient and of its square."""
     epsilon: Annotated[float, Field(gt=0, le=0.1)] = 1e-8
-    """AdamW: added to the denominator for numerical stability."""
+    """AdamW only: added to the denominator for numerical stability."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """SGD: share of the last update that is kept, for example 0.9."""
+    """SGD only: momentum factor, for example 0.9."""
 
 
 class WarmupSpec(OneOf):
-    """How long the learning rate rises or falls: exactly one of the members."""
+    """Length of a warm-up or decay phase. Set exactly one of ratio and steps."""
 
     ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of all steps, for example 0.1."""
+    """Length as a share of all optimizer steps, for example 0.1."""
     steps: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
-    """Number of steps."""
+    """Length in optimizer steps, for example 100."""
 
 
 class PlateauSpec(ApiModel):
-    """When and by how much the rate falls because nothing improves."""
+    """Settings of the Plateau schedule, which reduces the learning rate when the metric stops improving."""
 
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The rate is multiplied by this."""
+    """The learning rate is multiplied by this factor at each reduction."""
     patience: Annotated[int, Field(ge=0, le=1000)] = 1
-    """So many evaluations without improvement are borne before the rate falls."""
+    """Number of evaluations without improvement before the learning rate is reduced."""
     min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """A smaller change of training.evaluation.bestMetric does not count as improvement."""
+    """Minimum change of training.evaluation.bestMetric that counts as an improvement."""
 
 
 class ScheduleSpec(ApiModel):
-    """The learning rate over the steps."""
+    """The learning-rate schedule."""
 
     rules = (
         Rule(
             "!has(self.power) || self.name == 'Polynomial'",
-            "power belongs to the schedule Polynomial; remove it or set name: Polynomial",
+            "power belongs to the schedule Polynomial; remove it, or set name: Polynomial",
             lambda s: s.power is None or s.name is ScheduleName.POLYNOMIAL,
             ".power",
         ),
         Rule(
             "!has(self.minRatio) || self.name in ['Linear', 'Cosine', 'Polynomial', 'WarmupStableDecay']",
-            "minRatio is where Linear, Cosine, Polynomial and WarmupStableDecay end; remove it",
+            "minRatio applies to Linear, Cosine, Polynomial and WarmupStableDecay only; remove it, or change name",
             lambda s: (
                 s.min_ratio is None
                 or s.name
@@ -115,32 +115,32 @@ class ScheduleSpec(ApiModel):
         ),
         Rule(
             "!has(self.decay) || self.name == 'WarmupStableDecay'",
-            "decay belongs to the schedule WarmupStableDecay; remove it or set name: WarmupStableDecay",
+            "decay belongs to the schedule WarmupStableDecay; remove it, or set name: WarmupStableDecay",
             lambda s: s.decay is None or s.name is ScheduleName.WARMUP_STABLE_DECAY,
             ".decay",
         ),
         Rule(
             "!has(self.plateau) || self.name == 'Plateau'",
-            "plateau belongs to the schedule Plateau; remove it or set name: Plateau",
+            "plateau belongs to the schedule Plateau; remove it, or set name: Plateau",
             lambda s: s.plateau is None or s.name is ScheduleName.PLATEAU,
             ".plateau",
         ),
     )
     name: ScheduleName = ScheduleName.LINEAR
-    """Shape after the warmup: Constant; Linear, Cosine (half a period) or Polynomial (to zero); InverseSqrt (of the step); WarmupStableDecay (constant, then linear to zero); OneCycle (up and down by cosines, Smith & Topin 2019); Plateau (falls when the best metric no longer improves)."""
+    """Shape of the learning rate after the warm-up. Constant keeps the peak. Linear, Cosine (half a period) and Polynomial decay to zero or to minRatio. InverseSqrt decays with the inverse square root of the step. WarmupStableDecay stays constant, then decays linearly. OneCycle rises and falls along cosines (Smith & Topin 2019). Plateau reduces the rate when training.evaluation.bestMetric stops improving."""
     warmup: WarmupSpec | None = None
-    """How long the rate rises from zero. Default: {ratio: 0.1}, for OneCycle {ratio: 0.3}; {steps: 0} for none."""
+    """Warm-up: how long the learning rate rises to its peak. Default: {ratio: 0.1}, or {ratio: 0.3} for OneCycle. Set {steps: 0} for no warm-up."""
     power: Annotated[float, Field(gt=0, le=16)] | None = None
-    """Polynomial: exponent of the falling share. Default: 2."""
+    """Polynomial only: exponent of the decay. Default: 2."""
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the peak rate at which the schedule ends, for example 0.1. Default: 0."""
+    """Final learning rate as a share of the peak, for example 0.1. Applies to Linear, Cosine, Polynomial and WarmupStableDecay. Default: 0."""
     decay: WarmupSpec | None = None
-    """WarmupStableDecay: how long the rate falls at the end. Default: {ratio: 0.2}."""
+    """WarmupStableDecay only: length of the final decay. Default: {ratio: 0.2}."""
     plateau: PlateauSpec | None = None
-    """Plateau: when and by how much the rate falls. Default: {factor: 0.5, patience: 1}."""
+    """Plateau only: when and by how much the learning rate is reduced. Default: {factor: 0.5, patience: 1}."""
 
     def resolved(self) -> Self:
-        """The same with every default of this shape written out."""
+        """A copy with every default of this shape filled in."""
         defaults: dict[str, Any] = {
             "warmup": WarmupSpec(ratio=0.3 if self.name is ScheduleName.ONE_CYCLE else 0.1)
         }
@@ -155,73 +155,73 @@ class ScheduleSpec(ApiModel):
 
 
 class GradientClippingSpec(OneOf):
-    """Bound on the gradient of a step: exactly one of the members."""
+    """Gradient clipping. Set exactly one of maxNorm and maxValue."""
 
     max_norm: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
-    """Largest L2 norm over all parameters (Pascanu et al. 2013); 0 turns clipping off."""
+    """Maximum L2 norm of the gradient over all parameters (Pascanu et al. 2013), for example 1.0. 0 turns clipping off."""
     max_value: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Largest absolute value of every element."""
+    """Maximum absolute value of each gradient element, for example 0.5."""
 
 
 class EvaluationInterval(OneOf):
-    """How often: exactly one of the members."""
+    """How often to evaluate. Set exactly one of epochs and steps."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Every so many passes over the training data."""
+    """Every N epochs, that is, passes over the training data."""
     steps: PositiveInt | None = None
-    """Every so many optimizer steps."""
+    """Every N optimizer steps."""
 
 
 class EvaluationSpec(ApiModel):
-    """When and by what the model is judged on the validation rows."""
+    """When to evaluate on the validation rows, and which metrics to compute."""
 
     every: EvaluationInterval | None = None
-    """How often. Default: {epochs: 1}. The last step is always evaluated."""
+    """How often to evaluate. The last step is always evaluated. Default: {epochs: 1}."""
     metrics: Annotated[list[MetricName], Field(max_length=16)] | None = None
-    """What to report beside the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for words, rmse and pearson for regression, perplexity for causalLM."""
+    """Metrics to report in addition to the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for token classification, rmse and pearson for regression, perplexity for causalLM."""
     best_metric: MetricName = "eval_loss"
-    """What early stopping and the schedule Plateau look at, for example eval_loss or accuracy. The best weights are recorded with earlyStopping only; without it the last ones are."""
+    """Metric that decides which checkpoint is the best; early stopping and the Plateau schedule use it too. For example eval_loss or accuracy. The best weights are published only with training.earlyStopping; without it, the last ones are."""
 
 
 class EarlyStoppingSpec(ApiModel):
-    """Stops when the metric no longer improves."""
+    """Early stopping: end training when the metric stops improving."""
 
     metric: MetricName | None = None
-    """What has to improve for training to go on. Default: training.evaluation.bestMetric, which alone decides which weights are the best."""
+    """Metric that must improve for training to continue, for example eval_loss. Default: training.evaluation.bestMetric, which alone decides which weights are the best."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Evaluations without improvement before training stops."""
+    """Number of evaluations without improvement before training stops."""
     min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """A smaller change does not count as improvement."""
+    """Minimum change of the metric that counts as an improvement, for example 0.001."""
     restore_best: bool = True
-    """Record the weights of the best evaluation, by training.evaluation.bestMetric, instead of the last ones."""
+    """Publish the weights of the best evaluation, chosen by training.evaluation.bestMetric, instead of the last ones."""
 
 
 class CheckpointInterval(OneOf):
-    """How often: exactly one of the members."""
+    """How often to save a checkpoint. Set exactly one of epochs, steps and minutes."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Every so many passes over the training data."""
+    """Every N epochs, that is, passes over the training data."""
     steps: PositiveInt | None = None
-    """Every so many optimizer steps."""
+    """Every N optimizer steps."""
     minutes: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Every so many minutes."""
+    """Every N minutes."""
 
 
 class CheckpointSpec(ApiModel):
-    """When the state of training is saved, so that a retry loses little."""
+    """Checkpoints of the training state, from which a retry resumes."""
 
     every: CheckpointInterval | None = None
-    """How often. Default: {minutes: 10}."""
+    """How often to save a checkpoint. Default: {minutes: 10}."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
-    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
     resume: Resume = Resume.AUTO
-    """Auto goes on from the newest valid checkpoint of this job; Never starts every attempt anew."""
+    """Auto resumes from the newest valid checkpoint of this job. Never starts each attempt from the beginning."""
     grace_period_seconds: Annotated[int, Field(ge=10, le=3600)] = 120
-    """How long a pod that is asked to stop may take to save its state."""
+    """Time in seconds that a pod may take to save a checkpoint when it is stopped or evicted."""
 
 
 class NonFiniteAction(StrEnum):
-    """What is done about a loss or gradient that is not a finite number."""
+    """What happens when the loss or gradient is NaN or infinite."""
 
     FAIL = "Fail"
     SKIP_STEP = "SkipStep"
@@ -229,47 +229,47 @@ class NonFiniteAction(StrEnum):
 
 
 class NonFiniteSpec(ApiModel):
-    """What is done about a loss or gradient that is not a finite number. The weights never take it up."""
+    """What happens when the loss or gradient is NaN or infinite. Such a step never changes the weights."""
 
     action: NonFiniteAction = NonFiniteAction.FAIL
-    """Fail ends the job with the rows and the layer it came from; SkipStep leaves the step out; Rollback goes back to the newest checkpoint, or an older one if that is no better, and on from there with a smaller rate."""
+    """Fail ends the job and names the rows and the layer where the NaN or infinity appeared first. SkipStep skips the optimizer step. Rollback restores the newest checkpoint, or an older one if training fails there again, and continues with a smaller learning rate."""
     learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Rollback: the learning rate is multiplied by this."""
+    """Rollback only: the learning rate is multiplied by this factor after each rollback."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 3
-    """SkipStep and Rollback: so many are borne; one more fails the job."""
+    """SkipStep and Rollback only: maximum number of skipped or rolled-back steps. The next one fails the job."""
 
 
 class Sharding(StrEnum):
-    """How several GPUs share the model's state."""
+    """How the model's state is distributed over several GPUs."""
 
     NONE = "None"
     FULL = "Full"
 
 
 class ProfileSpec(ApiModel):
-    """Steps to profile."""
+    """Which optimizer steps to profile."""
 
     from_step: PositiveInt = 10
-    """The first step that is recorded."""
+    """First optimizer step to record."""
     steps: Annotated[int, Field(ge=1, le=100)] = 3
-    """So many steps are recorded."""
+    """Number of steps to record."""
 
 
 class DebugSpec(ApiModel):
-    """Looks inside a run; all off unless asked for."""
+    """Debugging aids. All are off by default."""
 
     overfit_one_batch: bool = False
-    """Train on the first batch alone: a model and loss that work reach a loss near zero. No model is worth keeping from it."""
+    """Train on the first batch only, as a sanity check: if model, data and loss work, the training loss falls to nearly zero. Do not use the resulting model."""
     statistics_every: PositiveInt | None = None
-    """Write mean, deviation and largest value of every layer's outputs and gradients after so many steps each, to statistics.jsonl in the output."""
+    """Every N steps, write the mean, standard deviation and maximum of each layer's outputs and gradients to statistics.jsonl in the output folder."""
     profile: ProfileSpec | None = None
-    """Write a trace of some steps, which chrome://tracing and Perfetto show, to trace.json in the output."""
+    """Profile some steps and write a trace for chrome://tracing or Perfetto to trace.json in the output folder."""
     tensor_board: bool = False
-    """Write the metrics for TensorBoard too, to the folder tensorboard in the output."""
+    """Also write the metrics for TensorBoard, to the folder tensorboard in the output folder."""
 
 
 class TrainingSpec(ApiModel):
-    """How the weights are updated."""
+    """Training settings: optimizer, learning-rate schedule, batch size, evaluation and checkpoints."""
 
     rules = (
         Rule(
@@ -279,48 +279,48 @@ class TrainingSpec(ApiModel):
         ),
         Rule(
             "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
-            "microBatchSize must not be larger than batchSize, which counts the examples of a whole optimizer step",
+            "microBatchSize must not be larger than batchSize, the number of examples in a whole optimizer step",
             lambda s: s.micro_batch_size is None or s.micro_batch_size <= s.batch_size,
             ".microBatchSize",
         ),
     )
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Passes over the training data. Default: 3, unless maxSteps is given."""
+    """Number of passes over the training data. Default: 3, unless maxSteps is set."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps, instead of epochs."""
+    """Number of optimizer steps to train, as an alternative to epochs. For example 1000."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    """Examples per optimizer step, over all accumulation steps and all devices."""
+    """Examples per optimizer step, in total over all gradient accumulation steps and all GPUs."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Examples per forward pass and device; gradients are accumulated up to batchSize. Default: as many as hold 2,048 tokens at dataset.preprocessing.maxLength, and 8 at least; batchSize at most."""
+    """Examples per forward pass on each device. Gradient accumulation makes up the rest of batchSize. A smaller value needs less memory. Default: as many as hold 2,048 tokens at dataset.preprocessing.maxLength, but at least 8 and at most batchSize."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     schedule: ScheduleSpec = ScheduleSpec()
-    """The learning rate over the steps."""
+    """The learning-rate schedule, including warm-up."""
     gradient_clipping: GradientClippingSpec | None = None
-    """Bound on the gradient. Default: {maxNorm: 1.0}."""
+    """Gradient clipping. Default: {maxNorm: 1.0}."""
     precision: Precision = Precision.AUTO
-    """Auto uses bfloat16 where the hardware computes in it, else float32."""
+    """Mixed precision. Auto uses bfloat16 if the hardware supports it, and float32 otherwise."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 42
-    """Seed of initialisation, shuffling, splits and dropout."""
+    """Random seed for initialisation, shuffling, data splits and dropout."""
     evaluation: EvaluationSpec = EvaluationSpec()
-    """When and by what the model is judged."""
+    """When to evaluate, and which metrics to compute."""
     early_stopping: EarlyStoppingSpec | None = None
-    """Stop when the metric no longer improves. Default: off."""
+    """Early stopping: end training when a metric stops improving. Default: off."""
     checkpoint: CheckpointSpec = CheckpointSpec()
-    """When the state of training is saved."""
+    """When to save checkpoints, how many to keep, and whether a retry resumes from them."""
     on_non_finite: NonFiniteSpec = NonFiniteSpec()
-    """What is done about a loss or gradient that is not a finite number."""
+    """What happens when the loss or gradient is NaN or infinite."""
     sharding: Sharding = Sharding.NONE
-    """With several GPUs: None keeps the whole model on each (distributed data parallel); Full divides weights, gradients and optimizer state among them (fully sharded data parallel), for models that do not fit on one."""
+    """How several GPUs hold the model. None keeps a full copy on each GPU (distributed data parallel, DDP). Full shards weights, gradients and optimizer state over the GPUs (fully sharded data parallel, FSDP), for models that do not fit on one GPU."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    """Gradient checkpointing: recompute activations in the backward pass instead of storing them. Saves memory and takes about a third more time."""
     deterministic: bool = False
-    """Use only algorithms that give the same bits on every run, where a GPU's fastest ones do not."""
+    """Use only deterministic algorithms, so that runs on the same GPU are reproducible bit for bit. May be slower."""
     debug: DebugSpec | None = None
-    """Looks inside a run."""
+    """Debugging aids, such as overfitting one batch or profiling."""
 
     def resolved(self, objective: str, max_length: int = 256) -> Self:
-        """The same with every default written out, for texts of so many tokens; resolving twice changes nothing."""
+        """A copy with every default filled in, for sequences of `max_length` tokens. Idempotent."""
         fitting = max(8, MICRO_BATCH_TOKENS // max_length)
         epochs = self.epochs or (None if self.max_steps else 3)
         evaluation, stopping = self.evaluation, self.early_stopping

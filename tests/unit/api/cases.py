@@ -371,7 +371,7 @@ BROKEN_RULES = [
     Case(
         "the end of a schedule without one",
         spec(training={"schedule": {"name": "OneCycle", "minRatio": 0.1}}),
-        "minRatio is where",
+        "minRatio applies to",
     ),
     Case(
         "the decay of another schedule",
