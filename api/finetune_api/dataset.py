@@ -1,4 +1,4 @@
-"""`spec.dataset`: the rows to train, validate and test on, and how they are prepared."""
+"""`spec.dataset`: rows for training, validation and test, and their preprocessing."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -30,7 +30,7 @@ class Unicode(StrEnum):
 
 
 class Deduplicate(StrEnum):
-    """Which repeated rows are dropped."""
+    """Which duplicate rows are dropped."""
 
     NONE = "None"
     EXACT = "Exact"
@@ -38,7 +38,7 @@ class Deduplicate(StrEnum):
 
 
 class Packing(StrEnum):
-    """Whether several texts share one sequence."""
+    """Whether several texts are packed into one sequence."""
 
     AUTO = "Auto"
     NEVER = "Never"
@@ -46,7 +46,7 @@ class Packing(StrEnum):
 
 
 class Truncation(StrEnum):
-    """The side on which too long texts are cut."""
+    """Side on which long texts are truncated. Left keeps the end of a text."""
 
     RIGHT = "Right"
     LEFT = "Left"
@@ -56,13 +56,13 @@ class DataSource(ApiModel):
     """A data file."""
 
     uri: DataUri
-    """The file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet."""
+    """URI of the file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet."""
     format: DataFormat | None = None
-    """jsonl (one JSON object a line), csv (with a header), parquet, or text (one text a line, for objective.causalLM). Default: by the file's ending."""
+    """File format: jsonl (one JSON object per line), csv (with a header), parquet, or text (one text per line, for objective.causalLM). Default: inferred from the file extension."""
 
 
 class ValidationSpec(ApiModel):
-    """Rows to evaluate on while training: a file of their own, or a share of the training file."""
+    """Validation rows, for evaluation during training: a separate file, or a share of the training file."""
 
     rules = (
         Rule(
@@ -72,75 +72,75 @@ class ValidationSpec(ApiModel):
         ),
         Rule(
             "!has(self.format) || has(self.uri)",
-            "format belongs to uri; a share of the training file has the training file's format",
+            "format belongs to uri; a share of the training file has the training file's format; remove format",
             lambda s: s.format is None or s.uri is not None,
         ),
         Rule(
             "!(has(self.stratify) && self.stratify && has(self.groupBy))",
-            "stratify: true cannot be combined with groupBy; leave one of them out",
+            "stratify: true cannot be combined with groupBy; remove one of them",
             lambda s: not (s.stratify and s.group_by),
         ),
     )
     uri: DataUri | None = None
-    """A file of its own, for example pvc://data/validation.jsonl."""
+    """URI of a separate validation file, for example pvc://data/validation.jsonl."""
     format: DataFormat | None = None
-    """jsonl, csv, parquet or text. Default: by the file's ending."""
+    """File format: jsonl, csv, parquet or text. Default: inferred from the file extension."""
     fraction: Annotated[float, Field(gt=0, le=0.9)] | None = None
-    """Share of the training rows to hold out, for example 0.1, which is also the default."""
+    """Share of the training rows to hold out for validation, for example 0.1. Default: 0.1."""
     stratify: bool | None = None
-    """Keep the labels' proportions in both parts. Default: true for classification without groupBy."""
+    """Stratified split: keep the proportions of the labels in both parts. Default: true for classification without groupBy."""
     group_by: ColumnName | None = None
-    """Column whose equal values stay together, so that parts of one document never stand on both sides. For example review_id."""
+    """Column to group by: rows with the same value stay on the same side of the split, which prevents leakage between parts of one document. For example review_id."""
 
 
 class ColumnsSpec(ApiModel):
-    """Which columns hold what."""
+    """Names of the columns in the data files."""
 
     text: ColumnName = "text"
-    """Column with the text; for token classification, with the list of its words."""
+    """Column with the text. For token classification, the column with the list of words."""
     text_pair: ColumnName | None = None
-    """Column with a second text, for tasks on pairs such as entailment."""
+    """Column with a second text, for sentence-pair tasks such as entailment."""
     label: ColumnName = "label"
-    """Column with the label, or with the number to predict; a list of them for several labels, several targets, or the words of token classification."""
+    """Column with the label, or with the number to predict. Holds a list for multi-label classification, several regression targets, or token classification."""
     prompt: ColumnName | None = None
-    """For objective.causalLM: column with a text that stands before the text to learn, for example prompt."""
+    """objective.causalLM only: column with the prompt, which precedes the text to learn. For example prompt."""
 
 
 class PreprocessingSpec(ApiModel):
-    """What is done to every text before it is tokenized, in this order."""
+    """Preprocessing of each text before tokenization. The steps run in the order of these fields."""
 
     unicode: Unicode = Unicode.NONE
-    """Unicode normalisation: NFC, NFKC or None."""
+    """Unicode normalisation form: NFC, NFKC or None."""
     strip_markup: bool = False
-    """Remove HTML tags and resolve entities."""
+    """Remove HTML tags and decode HTML entities."""
     collapse_whitespace: bool = False
-    """Turn runs of white space into one space and trim the ends; with columns.prompt the ends keep one, as prompt and text are joined."""
+    """Collapse runs of whitespace into one space and trim both ends. With columns.prompt, one space is kept at the ends, because prompt and text are joined."""
     lowercase: bool = False
-    """Lower-case the text. Uncased tokenizers do so by themselves."""
+    """Convert the text to lower case. Uncased tokenizers do this anyway."""
     min_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 1
-    """A row whose text is shorter after cleaning is an invalid row."""
+    """Minimum length of a text in characters, after cleaning. Rows with shorter texts are invalid."""
     deduplicate: Deduplicate = Deduplicate.NONE
-    """Exact drops rows whose cleaned text was seen before, in training before validation and test. Near also drops those that are nearly the same (MinHash over runs of three words, or of three characters in languages without spaces; Jaccard similarity 0.8 or more; 6 KB of memory a row)."""
+    """Deduplication. Exact drops rows whose cleaned text is a duplicate, reading training rows first, then validation and test. Near also drops near-duplicates (MinHash over runs of three words, or of three characters in languages without spaces; Jaccard similarity of 0.8 or more; 6 KB of memory per row)."""
     max_length: Annotated[int, Field(ge=4, le=131_072)] = 256
-    """Longest sequence in tokens; longer ones are cut."""
+    """Maximum sequence length in tokens. Longer sequences are truncated."""
     truncation: Truncation = Truncation.RIGHT
-    """The side on which too long texts are cut."""
+    """Side on which long texts are truncated. Left keeps the end of a text."""
     packing: Packing = Packing.AUTO
-    """For objective.causalLM: put several texts into one sequence of maxLength, where none sees another, instead of padding. Auto packs on a GPU; on a CPU batches of like length are faster."""
+    """objective.causalLM only: pack several texts into one sequence of maxLength instead of padding. No text attends to another. Auto packs on a GPU; on a CPU, batches of similar length are faster."""
 
 
 class DatasetSpec(ApiModel):
-    """The data, and how it is prepared."""
+    """Training, validation and test data, and their preprocessing."""
 
     train: DataSource
-    """Rows to train on."""
+    """Training rows."""
     validation: ValidationSpec | None = None
-    """Rows to evaluate on while training. Default: a tenth of train is held out."""
+    """Validation rows, for evaluation during training. Default: a tenth of train is held out."""
     test: DataSource | None = None
-    """Rows to evaluate the final model on, once."""
+    """Test rows. The final model is evaluated on them once."""
     columns: ColumnsSpec = ColumnsSpec()
-    """Which columns hold what."""
+    """Names of the columns in the data files."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
-    """How texts are prepared."""
+    """Text cleaning, truncation, deduplication and packing."""
     max_invalid_rows: MaxInvalidRows = "0"
-    """How many rows may be unusable: a count such as 10 or a share such as "1%". At 0 the first bad row fails the job with its file and row."""
+    """Maximum number of invalid rows to skip: a count such as 10, or a share such as "1%". With 0, the first invalid row fails the job, and the message names its file and row."""

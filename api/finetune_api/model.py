@@ -10,14 +10,14 @@ from finetune_api.uris import ModelUri
 
 
 class Initialize(StrEnum):
-    """Where the first weights come from."""
+    """Where the initial weights come from."""
 
     PRETRAINED = "Pretrained"
     RANDOM = "Random"
 
 
 class Pooling(StrEnum):
-    """How the outputs of a text's tokens become one vector."""
+    """How token outputs are pooled into one vector per text."""
 
     FIRST = "First"
     LAST = "Last"
@@ -26,24 +26,24 @@ class Pooling(StrEnum):
 
 
 class CredentialsSpec(ApiModel):
-    """Access to a model or data that is not public."""
+    """Access to private or gated models and data on the Hugging Face Hub."""
 
     secret_name: Name
-    """A Secret of this namespace; its key `token` holds an access token of the Hugging Face Hub. The kubelet mounts it as a file."""
+    """Name of a Secret in the job's namespace whose key `token` holds a Hugging Face access token. The kubelet mounts it as a file."""
 
 
 class TokenizerSpec(ApiModel):
-    """Another tokenizer than the model's own, or more tokens for it."""
+    """Replaces the model's tokenizer, or adds tokens to it."""
 
     rules = (
         Rule(
             "has(self.uri) || has(self.addTokens)",
-            "give uri, another tokenizer, or addTokens, more tokens for the model's own",
+            "give uri (another tokenizer) or addTokens (more tokens for the model's own), or both",
             lambda s: s.uri is not None or s.add_tokens is not None,
         ),
     )
     uri: ModelUri | None = None
-    """Folder with the tokenizer's files, for example pvc://models/bert-tokenizer, or a repository of the Hub. Default: the model's own."""
+    """Folder with the tokenizer's files, for example pvc://models/bert-tokenizer, or a repository on the Hugging Face Hub. Default: the model's own tokenizer."""
     add_tokens: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=64)]],
@@ -52,49 +52,49 @@ class TokenizerSpec(ApiModel):
         ]
         | None
     ) = None
-    """Words of the domain that become tokens of their own, for example [mmHg, tachycardia]. Their embeddings begin as the mean of the tokens that they were split into."""
+    """Domain words to add to the vocabulary, for example [mmHg, tachycardia]. Each new embedding starts as the mean of the tokens that the word was split into before."""
 
 
 class UnfreezeInterval(OneOf):
-    """How often: exactly one of the members."""
+    """How often to unfreeze one more layer. Set exactly one of epochs and steps."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """After every so many passes over the training data."""
+    """Every N epochs, that is, passes over the training data."""
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """After every so many optimizer steps."""
+    """Every N optimizer steps."""
 
 
 class FreezeSpec(ApiModel):
-    """Which parts keep their pretrained weights."""
+    """Which parts of the model are frozen, that is, keep their pretrained weights."""
 
     rules = (
         Rule(
             "!has(self.unfreezeEvery) || self.layers > 0",
-            "unfreezeEvery thaws the layers that freeze.layers counts; set layers to 1 or more",
+            "unfreezeEvery unfreezes the layers that freeze.layers counts; set layers to 1 or more",
             lambda s: s.unfreeze_every is None or s.layers > 0,
         ),
     )
     embeddings: bool = False
-    """Keep the embeddings as they are."""
+    """Freeze the embeddings."""
     layers: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Keep this many layers of the encoder, counted from the input, as they are. For example 4."""
+    """Number of encoder layers to freeze, counted from the input. For example 4."""
     unfreeze_every: UnfreezeInterval | None = None
-    """Gradual unfreezing (Howard & Ruder 2018): train one more of the frozen layers after every interval, the one nearest to the head first. Frozen embeddings stay frozen."""
+    """Gradual unfreezing (Howard & Ruder 2018): after each interval, unfreeze one more layer, starting with the one nearest to the head. Frozen embeddings stay frozen."""
 
 
 class HeadSpec(ApiModel):
-    """The layers between the encoder and the outputs, in place of the architecture's own head."""
+    """A custom head: the layers between the encoder and the outputs. Replaces the architecture's own head."""
 
     hidden_sizes: (
         Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1, max_length=8)] | None
     ) = None
-    """Widths of the hidden layers, each with a GELU, for example [256]. Default: none, one linear layer."""
+    """Sizes of the hidden layers, each followed by GELU. For example [256]. Default: no hidden layers, a single linear layer."""
     batch_norm: bool = False
-    """Normalise every hidden layer over the micro-batch (Ioffe & Szegedy 2015), over all devices together. Needs hiddenSizes and micro-batches of 2 or more."""
+    """Batch normalisation (Ioffe & Szegedy 2015) after each hidden layer, synchronized over all devices. Requires hiddenSizes and a training.microBatchSize of 2 or more."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout probability before every linear layer, for example 0.2. Default: model.dropout, or what the model's config.json says."""
+    """Dropout probability before each linear layer, for example 0.2. Default: model.dropout, or the value in the model's config.json."""
     pooling: Pooling = Pooling.MEAN
-    """How the outputs of a text's tokens become one vector: Mean, Max, First (the [CLS] token) or Last."""
+    """How token outputs are pooled into one vector per text: Mean, Max, First (the [CLS] token) or Last."""
     rules = (
         Rule(
             "!self.batchNorm || has(self.hiddenSizes)",
@@ -105,14 +105,14 @@ class HeadSpec(ApiModel):
 
 
 class LoraSpec(ApiModel):
-    """Low-rank adaptation (Hu et al. 2022): the weights stay frozen, small matrices beside them are trained."""
+    """LoRA, low-rank adaptation (Hu et al. 2022): trains small matrices and keeps the model's weights frozen."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Rank of the matrices."""
+    """Rank of the LoRA matrices. A higher rank trains more parameters."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16
-    """Scale: the update counts alpha / rank."""
+    """LoRA scaling: the update is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout probability before the matrices, for example 0.05."""
+    """Dropout probability on the input of the LoRA matrices, for example 0.05."""
     target_modules: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -121,16 +121,16 @@ class LoraSpec(ApiModel):
         ]
         | None
     ) = None
-    """Names of the linear layers that are adapted, for example [query, value]. Default: all linear layers of the encoder."""
+    """Names of the linear layers to adapt, for example [query, value]. Default: all linear layers of the encoder."""
     merge: bool = False
-    """true adds the update to the weights and writes a whole model; false writes the adapter alone, which needs the base model beside it."""
+    """true merges the adapter into the base model and publishes a complete model. false publishes the adapter only; loading it requires the base model."""
 
 
 class AdapterSpec(OneOf):
-    """Small trained parts in a frozen model: exactly one of the members."""
+    """Parameter-efficient fine-tuning: trains a small adapter in a frozen model. Set exactly one member."""
 
     lora: LoraSpec | None = None
-    """Low-rank adaptation. Written as {} for the defaults."""
+    """LoRA, low-rank adaptation. Write {} for the defaults."""
 
 
 class ModelSpec(ApiModel):
@@ -139,32 +139,32 @@ class ModelSpec(ApiModel):
     rules = (
         Rule(
             "!has(self.adapter) || !has(self.freeze)",
-            "an adapter freezes the whole model by itself; remove model.freeze",
+            "model.adapter already freezes the whole model; remove model.freeze",
             lambda s: s.adapter is None or s.freeze is None,
             ".freeze",
         ),
         Rule(
             "!has(self.adapter) || !has(self.layerLearningRateDecay)",
-            "an adapter leaves the model's layers as they are; remove model.layerLearningRateDecay",
+            "model.adapter does not train the model's layers, so no learning rate decays over them; remove model.layerLearningRateDecay",
             lambda s: s.adapter is None or s.layer_learning_rate_decay is None,
             ".layerLearningRateDecay",
         ),
     )
     uri: ModelUri
-    """Folder with config.json, *.safetensors and the tokenizer, for example pvc://models/minilm, or a repository of the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights are refused."""
+    """Folder with config.json, *.safetensors and tokenizer files, for example pvc://models/minilm, or a repository on the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights (*.bin) are refused."""
     credentials: CredentialsSpec | None = None
-    """Access to a model, tokenizer or data of the Hub that is not public."""
+    """Access to a private or gated model, tokenizer or dataset on the Hugging Face Hub."""
     tokenizer: TokenizerSpec | None = None
-    """Another tokenizer than the one in the model's folder, or more tokens for it."""
+    """Replaces the tokenizer in the model's folder, or adds tokens to it."""
     initialize: Initialize = Initialize.PRETRAINED
-    """Pretrained takes the weights of the folder; Random takes its architecture only, as a control run."""
+    """Pretrained loads the weights in the folder. Random uses only its architecture and trains from scratch, as a baseline."""
     freeze: FreezeSpec | None = None
-    """Parts of the model that are not trained."""
+    """Parts of the model to freeze. Default: the whole model is trained."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout probability of all dropout layers, for example 0.1. Default: as the model's config.json says."""
+    """Dropout probability of all dropout layers, for example 0.1. Default: the value in the model's config.json."""
     layer_learning_rate_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Discriminative rates (Howard & Ruder 2018): every layer learns at this multiple of the rate of the layer above it, for example 0.9; the head learns at the full rate."""
+    """Layer-wise learning-rate decay, or discriminative fine-tuning (Howard & Ruder 2018): the learning rate of each layer is that of the layer above it multiplied by this factor, for example 0.9. The head has the full rate."""
     head: HeadSpec | None = None
-    """Layers of one's own between the encoder and the outputs. Default: the architecture's own head."""
+    """Custom head between the encoder and the outputs. Default: the architecture's own head."""
     adapter: AdapterSpec | None = None
-    """Train small added parts instead of the whole model."""
+    """Train a small adapter (LoRA) instead of the whole model."""

@@ -344,14 +344,14 @@ BROKEN_RULES = [
     Case("a model in a ConfigMap", _model(uri="configMap://tiny/model"), _MODEL),
     Case("a claim without a path", _model(tokenizer={"uri": "pvc://demo"}), _MODEL),
     Case("a repository in a repository", _model(uri="hf://org/name/model"), _MODEL),
-    Case("a tokenizer of nothing", _model(tokenizer={}), "give uri, another tokenizer, or addTokens"),
-    Case("nothing to thaw", _model(freeze={"unfreezeEvery": {"steps": 1}}), "unfreezeEvery thaws the layers"),
+    Case("a tokenizer of nothing", _model(tokenizer={}), "give uri (another tokenizer) or addTokens"),
+    Case("nothing to unfreeze", _model(freeze={"unfreezeEvery": {"steps": 1}}), "unfreezeEvery unfreezes the layers"),
     Case("a norm of nothing", _model(head={"batchNorm": True}), "batchNorm normalises hidden layers"),
     Case("frozen twice", _model(adapter={"lora": {}}, freeze={"layers": 1}), "an adapter freezes the whole"),
     Case(
         "layers that an adapter leaves",
         _model(adapter={"lora": {}}, layerLearningRateDecay=0.9),
-        "an adapter leaves the model's layers",
+        "model.adapter does not train the model's layers",
     ),
     Case(
         "credentials for claims",
