@@ -13,14 +13,14 @@ Label = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class ClassWeights(StrEnum):
-    """How much each class counts in the loss."""
+    """How classes are weighted in the loss."""
 
     NONE = "None"
     BALANCED = "Balanced"
 
 
 class RegressionLoss(StrEnum):
-    """How an error counts."""
+    """Loss function of regression."""
 
     SQUARED = "Squared"
     HUBER = "Huber"
@@ -30,7 +30,7 @@ def _labels_keep_their_order() -> Rule:
     return Rule(
         # sets are equal in any order, so the rule on spec.objective lets a new order pass; map() makes lists of them
         "!has(self.labels) || !has(oldSelf.labels) || self.labels.map(l, l) == oldSelf.labels.map(l, l)",
-        "the order of labels gives their ids and cannot be changed after creation; create a new FineTuneJob under"
+        "the order of labels defines their ids and cannot be changed after creation; create a new FineTuneJob under"
         " another name",
     )
 
@@ -39,68 +39,68 @@ Labels = Annotated[list[Label], Field(min_length=2, max_length=1000), Unique()]
 
 
 class ClassificationSpec(ApiModel):
-    """One label for every text, or with multiLabel any number of them; cross-entropy."""
+    """Text classification: one label per text, or with multiLabel any number of labels. Trained with cross-entropy."""
 
     rules = (
         _labels_keep_their_order(),
         Rule(
             "!self.multiLabel || self.labelSmoothing == 0.0",
-            "labelSmoothing spreads the probability of one label; remove it, or multiLabel",
+            "labelSmoothing is for one label per text; remove it, or remove multiLabel",
             lambda s: not s.multi_label or s.label_smoothing == 0,
             ".labelSmoothing",
         ),
     )
     labels: Labels | None = None
-    """The labels in the order of their ids, for example [neg, pos]. A row with another label is refused. Default: the labels found in the training data, sorted."""
+    """Labels in the order of their ids, for example [neg, pos]. A row with any other label is invalid. Default: the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
-    """Balanced weighs every class by the inverse of its frequency (as scikit-learn does); with multiLabel, the texts with a label by (texts without it) / (texts with it)."""
+    """Balanced weights each class by the inverse of its frequency, as scikit-learn does. With multiLabel, texts that have a label are weighted by (texts without it) / (texts with it)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target probability that is spread over all labels (Szegedy et al. 2016), for example 0.1."""
+    """Label smoothing: share of the target probability that is spread over all labels (Szegedy et al. 2016). For example 0.1."""
     multi_label: bool = False
-    """Every text has any number of labels, given as a list: each label is a yes or no of its own (binary cross-entropy)."""
+    """Multi-label classification: each text has a list of any number of labels, and each label is predicted independently (binary cross-entropy)."""
 
 
 class RegressionSpec(ApiModel):
-    """One number for every text, or several."""
+    """Regression: one or several numbers per text."""
 
     targets: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many numbers belong to every text. With 2 or more the label column holds a list of them."""
+    """Number of values to predict per text. With 2 or more, the label column holds a list of numbers."""
     loss: RegressionLoss = RegressionLoss.SQUARED
-    """Squared is the mean squared error; Huber (1964) is squared up to 1 and linear beyond, so that outliers count less."""
+    """Loss function. Squared is the mean squared error. Huber (1964) is squared up to an error of 1 and linear beyond, so outliers have less influence."""
     normalize: bool = False
-    """Learn targets of mean 0 and deviation 1, as counted on the training rows. Losses are in that unit; metrics and the predictions of the recorded model are in the original one. Needs a last layer with a bias: GPT-2 and Llama have none, model.head has."""
+    """Normalise the targets to mean 0 and standard deviation 1, measured on the training rows. Losses are in normalised units; metrics and the published model's predictions are in original units. Requires a last layer with a bias, which the heads of GPT-2 and Llama lack; model.head has one."""
 
 
 class TokenClassificationSpec(ApiModel):
-    """One label for every word; cross-entropy over the first token of each word."""
+    """Token classification: one label per word, such as named-entity recognition. Trained with cross-entropy on the first token of each word."""
 
     rules = (_labels_keep_their_order(),)
     labels: Labels | None = None
-    """The labels in the order of their ids, for example [O, B-PER, I-PER]. Default: the labels found in the training data, sorted."""
+    """Labels in the order of their ids, for example [O, B-PER, I-PER]. Default: the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
-    """Balanced weighs every class by the inverse of its frequency."""
+    """Balanced weights each class by the inverse of its frequency."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target probability that is spread over all labels, for example 0.1."""
+    """Label smoothing: share of the target probability that is spread over all labels. For example 0.1."""
 
 
 class CausalLMSpec(ApiModel):
-    """The next token of a text."""
+    """Causal language modelling: predict the next token of a text."""
 
     mask_prompt: bool = True
-    """Learn the text alone and not the prompt before it (dataset.columns.prompt)."""
+    """Compute the loss on the text only, not on the prompt before it (dataset.columns.prompt)."""
 
 
 class ObjectiveSpec(OneOf):
-    """What the model learns: exactly one of the members."""
+    """What the model learns. Set exactly one member."""
 
     classification: ClassificationSpec | None = None
-    """One label for every text, or several; cross-entropy. For example {labels: [neg, pos]}, or {} to take the labels from the data."""
+    """Text classification: one or several labels per text. For example {labels: [neg, pos]}, or {} to take the labels from the training data."""
     regression: RegressionSpec | None = None
-    """One number for every text, or several; mean squared error. Written as {} for one."""
+    """Regression: one or several numbers per text. Write {} for one number and mean squared error."""
     token_classification: TokenClassificationSpec | None = None
-    """One label for every word of a text. Written as {} to take the labels from the data."""
+    """Token classification: one label per word, such as named-entity recognition. Write {} to take the labels from the training data."""
     causal_lm: Annotated[CausalLMSpec | None, Field(alias="causalLM")] = None
-    """The next token of a text: language modelling and instruction tuning. Written as {}."""
+    """Causal language modelling (next-token prediction), including instruction tuning. Write {} for the defaults."""
 
     @property
     def kind(self) -> str:
@@ -110,7 +110,7 @@ class ObjectiveSpec(OneOf):
 
 
 def only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool], message: str) -> Rule:
-    """A choice that has a meaning for one objective alone; `cel` and `chosen` tell whether it was made."""
+    """A rule for a setting that applies to one objective only; `cel` and `chosen` detect the setting."""
     alias = ObjectiveSpec.model_fields[objective].alias
     return Rule(
         f"!has(self.objective) || has(self.objective.{alias}) || !has(self.dataset) || !({cel})",
@@ -123,7 +123,7 @@ def only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool]
 
 
 def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
-    """What of a dataset has a meaning for next tokens alone; `root` stands before the fields in messages."""
+    """Rules for the dataset's settings that apply to causalLM only; messages prefix field names with `root`."""
     return (
         only_for(
             "causal_lm",
