@@ -1,4 +1,4 @@
-"""`spec.resources` and `spec.scheduling`: what the pods get, and where they may run."""
+"""`spec.resources` and `spec.scheduling`: resources of the training pods, and where they may run."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -13,33 +13,33 @@ Quantities = Annotated[dict[Annotated[str, Field(max_length=128)], Quantity], Fi
 
 
 class ResourcesSpec(ApiModel):
-    """What the pods get."""
+    """Compute resources of the training pods."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] | None = None
-    """Pods that train together. Only 1 for now, which is also the default."""
+    """Number of pods that train together. Only 1 is supported for now. Default: 1."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
-    """GPUs of every pod, each with a process of its own; 0 trains on the CPU. Default: as the administrator set it, 1 on GPU clusters."""
+    """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: set by the administrator, 1 on GPU clusters."""
     gpu_resource: (
         Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] | None
     ) = None
-    """Extended resource that stands for a GPU. Default: as the administrator set it, nvidia.com/gpu."""
+    """Name of the extended resource for GPUs, for example amd.com/gpu. Default: set by the administrator, usually nvidia.com/gpu."""
     requests: Quantities | None = None
-    """Requested resources of the pod, for example {cpu: "4", memory: 16Gi}."""
+    """Resource requests of the pod, for example {cpu: "4", memory: 16Gi}."""
     limits: Quantities | None = None
-    """Limits of the pod, for example {memory: 16Gi}."""
+    """Resource limits of the pod, for example {memory: 16Gi}."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, for example 1Gi."""
 
 
 class TolerationOperator(StrEnum):
-    """How a toleration compares with a taint."""
+    """How a toleration is matched with a taint."""
 
     EXISTS = "Exists"
     EQUAL = "Equal"
 
 
 class TaintEffect(StrEnum):
-    """What a taint does."""
+    """Effect of a taint."""
 
     NO_SCHEDULE = "NoSchedule"
     PREFER_NO_SCHEDULE = "PreferNoSchedule"
@@ -47,28 +47,28 @@ class TaintEffect(StrEnum):
 
 
 class Toleration(ApiModel):
-    """A taint that the pods tolerate, as in a Pod."""
+    """A toleration, as in a Pod."""
 
     key: LabelKey | None = None
-    """Key of the taint; absent with operator Exists: every taint."""
+    """Taint key that the toleration applies to. Empty with operator Exists matches all taints."""
     operator: TolerationOperator | None = None
-    """Exists or Equal."""
+    """Exists or Equal. Equal also compares the value."""
     value: LabelValue | None = None
-    """Value of the taint, with operator Equal."""
+    """Taint value to match, with operator Equal."""
     effect: TaintEffect | None = None
-    """NoSchedule, PreferNoSchedule or NoExecute; absent: every effect."""
+    """Taint effect to match: NoSchedule, PreferNoSchedule or NoExecute. Empty matches all effects."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    """With NoExecute: how long the pod stays after the taint came."""
+    """Effect NoExecute only: seconds that the pod stays on the node after the taint is added, before it is evicted."""
 
 
 class SchedulingSpec(ApiModel):
     """Where the pods may run."""
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] | None = None
-    """Labels that a node must have, for example {gpu: a100}. A label that the administrator asks for stays as it is."""
+    """Labels that a node must have, for example {gpu: a100}. Labels that the administrator requires cannot be overridden."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
-    """Taints that the pods tolerate."""
+    """Tolerations of the pods, in addition to those that the administrator set."""
     priority_class_name: Name | None = None
-    """PriorityClass of the pods."""
+    """Name of the pods' PriorityClass."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=8)] | None = None
-    """Names of Secrets of this namespace with registry credentials."""
+    """Names of Secrets in the job's namespace with image registry credentials."""
