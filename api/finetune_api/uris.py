@@ -1,10 +1,10 @@
-"""Where models, data and outputs lie: `pvc://CLAIM/PATH`, `configMap://NAME/KEY` and `hf://REPOSITORY`, one grammar.
+"""URIs of models, data and outputs: `pvc://CLAIM/PATH`, `configMap://NAME/KEY` and `hf://REPOSITORY`.
 
-The last one is that of huggingface_hub's file system: `hf://ORG/NAME@REVISION` is a model,
+hf:// URIs follow huggingface_hub's file system: `hf://ORG/NAME@REVISION` is a model,
 `hf://datasets/ORG/NAME@REVISION/PATH` a file of a dataset. A revision is a branch, a tag, a commit, or one of the
 Hub's own references: refs/pr/NUMBER and refs/convert/parquet.
 
-A path on the machine is not a URI: it appears only in a RunConfig, which the operator writes for a pod, or a
+A path on the machine is not a URI. It appears only in a RunConfig, which the operator writes for a pod, or a
 person for a run on a laptop.
 """
 
@@ -50,7 +50,7 @@ ClaimUri = Annotated[
     Field(max_length=512),
     _rule(
         [_CLAIM],
-        f"write pvc://CLAIM/PATH, a folder or file on a PersistentVolumeClaim of this namespace, {_HELP}",
+        f"write pvc://CLAIM/PATH, a folder or file on a PersistentVolumeClaim in this namespace, {_HELP}",
     ),
 ]
 ModelUri = Annotated[
@@ -58,8 +58,8 @@ ModelUri = Annotated[
     Field(max_length=512),
     _rule(
         [_CLAIM, _HUB_MODEL],
-        "write pvc://CLAIM/PATH, a folder on a PersistentVolumeClaim of this namespace, or hf://ORG/NAME@REVISION, a "
-        f"model of the Hugging Face Hub, {_HELP}",
+        "write pvc://CLAIM/PATH, a folder on a PersistentVolumeClaim in this namespace, or hf://ORG/NAME@REVISION, a "
+        f"model on the Hugging Face Hub, {_HELP}",
     ),
 ]
 DataUri = Annotated[
@@ -67,15 +67,15 @@ DataUri = Annotated[
     Field(max_length=512),
     _rule(
         [_CLAIM, _CONFIG_MAP, _HUB_DATA],
-        "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim of this namespace, configMap://NAME/KEY for data of "
-        f"up to 1 MiB, or hf://datasets/ORG/NAME@REVISION/PATH, a file of the Hugging Face Hub, {_HELP}",
+        "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim in this namespace, configMap://NAME/KEY for data of "
+        f"up to 1 MiB, or hf://datasets/ORG/NAME@REVISION/PATH, a file on the Hugging Face Hub, {_HELP}",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Location:
-    """A parsed URI: the kind of source, the Kubernetes object's name, and the path or key inside it."""
+    """A parsed URI: its scheme, the name of the Kubernetes object, and the path or key inside it."""
 
     scheme: str
     name: str
@@ -86,7 +86,7 @@ class Location:
 
 
 def parse(uri: str) -> Location:
-    """Take a validated URI of a claim or ConfigMap apart."""
+    """Parse a validated URI of a claim or ConfigMap."""
     scheme, _, rest = uri.partition("://")
     name, _, path = rest.partition("/")
     return Location(scheme, name, PurePosixPath(path))
@@ -108,7 +108,7 @@ def is_hub(uri: str | None) -> bool:
 
 
 def parse_hub(uri: str) -> HubLocation:
-    """Take a validated hf:// URI apart. Raises ValueError for one that is not of that form."""
+    """Parse an hf:// URI. Raises ValueError if it has another form."""
     found = re.fullmatch(_HUB_PARTS, uri)
     if found is None:
         raise ValueError(f"{uri} is neither hf://ORG/NAME@REVISION nor hf://datasets/ORG/NAME@REVISION/PATH")
