@@ -1,7 +1,7 @@
-"""CombineConfig: several trained models in, one out. The operator will write it, or a person for a laptop.
+"""CombineConfig: combine several trained models into one. Written by hand for now; the operator will write it later.
 
-A file format as RunConfig is: every path explicit, versioned, frozen by a golden file in the tests. The answer is the
-same RunReport.
+A file format like RunConfig: all paths explicit, versioned, frozen by a golden file in the tests. The result is a
+RunReport as well.
 """
 
 from enum import StrEnum
@@ -20,7 +20,7 @@ from finetune_api.training import Precision
 
 
 class CombineRule(StrEnum):
-    """How several models become one."""
+    """How several models are combined."""
 
     AVERAGE_PROBABILITIES = "AverageProbabilities"
     VOTE = "Vote"
@@ -38,11 +38,11 @@ RULES = {
     "regression": [CombineRule.AVERAGE_PREDICTIONS, CombineRule.AVERAGE_WEIGHTS],
     "causal_lm": [CombineRule.AVERAGE_WEIGHTS],
 }
-"""What fits each objective, by the member of ObjectiveSpec."""
+"""Rules available for each objective, by the member of ObjectiveSpec."""
 
 
 def unfit(rule: CombineRule, objective: str) -> str | None:
-    """Why a rule does not fit an objective, and what does; None where it fits."""
+    """Why a rule does not fit an objective, and which rules do; None if it fits."""
     fitting = RULES[objective]
     if rule in fitting:
         return None
@@ -50,18 +50,18 @@ def unfit(rule: CombineRule, objective: str) -> str | None:
 
 
 class MemberInput(ApiModel):
-    """A model that the trainer published."""
+    """A model published by the trainer."""
 
     path: Path
-    """Its folder, with SHA256SUMS."""
+    """Folder of the model, with SHA256SUMS."""
     uri: str | None = None
-    """Where the user says it lies; for messages and the manifest."""
+    """URI that the user gave, for messages and the manifest."""
     digest: Digest | None = None
-    """`status.model.digest` of the job that made it; another one is refused."""
+    """Expected digest: `status.model.digest` of the job that trained it. A folder with another digest is refused."""
 
 
 class CombineData(ApiModel):
-    """The rows on which every member and the combination are scored; none of them may have been trained on."""
+    """Rows on which each member and the combination are evaluated. No member may have been trained on them."""
 
     rules = (
         Rule(
@@ -71,59 +71,59 @@ class CombineData(ApiModel):
         ),
     )
     validation: DataInput | None = None
-    """Rows whose metrics are told as eval_."""
+    """Rows for the metrics with the prefix eval_."""
     test: DataInput | None = None
-    """Rows whose metrics are told as test_."""
+    """Rows for the metrics with the prefix test_."""
     columns: ColumnsSpec = ColumnsSpec()
-    """Which columns hold what."""
+    """Names of the columns in the data files."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
-    """How texts are prepared: as the members were trained."""
+    """Preprocessing of texts. Use the same settings as for training the members."""
     max_invalid_rows: MaxInvalidRows = "0"
-    """A count or a share such as 1%."""
+    """Maximum number of invalid rows to skip: a count, or a share such as 1%."""
 
 
 class CombinePaths(ApiModel):
-    """Where the combination goes: no folder in another, the first two on one file system, so that a rename publishes."""
+    """Output folders. None may be inside another; modelDir and stagingDir must be on one file system, because a rename publishes the model."""
 
     model_dir: Path
-    """The folder; exists only once it is complete."""
+    """Folder of the combined model. Exists only once it is complete."""
     staging_dir: Path
-    """Where it is put together before the rename."""
+    """Folder in which the model is written before the rename."""
     hub_dir: Path | None = None
-    """Where rows on the Hub are downloaded to. Default: huggingface_hub's own cache."""
+    """Download folder for data from the Hugging Face Hub. Default: huggingface_hub's cache."""
     uri: str | None = None
-    """Where the user says the folder lies."""
+    """URI of the folder that the user gave."""
 
 
 class CombineConfig(ApiModel):
-    """All that one combination needs."""
+    """Configuration of one combination."""
 
     rules = (
         Rule(
             "!has(self.devices) || self.devices.gpus <= 1",
-            "one member is scored at a time, by one process; ask for one of devices.gpus",
+            "combining uses one process, which evaluates one member at a time; set devices.gpus to 0 or 1",
             lambda s: s.devices.gpus <= 1,
         ),
         *only_for_causal_lm(),
     )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["CombineConfig"]
-    """By this the trainer knows what RUN.json is."""
+    """Distinguishes this file from a RunConfig."""
     job: JobIdentity
     members: Annotated[list[MemberInput], Field(min_length=2, max_length=100)]
-    """The models to combine, each with the same objective, labels and tokenizer."""
+    """Models to combine. All must have the same objective, labels and tokenizer."""
     combine: CombineRule
-    """AverageProbabilities or Vote of classifiers, AveragePredictions of regressors; AverageWeights, a model soup (Wortsman et al. 2022), of any models with the same architecture that started from the same weights."""
+    """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights."""
     dataset: CombineData
     objective: ObjectiveSpec
-    """That of the members."""
+    """Objective of the members."""
     metrics: Annotated[list[MetricName], Field(max_length=4)] | None = None
-    """What to report beside the loss. Default: as for training."""
+    """Metrics to report in addition to the loss. Default: as for training."""
     output: CombinePaths
     devices: Devices = Devices()
     precision: Precision = Precision.AUTO
     progress: ProgressEndpoint | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port of /metrics; 0 serves none."""
+    """Port of the /metrics endpoint. 0 disables it."""
     termination_log: Path | None = None
-    """File that gets the RunReport; none on a laptop."""
+    """File to write the RunReport to. Not needed on a laptop."""
