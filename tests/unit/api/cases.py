@@ -347,7 +347,7 @@ BROKEN_RULES = [
     Case("a tokenizer of nothing", _model(tokenizer={}), "give uri (another tokenizer) or addTokens"),
     Case("nothing to unfreeze", _model(freeze={"unfreezeEvery": {"steps": 1}}), "unfreezeEvery unfreezes the layers"),
     Case("a norm of nothing", _model(head={"batchNorm": True}), "batchNorm normalises hidden layers"),
-    Case("frozen twice", _model(adapter={"lora": {}}, freeze={"layers": 1}), "an adapter freezes the whole"),
+    Case("frozen twice", _model(adapter={"lora": {}}, freeze={"layers": 1}), "model.adapter already freezes the whole"),
     Case(
         "layers that an adapter leaves",
         _model(adapter={"lora": {}}, layerLearningRateDecay=0.9),
@@ -361,7 +361,7 @@ BROKEN_RULES = [
     Case(
         "smoothing of several labels",
         spec(objective={"classification": {"multiLabel": True, "labelSmoothing": 0.1}}),
-        "labelSmoothing spreads the probability",
+        "labelSmoothing is for one label per text",
     ),
     Case(
         "the power of another schedule",
@@ -557,6 +557,6 @@ UPDATES = [
         "another order of the labels, which gives them other ids",
         spec(objective={"classification": {"labels": ["neg", "pos"]}}),
         spec(objective={"classification": {"labels": ["pos", "neg"]}}),
-        "the order of labels gives their ids and cannot be changed",
+        "the order of labels defines their ids and cannot be changed",
     ),
 ]

@@ -85,7 +85,7 @@ def test_the_full_combine_config_shows_every_field() -> None:
             {"dataset": SMALLEST["dataset"] | {"columns": {"prompt": "p"}}},
             r"columns\.prompt is for objective\.causalLM",
         ),
-        ({"devices": {"gpus": 2}}, "one member is scored at a time"),
+        ({"devices": {"gpus": 2}}, "combining uses one process"),
         ({"combine": "Mean"}, "'AverageProbabilities'"),
         ({"kind": "RunConfig"}, "'CombineConfig'"),
         ({"metrics": ["accuracy", "f1", "mcc", "recall", "precision"]}, "at most 4 items"),
