@@ -1,4 +1,4 @@
-"""FineTuneJob: the spec as a whole, and the rules between its parts."""
+"""FineTuneJob: the whole spec, and the rules across its parts."""
 
 import re
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ EnvName = Annotated[
     TextRule(
         Rule(
             _reserved_cel(),
-            "this variable steers the interpreter, the loader or the trainer and cannot be set; choose another name",
+            "this variable controls the interpreter, the loader or the trainer and cannot be set; choose another name",
             lambda name: not name.startswith(_RESERVED_PREFIXES) and name not in _RESERVED,
         )
     ),
@@ -49,17 +49,17 @@ class EnvVar(ApiModel):
 
 
 class OutputSpec(ApiModel):
-    """Where the model is written."""
+    """Where the trained model is written."""
 
     uri: ClaimUri | None = None
-    """The model's folder, for example pvc://models/movie-sentiment. Default: pvc://NAME-UID/model, a claim made for this job that outlives it."""
+    """Output folder for the model, for example pvc://models/movie-sentiment. Default: pvc://NAME-UID/model, on a PersistentVolumeClaim that the operator creates for this job and never deletes."""
 
 
 class RetrySpec(ApiModel):
-    """What happens after a failure that another attempt may cure."""
+    """Retries after failures that may be temporary, such as a crash or a lost node."""
 
     limit: Annotated[int, Field(ge=0, le=100)] = 3
-    """How many more attempts follow a failed one. Preemptions and node shut-downs are not counted."""
+    """Maximum number of retries after failed attempts. Preemptions and node shutdowns do not count."""
 
 
 def _immutable(field: str) -> Rule:
@@ -81,7 +81,7 @@ def _changeable_while_suspended(field: str) -> Rule:
 def _required_without_command(field: str, example: str) -> Rule:
     return Rule(
         f"has(self.command) || has(self.{field})",
-        f"spec.{field} is required unless spec.command runs a script of your own; write for example {example}",
+        f"spec.{field} is required unless spec.command runs your own script; write for example {example}",
         lambda s: s.command is not None or getattr(s, field) is not None,
     )
 
@@ -89,7 +89,7 @@ def _required_without_command(field: str, example: str) -> Rule:
 def _refused_with_command(field: str) -> Rule:
     return Rule(
         f"!has(self.command) || !has(self.{field})",
-        f"spec.{field} has no meaning for a script of your own (spec.command); remove one of the two",
+        f"spec.{field} does not apply to your own script (spec.command); remove one of the two",
         lambda s: s.command is None or getattr(s, field) is None,
         f".{field}",
     )
@@ -129,7 +129,7 @@ def _metrics_fit(objective: str) -> Rule:
 
 
 def _hub_uris(spec: Any) -> list[str]:
-    """What a job reads from the Hub."""
+    """The hf:// URIs that a job reads."""
     model, data = spec.model, spec.dataset
     found = [model.uri, model.tokenizer and model.tokenizer.uri] if model else []
     found += [part.uri for part in (data.train, data.validation, data.test) if part] if data else []
@@ -146,7 +146,7 @@ def _credentials_for_the_hub() -> Rule:
         f"!has(self.model) || !has(self.model.credentials) || self.model{on_hub}"
         f" || (has(self.model.tokenizer) && has(self.model.tokenizer.uri) && self.model.tokenizer{on_hub})"
         f" || (has(self.dataset) && (self.dataset.train{on_hub} || {data}))",
-        "spec.model.credentials are for models and data of the Hugging Face Hub (hf://); claims need none: remove it",
+        "spec.model.credentials is for models and data on the Hugging Face Hub (hf://); claims need none; remove it",
         lambda s: s.model is None or s.model.credentials is None or bool(_hub_uris(s)),
         ".model.credentials",
     )
@@ -157,7 +157,7 @@ WHILE_SUSPENDED = ("resources", "scheduling")
 
 
 class FineTuneJobSpec(ApiModel):
-    """What to train, on what, how, and with which resources."""
+    """Specification of a fine-tuning job: model, data, objective, training settings and resources."""
 
     rules = (
         _required_without_command("model", "{uri: pvc://models/minilm}"),
@@ -170,7 +170,7 @@ class FineTuneJobSpec(ApiModel):
             ".dataset.validation.stratify",
             "has(self.dataset.validation) && has(self.dataset.validation.stratify) && self.dataset.validation.stratify",
             lambda dataset: bool(dataset.validation and dataset.validation.stratify),
-            "spec.dataset.validation.stratify needs one label a text; remove it, or use objective.classification",
+            "spec.dataset.validation.stratify needs one label per text; remove it, or use objective.classification",
         ),
         *only_for_causal_lm("spec."),
         _credentials_for_the_hub(),
@@ -179,38 +179,38 @@ class FineTuneJobSpec(ApiModel):
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )
     model: ModelSpec | None = None
-    """The checkpoint that training starts from."""
+    """The pretrained model to fine-tune."""
     dataset: DatasetSpec | None = None
-    """The data, and how it is prepared."""
+    """Training, validation and test data, and their preprocessing."""
     objective: ObjectiveSpec | None = None
-    """What the model learns."""
+    """What the model learns: classification, regression, token classification or causal language modelling."""
     training: TrainingSpec | None = None
-    """How the weights are updated. Default: AdamW at 5e-5 for 3 epochs of batches of 32."""
+    """Training settings. Default: AdamW with learning rate 5e-5 and batch size 32, for 3 epochs."""
     resources: ResourcesSpec | None = None
-    """What the pods get. May be changed while the job is suspended."""
+    """CPU, memory and GPUs of the training pods. Can be changed while the job is suspended."""
     scheduling: SchedulingSpec | None = None
-    """Where the pods may run. May be changed while the job is suspended."""
+    """Node selector, tolerations and priority of the training pods. Can be changed while the job is suspended."""
     retry: RetrySpec = RetrySpec()
-    """What happens after a failure that another attempt may cure."""
+    """Retries after failures that may be temporary, such as a crash or a lost node."""
     output: OutputSpec | None = None
-    """Where the model is written."""
+    """Where the trained model is written."""
     suspend: bool = False
-    """true saves a checkpoint and releases the resources; false goes on from it."""
+    """true saves a checkpoint, stops the pods and releases their resources. false resumes from the checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
-    """Longest running time over all attempts; waiting and suspension do not count. For example 7200."""
+    """Maximum running time of the job in seconds, over all attempts. Time spent pending or suspended does not count. For example 7200."""
     ttl_seconds_after_finished: Seconds | None = None
-    """After this time the finished job's pods are deleted, never the FineTuneJob or its model. For example 86400."""
+    """Seconds after which the pods of a finished job are deleted. The FineTuneJob and its model are kept. For example 86400."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")] | None = None
-    """Another trainer image, where the administrator allows it."""
+    """Trainer image to use instead of the default, if the administrator allows it."""
     command: (
         Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=64)] | None
     ) = None
-    """A script of your own in place of the trainer. It finds FINETUNE_MODEL_DIR, FINETUNE_TRAIN_FILE, FINETUNE_VALIDATION_FILE, FINETUNE_TEST_FILE, FINETUNE_OUTPUT_DIR and FINETUNE_CHECKPOINT_DIR, and for hf:// FINETUNE_MODEL_URI, FINETUNE_TRAIN_URI and so on; exit code 0 is success. A script on Hugging Face's Trainer reports its progress by itself. For example [python, /scripts/train.py]."""
+    """Command that runs your own training script instead of the built-in trainer, for example [python, /scripts/train.py]. The environment has FINETUNE_MODEL_DIR, FINETUNE_TRAIN_FILE, FINETUNE_VALIDATION_FILE, FINETUNE_TEST_FILE, FINETUNE_OUTPUT_DIR and FINETUNE_CHECKPOINT_DIR, and for hf:// inputs FINETUNE_MODEL_URI, FINETUNE_TRAIN_URI and so on. Exit code 0 means success. Scripts that use Hugging Face's Trainer report progress automatically."""
     env: Annotated[list[EnvVar], Field(max_length=64), Unique("name")] | None = None
     """Environment variables of the training container."""
 
     def resolved_training(self) -> TrainingSpec | None:
-        """`training` with every default written out; None for a script of one's own."""
+        """`training` with every default filled in; None for a job with `command`."""
         if self.objective is None:
             return None
         preprocessing = self.dataset.preprocessing if self.dataset else PreprocessingSpec()
@@ -222,7 +222,7 @@ JOB_RULES = (
     Rule(
         f"size(self.metadata.name) <= 40 && self.metadata.name.matches('{_JOB_NAME}')",
         "metadata.name must have at most 40 characters of a-z, 0-9 and '-', and start with a letter: it is part of"
-        " the names of the job's pods",
+        " the pods' names",
         lambda name: len(name) <= 40 and re.fullmatch(_JOB_NAME, name) is not None,
     ),
 )
