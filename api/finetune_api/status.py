@@ -1,4 +1,4 @@
-"""`status`: what the operator says of a job. Written by the operator only; no logic of anyone's reads `phase` or `display`."""
+"""`status`: the observed state of a job. Written by the operator only; no logic reads `phase` or `display`."""
 
 import math
 from datetime import datetime
@@ -17,7 +17,7 @@ def _rfc3339(moment: datetime) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Leave out what JSON cannot say: NaN and the infinities."""
+    """Drop values that JSON cannot represent: NaN and infinity."""
     if isinstance(value, dict):
         return {key: number for key, number in value.items() if _finite(number) is not None}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -25,7 +25,7 @@ def _finite(value: Any) -> Any:
 
 Time = Annotated[datetime, PlainSerializer(_rfc3339, when_used="json")]
 Measured = Annotated[float | None, BeforeValidator(_finite)]
-"""A measured number; None where it was not finite."""
+"""A measured number; None if it was NaN or infinite."""
 Metrics = Annotated[
     dict[Annotated[str, Field(max_length=64)], float], Field(max_length=32), BeforeValidator(_finite)
 ]
@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 
 
 class Phase(StrEnum):
-    """One word for people."""
+    """One-word summary for humans."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -46,7 +46,7 @@ class Phase(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """Condition types. Reconciling and Stalled are present only while True (kstatus); the others always."""
+    """Condition types. Reconciling and Stalled are present only while True (kstatus); the others are always present."""
 
     RUNNING = "Running"
     COMPLETE = "Complete"
@@ -58,7 +58,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition, or an attempt, is as it is."""
+    """Machine-readable reason of a condition or an attempt."""
 
     ACCEPTED = "Accepted"
     STARTING = "Starting"
@@ -100,79 +100,79 @@ class Reason(StrEnum):
 
 
 class Condition(ApiModel):
-    """A condition as in metav1.Condition."""
+    """A condition, as metav1.Condition."""
 
     type: ConditionType
     """Running, Complete, Failed, Suspended, Finished, Reconciling or Stalled."""
     status: Annotated[str, Field(pattern="^(True|False|Unknown)$", max_length=7)]
     """True, False or Unknown."""
     reason: Annotated[str, Field(max_length=64)]
-    """Why, in one CamelCase word."""
+    """Machine-readable reason of the last transition, one CamelCase word. For example OutOfMemory."""
     message: Message
-    """Why, in one sentence, with what to change."""
+    """Human-readable explanation in one sentence, with the remedy."""
     last_transition_time: Time
-    """When status changed last."""
+    """Time of the last change of status."""
     observed_generation: Count
-    """Generation of the spec that this speaks of."""
+    """metadata.generation of the spec that the condition was computed from."""
 
 
 class AttemptStatus(ApiModel):
-    """One attempt: one Job."""
+    """One attempt to train, run as one batch Job."""
 
     number: Count
-    """1 for the first."""
+    """Number of the attempt, counted from 1."""
     reason: ShortText | None = None
-    """How it ended; absent while it lasts."""
+    """Machine-readable reason of its end, for example Preempted. Absent while the attempt runs."""
     message: Message | None = None
-    """How it ended, in one sentence."""
+    """Human-readable explanation of its end."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """Exit code of the training container."""
     counted: bool | None = None
-    """Whether it counts against spec.retry.limit."""
+    """Whether the attempt counts towards spec.retry.limit."""
     node: ShortText | None = None
-    """The node it ran on."""
+    """Name of the node that it ran on."""
     start_time: Time | None = None
-    """When the operator began it."""
+    """Time at which the operator started the attempt."""
     running_time: Time | None = None
-    """When its container started."""
+    """Time at which its container started."""
     end_time: Time | None = None
-    """When its last pod was gone."""
+    """Time at which its last pod ended."""
     from_step: Count | None = None
-    """The optimizer step of the checkpoint it went on from; 0 for a fresh start."""
+    """Optimizer step of the checkpoint that it resumed from. 0 if it started from the beginning."""
     to_step: Count | None = None
-    """The last optimizer step it reported."""
+    """Last optimizer step that it reported."""
 
 
 class DisplayStatus(ApiModel):
     """Texts for the columns of kubectl get."""
 
     progress: ShortText | None = None
-    """Share of the steps done, as 34%."""
+    """Share of optimizer steps done, for example 34%."""
     epoch: ShortText | None = None
-    """Passes done and planned, as 1.0/3."""
+    """Epochs done and planned, for example 1.0/3."""
     loss: ShortText | None = None
     """Training loss."""
     best: ShortText | None = None
-    """Best value of the deciding metric, as eval_loss 0.410."""
+    """Best value of the best metric, for example eval_loss 0.410."""
     eta: ShortText | None = None
-    """Estimated time left, as 1h52m."""
+    """Estimated time left, for example 1h52m."""
     gpus: ShortText | None = None
-    """Nodes × GPUs, as 1×4."""
+    """Nodes × GPUs per node, for example 1×4."""
     message: Message | None = None
-    """What is going on, in one sentence."""
+    """Current state in one sentence."""
 
 
 class ProgressStatus(ApiModel):
-    """Where training stands, as reported by the trainer."""
+    """Training progress, as reported by the trainer."""
 
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    """Share of the steps done."""
+    """Share of optimizer steps done, in percent."""
     step: Count | None = None
     """Optimizer steps done."""
     total_steps: Count | None = None
     """Optimizer steps planned."""
     epoch: Measured = None
-    """Passes over the training data done."""
+    """Epochs done, for example 1.5."""
     loss: Measured = None
     """Training loss."""
     learning_rate: Measured = None
@@ -182,36 +182,36 @@ class ProgressStatus(ApiModel):
     grad_norm_clipped: Measured = None
     """Gradient norm of the last step, after clipping."""
     tokens_per_second: Measured = None
-    """Text tokens per second, padding not counted."""
+    """Throughput in tokens per second, without padding."""
     data_wait_share: Measured = None
-    """Share of the last step's time that was spent on building batches."""
+    """Share of the last step's time spent waiting for data, from 0 to 1."""
     padding_ratio: Measured = None
-    """Share of padding in all positions computed so far."""
+    """Share of padding among all tokens computed so far, from 0 to 1."""
     memory_bytes: Count | None = None
-    """Largest memory so far: allocated by torch on the GPU, or of the process where none computes."""
+    """Peak memory in bytes so far: allocated by torch on the GPU, or resident memory of the process when training on the CPU."""
     eta_seconds: Count | None = None
-    """Estimated time left."""
+    """Estimated time left, in seconds."""
     metrics: Metrics | None = None
-    """Further numbers that a script of one's own reports."""
+    """Other numbers that your own script reports."""
     last_update_time: Time | None = None
-    """When the trainer reported this."""
+    """Time of the trainer's last progress report."""
 
 
 class EpochStatus(ApiModel):
     """One evaluation during training."""
 
     epoch: float
-    """Passes over the training data done."""
+    """Epochs done, for example 1.5."""
     step: Count
     """Optimizer steps done."""
     train_loss: Measured = None
-    """Mean training loss since the evaluation before."""
+    """Mean training loss since the previous evaluation."""
     eval_loss: Measured = None
     """Loss on the validation rows."""
     metrics: Metrics = {}
     """Metrics on the validation rows."""
     seconds: Measured = None
-    """Time since the evaluation before."""
+    """Seconds since the previous evaluation."""
 
 
 class CheckpointStatus(ApiModel):
@@ -220,59 +220,59 @@ class CheckpointStatus(ApiModel):
     step: Count
     """Optimizer steps done."""
     metric: ShortText | None = None
-    """The deciding metric."""
+    """The metric that decides which checkpoint is the best."""
     value: Measured = None
-    """Its value at this checkpoint."""
+    """Value of the metric at this checkpoint."""
 
 
 class EarlyStoppedStatus(ApiModel):
-    """Training stopped before its planned end."""
+    """Early stopping: training stopped before its planned end."""
 
     step: Count
     """Optimizer steps done."""
     metric: ShortText
-    """The metric that no longer improved."""
+    """The metric that stopped improving."""
     reason: Message
-    """Why, in one sentence."""
+    """Human-readable explanation in one sentence."""
     saved_seconds: Count | None = None
-    """About how many seconds of a GPU the steps left would have taken, over all GPUs; of the CPU where none computes."""
+    """Estimated compute time saved: seconds that the remaining steps would have taken, summed over all GPUs, or on the CPU if no GPU is used."""
 
 
 class ResolvedData(ApiModel):
     """A data file as it was read."""
 
     uri: Uri | None = None
-    """Where it lies."""
+    """URI that it was read from."""
     revision: Commit | None = None
-    """The commit that hf:// stood for; a retry uses the same."""
+    """Commit that the hf:// URI resolved to. A retry uses the same commit."""
     digest: Digest | None = None
-    """sha256 of the file."""
+    """SHA-256 digest of the file."""
     rows: Count | None = None
-    """Rows used."""
+    """Number of rows used."""
     invalid_rows: Count | None = None
-    """Rows refused."""
+    """Number of invalid rows, which were skipped."""
     duplicate_rows: Count | None = None
-    """Rows dropped as repeated."""
+    """Number of duplicate rows, which were dropped."""
 
 
 class ResolvedModel(ApiModel):
     """A model or tokenizer as it was read."""
 
     uri: Uri | None = None
-    """Where it lies."""
+    """URI that it was read from."""
     revision: Commit | None = None
-    """The commit that hf:// stood for; a retry uses the same."""
+    """Commit that the hf:// URI resolved to. A retry uses the same commit."""
     digest: Digest | None = None
-    """sha256 over the sha256 of its config.json and of each of its *.safetensors; for a tokenizer, of its files."""
+    """SHA-256 digest over the digests of config.json and of each *.safetensors file. For a tokenizer, over the digests of its files."""
 
 
 class ResolvedStatus(ApiModel):
-    """The inputs as they were found."""
+    """The inputs as they were read: revisions, digests and row counts."""
 
     model: ResolvedModel | None = None
     """The base model."""
     tokenizer: ResolvedModel | None = None
-    """The tokenizer, where it is another than the model's own."""
+    """The tokenizer, if it is not the model's own."""
     train: ResolvedData | None = None
     """Training rows."""
     validation: ResolvedData | None = None
@@ -284,104 +284,104 @@ class ResolvedStatus(ApiModel):
 
 
 class ParameterGroupStatus(ApiModel):
-    """Parameters that are trained alike."""
+    """Parameters trained with the same learning rate and weight decay."""
 
     name: ShortText
-    """Their layers, counted from the head, and whether they decay."""
+    """Name of the group: its layers, counted from the head, and whether weight decay applies."""
     parameters: Count
-    """How many numbers are trained in it."""
+    """Number of trainable parameters."""
     weight_decay: Measured = None
-    """training.optimizer.weightDecay, or 0 for biases and norms."""
+    """Weight decay: training.optimizer.weightDecay, or 0 for biases and normalisation weights."""
     scale: Measured = None
-    """Multiple of the learning rate, by model.layerLearningRateDecay."""
+    """Multiplier of the learning rate, from model.layerLearningRateDecay."""
 
 
 class EffectiveStatus(ApiModel):
-    """What the defaults became."""
+    """The effective configuration: the spec with every default resolved."""
 
     training: TrainingSpec | None = None
-    """spec.training with every default written out."""
+    """spec.training with every default filled in."""
     resources: ResourcesSpec | None = None
-    """spec.resources with the administrator's defaults."""
+    """spec.resources with the administrator's defaults applied."""
     output_uri: Uri | None = None
-    """The model's folder."""
+    """URI of the output folder."""
     image: Annotated[str, Field(max_length=512)] | None = None
-    """The trainer image."""
+    """The trainer image that is used."""
     labels: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=1000)] | None = None
-    """Labels in the order of their ids; the first 50 where there are more."""
+    """Labels in the order of their ids. Only the first 50 if there are more."""
     device: ShortText | None = None
-    """What computed: cuda or cpu; "cpu (simulated GPU)" on a cluster that only pretends to have GPUs."""
+    """Device used for training: cuda or cpu, or "cpu (simulated GPU)" on a cluster that only simulates GPUs."""
     precision: ShortText | None = None
-    """What precision Auto became."""
+    """Precision used, after resolving Auto."""
     micro_batch_size: Count | None = None
-    """Examples per forward pass."""
+    """Examples per forward pass on each device."""
     total_steps: Count | None = None
     """Optimizer steps planned."""
     parameter_groups: Annotated[list[ParameterGroupStatus], Field(max_length=40)] | None = None
-    """What of the model decays, and how fast it learns; the first 40 groups where there are more."""
+    """Parameter groups with their weight decay and learning-rate multiplier. Only the first 40 if there are more."""
     processes: Count | None = None
-    """Processes that train together, one a GPU; training.sharding says how they share the model."""
+    """World size: number of training processes, one per GPU. training.sharding says how they share the model."""
 
 
 class ModelStatus(ApiModel):
-    """The recorded model."""
+    """The published model."""
 
     uri: Uri
-    """The model's folder."""
+    """URI of the model's folder."""
     digest: Digest | None = None
-    """sha256 of the folder's SHA256SUMS, which lists every file. Absent for a script of one's own."""
+    """SHA-256 digest of the folder's SHA256SUMS file, which lists every file. Absent for your own script."""
     format: ShortText
-    """How the folder is loaded: safetensors by transformers; peft, an adapter, by peft on the base model; custom-head by the folder's custom_head.py; ensemble by its ensemble.py; Unverified for a script of one's own."""
+    """How to load the folder. safetensors: with transformers. peft: an adapter, with peft on the base model. custom-head: with the folder's custom_head.py. ensemble: with its ensemble.py. Unverified: the output of your own script."""
     size_bytes: Count | None = None
-    """Size of all files."""
+    """Total size of all files, in bytes."""
     files: Count | None = None
     """Number of files."""
     base_model: Uri | None = None
-    """The checkpoint that training started from."""
+    """URI of the pretrained model that training started from."""
     metrics: Metrics = {}
-    """Metrics of this model: eval_ on the validation rows, test_ on the test rows."""
+    """Metrics of this model. The prefix eval_ means validation rows, test_ means test rows."""
     trained_at: Time | None = None
-    """When training ended."""
+    """Time at which training ended."""
 
 
 class FineTuneJobStatus(ApiModel):
-    """What the operator says of a job."""
+    """Observed state of a job. Written by the operator."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = -1
-    """Generation of the spec that this status speaks of; -1 before the operator saw the job."""
+    """metadata.generation of the spec that this status was computed from. -1 until the operator has seen the job."""
     phase: Phase | None = None
-    """One word for people: Pending, Running, Suspended, Succeeded or Failed."""
+    """One-word summary for humans: Pending, Running, Suspended, Succeeded or Failed."""
     conditions: Annotated[list[Condition], Field(max_length=16), Unique("type")] = []
-    """Conditions; wait for Finished, which is True with reason Succeeded or Failed."""
+    """Conditions of the job. To wait for its end, use Finished: it becomes True with reason Succeeded or Failed."""
     attempt: Count | None = None
-    """Number of the newest attempt."""
+    """Number of the latest attempt."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=20)] = []
-    """The newest attempts."""
+    """The latest attempts, at most 20."""
     retries: Count | None = None
-    """Attempts that counted against spec.retry.limit."""
+    """Number of failed attempts that count towards spec.retry.limit."""
     retry_time: Time | None = None
-    """When the next attempt may begin."""
+    """Earliest time of the next retry."""
     active_seconds: Count | None = None
-    """Running time over all finished attempts, for activeDeadlineSeconds."""
+    """Running time of all finished attempts in seconds, compared with spec.activeDeadlineSeconds."""
     start_time: Time | None = None
-    """When the first attempt began."""
+    """Time at which the first attempt started."""
     completion_time: Time | None = None
-    """When the job finished."""
+    """Time at which the job finished."""
     display: DisplayStatus | None = None
-    """Texts for the columns of kubectl get; no logic reads them."""
+    """Texts for the columns of kubectl get. For display only."""
     progress: ProgressStatus | None = None
-    """Where training stands."""
+    """Training progress of the current or last attempt."""
     epochs: Annotated[list[EpochStatus], Field(max_length=50)] = []
-    """The newest evaluations."""
+    """The latest evaluations, at most 50."""
     best_checkpoint: CheckpointStatus | None = None
-    """The best evaluated step."""
+    """The step with the best evaluation."""
     latest_checkpoint: CheckpointStatus | None = None
-    """The newest saved step."""
+    """The latest step with a saved checkpoint."""
     early_stopped: EarlyStoppedStatus | None = None
-    """Set when training stopped before its planned end."""
+    """Set if early stopping ended training before its planned end."""
     resolved: ResolvedStatus | None = None
-    """The inputs as they were found."""
+    """The inputs as they were read: revisions, digests and row counts."""
     effective: EffectiveStatus | None = None
-    """What the defaults became."""
+    """The effective configuration: the spec with every default resolved."""
     model: ModelStatus | None = None
-    """The recorded model."""
+    """The published model, once training has succeeded."""
