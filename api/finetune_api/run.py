@@ -1,7 +1,7 @@
-"""What crosses the border between operator and trainer: RunConfig in, RunReport and ExitCode out.
+"""The interface between operator and trainer: RunConfig in, RunReport and ExitCode out.
 
-Both sides may be of different versions in a cluster, and a person may write a RunConfig by hand for a run on a
-laptop, so this is a file format: every path explicit, versioned, frozen by a golden file in the tests.
+In a cluster both sides may have different versions, and a person may write a RunConfig by hand for a run on a
+laptop. So this is a file format: all paths explicit, versioned, frozen by a golden file in the tests.
 """
 
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ from finetune_api.uris import is_hub
 RUN_CONFIG_PATH = "/etc/finetune/run.json"
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_BYTES = 3500
-"""The kubelet keeps the last 4,096 bytes of a termination message; a cut JSON would be a lost one."""
+"""The kubelet keeps the last 4,096 bytes of a termination message; truncated JSON could not be parsed."""
 PROGRESS_BYTES = 48 * 1024
-"""Of the report in a progress POST; the operator takes bodies of 64 KiB."""
+"""Maximum size of the report in a progress POST; the operator accepts bodies of 64 KiB."""
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 InputPath = Annotated[str, Field(max_length=4096, exclude_if=lambda path: path == "")]
-"""Left out where the uri names something on the Hub: it is where the download lies then."""
+"""Omitted for an hf:// URI until the download has finished; then the path of the download."""
 _HAS_PATH = Rule(
     "has(self.path) || (has(self.uri) && self.uri.startsWith('hf://'))",
     "give path, or a uri that begins with hf://",
@@ -47,7 +47,7 @@ _HAS_PATH = Rule(
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the trainer, in the manner of sysexits.h."""
+    """Exit codes of the trainer, modelled on sysexits.h."""
 
     DONE = 0
     CONFIGURATION = 64
@@ -60,7 +60,7 @@ class ExitCode(IntEnum):
     STORAGE = 74
     INTERRUPTED = 75
     PRUNED = 77
-    """Ended by an answer to a progress POST; 76 stays within the trainer: a process that lost another one."""
+    """Ended by the response to a progress POST. Code 76 is internal to the trainer: a process that lost a peer."""
 
 
 class JobIdentity(ApiModel):
@@ -71,9 +71,9 @@ class JobIdentity(ApiModel):
     name: str
     """Name of the FineTuneJob."""
     uid: str = "local"
-    """uid of the FineTuneJob: two jobs of the same name never share checkpoints."""
+    """uid of the FineTuneJob, so that two jobs with the same name never share checkpoints."""
     attempt: Annotated[int, Field(ge=1)] = 1
-    """Number of the attempt: the fence against pods of older attempts."""
+    """Number of the attempt. Fences off pods of older attempts."""
 
 
 class ModelInput(ApiModel):
@@ -81,31 +81,31 @@ class ModelInput(ApiModel):
 
     rules = (_HAS_PATH,)
     path: InputPath = ""
-    """Folder with config.json, weights and tokenizer; left out where uri is hf://."""
+    """Folder with config.json, weights and tokenizer. Omit it for an hf:// uri."""
     tokenizer_path: Path | None = None
-    """Folder of another tokenizer."""
+    """Folder of a tokenizer that replaces the model's own."""
     uri: str | None = None
-    """Where the user says it lies; for messages and the card. hf://ORG/NAME@REVISION is downloaded."""
+    """URI that the user gave, for messages and the model card. hf://ORG/NAME@REVISION is downloaded."""
     revision: Commit | None = None
-    """Commit that an earlier attempt found behind uri; a retry trains from the same files."""
+    """Commit that uri resolved to in an earlier attempt, so that a retry uses the same files."""
     tokenizer_uri: str | None = None
-    """Where the user says that the other tokenizer lies; hf://ORG/NAME@REVISION is downloaded."""
+    """URI of the tokenizer that the user gave. hf://ORG/NAME@REVISION is downloaded."""
     tokenizer_revision: Commit | None = None
-    """Commit that an earlier attempt found behind tokenizerUri."""
+    """Commit that tokenizerUri resolved to in an earlier attempt."""
     initialize: Initialize = Initialize.PRETRAINED
     """Pretrained or Random."""
     freeze: FreezeSpec | None = None
-    """Parts that are not trained."""
+    """Parts of the model to freeze."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout probability."""
+    """Dropout probability of all dropout layers."""
     add_tokens: Annotated[list[str], Field(max_length=1000)] = []
-    """More tokens for the tokenizer."""
+    """Tokens to add to the vocabulary."""
     layer_learning_rate_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Multiple of the rate from layer to layer, downwards."""
+    """Layer-wise learning-rate decay, as a factor per layer from the head down."""
     head: HeadSpec | None = None
-    """Layers between the encoder and the outputs."""
+    """Custom head between the encoder and the outputs."""
     adapter: AdapterSpec | None = None
-    """Small trained parts in a frozen model."""
+    """Adapter to train in the frozen model."""
 
 
 class DataInput(ApiModel):
@@ -113,24 +113,24 @@ class DataInput(ApiModel):
 
     rules = (_HAS_PATH,)
     path: InputPath = ""
-    """The file; left out where uri is hf://."""
+    """Path of the file. Omit it for an hf:// uri."""
     uri: str | None = None
-    """Where the user says it lies; for messages. hf://datasets/ORG/NAME@REVISION/PATH is downloaded."""
+    """URI that the user gave, for messages. hf://datasets/ORG/NAME@REVISION/PATH is downloaded."""
     revision: Commit | None = None
-    """Commit that an earlier attempt found behind uri; a retry trains on the same file."""
+    """Commit that uri resolved to in an earlier attempt, so that a retry uses the same file."""
     format: DataFormat | None = None
-    """jsonl, csv, parquet or text; default by the ending."""
+    """File format: jsonl, csv, parquet or text. Default: inferred from the file extension."""
 
 
 class ValidationSplit(ApiModel):
-    """Hold out a share of the training rows."""
+    """Hold out a share of the training rows for validation."""
 
     fraction: Annotated[float, Field(gt=0, le=0.9)] = 0.1
-    """Share of the rows."""
+    """Share of the rows to hold out."""
     stratify: bool | None = None
-    """Keep the labels' proportions; default: for classification without groupBy."""
+    """Stratified split: keep the proportions of the labels. Default: true for classification without groupBy."""
     group_by: str | None = None
-    """Column whose equal values stay together."""
+    """Column to group by: rows with the same value stay on the same side of the split."""
 
 
 class DatasetInput(ApiModel):
@@ -146,56 +146,56 @@ class DatasetInput(ApiModel):
     train: DataInput
     """Training rows."""
     validation: DataInput | None = None
-    """Validation rows in a file of their own."""
+    """Validation rows in a separate file."""
     split: ValidationSplit | None = None
-    """Validation rows held out of train; the default where there is no validation file."""
+    """Validation rows held out from train. Default if there is no validation file."""
     test: DataInput | None = None
     """Test rows."""
     columns: ColumnsSpec = ColumnsSpec()
-    """Which columns hold what."""
+    """Names of the columns in the data files."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
-    """How texts are prepared."""
+    """Text cleaning, truncation, deduplication and packing."""
     max_invalid_rows: MaxInvalidRows = "0"
-    """A count or a share such as 1%."""
+    """Maximum number of invalid rows to skip: a count, or a share such as 1%."""
 
 
 class OutputPaths(ApiModel):
-    """Where the run writes: no folder in another, the first two on one file system, so that a rename publishes."""
+    """Output folders. None may be inside another; modelDir and stagingDir must be on one file system, because a rename publishes the model."""
 
     model_dir: Path
-    """The model's folder; exists only once it is complete."""
+    """Folder of the model. Exists only once it is complete."""
     staging_dir: Path
-    """Where the model is put together before the rename, in a folder of each process; those are removed."""
+    """Folder in which the model is written before the rename, in one subfolder per process. The subfolders are removed."""
     checkpoint_dir: Path
-    """Checkpoints: step-00000400, …; removed after success."""
+    """Folder of the checkpoints, for example step-00000400. They are removed after success."""
     hub_dir: Path | None = None
-    """What is downloaded from the Hub; removed with the checkpoints where it lies beside them. Default: huggingface_hub's own cache."""
+    """Download folder for files from the Hugging Face Hub. Removed with the checkpoints if it is next to them. Default: huggingface_hub's cache."""
     uri: str | None = None
-    """Where the user says the model lies."""
+    """URI of the model that the user gave."""
 
 
 class Devices(ApiModel):
-    """What computes."""
+    """Devices to train on."""
 
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
-    """GPUs that must be there; 0 trains on the CPU."""
+    """Number of GPUs that must be visible. 0 trains on the CPU."""
     simulated: bool = False
-    """The GPUs only exist for the scheduler; compute on the CPU and say so."""
+    """The GPUs are simulated for the scheduler: train on the CPU and report it."""
 
 
 class ProgressEndpoint(ApiModel):
-    """Where progress is posted; losing it is never a failure."""
+    """Endpoint for progress reports. A run never fails because of it."""
 
     url: str
-    """HTTPS address."""
+    """HTTPS URL."""
     token_path: Path
-    """File with the bearer token, renewed by the kubelet."""
+    """File with the bearer token, which the kubelet renews."""
     ca_path: Path
-    """File with the endpoint's certificate authority."""
+    """File with the certificate authority of the endpoint."""
 
 
 class RunConfig(ApiModel):
-    """All that one run needs."""
+    """Configuration of one training run."""
 
     rules = only_for_causal_lm()
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
@@ -209,36 +209,36 @@ class RunConfig(ApiModel):
     devices: Devices = Devices()
     progress: ProgressEndpoint | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port of /metrics; 0 serves none."""
+    """Port of the /metrics endpoint. 0 disables it."""
     termination_log: Path | None = None
-    """File that gets the RunReport; none on a laptop."""
+    """File to write the RunReport to. Not needed on a laptop."""
 
 
 class FaultPlace(ApiModel):
-    """Where in the user's input a fault lies."""
+    """Place of an error in the user's input."""
 
     field: str | None = None
     """Field of the spec."""
     file: str | None = None
-    """File or URI."""
+    """Path or URI of the file."""
     row: int | None = None
-    """Line of the file, from 1."""
+    """Row of the file, counted from 1."""
     column: str | None = None
-    """Column of the row."""
+    """Column in the row."""
 
 
 class RunReport(ApiModel):
-    """How a run ended, or how far it is: the termination message, and the body of a progress POST."""
+    """Result or progress of a run: the termination message, and the body of a progress POST."""
 
     version: Literal[1] = 1
     attempt: int = 1
     exit_code: ExitCode | None = None
-    """Absent while the run lasts."""
+    """Absent until the run ends."""
     message: Annotated[str, Field(max_length=1024)] = ""
-    """One sentence: what happened, where, what to change."""
+    """One sentence: what happened, where, and the remedy."""
     place: FaultPlace | None = None
     traceback: Annotated[str, Field(max_length=2000)] | None = None
-    """The last lines, for a fault of the trainer's own."""
+    """Last lines of the traceback, for a bug in the trainer."""
     from_step: int | None = None
     progress: ProgressStatus | None = None
     best: CheckpointStatus | None = None
@@ -252,23 +252,23 @@ class RunReport(ApiModel):
 
 
 class Prune(ApiModel):
-    """A trial is to end here: others do better."""
+    """Prune a trial: end it early because others are better."""
 
     model_config = ConfigDict(extra="ignore")
     reason: Annotated[str, Field(min_length=1, max_length=512)]
-    """Why, as a part of a sentence; the trainer's last words repeat it."""
+    """Reason, as part of a sentence; the trainer's final message repeats it."""
 
 
 class ProgressAnswer(ApiModel):
-    """The answer to a progress POST. What a newer operator says besides is passed over, and so is silence."""
+    """Response to a progress POST. Unknown fields from a newer operator are ignored, and so is an empty response."""
 
     model_config = ConfigDict(extra="ignore")
     prune: Prune | None = None
-    """End training at the next step without a model; absent to go on."""
+    """End training at the next step without publishing a model. Absent to continue."""
 
 
 class _Drop(StrEnum):
-    """Parts of a report that give way, in this order, when it is too long. `best`, the goal of a search, is none."""
+    """Parts that are dropped, in this order, when a report is too long. `best`, the objective of a search, is kept."""
 
     TRACEBACK = "traceback"
     EPOCHS = "epochs"
@@ -282,9 +282,9 @@ class _Drop(StrEnum):
 
 
 def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
-    """The report as JSON of at most `limit` bytes of UTF-8: what matters least is left out first.
+    """The report as JSON of at most `limit` bytes of UTF-8. The least important parts are dropped first.
 
-    How it ended, the goal with its step, and a sentence stay in any case.
+    The exit code, the best value with its step, and the message are always kept.
     """
     text = _dump(report)
     for shorter in _shortened(report):
@@ -295,7 +295,7 @@ def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
 
 
 def _shortened(report: RunReport) -> Iterator[RunReport]:
-    """The report ever shorter: without the parameter groups, the older evaluations, whole parts, with less of the message."""
+    """Shorter and shorter versions: without parameter groups, older evaluations, whole parts, the end of the message."""
     if report.effective and report.effective.parameter_groups:
         effective = report.effective.model_copy(update={"parameter_groups": None})
         report = report.model_copy(update={"effective": effective})
