@@ -1,6 +1,6 @@
-"""The evaluation metrics: which objective has which, and whether more is better.
+"""Evaluation metrics: which objective has which, and whether higher is better.
 
-One table for the schema, the trainer, the status and the columns. `eval_` may stand before a name.
+One table for the schema, the trainer, the status and the columns. Names may have the prefix `eval_`.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from pydantic import StringConstraints
 
 
 class Direction(StrEnum):
-    """Whether a metric improves by falling or by rising."""
+    """Whether lower or higher values of a metric are better."""
 
     MINIMIZE = "Minimize"
     MAXIMIZE = "Maximize"
@@ -44,14 +44,14 @@ OBJECTIVES = {
     "token_classification": CLASSIFICATION,
     "causal_lm": LANGUAGE,
 }
-"""What each objective has beside the loss, by the member of ObjectiveSpec."""
+"""Metrics of each objective in addition to the loss, by the member of ObjectiveSpec."""
 DEFAULTS = {
     "classification": ["accuracy", "f1"],
     "regression": ["rmse", "pearson"],
     "token_classification": ["accuracy", "f1_macro"],
     "causal_lm": ["perplexity"],
 }
-"""What is reported where the spec names nothing."""
+"""Metrics that are reported if the spec names none."""
 ALL = COMMON | CLASSIFICATION | REGRESSION | LANGUAGE
 
 MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
@@ -63,7 +63,7 @@ def plain(name: str) -> str:
 
 
 def direction(name: str) -> Direction:
-    """The direction in which a metric improves."""
+    """Whether lower or higher values of the metric are better."""
     return ALL[plain(name)]
 
 
