@@ -1,6 +1,6 @@
-"""Changes single fields of a spec or a RunConfig by their path, and checks the result. Pure.
+"""Overrides single fields of a spec or a RunConfig by path, and validates the result. Pure.
 
-Used by the trainer for `--set`, and by whoever makes many jobs out of one: trials of a search, members of an ensemble.
+The trainer uses it for `--set`; a search or an ensemble uses it to derive trials or members from one job.
 """
 
 import copy
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 class OverrideError(ValueError):
-    """An override cannot be applied; `place` is the path at fault."""
+    """An override cannot be applied; `place` is the path of the invalid field."""
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"{place}: {reason}")
@@ -31,10 +31,10 @@ class OverrideError(ValueError):
 
 
 def overridden(document: Document, overrides: Mapping[str, Any], kind: type[ApiModel]) -> Document:
-    """The wire form of a `kind` with other values at some paths, such as training.optimizer.learningRate.
+    """The wire form of a `kind` with overridden fields, for example training.optimizer.learningRate.
 
-    None removes a field. Of an object that has exactly one of several members, the one that is set replaces the other.
-    Raises OverrideError for a path that is no field, with the nearest field, and for a value that the field refuses.
+    None removes a field. In an object with exactly one member, the new member replaces the old one.
+    Raises OverrideError for an unknown field, with the closest match, and for an invalid value.
     """
     changed = copy.deepcopy(document)
     for path, value in overrides.items():
@@ -49,15 +49,15 @@ def overridden(document: Document, overrides: Mapping[str, Any], kind: type[ApiM
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
-    """Path and value of `path=value`, the value read as YAML 1.2 reads a scalar, or as JSON. Raises ValueError."""
+    """Path and value of `path=value`; the value is parsed as a YAML 1.2 scalar or as JSON. Raises ValueError."""
     path, equals, value = text.partition("=")
     if not equals or not path:
-        raise ValueError(f"{text!r} is no assignment; write PATH=VALUE, such as training.seed=2")
+        raise ValueError(f"{text!r} is not an assignment; write PATH=VALUE, for example training.seed=2")
     return path.strip(), _value(value.strip())
 
 
 def fields_of(kind: type[ApiModel]) -> Iterator[str]:
-    """The path of every field, objects among them."""
+    """The paths of all fields, including objects."""
     for name, field in kind.model_fields.items():
         wire, inner = field.alias or name, _object_in(field.annotation)
         yield wire
@@ -71,10 +71,10 @@ def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> Non
     for depth, name in enumerate(names):
         if inner is None:
             whole = ".".join(names[:depth])
-            raise OverrideError(path, f"{whole} is a value without fields of its own; set {whole} as a whole")
+            raise OverrideError(path, f"{whole} is a value and has no fields; set {whole} itself")
         field = _fields(inner).get(name)
         if field is None:
-            raise OverrideError(path, f"there is no such field; the nearest is {_nearest(path, kind)}")
+            raise OverrideError(path, f"unknown field; did you mean {_nearest(path, kind)}?")
         if issubclass(inner, OneOf):
             for other in set(holder) - {name}:
                 del holder[other]
@@ -91,7 +91,7 @@ def _fields(kind: type[ApiModel]) -> dict[str, FieldInfo]:
 
 
 def _object_in(annotation: Any) -> type[ApiModel] | None:
-    """The object that a field holds, whether it may be absent or not; None for values, lists and maps."""
+    """The object type of a field, optional or not; None for values, lists and maps."""
     if isinstance(annotation, type) and issubclass(annotation, ApiModel):
         return annotation
     if get_origin(annotation) in (list, dict):
@@ -100,7 +100,7 @@ def _object_in(annotation: Any) -> type[ApiModel] | None:
 
 
 def _nearest(path: str, kind: type[ApiModel]) -> str:
-    """The field whose own name is most alike, and of several the one whose whole path is."""
+    """The field with the most similar name; among equals, the one with the most similar path."""
 
     def likeness(field: str) -> tuple[float, float]:
         return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]), _ratio(path, field)
