@@ -1,4 +1,4 @@
-"""Lower a pydantic model to a Kubernetes structural schema. Pure: model class in, dict out."""
+"""Converts a pydantic model to a Kubernetes structural schema. Pure: model class in, dict out."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ _KEEP = {
 def structural(model: type[BaseModel]) -> dict[str, Any]:
     """The structural schema of `model`.
 
-    Raises TypeError for what a structural schema cannot say: a union, a recursive model, a tuple.
+    Raises TypeError for types that a structural schema cannot express: unions, recursive models, tuples.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     return _lower(schema, schema.get("$defs", {}), ())
@@ -40,8 +40,8 @@ def _lower(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, 
     elif isinstance(out.get("default"), dict):
         out["default"] = {}  # the API server fills in the members' own defaults
     out |= _exclusive_bounds(node) | _children(node, definitions, above)
-    if out.get("description") and (told := [*_told_default(out), *_told_bounds(out)]):
-        out["description"] = " ".join([out["description"], *told])
+    if out.get("description") and (sentences := [*_default_sentence(out), *_bounds_sentence(out)]):
+        out["description"] = " ".join([out["description"], *sentences])
     return out
 
 
@@ -62,8 +62,8 @@ def _exclusive_bounds(node: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _told_default(node: dict[str, Any]) -> list[str]:
-    """As a sentence: kubectl explain shows no field but the description."""
+def _default_sentence(node: dict[str, Any]) -> list[str]:
+    """The default as a sentence, because kubectl explain shows only the description."""
     default = node.get("default", {})
     if default in ({}, ""):
         return []
@@ -72,7 +72,7 @@ def _told_default(node: dict[str, Any]) -> list[str]:
     return [f"Default: {default if isinstance(default, str) else json.dumps(default)}."]
 
 
-def _told_bounds(node: dict[str, Any]) -> list[str]:
+def _bounds_sentence(node: dict[str, Any]) -> list[str]:
     lowest, highest = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
     if lowest is not None and highest is not None and not (above or below):
