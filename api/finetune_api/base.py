@@ -1,8 +1,7 @@
-"""The base of every API type: camelCase on the wire, unknown fields refused, values frozen.
+"""Base of every API type: camelCase on the wire, unknown fields refused, values frozen.
 
-A cross-field rule is written once, as a `Rule` that holds both its CEL form (checked by the API server at
-`kubectl apply`) and its Python form (checked by the operator, the trainer and the CLI); a test runs both on
-the same cases.
+A cross-field rule is written once, as a `Rule` with a CEL form (checked by the API server at `kubectl apply`) and a
+Python form (checked by the operator, the trainer and the CLI). A test runs both on the same cases.
 """
 
 import json
@@ -25,7 +24,7 @@ from pydantic_core import CoreSchema, core_schema
 
 @dataclass(frozen=True)
 class Rule:
-    """One validation rule. `holds` is absent for rules that compare with the old object, which only a server has."""
+    """One validation rule. `holds` is absent for rules that compare with the old object, which only the API server has."""
 
     cel: str
     message: str
@@ -70,7 +69,7 @@ class ApiModel(BaseModel):
 
     @classmethod
     def from_json(cls, wire: dict[str, Any]) -> Self:
-        """Read the wire form as the API server does: camelCase names only, no number in quotes, null is absent.
+        """Parse the wire form as the API server does: camelCase names only, no quoted numbers, null means absent.
 
         Raises pydantic.ValidationError.
         """
@@ -78,7 +77,7 @@ class ApiModel(BaseModel):
         return cls.model_validate_json(text, strict=True, by_alias=True, by_name=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The wire form: camelCase, absent fields left out."""
+        """The wire form: camelCase, without absent fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -89,11 +88,11 @@ def _without_nulls(value: Any) -> Any:
 
 
 class OneOf(ApiModel):
-    """An object with one optional member per choice, of which exactly one is set, as a Pod's volume source."""
+    """An object of which exactly one member is set, like a Pod's volume source."""
 
     @property
     def chosen(self) -> list[str]:
-        """The names of the members that are set; a valid object has one."""
+        """The names of the members that are set; a valid object has exactly one."""
         return [name for name in type(self).model_fields if getattr(self, name) is not None]
 
     @model_validator(mode="after")
@@ -133,7 +132,7 @@ class TextRule:
 
 @dataclass(frozen=True)
 class Unique:
-    """Marks a list without repeats: a set, or with `key` a map, which server-side apply merges item by item."""
+    """Marks a list without duplicates: a set, or with `key` a map, which server-side apply merges item by item."""
 
     key: str | None = None
 
@@ -173,7 +172,7 @@ class IntOrString:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        # the pattern speaks of strings only; a number is held by its minimum
+        # the pattern applies to strings only; a number is bounded by the minimum
         return {
             "x-kubernetes-int-or-string": True,
             "minimum": 0,
