@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition as a value; `make generate` writes it down as YAML."""
+"""The CustomResourceDefinition as a value; `make generate` writes it as YAML."""
 
 from typing import Any
 
@@ -59,14 +59,14 @@ def _version() -> dict[str, Any]:
 
 def _column(name: str, path: str, priority: int) -> dict[str, Any]:
     kind = {"Age": "date", "Attempt": "integer"}.get(name, "string")
-    # a priority of 0 is left out, as the server does: written, it would be out of sync for ever under Argo CD
+    # the server drops a priority of 0; if it were written, Argo CD would show the CRD as out of sync forever
     return {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
 
 
 def _schema() -> dict[str, Any]:
     return {
         "type": "object",
-        "description": "FineTuneJob trains a model and records the result in its status.",
+        "description": "FineTuneJob fine-tunes a pretrained model, publishes the result and records it in its status.",
         "required": ["spec"],
         "x-kubernetes-validations": [rule.validation() for rule in JOB_RULES],
         "properties": {
@@ -74,7 +74,7 @@ def _schema() -> dict[str, Any]:
             "kind": {"type": "string", "description": KIND},
             "metadata": {"type": "object"},
             "spec": structural(FineTuneJobSpec),
-            # kstatus takes an object without status for finished, so the status is there from birth
+            # kstatus takes an object without status as finished, so a status exists from creation
             "status": _without_defaults(structural(FineTuneJobStatus))
             | {"default": {"observedGeneration": -1}},
         },
@@ -82,7 +82,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _without_defaults(node: dict[str, Any]) -> dict[str, Any]:
-    """The same schema without defaults: the operator writes status, nobody fills it in (nor rewrites old ones)."""
+    """The same schema without defaults: only the operator writes status, and old objects must not change."""
     out = {key: value for key, value in node.items() if key != "default"}
     if "properties" in node:
         out["properties"] = {name: _without_defaults(child) for name, child in node["properties"].items()}
