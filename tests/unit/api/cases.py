@@ -276,7 +276,7 @@ ACCEPTED += [
 
 _GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
 _FOREIGN = "spec.training names a metric that classification does not have"
-_RESERVED = "this variable steers the interpreter, the loader or the trainer"
+_RESERVED = "this variable controls the interpreter, the loader or the trainer"
 _CLAIM = "write pvc://CLAIM/PATH, a folder or file"
 _MODEL = "write pvc://CLAIM/PATH, a folder on"
 _DATA = "write pvc://CLAIM/PATH, a file on"
@@ -288,13 +288,13 @@ BROKEN_RULES = [
     Case(
         "a script with an objective",
         script_spec(objective={"regression": {}}),
-        "spec.objective has no meaning",
+        "spec.objective does not apply",
     ),
-    Case("a script with training", script_spec(training={}), "spec.training has no meaning"),
+    Case("a script with training", script_spec(training={}), "spec.training does not apply"),
     Case(
         "stratified regression",
         _data(validation={"stratify": True}) | {"objective": {"regression": {}}},
-        "stratify needs one label a text",
+        "stratify needs one label per text",
     ),
     Case("a foreign best metric", spec(training={"evaluation": {"bestMetric": "eval_rmse"}}), _FOREIGN),
     Case("a foreign metric", spec(training={"evaluation": {"metrics": ["f1", "mae"]}}), _FOREIGN),
@@ -345,9 +345,17 @@ BROKEN_RULES = [
     Case("a claim without a path", _model(tokenizer={"uri": "pvc://demo"}), _MODEL),
     Case("a repository in a repository", _model(uri="hf://org/name/model"), _MODEL),
     Case("a tokenizer of nothing", _model(tokenizer={}), "give uri (another tokenizer) or addTokens"),
-    Case("nothing to unfreeze", _model(freeze={"unfreezeEvery": {"steps": 1}}), "unfreezeEvery unfreezes the layers"),
+    Case(
+        "nothing to unfreeze",
+        _model(freeze={"unfreezeEvery": {"steps": 1}}),
+        "unfreezeEvery unfreezes the layers",
+    ),
     Case("a norm of nothing", _model(head={"batchNorm": True}), "batchNorm normalises hidden layers"),
-    Case("frozen twice", _model(adapter={"lora": {}}, freeze={"layers": 1}), "model.adapter already freezes the whole"),
+    Case(
+        "frozen twice",
+        _model(adapter={"lora": {}}, freeze={"layers": 1}),
+        "model.adapter already freezes the whole",
+    ),
     Case(
         "layers that an adapter leaves",
         _model(adapter={"lora": {}}, layerLearningRateDecay=0.9),
@@ -356,7 +364,7 @@ BROKEN_RULES = [
     Case(
         "credentials for claims",
         _model(credentials={"secretName": "hub"}),
-        "spec.model.credentials are for models",
+        "spec.model.credentials is for models",
     ),
     Case(
         "smoothing of several labels",

@@ -33,7 +33,7 @@ def test_a_mistaken_path_or_value_is_a_configuration_error_with_its_place(make_j
     made = make_job(training=QUICK)
     assert run(made, "--set", "training.learningRate=1e-4") == ExitCode.CONFIGURATION
     assert made.report.place.field == "training.learningRate"
-    assert "the nearest is training.optimizer.learningRate" in made.report.message
+    assert "did you mean training.optimizer.learningRate?" in made.report.message
     assert run(made, "--set", "training.optimizer.learningRate=5") == ExitCode.CONFIGURATION
     assert made.report.place.field == "training.optimizer.learningRate"
     assert "less than or equal to 1" in made.report.message
