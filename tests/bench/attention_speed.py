@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "tests")]
 
 from bench.tables import markdown  # noqa: E402
-from finetune_trainer.allocator import keep_freed_memory  # noqa: E402
-from finetune_trainer.threads import configure  # noqa: E402
+from finetune_trainer.process.allocator import keep_freed_memory  # noqa: E402
+from finetune_trainer.process.threads import configure  # noqa: E402
 
 SHAPES = ((32, 16), (32, 32), (32, 64), (16, 128), (8, 256), (4, 512))
 ROUNDS, HEADS, SIZE = 7, 12, 32
@@ -34,7 +34,7 @@ def measure(rows: int, length: int, kind: str) -> dict[str, Any]:
     """A row of the table."""
     import torch
 
-    from finetune_trainer import attention
+    from finetune_trainer.layers import attention
 
     attention.LONGEST = attention.LONGEST_FLOAT32 = length
     dtype = getattr(torch, kind)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from finetune_api.training import Sharding
-from finetune_trainer.loop import train
+from finetune_trainer.training.loop import train
 from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, tiny_model, weights
 
 MICRO_BATCHES = (8, 4, 3, 1)

@@ -25,7 +25,8 @@ from finetune_trainer.data.repeats import Repeats  # noqa: E402
 from finetune_trainer.data.rows import Reading  # noqa: E402
 from finetune_trainer.data.sources import Scan, scan, shared_texts  # noqa: E402
 from finetune_trainer.data.tokens import tokenize  # noqa: E402
-from finetune_trainer.model import check_folder, load_tokenizer  # noqa: E402
+from finetune_trainer.models.folder import check_folder  # noqa: E402
+from finetune_trainer.models.tokenizer import load_tokenizer  # noqa: E402
 from finetune_trainer.objectives.classification import Classification  # noqa: E402
 from finetune_trainer.objectives.labels import label_text  # noqa: E402
 

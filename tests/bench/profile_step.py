@@ -16,8 +16,8 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "demo"
 from bench.speed_worker import Plan, build  # noqa: E402
 from bench.tables import markdown  # noqa: E402
 from finetune_demo.materials import prepare  # noqa: E402
-from finetune_trainer.allocator import keep_freed_memory  # noqa: E402
-from finetune_trainer.threads import configure  # noqa: E402
+from finetune_trainer.process.allocator import keep_freed_memory  # noqa: E402
+from finetune_trainer.process.threads import configure  # noqa: E402
 
 WARMUP, STEPS = 3, 8
 KINDS = {
@@ -70,7 +70,7 @@ def main() -> None:
 
     from torch.profiler import ProfilerActivity, profile
 
-    from finetune_trainer.loop import train_step
+    from finetune_trainer.training.loop import train_step
 
     for _ in range(WARMUP):
         train_step(setup.run, setup.state)

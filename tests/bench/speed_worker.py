@@ -17,11 +17,11 @@ from typing import Any, TextIO
 from unittest.mock import patch
 
 from finetune_api.run import RunConfig
-from finetune_trainer import allocator
-from finetune_trainer.control import Stop
-from finetune_trainer.report import Reporter
-from finetune_trainer.state import TrainState
-from finetune_trainer.threads import configure
+from finetune_trainer.process import allocator
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.process.threads import configure
+from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Plan:
 
 
 LEVERS = {
-    "masks": "finetune_trainer.dropout.use_fast_dropout",
-    "attention": "finetune_trainer.attention.use_fast_attention",
-    "narrowing": "finetune_trainer.narrowing.narrow_last_layer",
-    "allocator": "finetune_trainer.allocator.keep_freed_memory",
+    "masks": "finetune_trainer.layers.dropout.use_fast_dropout",
+    "attention": "finetune_trainer.layers.attention.use_fast_attention",
+    "narrowing": "finetune_trainer.layers.first_token.narrow_last_layer",
+    "allocator": "finetune_trainer.process.allocator.keep_freed_memory",
 }
 """Functions that change how a step is computed, not what."""
 
@@ -103,11 +103,11 @@ class Setup:
 
 
 def build(plan: Plan) -> Setup:
-    """The trainer's own Run over the plan's rows, put together as `finetune_trainer.run` does."""
-    from finetune_trainer.assembly import assemble, start_torch
+    """The trainer's own Run over the plan's rows, put together as `finetune_trainer.training.run` does."""
     from finetune_trainer.distributed import Ranks
-    from finetune_trainer.inputs import read_inputs
-    from finetune_trainer.launch import Process
+    from finetune_trainer.process.launch import Process
+    from finetune_trainer.training.assembly import assemble, start_torch
+    from finetune_trainer.training.inputs import read_inputs
 
     scratch = Path(plan.scratch)
     config = RunConfig.model_validate(
@@ -144,7 +144,7 @@ def build(plan: Plan) -> Setup:
 
 def ours(setup: Setup, gate: Gate) -> None:
     """The trainer's loop as it is."""
-    from finetune_trainer.loop import train
+    from finetune_trainer.training.loop import train
 
     run = setup.run
     batch_of = run.batch
@@ -166,7 +166,7 @@ def bare(setup: Setup, gate: Gate) -> None:
 
     from finetune_trainer.data.batching import micro_batches
     from finetune_trainer.data.collation import collate
-    from finetune_trainer.schedules import factor
+    from finetune_trainer.optimization.schedules import factor
 
     plan, run, size = setup.plan, setup.run, setup.state.micro_batch_size
     spec, model, judge = run.training, run.judge.model, run.judge

@@ -107,8 +107,8 @@ def import_everything() -> None:
     import torch  # noqa: F401
     from transformers import AutoModelForSequenceClassification, BertForSequenceClassification  # noqa: F401
 
-    import finetune_trainer.loop
-    import finetune_trainer.run  # noqa: F401
+    import finetune_trainer.training.loop
+    import finetune_trainer.training.run  # noqa: F401
 
 
 def evaluation_memory(folder: Path, environment: dict[str, str]) -> list[dict[str, Any]]:

@@ -103,7 +103,9 @@ def environment() -> dict[str, str]:
 
 def variants_of_this_cpu() -> list[str]:
     """All, or without bfloat16 those of float32."""
-    program = "from finetune_trainer.devices import _computes_bfloat16 as able; print(able(on_gpu=False))"
+    program = (
+        "from finetune_trainer.process.devices import _computes_bfloat16 as able; print(able(on_gpu=False))"
+    )
     command = [sys.executable, "-c", program]
     told = subprocess.run(command, stdout=subprocess.PIPE, env=environment(), text=True, check=True).stdout
     return [name for name in VARIANTS if told.strip() == "True" or name not in AUTO]

@@ -1,9 +1,9 @@
 """Every example of a job is trained as it stands, on a tiny model and rows of the kind that it names.
 
 From the YAML through the operator's plan to the trainer: only the paths of the volumes are this machine's, what the Hub
-would give lies on a volume (`unit.trainer.test_hub` downloads), and numbers are float32 on every CPU, so that the first
-losses can be frozen; CPUs differ in the last bits, so 1e-4 of a loss is allowed. Written anew, for a stated reason, by
-`PYTHONPATH=api:operator:trainer-image:cli:tests python tests/examples/test_techniques.py`.
+would give lies on a volume (`unit.trainer.hub.test_hub` downloads), and numbers are float32 on every CPU, so that the
+first losses can be frozen; CPUs differ in the last bits, so 1e-4 of a loss is allowed. Written anew, for a stated
+reason, by `PYTHONPATH=api:operator:trainer-image:cli:tests python tests/examples/test_techniques.py`.
 """
 
 import json

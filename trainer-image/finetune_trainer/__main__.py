@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
 from finetune_api.run import ExitCode, RunReport, to_message
-from finetune_trainer.allocator import keep_freed_memory
 from finetune_trainer.config import read_config, termination_log
-from finetune_trainer.control import Stop
 from finetune_trainer.errors import PeerLostError, TrainerError
-from finetune_trainer.hub import at_one_commit, uses_hub
-from finetune_trainer.launch import PEER_LOST, Process, launch
-from finetune_trainer.report import Reporter
-from finetune_trainer.threads import configure
+from finetune_trainer.hub.fetch import at_one_commit, uses_hub
+from finetune_trainer.process.allocator import keep_freed_memory
+from finetune_trainer.process.launch import PEER_LOST, Process, launch
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.process.threads import configure
+from finetune_trainer.reporting.reporter import Reporter
 
 HELP = """\
 Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
@@ -116,7 +116,7 @@ def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Repo
     reporter.connect(config, stop)
     threads = configure(processes=process.world)
     keep_freed_memory()
-    from finetune_trainer.run import run
+    from finetune_trainer.training.run import run
 
     reporter.report = run(config, reporter, stop, process, threads)
     return ExitCode.DONE

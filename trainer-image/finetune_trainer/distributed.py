@@ -1,12 +1,9 @@
 """The ranks of a run: what each one does of a batch, what they tell each other, how they share the model.
 
-Made by `run`, used by `loop` and `evaluate`. One process a GPU; with one process nothing here communicates.
-
 Gradients are summed by one explicit all-reduce at the end of a step, not by DistributedDataParallel's hooks within the
 backward pass. So a rank that fails half-way, for want of memory, still takes part in everything that follows, and all
 go back together instead of hanging; any choice of trained parameters may change between steps; and nothing has to be
-scaled back. The price: the all-reduce does not overlap with the last backward pass.
-"""
+scaled back. The price: the all-reduce does not overlap with the last backward pass."""
 
 import os
 from collections.abc import Iterator
@@ -23,12 +20,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetune_api.training import Sharding
-from finetune_trainer.control import is_out_of_memory
 from finetune_trainer.data.batching import Indices, micro_batches
-from finetune_trainer.devices import Compute
 from finetune_trainer.errors import DeviceMemoryError, PeerLostError
-from finetune_trainer.launch import EXCHANGE_SECONDS, Process
-from finetune_trainer.precision import Float32Linear
+from finetune_trainer.layers.float32 import Float32Linear
+from finetune_trainer.process.devices import Compute
+from finetune_trainer.process.launch import EXCHANGE_SECONDS, Process
+from finetune_trainer.process.memory import is_out_of_memory
 
 TIMEOUT = timedelta(seconds=float(os.environ.get(EXCHANGE_SECONDS, "1800")))
 """For one exchange: as long as rank 0 may take to write a checkpoint or the model."""

@@ -1,4 +1,4 @@
-"""Writing files so that they survive a crash, and their digests. Used by checkpoints and storage."""
+"""Writing files so that they survive a crash, and their digests."""
 
 import hashlib
 import json

@@ -15,14 +15,14 @@ import pytest
 
 from finetune_api.run import Devices
 from finetune_api.training import Precision, Sharding, TrainingSpec
-from finetune_trainer.control import Stop
-from finetune_trainer.launch import Process
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
-from finetune_trainer.report import Reporter
-from finetune_trainer.state import TrainState
+from finetune_trainer.process.launch import Process
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.training.state import TrainState
 from ports import free_port
 from unit.trainer.forks import SECONDS, ended, fork
 
@@ -101,12 +101,12 @@ def a_run(
     **training: Any,
 ) -> tuple[Any, TrainState]:
     """A run of one of `ranks`, with its state."""
-    from finetune_trainer.devices import choose_compute, seed_everything
     from finetune_trainer.distributed import Ranks
-    from finetune_trainer.evaluate import Judge
-    from finetune_trainer.layers import layers_of
-    from finetune_trainer.optim import build_optimizer
-    from finetune_trainer.session import Run
+    from finetune_trainer.layers.find import layers_of
+    from finetune_trainer.optimization.optimizer import build_optimizer
+    from finetune_trainer.process.devices import choose_compute, seed_everything
+    from finetune_trainer.training.context import Run
+    from finetune_trainer.training.evaluate import Judge
 
     ranks = ranks or Ranks()
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
@@ -147,8 +147,8 @@ def on_ranks(
     """What `body` returns, or the error it raises, on each of `world` forked ranks that joined."""
 
     def run(process: Process) -> Any:
-        from finetune_trainer.devices import choose_compute
         from finetune_trainer.distributed import join, lost_peers
+        from finetune_trainer.process.devices import choose_compute
 
         with lost_peers():
             return body(join(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding))

@@ -9,7 +9,9 @@ import pytest
 
 from finetune_api.run import ExitCode, ModelInput
 from finetune_trainer.data.encoding import first_tokens
-from finetune_trainer.model import check_folder, load_model, load_tokenizer
+from finetune_trainer.models.folder import check_folder
+from finetune_trainer.models.load import load_model
+from finetune_trainer.models.tokenizer import load_tokenizer
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.token_classification import TokenClassification
 from unit.trainer.architectures import build

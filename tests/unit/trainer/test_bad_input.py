@@ -314,7 +314,7 @@ def test_an_output_that_is_read_only_is_a_storage_failure(make_job, part):
 def test_a_checkpoint_of_another_architecture_is_passed_over(make_job, tmp_path):
     """The same job and folder, but what lies behind the model's URI is a GPT-2 now."""
     from unit.trainer.architectures import build
-    from unit.trainer.test_optim import kill_before_step
+    from unit.trainer.optimization.test_optimizer import kill_before_step
 
     made = make_job(training={"checkpoint": {"every": {"steps": 3}}})
     assert made.run_apart(lambda: kill_before_step(5)) == -signal.SIGKILL

@@ -30,7 +30,7 @@ def _imported():
 
 def trained(ranks=None, objective="classification", **training):
     """Weights, evaluations and positions after training."""
-    from finetune_trainer.loop import train
+    from finetune_trainer.training.loop import train
 
     run, state = a_run(objective, ranks, **(TRAINING | {"optimizer": SGD} | training))
     train(run, state)
@@ -61,7 +61,7 @@ def test_a_last_batch_of_one_row_and_fewer_validation_rows_than_ranks_change_not
     """Four ranks: of the fourth batch of 22 rows only one has a row, and of two validation rows two have none."""
 
     def trained_on_few(objective, ranks=None):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run(objective, ranks, count=22, **(TRAINING | {"optimizer": SGD}))
         run.validation = examples(objective, 2, seed=1)
@@ -104,7 +104,7 @@ def test_all_ranks_stop_early_at_the_step_of_one_process(tmp_path, sharding):
     """No improvement is large enough, so of evaluations at steps 2, 4 and 6 the third is the last."""
 
     def stopped(ranks=None):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         patient = {"earlyStopping": {"patience": 2, "minDelta": 10}}
         run, state = a_run("classification", ranks, **(TRAINING | WITHOUT_IMPROVEMENT | patient))
@@ -122,7 +122,7 @@ def test_all_ranks_lower_the_rate_on_a_plateau_as_one_process_does(tmp_path, sha
     """Evaluations at steps 4 and 6 show no improvement over the first: each halves the rate."""
 
     def rates(ranks=None):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         plateau = {"name": "Plateau", "warmup": {"steps": 0}, "plateau": {"patience": 0, "minDelta": 10}}
         plan = WITHOUT_IMPROVEMENT | {"maxSteps": 8, "schedule": plateau}
@@ -148,7 +148,7 @@ def test_every_rank_knows_how_many_positions_all_of_them_computed(tmp_path):
     """In micro-batches of 3, of 7 rows rank 0 has 4, and rank 1, which has 3, computes the last once more with it."""
 
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, **(TRAINING | {"maxSteps": 2}))
         train(run, state)
@@ -165,7 +165,7 @@ def test_dropout_differs_between_ranks_and_every_rank_has_the_same_weights(tmp_p
     import torch
 
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, dropout=0.3, **TRAINING)
         drawn = torch.rand(4, generator=torch.default_generator.clone_state()).tolist()
@@ -191,7 +191,7 @@ def test_sharding_divides_every_parameter_and_its_optimizer_state(tmp_path):
     def body(ranks):
         from torch.distributed.tensor import DTensor
 
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, **TRAINING)
         train(run, state)
@@ -209,7 +209,7 @@ def test_sharding_divides_every_parameter_and_its_optimizer_state(tmp_path):
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_one_signalled_rank_stops_all_at_the_same_step_with_a_checkpoint(tmp_path, sharding, world):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         saved = []
         run, state = a_run("classification", ranks, save=lambda state: saved.append(state.step), **TRAINING)
@@ -234,7 +234,7 @@ def test_a_stop_during_evaluation_reaches_all_ranks(tmp_path):
 
 def test_a_trial_pruned_through_rank_0_ends_on_all_ranks_at_the_same_step_and_saves_nothing(tmp_path):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         saved = []
         run, state = a_run("classification", ranks, save=lambda state: saved.append(state.step), **TRAINING)
@@ -271,7 +271,7 @@ def test_a_rank_that_is_signalled_first_is_stopped_and_not_pruned():
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_a_nan_on_one_rank_stops_all_before_the_update_and_names_the_row(tmp_path, sharding):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("regression", ranks, **(TRAINING | {"batchSize": 23}))
         run.train.targets[16] = np.nan
@@ -298,7 +298,7 @@ def full_at(run, number):
 
 def test_out_of_memory_on_one_rank_halves_the_micro_batch_of_all_and_changes_no_update(tmp_path):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, **(TRAINING | {"optimizer": SGD}))
         if ranks.rank == 1:
@@ -327,7 +327,7 @@ def test_out_of_memory_in_an_evaluation_on_one_rank_is_no_end(tmp_path):
 
 def test_out_of_memory_with_sharding_ends_all_ranks(tmp_path):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, **TRAINING)
         if ranks.rank == 1:
@@ -344,7 +344,7 @@ def test_out_of_memory_with_sharding_ends_all_ranks(tmp_path):
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding, world):
     def body(ranks):
-        from finetune_trainer.loop import train
+        from finetune_trainer.training.loop import train
 
         run, state = a_run("classification", ranks, **TRAINING)
         if ranks.rank == 1:
@@ -359,11 +359,11 @@ def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding, world):
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(tmp_path, sharding):
     """With dropout: the random state of every rank is part of it."""
-    from finetune_trainer.snapshot import restore
+    from finetune_trainer.checkpoints.snapshot import restore
 
     def body(ranks):
-        from finetune_trainer.loop import train
-        from finetune_trainer.snapshot import capture, restore
+        from finetune_trainer.checkpoints.snapshot import capture, restore
+        from finetune_trainer.training.loop import train
 
         kept = {}
 

@@ -296,12 +296,12 @@ def test_divergence_names_step_and_rows(make_job):
 
 
 def test_a_fault_of_ours_has_a_traceback_in_the_report(make_job, monkeypatch):
-    import finetune_trainer.run
+    import finetune_trainer.training.run
 
     def broken(config):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(finetune_trainer.run, "published", broken)
+    monkeypatch.setattr(finetune_trainer.training.run, "published", broken)
     made = make_job()
     assert made.run() == ExitCode.FAULT
     assert "ZeroDivisionError: a bug" in made.report.message

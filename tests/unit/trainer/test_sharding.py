@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from finetune_api.run import ExitCode
-from finetune_trainer.launch import PEER_LOST
-from unit.trainer.test_optim import kill_before_step
+from finetune_trainer.process.launch import PEER_LOST
+from unit.trainer.optimization.test_optimizer import kill_before_step
 from unit.trainer.tiny import reviews, write_jsonl
 
 SGD = {"name": "SGD", "learningRate": 0.1, "weightDecay": 0.0}
@@ -148,7 +148,7 @@ def test_numbers_far_from_0_are_told_in_bfloat16_as_plain_transformers_predicts_
     """In bfloat16 they would move in steps of 8; the last layer is computed in float32."""
     from transformers import BertForSequenceClassification
 
-    from finetune_trainer import devices
+    from finetune_trainer.process import devices
 
     base = shutil.copytree(model_folder, tmp_path / "near 2003")
     model = BertForSequenceClassification.from_pretrained(base, num_labels=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunReport
-from finetune_trainer.launch import LAUNCHER, REPORT
+from finetune_trainer.process.launch import LAUNCHER, REPORT
 from ports import free_port
 from unit.trainer.forks import SECONDS, ended, fork
 

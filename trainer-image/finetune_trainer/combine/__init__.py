@@ -1,1 +1,1 @@
-"""One model out of several: checked, scored on the same rows, combined and published. Called by `__main__`."""
+"""One model out of several: checked, scored on the same rows, combined and published."""

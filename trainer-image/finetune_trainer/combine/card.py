@@ -1,4 +1,4 @@
-"""The model card of a combination. Called by `content`; pure."""
+"""The model card of a combination. Pure."""
 
 import json
 
@@ -6,7 +6,7 @@ from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.run import RunReport
 from finetune_api.status import Metrics
 from finetune_trainer.combine.members import Member
-from finetune_trainer.storage.snippets import PIPELINES, snippet
+from finetune_trainer.publishing.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
 
 HOW = {

@@ -1,7 +1,4 @@
-"""How models become one: by what they say, or by their weights. A new way is a class here and a line in COMBINERS.
-
-Called by `scoring`, which loads one member after the other: no combiner keeps a model.
-"""
+"""How models become one: by what they say, or by their weights. A new way is a class here and a line in COMBINERS."""
 
 import shutil
 from abc import ABC, abstractmethod
@@ -15,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.combine import CombineRule
-from finetune_trainer import custom_head, ensemble
 from finetune_trainer.combine.members import Member
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
-from finetune_trainer.ensemble import MEMBERS, RULES
-from finetune_trainer.evaluate import Judge
-from finetune_trainer.model import reset_tokenizer
+from finetune_trainer.models.tokenizer import reset_tokenizer
+from finetune_trainer.shipped import custom_head, ensemble
+from finetune_trainer.shipped.ensemble import MEMBERS, RULES
+from finetune_trainer.training.evaluate import Judge
 
 Parts = dict[str, Examples]
 """The rows to score on, by the prefix of their metrics."""

@@ -1,4 +1,4 @@
-"""What a combination publishes: its files, a manifest of the members, and a card. Called by `run`."""
+"""What a combination publishes: its files, a manifest of the members, and a card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from finetune_api.status import ModelStatus
 from finetune_trainer.combine.card import card
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
-from finetune_trainer.ensemble import MANIFEST
 from finetune_trainer.files import write_json
+from finetune_trainer.shipped.ensemble import MANIFEST
 
 VERSION = 1
 

@@ -1,4 +1,4 @@
-"""The members of a combination: whether each is whole, and whether they fit together. Called by `run`; no torch."""
+"""The members of a combination: whether each is whole, and whether they fit together. Imports no torch."""
 
 import json
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from finetune_api.combine import CombineConfig, CombineRule, MemberInput
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import FaultPlace, ModelInput
-from finetune_trainer.custom_head import DESCRIPTION
 from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
-from finetune_trainer.model import DROPOUTS, ModelFolder, check_folder
-from finetune_trainer.storage.folder import SUMS, flaws, record_of
+from finetune_trainer.models.folder import ModelFolder, check_folder
+from finetune_trainer.models.load import DROPOUTS
+from finetune_trainer.publishing.folder import SUMS, flaws, record_of
+from finetune_trainer.shipped.custom_head import DESCRIPTION
 
 _NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", *DROPOUTS}
 """Fields of config.json that change no output of the same weights."""

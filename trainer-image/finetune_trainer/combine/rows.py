@@ -1,4 +1,4 @@
-"""The rows that members and combination are scored on, and the objective that scores them. Called by `run`."""
+"""The rows that members and combination are scored on, and the objective that scores them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from finetune_trainer.data.repeats import Repeats
 from finetune_trainer.data.rows import Reading
 from finetune_trainer.data.sources import Source, scan
 from finetune_trainer.objectives import OBJECTIVES, Objective
-from finetune_trainer.report import Reporter
+from finetune_trainer.reporting.reporter import Reporter
 
 PREFIXES = {"validation": "eval", "test": "test"}
 """Of the metrics, by the part of the data set."""

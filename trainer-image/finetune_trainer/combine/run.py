@@ -1,7 +1,6 @@
-"""One combination from CombineConfig to RunReport: members, rows, scores, folder. Called by `__main__` only.
+"""One combination from CombineConfig to RunReport: members, rows, scores, folder.
 
-What needs no torch comes first, so that members that do not fit are told within a second or two.
-"""
+What needs no torch comes first, so that members that do not fit are told within a second or two."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunReport
 from finetune_api.status import EffectiveStatus, ResolvedStatus
-from finetune_trainer.assembly import LABELS_REPORTED, longest
 from finetune_trainer.combine.members import Member, read_members
 from finetune_trainer.combine.rows import PREFIXES, objective_of, read_rows
-from finetune_trainer.control import Stop
 from finetune_trainer.data.sources import Source
-from finetune_trainer.hub import fetch_rows
-from finetune_trainer.inputs import clear_beside, stop_if_asked
-from finetune_trainer.model import load_tokenizer, longest_input
-from finetune_trainer.report import Reporter
-from finetune_trainer.storage.folder import publish, published
+from finetune_trainer.hub.fetch import fetch_rows
+from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.publishing.folder import publish, published
+from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.training.assembly import LABELS_REPORTED, longest
+from finetune_trainer.training.inputs import clear_beside, stop_if_asked
 
 if TYPE_CHECKING:
     from finetune_trainer.combine.combiners import Parts
-    from finetune_trainer.devices import Compute
+    from finetune_trainer.process.devices import Compute
 
 
 def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int) -> RunReport:
@@ -44,7 +43,7 @@ def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int)
     compute = start_torch(config, reporter, threads)
     from finetune_trainer.combine.content import Combined
     from finetune_trainer.combine.scoring import in_fitting_precision, score, told
-    from finetune_trainer.evaluate import Judge
+    from finetune_trainer.training.evaluate import Judge
 
     tokenizer: Any = load_tokenizer(members[0].folder, config.dataset.preprocessing.truncation.value.lower())
     panel = Judge(None, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
@@ -64,7 +63,7 @@ def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int)
 
 def start_torch(config: CombineConfig, reporter: Reporter, threads: int) -> "Compute":
     """Choose the device, and say what computes."""
-    from finetune_trainer.devices import choose_compute
+    from finetune_trainer.process.devices import choose_compute
 
     compute = choose_compute(config.devices, config.precision, threads)
     reporter.say(f"computing on {compute.name} in {compute.precision.value}")

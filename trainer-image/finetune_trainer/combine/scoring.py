@@ -1,4 +1,4 @@
-"""Scores every member and the combination on the same rows, one model in memory at a time. Called by `run`."""
+"""Scores every member and the combination on the same rows, one model in memory at a time."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +12,12 @@ from finetune_api.status import Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
 from finetune_trainer.combine.combiners import COMBINERS, Combiner, Parts
 from finetune_trainer.combine.members import Member
-from finetune_trainer.custom_head import load as load_headed
-from finetune_trainer.evaluate import EVALUATION_FACTOR, Judge, defined
-from finetune_trainer.memory import memory_errors
-from finetune_trainer.model import load_model
-from finetune_trainer.precision import fitting
-from finetune_trainer.report import Reporter, short
+from finetune_trainer.models.load import load_model
+from finetune_trainer.models.precision import fitting
+from finetune_trainer.process.memory import memory_errors
+from finetune_trainer.reporting.reporter import Reporter, short
+from finetune_trainer.shipped.custom_head import load as load_headed
+from finetune_trainer.training.evaluate import EVALUATION_FACTOR, Judge, defined
 
 
 @dataclass(frozen=True)

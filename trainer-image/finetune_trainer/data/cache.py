@@ -1,12 +1,9 @@
 """Tokenized rows in memory-mapped files beside the checkpoints, so that they cost no memory and are made once a job.
 
-Called by `run`.
-
     tokens/<digest>/  ids.npy  offsets.npy  targets.npy  lines.npy  [types.npy]
 
 The digest is that of everything the tokens depend on. A folder is written under another name and renamed once it is
-whole and flushed; what an attempt that was cancelled left is removed.
-"""
+whole and flushed; what an attempt that was cancelled left is removed."""
 
 import hashlib
 import json
@@ -21,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.checkpoint import TOKENS
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.tokens import Examples, arrays_of, examples_of
@@ -30,6 +26,7 @@ from finetune_trainer.files import fresh_folder, rename_folder, sync_tree
 from finetune_trainer.objectives import Objective
 from finetune_trainer.versions import versions
 
+TOKENS = "tokens"
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""

@@ -1,4 +1,4 @@
-"""Puts examples together to the model's inputs. Called by `loop` and `evaluate` for every micro-batch."""
+"""Puts examples together to the model's inputs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.packing import block_causal, pack
+from finetune_trainer.data.packing import pack
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.layers.masks import block_causal
 from finetune_trainer.objectives.base import IGNORED
 
 if TYPE_CHECKING:

@@ -1,7 +1,4 @@
-"""The data of a run: training, validation and test rows, and the objective they define.
-
-Called by `run`, before torch is imported.
-"""
+"""The data of a run: training, validation and test rows, and the objective they define."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +15,7 @@ from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.objectives.labels import named
-from finetune_trainer.report import Reporter
+from finetune_trainer.reporting.reporter import Reporter
 
 
 @dataclass(frozen=True)

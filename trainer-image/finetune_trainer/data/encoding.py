@@ -1,4 +1,4 @@
-"""Turns rows into token ids and targets, as the kind of objective needs them. Called by `tokens`; pure."""
+"""Turns rows into token ids and targets, as the kind of objective needs them. Pure."""
 
 import hashlib
 from collections.abc import Callable, Sequence

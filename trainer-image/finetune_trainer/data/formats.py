@@ -1,4 +1,4 @@
-"""The formats of data files, and which one a file has. Called by `sources`."""
+"""The formats of data files, and which one a file has."""
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a model can learn tokenized rows: what only their tokens show. Called by `assembly` once they are there."""
+"""Whether a model can learn tokenized rows: what only their tokens show."""
 
 from typing import Any
 

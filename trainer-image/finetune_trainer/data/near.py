@@ -1,7 +1,6 @@
-"""Finds texts that are nearly the same as an earlier one, by MinHash (Broder 1997). Used by `repeats`.
+"""Finds texts that are nearly the same as an earlier one, by MinHash (Broder 1997).
 
-The same rows in the same order give the same answer. datasketch is imported on first use.
-"""
+The same rows in the same order give the same answer. datasketch is imported on first use."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,4 @@
-"""Reads Parquet files in small batches: every row becomes a Record or a Fault with its number from 1.
-
-Called by `sources`. pyarrow is imported on first use.
-"""
+"""Reads Parquet files in small batches: every row becomes a Record or a Fault with its number from 1."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path

@@ -1,8 +1,7 @@
 """Reads text files of rows: every line becomes a Record or a Fault with its line number.
 
-Called by `sources`; knows nothing of columns' meaning. A line that is far too long is passed over in pieces, so that
-memory stays small whatever the file holds.
-"""
+knows nothing of columns' meaning. A line that is far too long is passed over in pieces, so that
+memory stays small whatever the file holds."""
 
 import csv
 import json

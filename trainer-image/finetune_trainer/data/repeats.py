@@ -1,4 +1,4 @@
-"""Which rows repeat an earlier one. Used by `sources` on file after file, training rows first."""
+"""Which rows repeat an earlier one."""
 
 from array import array
 

@@ -1,4 +1,4 @@
-"""Rows: what a record gives once its columns are read, cleaned and checked. Called by `sources`; pure."""
+"""Rows: what a record gives once its columns are read, cleaned and checked. Pure."""
 
 import hashlib
 import json

@@ -1,9 +1,8 @@
-"""Reads a data file: for its digest, for its checks, for its rows. Called by `dataset` and `tokens`.
+"""Reads a data file: for its digest, for its checks, for its rows.
 
 First `scan` streams it: every row is checked, and a few numbers of it are kept, some 40 bytes a row, from which
 repeats are dropped and the split is decided. A `Source` then streams the rows that were chosen, whenever it is
-iterated. So memory does not grow with the size of the texts.
-"""
+iterated. So memory does not grow with the size of the texts."""
 
 import hashlib
 from array import array

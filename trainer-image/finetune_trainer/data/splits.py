@@ -1,7 +1,4 @@
-"""Splits rows into training and validation: at random, with the labels' proportions, or by group.
-
-Called by `dataset`; pure. Rows are told apart by number, so that a split costs a few bytes a row.
-"""
+"""Splits rows into training and validation: at random, with the labels' proportions, or by group."""
 
 import numpy as np
 import numpy.typing as npt

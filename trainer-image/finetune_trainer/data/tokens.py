@@ -1,4 +1,4 @@
-"""Tokenized rows, kept in flat arrays. Made by `run` with the tokenizer of `model`."""
+"""Tokenized rows, kept in flat arrays."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ class CausalLM(Objective[CausalLMSpec]):
 
     def check(self, model: Any) -> None:
         """Refuse a model whose tokens see those that come after them: it would learn to copy, not to predict."""
-        from finetune_trainer.probes import sees_what_follows
+        from finetune_trainer.layers.probes import sees_what_follows
 
         if sees_what_follows(model):
             raise ConfigurationError(

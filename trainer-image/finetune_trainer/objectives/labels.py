@@ -1,4 +1,4 @@
-"""Labels: how they are read, found, ordered and weighed. Called by the objectives that have some; no torch."""
+"""Labels: how they are read, found, ordered and weighed. Imports no torch."""
 
 import json
 import math

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.objectives.base import IGNORED, Parts
-from finetune_trainer.scores import (
+from finetune_trainer.objectives.scores import (
     classification_scores,
     multi_label_scores,
     perplexity,

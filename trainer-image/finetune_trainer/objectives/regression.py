@@ -100,7 +100,7 @@ class Regression(Objective[RegressionSpec]):
 
     def prepare(self, model: Any) -> None:
         """Compute the last layer in float32: in bfloat16, numbers near 2,000 move in steps of 8."""
-        from finetune_trainer.precision import Float32Linear
+        from finetune_trainer.layers.float32 import Float32Linear
 
         _last_layer(model, self.outputs).__class__ = Float32Linear
 

@@ -1,0 +1,366 @@
+"""From files to batches: reading, cleaning, repeats, splits, length buckets."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
+from finetune_api.run import DataInput, ValidationSplit
+from finetune_trainer.config import read_config
+from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
+from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
+from finetune_trainer.data.dataset import read_dataset
+from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
+from finetune_trainer.data.repeats import Repeats
+from finetune_trainer.data.rows import Reading, Row
+from finetune_trainer.data.sources import scan, shared_texts
+from finetune_trainer.data.splits import split_rows
+from finetune_trainer.errors import DataError
+from finetune_trainer.objectives.labels import label_text
+from finetune_trainer.reporting.reporter import Reporter
+from unit.trainer.tiny import reviews, write_jsonl
+
+
+def reading(**changes):
+    fields = {
+        "columns": ColumnsSpec(),
+        "preprocessing": PreprocessingSpec(),
+        "max_invalid_rows": "0",
+        "read_label": label_text,
+    }
+    return Reading(**fields | changes)
+
+
+def source(path, repeats=None, **changes):
+    data, how = DataInput(path=str(path), uri=f"pvc://data/{path.name}"), reading(**changes)
+    return scan("dataset.train", data, how, repeats or Repeats(how.preprocessing.deduplicate))
+
+
+def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\n{"text": "b"}')
+    assert list(read_jsonl(path)) == [Record(1, {"text": "a"}), Record(3, {"text": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"text": "\xff"}', "is not UTF-8 (byte 11 of the line)"),
+        (b'{"text": ', "is not JSON: Expecting value, character 10"),
+        (b'["a"]', 'is not a JSON object but ["a"]'),
+        (b"[" * 100_000, "is not JSON: maximum recursion"),
+        (b'{"text": "a \\uD83D"}', "has half a character"),
+        (b'{"\\udc00": "a"}', "has half a character"),
+        (b'"\\ud83d"', "has half a character"),
+    ],
+)
+def test_a_line_that_is_no_json_object_says_what_it_is(tmp_path, line, why):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    _, fault = read_jsonl(path)
+    assert isinstance(fault, Fault)
+    assert fault.line == 2
+    assert fault.reason.startswith(why)
+
+
+def test_csv_counts_lines_not_rows_where_a_field_has_line_breaks(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"two\nlines",pos\nplain,neg\nonly one\n')
+    assert list(read_csv(path)) == [
+        Record(2, {"text": "two\nlines", "label": "pos"}),
+        Record(4, {"text": "plain", "label": "neg"}),
+        Fault(5, "has 1 fields where the header has 2"),
+    ]
+
+
+def test_a_character_written_as_two_escapes_is_whole(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00 \\u00e9"}\n')
+    assert list(read_jsonl(path)) == [Record(1, {"text": "\U0001f600 \u00e9"})]
+
+
+@pytest.mark.parametrize("header", ['"te"xt,label', '"text,label'])
+@pytest.mark.parametrize("allowed", ["0", "10", "100%"])
+def test_a_header_that_is_not_csv_is_named(tmp_path, header, allowed):
+    path = tmp_path / "a.csv"
+    path.write_text(header + "\nfine,pos\n")
+    with pytest.raises(DataError, match=r"a\.csv, row 1 is the header and not CSV: .*; mend its quotes"):
+        source(path, max_invalid_rows=allowed)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("text,label\rfine,pos\r", "row 1 is the header and not CSV: its lines end with a carriage return"),
+        ("\ntext,label\nfine,pos\n", "row 1 is empty and no header; begin the file with the names"),
+    ],
+)
+def test_a_header_that_is_not_where_it_belongs_is_told_as_that(tmp_path, text, told):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    with pytest.raises(DataError, match=told):
+        source(path)
+
+
+@pytest.mark.parametrize("allowed", ["1", "100%"])
+def test_a_quote_that_is_never_closed_is_refused_whatever_is_tolerated(tmp_path, allowed):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "fine,pos\n" * 4 + '"dull,neg\n' + "fine,pos\n" * 20)
+    with pytest.raises(
+        DataError, match=r"a\.csv, row 6 opens a quote .* hides lines 6 to 26; mend"
+    ) as caught:
+        source(path, max_invalid_rows=allowed)
+    assert caught.value.place.row == 6
+
+
+@pytest.mark.parametrize(("allowed", "raises"), [("3", True), ("4", False), ("39%", True), ("40%", False)])
+def test_every_line_that_a_stray_quote_hides_is_an_invalid_row(tmp_path, allowed, raises):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "fine,pos\n" * 3 + '"dull,neg\nfine,pos\nfine,pos\nso "dull",neg\n')
+    path.write_text(path.read_text() + "fine,pos\n" * 3)
+    if raises:
+        with pytest.raises(DataError, match=r"a\.csv, row 5 is not CSV: .* \(4 rows cannot be used"):
+            source(path, max_invalid_rows=allowed)
+        return
+    found = source(path, max_invalid_rows=allowed).resolved
+    assert (found.rows, found.invalid_rows) == (6, 4)
+
+
+def test_csv_that_is_not_utf8_names_the_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")
+    assert list(read_csv(path))[1] == Fault(3, "is not UTF-8")
+
+
+def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("review,label\nfine,pos\n")
+    with pytest.raises(DataError) as caught:
+        source(path)
+    assert caught.value.message == (
+        "pvc://data/a.csv, row 2, column text is missing; the columns there are review, label"
+    )
+    assert caught.value.place.model_dump() == {
+        "field": "dataset.train",
+        "file": "pvc://data/a.csv",
+        "row": 2,
+        "column": "text",
+    }
+
+
+def rows_file(tmp_path, *texts):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("allowed", "raises"), [("0", True), ("1", True), ("2", False), ("39%", True), ("40%", False)]
+)
+def test_bad_rows_are_tolerated_up_to_the_limit_and_the_first_is_named(tmp_path, allowed, raises):
+    path = rows_file(tmp_path, "a", "", "b", None, "c")
+    if not raises:
+        found = source(path, max_invalid_rows=allowed).resolved
+        assert (found.rows, found.invalid_rows, found.duplicate_rows) == (3, 2, 0)
+        return
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2, column text is empty") as caught:
+        source(path, max_invalid_rows=allowed)
+    assert (caught.value.place.row, caught.value.place.column) == (2, "text")
+
+
+def texts(scan):
+    return [row.text for row in scan.source.rows]
+
+
+def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
+    exact = PreprocessingSpec(deduplicate="Exact", collapse_whitespace=True)
+    repeats = Repeats(exact.deduplicate)
+    path = rows_file(tmp_path, "a  b", "a b", "c")
+    train = source(path, repeats, preprocessing=exact)
+    assert texts(train) == ["a b", "c"]
+    assert (train.resolved.rows, train.resolved.duplicate_rows) == (2, 1)
+    held_out = source(rows_file(tmp_path, "c", "d"), repeats, preprocessing=exact)
+    assert texts(held_out) == ["d"]
+    assert shared_texts(train, held_out) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4))
+def test_only_the_first_of_equal_texts_is_new_over_any_number_of_files(files):
+    repeats, seen = Repeats(Deduplicate.EXACT), set()
+    for digests in files:
+        expected = [digest not in seen and not seen.add(digest) for digest in digests]
+        assert repeats.new(np.array(digests, dtype=np.uint64)).tolist() == expected
+
+
+def test_texts_on_both_sides_are_counted(tmp_path):
+    train = source(rows_file(tmp_path, "a", "b", "b"))
+    assert shared_texts(train, source(rows_file(tmp_path, "b", "c", "b"))) == 2
+
+
+LEAKING = {
+    "validation": "2 of 4 validation texts also stand in the training rows",
+    "test": "1 of 3 test texts also stand in the training rows",
+}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("None", LEAKING), ("Exact", {})])
+def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_asked(
+    make_job, kind, expected
+):
+    """Of four validation rows the split takes two from the ten whose text is the same."""
+    same = [{"text": "it is dull", "label": "neg"}] * 10
+    others = [{"text": f"it is good {number}", "label": "pos"} for number in range(10)]
+    made = make_job(rows=same + others)
+    test = write_jsonl(made.folder / "test.jsonl", [same[0], *reviews(2)])
+    made = made.changed(
+        {
+            "dataset": {
+                "split": {"fraction": 0.2},
+                "test": {"path": str(test)},
+                "preprocessing": {"deduplicate": kind},
+            }
+        }
+    )
+    out = io.StringIO()
+    read_dataset(read_config(made.write(), {}), Reporter(out=out))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [line["message"] for line in lines if "also stand in the training rows" in line["message"]]
+    assert [message.split(", which")[0] for message in told] == list(expected.values())
+    assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
+    left_out = [
+        line["message"].count(" 9 repeated") for line in lines if line["message"].startswith("training")
+    ]
+    assert left_out == [kind == "Exact"]
+
+
+def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
+    rows = [{"text": "it is good", "label": label} for label in ("pos", "neg")]
+    made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
+    with pytest.raises(
+        DataError, match=r"one label only, 'pos'; .*; 1 repeated rows were left out \(dataset"
+    ):
+        read_dataset(read_config(made.write(), {}), Reporter(out=io.StringIO()))
+
+
+def test_a_text_and_its_pair_are_told_apart():
+    assert Row(1, "ab", "c", "x", None).digest() != Row(1, "a", "bc", "x", None).digest()
+
+
+def test_cleaning_follows_the_documented_order():
+    spec = PreprocessingSpec(unicode="NFKC", strip_markup=True, collapse_whitespace=True, lowercase=True)
+    assert cleaner(spec)("<p>Ｆｉｎｅ&nbsp;film</p><p>A &lt; B</p>") == "fine film a < b"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("a < b and c > d", "a < b and c > d"),
+        ("one<br/>two", "one\ntwo"),
+        ("x<script>alert(1)</script>y", "xy"),
+        ("<b>bold</b>face", "boldface"),
+        ("AT&amp;T &copy;", "AT&T ©"),
+    ],
+)
+def test_markup_goes_and_text_stays(markup, text):
+    assert strip_markup(markup) == text
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_cleaning_a_clean_text_changes_nothing(text):
+    clean = cleaner(PreprocessingSpec(unicode="NFC", collapse_whitespace=True))
+    assert clean(clean(text)) == clean(text)
+    assert collapse_whitespace(text) == collapse_whitespace(collapse_whitespace(text))
+
+
+def rows(tmp_path, *labels, group=None):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps({"text": f"text {number}", "label": label, "group": group and group(number)})
+        for number, label in enumerate(labels)
+    ]
+    path.write_text("\n".join(lines))
+    return source(path, group_by=group and "group")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(2, 60), st.floats(0.05, 0.9), st.integers(0, 5))
+def test_groups_never_stand_on_both_sides(tmp_path, count, fraction, seed):
+    all_rows = rows(tmp_path, *["x"] * (count + 2), group=lambda number: f"g{number // 2}")
+    split = ValidationSplit(fraction=fraction, group_by="group")
+    train, held_out, _ = split_rows(all_rows, split, seed, True)
+    groups = [{row.group for row in part.source.rows} for part in (train, held_out)]
+    assert not groups[0] & groups[1]
+    assert all(groups)
+    assert sorted([*train.lines, *held_out.lines]) == list(range(1, count + 3))
+
+
+def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone(tmp_path):
+    all_rows = rows(tmp_path, *["rare" if number % 10 == 0 else "common" for number in range(100)])
+    split = ValidationSplit(fraction=0.2)
+    train, held_out, how = split_rows(all_rows, split, 1, True)
+    assert how == "with the labels' proportions"
+    assert list(held_out.labels).count("rare") == 2
+    assert split_rows(all_rows, split, 1, True)[1].lines.tolist() == held_out.lines.tolist()
+    assert split_rows(all_rows, split, 2, True)[1].lines.tolist() != held_out.lines.tolist()
+    assert len(train) == 80
+
+
+def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for(tmp_path):
+    all_rows = rows(tmp_path, "once", *["often"] * 19)
+    told = "at random, as the label 'once' has one row only"
+    assert split_rows(all_rows, ValidationSplit(), 0, True)[2] == told
+    with pytest.raises(DataError, match="the label 'once' has one row only; remove stratify"):
+        split_rows(all_rows, ValidationSplit(stratify=True), 0, True)
+
+
+def test_labels_that_no_side_has_room_for_are_counted(tmp_path):
+    pairs = rows(tmp_path, *[str(number // 2) for number in range(40)])
+    told = "at random, as 4 rows on one side are too few for 20 labels"
+    assert split_rows(pairs, ValidationSplit(), 0, True)[2] == told
+    several = rows(tmp_path, "b", "a", *["often"] * 19)
+    assert "as the labels a, b have one row each" in split_rows(several, ValidationSplit(), 0, True)[2]
+
+
+def test_one_group_cannot_be_split(tmp_path):
+    all_rows = rows(tmp_path, "x", "y", group=lambda _: "g")
+    with pytest.raises(DataError, match="at least two groups"):
+        split_rows(all_rows, ValidationSplit(group_by="group"), 0, True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=400), st.integers(1, 33), st.integers(0, 3))
+def test_every_epoch_has_every_example_once_and_depends_on_seed_and_epoch_alone(lengths, batch_size, epoch):
+    lengths = np.array(lengths)
+    batches = epoch_batches(lengths, batch_size, 5, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == steps_per_epoch(len(lengths), batch_size)
+    again = epoch_batches(lengths, batch_size, 5, epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def padding_share(lengths, batches):
+    """Share of positions that are padding when each of these batches is padded to its longest example."""
+    positions = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / positions
+
+
+def test_epochs_differ_and_length_buckets_save_most_of_the_padding():
+    lengths = np.random.default_rng(0).integers(4, 64, size=2000)
+    batches = epoch_batches(lengths, 32, 0, 0)
+    assert not np.array_equal(batches[0], epoch_batches(lengths, 32, 0, 1)[0])
+    order = np.random.default_rng(1).permutation(2000)
+    unsorted = [order[i : i + 32] for i in range(0, 2000, 32)]
+    assert padding_share(lengths, unsorted) > 0.4
+    assert padding_share(lengths, batches) < 0.05
+
+
+def test_micro_batches_are_slices_and_evaluation_begins_with_the_longest():
+    assert [part.tolist() for part in micro_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+    lengths = np.array([3, 9, 5, 7])
+    assert [batch.tolist() for batch in evaluation_batches(lengths, 3)] == [[1, 3, 2], [0]]

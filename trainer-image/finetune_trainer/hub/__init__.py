@@ -1,0 +1,1 @@
+"""From hf:// to local paths."""

@@ -1,0 +1,94 @@
+"""Downloads what a run names on the Hugging Face Hub: models, tokenizers and data files, each at one commit."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from finetune_api.combine import CombineConfig
+from finetune_api.model import Initialize
+from finetune_api.run import DataInput, ModelInput, RunConfig
+from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
+from finetune_api.uris import is_hub
+from finetune_trainer.hub.client import Hub, Source
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.reporting.reporter import Reporter
+
+PARTS = ("train", "validation", "test")
+
+
+def uses_hub(config: RunConfig | CombineConfig) -> bool:
+    """Whether the run names anything on the Hub."""
+    data = [getattr(config.dataset, part, None) for part in PARTS]
+    uris = [one.uri for one in data if one]
+    if isinstance(config, RunConfig):
+        uris += [config.model.uri, config.model.tokenizer_uri]
+    return any(map(is_hub, uris))
+
+
+def fetch(config: RunConfig, reporter: Reporter, stop: Stop) -> RunConfig:
+    """Download what is named; returns the configuration with local paths and with the commits.
+
+    Raises NotFoundError for what is not there or not allowed, StorageError for what may come another time.
+    """
+    if not uses_hub(config):
+        return config
+    hub = Hub(config.output.hub_dir, reporter, stop)
+    model = _with_tokenizer(_with_model(config.model, hub), hub)
+    data = {part: _with_file(f"dataset.{part}.uri", getattr(config.dataset, part), hub) for part in PARTS}
+    reporter.update(resolved=_resolved(model, data))
+    return config.model_copy(
+        update={"model": model, "dataset": config.dataset.model_copy(update=dict(data))},
+    )
+
+
+def fetch_rows(config: CombineConfig, reporter: Reporter, stop: Stop) -> CombineConfig:
+    """`fetch` for a combination, whose members are folders."""
+    if not uses_hub(config):
+        return config
+    hub, given = Hub(config.output.hub_dir, reporter, stop), config.dataset
+    data = {part: _with_file(f"dataset.{part}.uri", getattr(given, part), hub) for part in PARTS[1:]}
+    return config.model_copy(update={"dataset": given.model_copy(update=dict(data))})
+
+
+@contextmanager
+def at_one_commit(run_json: Path, config: RunConfig, reporter: Reporter, stop: Stop) -> Iterator[Path]:
+    """A run.json for several processes, as --set left it; what is downloaded here, once, they take from the cache."""
+    with TemporaryDirectory(prefix="finetune-") as folder:
+        pinned = Path(folder) / run_json.name
+        pinned.write_text(json.dumps(fetch(config, reporter, stop).to_json()))
+        yield pinned
+
+
+def _with_model(model: ModelInput, hub: Hub) -> ModelInput:
+    if model.uri is None or not is_hub(model.uri):
+        return model
+    pretrained = model.initialize is Initialize.PRETRAINED
+    found = hub.folder(Source.of("model.uri", model.uri, model.revision), weights=pretrained)
+    return model.model_copy(update={"path": str(found.path), "revision": found.commit})
+
+
+def _with_tokenizer(model: ModelInput, hub: Hub) -> ModelInput:
+    uri = model.tokenizer_uri
+    if uri is None or not is_hub(uri):
+        return model
+    found = hub.folder(Source.of("model.tokenizer.uri", uri, model.tokenizer_revision), weights=False)
+    return model.model_copy(update={"tokenizer_path": str(found.path), "tokenizer_revision": found.commit})
+
+
+def _with_file(field: str, data: DataInput | None, hub: Hub) -> DataInput | None:
+    if data is None or data.uri is None or not is_hub(data.uri):
+        return data
+    found = hub.file(Source.of(field, data.uri, data.revision))
+    return data.model_copy(update={"path": str(found.path), "revision": found.commit})
+
+
+def _resolved(model: ModelInput, data: dict[str, DataInput | None]) -> ResolvedStatus:
+    """What is known before a byte is read: enough for a retry, should this attempt end here."""
+    other = ResolvedModel(uri=model.tokenizer_uri, revision=model.tokenizer_revision)
+    return ResolvedStatus(
+        model=ResolvedModel(uri=model.uri, revision=model.revision),
+        tokenizer=other if model.tokenizer_uri else None,
+        **{part: ResolvedData(uri=one.uri, revision=one.revision) for part, one in data.items() if one},
+    )

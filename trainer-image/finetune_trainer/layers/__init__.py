@@ -1,0 +1,1 @@
+"""Torch modules and what is asked of them; imports nothing of ours."""

@@ -1,0 +1,47 @@
+"""Finds the parts of a model of any architecture, embeddings, layers, norms, and looks at what they compute."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EMBEDDINGS = frozenset({"embeddings", "embed_tokens", "wte", "wpe", "word_embeddings", "embed_positions"})
+
+
+def embeddings_of(model: Any) -> "list[nn.Module]":
+    """The embedding of the tokens, and what belongs to it, such as positions and their norm, where its name tells."""
+    named = model.base_model.named_modules()
+    return [
+        model.get_input_embeddings(),
+        *(module for name, module in named if name.rpartition(".")[2] in EMBEDDINGS),
+    ]
+
+
+def layers_of(model: Any) -> "list[nn.Module]":
+    """The layers of the encoder in order, from the input: the longest list of modules in the model's body."""
+    from torch.nn import ModuleList
+
+    lists = [module for module in model.base_model.modules() if isinstance(module, ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def is_norm(module: "nn.Module") -> bool:
+    """LayerNorm, BatchNorm, RMSNorm and the like, whose classes all have the word in their name."""
+    return "norm" in type(module).__name__.lower()
+
+
+@contextmanager
+def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any], None]) -> Iterator[None]:
+    """Within it `look` is called with a module's name and output whenever one of these computed, in their order."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: look(name, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

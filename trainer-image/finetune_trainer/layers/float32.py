@@ -1,0 +1,14 @@
+"""A layer that computes in float32, whatever autocast says."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that is computed in float32, whatever autocast says."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Rows (…, features) to (…, outputs) in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return functional.linear(input.float(), self.weight, self.bias)

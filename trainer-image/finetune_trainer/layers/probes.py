@@ -1,0 +1,88 @@
+"""What a model can do, asked of the model itself on a few tokens, before it leaves the CPU.
+
+Configurations do not tell it: transformers has hundreds of architectures, and
+new ones come every month."""
+
+from typing import Any
+
+import torch
+
+from finetune_trainer.layers.masks import block_causal
+
+TOKENS = 3
+"""Of a tiny text; ids from 1 on, which every vocabulary has."""
+REFUSALS = (ValueError, RuntimeError, TypeError, IndexError)
+"""By which models answer what they were not made for."""
+
+
+def sees_what_follows(model: Any) -> bool:
+    """Whether another last token changes the outputs of the first."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]])
+    first = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))[:, 0]
+    return not torch.allclose(first[0], first[1], atol=1e-4)
+
+
+def why_not_packed(model: Any, longest: int) -> str | None:
+    """Why texts of up to `longest` tokens cannot share a sequence in this model; None if they can.
+
+    Layers that look back over convolutions, states or a bias by distance do not heed the mask and the positions by
+    which packed texts are kept apart; a window of attention is lost by it.
+    """
+    name, config = type(model).__name__, model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    if window is not None and window < longest:
+        return f"{name} of this model looks back {window} tokens, and texts may have {longest}"
+    first, second = torch.arange(1, 1 + TOKENS), torch.arange(2, 3 + TOKENS)
+    documents = torch.cat([torch.zeros_like(first), torch.ones_like(second)])[None]
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])[None]
+    try:
+        alone = _logits(model, input_ids=second[None], attention_mask=torch.ones_like(second[None]))
+        together = _logits(
+            model,
+            input_ids=torch.cat([first, second])[None],
+            position_ids=positions,
+            attention_mask=torch.from_numpy(block_causal(documents.numpy())),
+        )[:, len(first) :]
+    except REFUSALS as error:
+        return f"{name} does not take them ({_told(error)})"
+    if not torch.allclose(alone, together, rtol=1e-3, atol=1e-4 * float(alone.abs().max())):
+        return f"{name} does not keep them apart"
+    return None
+
+
+def why_not_headed(model: Any) -> str | None:
+    """Why a head of one's own cannot stand on this encoder; None if it can."""
+    ids = torch.arange(1, 1 + TOKENS)[None]
+    try:
+        _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+    except REFUSALS as error:
+        return _told(error)
+    return None
+
+
+def why_not_bfloat16(model: Any) -> str | None:
+    """Why a model that is computed in float32 cannot be computed in bfloat16 on the CPU; None if it can."""
+    ids = torch.arange(1, 1 + TOKENS)[None]
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            try:
+                logits = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+            except REFUSALS as error:  # some take only texts with their own last token, in any format
+                return _told(error) if enabled else None
+            if not logits.isfinite().all():
+                return "its outputs are not finite" if enabled else None
+    return None
+
+
+def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits: torch.Tensor = model.eval()(**inputs).logits
+            return logits
+    finally:
+        model.train(training)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]

@@ -1,0 +1,165 @@
+"""From a model's folder to a torch model with a head for the objective, frozen or adapted as asked."""
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.model import Initialize
+from finetune_api.run import FaultPlace, ModelInput
+from finetune_trainer.errors import ConfigurationError, NotFoundError
+from finetune_trainer.models.adapters import adapt
+from finetune_trainer.models.embeddings import Pieces, extend_embeddings
+from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
+from finetune_trainer.models.freezing import freeze
+from finetune_trainer.models.heads import add_head
+from finetune_trainer.objectives import Objective
+
+if TYPE_CHECKING:
+    import torch
+
+_DROPOUT_FIELDS = """
+hidden_dropout_prob attention_probs_dropout_prob classifier_dropout classifier_dropout_prob dropout dropout_prob
+attention_dropout activation_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
+seq_classif_dropout embedding_dropout mlp_dropout
+"""
+DROPOUTS = tuple(_DROPOUT_FIELDS.split())
+
+
+def load_model(
+    folder: ModelFolder,
+    spec: ModelInput,
+    objective: Objective[Any],
+    pad_id: int | None,
+    added: Pieces | None = None,
+) -> "torch.nn.Module":
+    """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
+
+    Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for what of the
+    spec does not fit the model.
+    """
+    import transformers
+
+    config = _config(folder, spec, objective, pad_id)
+    auto_class = transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
+    fresh: frozenset[str] = frozenset()
+    try:
+        if spec.initialize is Initialize.RANDOM:
+            model = auto_class.from_config(config).float()
+        else:
+            model, fresh = _pretrained(folder, config, auto_class)
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: {folder.name} cannot be loaded by {objective.auto_class}: {first_line(error)}",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
+    if spec.dropout is not None:
+        _set_dropout(model, spec.dropout)
+    extend_embeddings(model, added or {})
+    if spec.head is not None:
+        assert objective.outputs is not None
+        model = add_head(model, spec.head, objective.outputs, spec.dropout)
+    if spec.adapter is not None:
+        model = adapt(model, spec, objective.auto_class, added or {}, frozenset() if spec.head else fresh)
+    if spec.freeze is not None:
+        freeze(model, spec.freeze)
+    return model  # type: ignore[no-any-return]
+
+
+def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: transformers does not know the model in {folder.name}: {first_line(error)}",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
+    names = objective.output_names
+    if names is not None:
+        config.problem_type = objective.problem_type
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+    fits = (pad_id or 0) < config.get_text_config().vocab_size  # else `check_fit` says so
+    if fits and "roberta" not in config.model_type:  # its positions are counted from there
+        config.pad_token_id = pad_id or 0
+    for name in DROPOUTS:
+        if spec.dropout is not None and hasattr(config, name):
+            setattr(config, name, spec.dropout)
+    return config
+
+
+def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, frozenset[str]]:
+    """The model, and its modules that the file lacks: the head, and a pooler, of a checkpoint for masked tokens."""
+    import torch
+
+    model, info = auto_class.from_pretrained(
+        str(folder.path),
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    inner = {key for key in absent if key.startswith(body)}
+    lacking = sorted(key for key in inner if "pooler." not in key)
+    if lacking:
+        raise NotFoundError(
+            f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"
+            f" {lacking[0]}; weights and config.json belong to different models",
+            FaultPlace(field="model.uri", file=folder.name),
+        )
+    poolers = {f"{key.partition('pooler.')[0]}pooler" for key in inner}
+    return model, frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
+
+
+def _set_dropout(model: "torch.nn.Module", probability: float) -> None:
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = probability
+
+
+def checkpoint_activations(model: Any, name: str) -> None:
+    """Compute activations again in the backward pass, with the same dropout masks (Chen et al. 2016).
+
+    Raises ConfigurationError where the architecture cannot.
+    """
+    try:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigurationError(
+            f"training.activationCheckpointing: the architecture of {name} does not support it; remove it",
+            FaultPlace(field="training.activationCheckpointing"),
+        ) from error
+
+
+def check_summary(model: Any, name: str) -> None:
+    """Raise ConfigurationError for a head that would read padding: texts are padded on the right.
+
+    No `summary_type` (XLNet, XLM, FlauBERT) looks at the mask, and only the first position is never padding.
+    """
+    for module in model.modules():
+        kind = getattr(module, "summary_type", "first")
+        if kind != "first":
+            raise ConfigurationError(
+                f"model: the head of {name} sums a text up by summary_type {kind!r} of its config.json, which reads the"
+                " padding behind the shorter texts of a batch; set model.head: {}, which reads their tokens alone",
+                FaultPlace(field="model.uri", file=name),
+            )
+
+
+def check_encoder(model: Any, name: str) -> None:
+    """Raise ConfigurationError for an encoder that a head of one's own cannot stand on."""
+    from finetune_trainer.layers.probes import why_not_headed
+
+    reason = why_not_headed(model)
+    if reason is not None:
+        raise ConfigurationError(
+            f"model.head: the encoder of {name}, {type(model.base_model).__name__}, does not take texts alone"
+            f" ({reason}); remove model.head, or take another model",
+            FaultPlace(field="model.head"),
+        )

@@ -1,0 +1,37 @@
+"""Number formats: whether models can be computed in that of the hardware, and a layer that never is."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from finetune_api.run import FaultPlace
+from finetune_api.training import Precision
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.layers.probes import why_not_bfloat16
+from finetune_trainer.process.devices import Compute
+from finetune_trainer.reporting.reporter import Reporter
+
+
+def fitting(
+    loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Precision, field: str, reporter: Reporter
+) -> Compute:
+    """In float32, where a CPU computes in bfloat16 and one of the models cannot be; one is in memory at a time.
+
+    Raises ConfigurationError where `field` asked for bfloat16.
+    """
+    if compute.device.type != "cpu" or compute.precision is not Precision.BFLOAT16:
+        return compute
+    for load in loaders:
+        told = _told(load())
+        if told is None:
+            continue
+        if asked is Precision.BFLOAT16:
+            raise ConfigurationError(f"{field}: {told}; set Auto or Float32", FaultPlace(field=field))
+        reporter.say(f"{told}: Float32 is used", level="warning")
+        return replace(compute, precision=Precision.FLOAT32)
+    return compute
+
+
+def _told(model: Any) -> str | None:
+    reason = why_not_bfloat16(model)
+    return reason and f"{type(model).__name__} cannot be computed in bfloat16 ({reason})"

@@ -1,0 +1,111 @@
+"""The optimizer and its parameter groups: what decays, and at which multiple of the rate it learns.
+
+A group has `scale`, by which `loop` multiplies the scheduled rate, and `name`, for people."""
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import FaultPlace
+from finetune_api.status import ParameterGroupStatus
+from finetune_api.training import OptimizerName, OptimizerSpec
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.layers.find import embeddings_of, is_norm, layers_of
+
+if TYPE_CHECKING:
+    import torch
+
+Group = dict[str, Any]
+
+
+def build_optimizer(
+    model: Any, spec: OptimizerSpec, layer_decay: float | None = None, later: set[Any] | None = None
+) -> "torch.optim.Optimizer":
+    """AdamW (Loshchilov & Hutter 2019) or SGD, fused, over what is trained now and what is thawed `later`.
+
+    Raises ConfigurationError when nothing is.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    groups = parameter_groups(model, spec.weight_decay, layer_decay, later or set())
+    if not groups:
+        raise ConfigurationError("model.freeze leaves nothing to train", FaultPlace(field="model.freeze"))
+    if spec.name is OptimizerName.SGD:
+        whole = not isinstance(
+            groups[0]["params"][0], DTensor
+        )  # torch has no fused SGD for divided parameters
+        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=whole)
+    first, second = spec.betas
+    return torch.optim.AdamW(
+        groups, lr=spec.learning_rate, betas=(first, second), eps=spec.epsilon, fused=True
+    )
+
+
+def parameter_groups(
+    model: Any, weight_decay: float, layer_decay: float | None, later: set[Any]
+) -> list[Group]:
+    """One group for every depth and kind, in the model's order; a group without decay has weight_decay 0."""
+    vectors, depths = undecayed(model), depths_of(model) if layer_decay else {}
+    groups: dict[tuple[int, bool], Group] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter not in later:
+            continue
+        depth, decays = depths.get(parameter, 0), parameter not in vectors
+        start: Group = {
+            "params": [],
+            "weight_decay": weight_decay if decays else 0.0,
+            "scale": (layer_decay or 1.0) ** depth,
+            "name": f"depth {depth}, {'decay' if decays else 'no decay'}",
+        }
+        groups.setdefault((depth, decays), start)["params"].append(parameter)
+    return list(groups.values())
+
+
+def undecayed(model: "torch.nn.Module") -> set[Any]:
+    """Biases, and the weights of norms of any shape; matrices decay, those of the embeddings too."""
+    norms = [module for module in model.modules() if is_norm(module)]
+    return {parameter for parameter in model.parameters() if parameter.ndim < 2} | {
+        parameter for norm in norms for parameter in norm.parameters(recurse=False)
+    }
+
+
+def depths_of(model: Any) -> dict[Any, int]:
+    """Layers between a parameter and the head: 1 for the top layer, one more than all layers for the embeddings.
+
+    What the body has behind its layers, such as a pooler or a last norm, counts as the head: 0.
+    """
+    layers = layers_of(model)
+    inside = {
+        parameter: len(layers) - number
+        for number, layer in enumerate(layers)
+        for parameter in layer.parameters()
+    }
+    below: dict[Any, int] = {}
+    for parameter in model.base_model.parameters():
+        if parameter in inside:
+            break
+        below[parameter] = len(layers) + 1
+    for module in embeddings_of(model):
+        below |= dict.fromkeys(module.parameters(), len(layers) + 1)
+    return below | inside
+
+
+def groups_of(optimizer: "torch.optim.Optimizer") -> list[ParameterGroupStatus]:
+    """The groups for the report: how many parameters decay, and how many do not, at which rates."""
+    return [
+        ParameterGroupStatus(
+            name=group["name"],
+            parameters=sum(parameter.numel() for parameter in group["params"]),
+            weight_decay=group["weight_decay"],
+            scale=float(f"{group['scale']:.4g}"),
+        )
+        for group in optimizer.param_groups
+    ]
+
+
+def told(groups: list[ParameterGroupStatus]) -> str:
+    """The groups for the log."""
+    return "; ".join(
+        f"{group.name}: {group.parameters:,} parameters, weight decay {group.weight_decay:g},"
+        f" learning rate × {group.scale:.4g}"
+        for group in groups
+    )

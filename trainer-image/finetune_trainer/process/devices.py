@@ -1,0 +1,105 @@
+"""What computes, and in which number format. The first to import torch."""
+
+import os
+import random
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_api.run import Devices, FaultPlace
+from finetune_api.training import Precision
+from finetune_trainer.errors import ConfigurationError, NoGpuError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device with its number format."""
+
+    device: "torch.device"
+    """Of all tensors."""
+    name: str
+    """For people and for status: cuda, cpu or cpu (simulated GPU)."""
+    precision: Precision
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """What matrix products are computed in."""
+        import torch
+
+        return torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float32
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context of every forward pass."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+
+def choose_compute(devices: Devices, precision: Precision, threads: int, rank: int = 0) -> Compute:
+    """The device that was asked for, never another one: of several GPUs the one of this rank.
+
+    Raises NoGpuError when torch sees fewer GPUs, ConfigurationError for what the hardware or this version cannot do.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    on_gpu = devices.gpus > 0 and not devices.simulated
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        _check_gpus(devices.gpus, torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    name = "cuda" if on_gpu else "cpu (simulated GPU)" if devices.gpus else "cpu"
+    return Compute(device, name, _precision(precision, on_gpu))
+
+
+def use_deterministic_algorithms(*, wanted: bool) -> None:
+    """Have torch refuse every algorithm whose bits differ from run to run, before the device is first used."""
+    import torch
+
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+        torch.use_deterministic_algorithms(wanted)
+
+
+def seed_everything(seed: int) -> None:
+    """Set every random generator that a model may draw from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _check_gpus(wanted: int, seen: int) -> None:
+    if seen < wanted:
+        raise NoGpuError(
+            f"{wanted} GPU(s) were asked for, but torch sees {seen}: driver, container toolkit or allocation are at"
+            " fault on this node",
+            FaultPlace(field="resources.gpusPerNode"),
+        )
+
+
+def _precision(asked: Precision, on_gpu: bool) -> Precision:
+    able = _computes_bfloat16(on_gpu)
+    if asked is Precision.BFLOAT16 and not able:
+        raise ConfigurationError(
+            f"training.precision: this {'GPU' if on_gpu else 'CPU'} does not compute in bfloat16; set Auto or Float32",
+            FaultPlace(field="training.precision"),
+        )
+    if asked is Precision.AUTO:
+        return Precision.BFLOAT16 if able else Precision.FLOAT32
+    return asked
+
+
+def _computes_bfloat16(on_gpu: bool) -> bool:
+    import torch
+
+    if on_gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))

@@ -1,0 +1,1 @@
+"""The model folder: card, curve, checksums, rename."""

@@ -1,0 +1,114 @@
+"""Writes the model card, README.md of the model's folder. Pure."""
+
+import json
+
+from finetune_api.run import RunConfig, RunReport
+from finetune_api.status import EpochStatus, ResolvedData
+from finetune_api.uris import is_hub, parse_hub
+from finetune_trainer.publishing.snippets import PIPELINES, snippet
+from finetune_trainer.versions import versions
+
+
+def model_card(config: RunConfig, report: RunReport) -> str:
+    """Markdown with the front matter that model hubs read."""
+    return "\n".join([*_front_matter(config, report), "", *_body(config, report), ""])
+
+
+def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
+    base = (report.model.base_model if report.model else None) or config.model.path
+    fields = {
+        "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
+        "pipeline_tag": PIPELINES[config.objective.kind],
+        "base_model": parse_hub(base).repository if is_hub(base) else base,
+        "tags": ["finetune-operator", config.objective.kind],
+    }
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
+
+
+def _body(config: RunConfig, report: RunReport) -> list[str]:
+    model, effective = report.model, report.effective
+    assert model is not None
+    assert effective is not None
+    start = f"random weights with the architecture of `{model.base_model}`"
+    origin = f"`{model.base_model}`" if config.model.initialize == "Pretrained" else start
+    lines = [
+        f"# {config.job.name}",
+        "",
+        f"Fine-tuned from {origin} for {config.objective.kind.replace('_', ' ')}"
+        f" by the FineTuneJob `{config.job.namespace}/{config.job.name}`.",
+        "",
+        "## Use",
+        "",
+        snippet(model.format, config.objective, config.dataset, config.model.uri or config.model.path),
+        "",
+        "## Results",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in model.metrics.items()),
+        "",
+        "`eval_` is measured on the validation rows, `test_` on the test rows.",
+        "",
+        "![learning curve](learning-curve.png)",
+        "",
+        *_evaluations(report.epochs),
+        *_stopped(report),
+        "## Training",
+        "",
+        f"- device: {effective.device}, precision {effective.precision}",
+        f"- optimizer steps: {report.progress.step if report.progress else 0} of {effective.total_steps} planned",
+        *_labels(effective.labels),
+        *_data(report),
+        f"- versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
+        "",
+        "The whole configuration is in `run.json`, every logged number in `metrics.jsonl`; `sha256sum -c SHA256SUMS`"
+        " checks the files.",
+    ]
+    if effective.device and "simulated" in effective.device:
+        lines += ["", "**The GPUs of this run were simulated: everything was computed on a CPU.**"]
+    return lines
+
+
+def _evaluations(epochs: list[EpochStatus]) -> list[str]:
+    if not epochs:
+        return []
+    names = list(dict.fromkeys(name for epoch in epochs for name in epoch.metrics))
+    header = ["epoch", "step", "training loss", "validation loss", *names]
+    rows = [
+        [epoch.epoch, epoch.step, epoch.train_loss, epoch.eval_loss, *(epoch.metrics.get(n) for n in names)]
+        for epoch in epochs
+    ]
+    cells = [["–" if cell is None else f"{cell:g}" for cell in row] for row in rows]
+    table = [header, ["---"] * len(header), *cells]
+    return [*(f"| {' | '.join(row)} |" for row in table), ""]
+
+
+def _stopped(report: RunReport) -> list[str]:
+    early = report.early_stopped
+    if early is None:
+        return []
+    on_gpu = report.effective is not None and report.effective.device == "cuda"
+    kind = "GPU-seconds" if on_gpu else "seconds on the CPU"
+    saved = "" if early.saved_seconds is None else f" This saved about {early.saved_seconds} {kind}."
+    return [f"Stopped early: {early.reason}.{saved}", ""]
+
+
+def _labels(labels: list[str] | None) -> list[str]:
+    return [f"- labels: {', '.join(labels)}"] if labels else []
+
+
+def _data(report: RunReport) -> list[str]:
+    resolved = report.resolved
+    if resolved is None:
+        return []
+    parts: dict[str, ResolvedData | None] = {
+        "training": resolved.train,
+        "validation": resolved.validation,
+        "test": resolved.test,
+    }
+    return [
+        f"- {name}: {data.rows} rows of `{data.uri or 'a local file'}` ({data.digest}), {data.invalid_rows or 0}"
+        f" invalid and {data.duplicate_rows or 0} repeated ones left out"
+        for name, data in parts.items()
+        if data is not None
+    ]

@@ -1,0 +1,190 @@
+"""The folder of a model: whose it is, and how it is sealed, verified and published."""
+
+import json
+import math
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetune_api.run import FaultPlace, RunReport
+from finetune_api.status import ModelStatus
+from finetune_trainer.config import Config, mark
+from finetune_trainer.errors import NotFoundError, StorageError, storage_errors
+from finetune_trainer.files import (
+    files_of,
+    fresh_folder,
+    readable,
+    rename_folder,
+    sha256,
+    sync,
+    sync_tree,
+    write_json,
+)
+from finetune_trainer.versions import versions
+
+SUMS, RECORD = "SHA256SUMS", "run.json"
+_STAGED = re.compile(r"attempt-([0-9]+)-[0-9a-f]{32}")
+
+
+class Content(Protocol):
+    """What is published."""
+
+    def write(self, folder: Path) -> ModelStatus:
+        """Write the model's files into an empty folder; what is not known of it yet is added later."""
+
+    def card(self, report: RunReport) -> str:
+        """The model card, in Markdown."""
+
+
+def published(config: Config) -> RunReport | None:
+    """The report of this very run, if an earlier attempt published its model; None if the folder is free.
+
+    Raises NotFoundError when the folder holds something else, StorageError when the published model is damaged.
+    """
+    folder, name = Path(config.output.model_dir), config.output.uri or config.output.model_dir
+    place = FaultPlace(field="output.uri", file=name)
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise NotFoundError(f"output.uri: {name} is a file; choose another output.uri", place)
+    if not any(folder.iterdir()):
+        return None
+    record = record_of(folder)
+    if record is None:
+        raise NotFoundError(
+            f"output.uri: {name} is not empty and holds no model of a job; choose another output.uri", place
+        )
+    job = record["job"]
+    if job.get("uid") != config.job.uid or record["fingerprint"] != mark(config):
+        owner = f"job {job.get('namespace')}/{job.get('name')}"
+        run = (
+            "an earlier run of this job with another configuration"
+            if job.get("uid") == config.job.uid
+            else owner
+        )
+        raise NotFoundError(f"output.uri: {name} holds the model of {run}; choose another output.uri", place)
+    damaged = flaws(folder)
+    if damaged:
+        remedy = "restore the file, or remove the folder to train again"
+        raise StorageError(f"the published model in {name} is damaged: {damaged[0]}; {remedy}", place)
+    report = RunReport.model_validate(record["report"])
+    return report.model_copy(update={"attempt": config.job.attempt, "model": _status(folder, report.model)})
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """run.json of a published folder; None where there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        return (
+            record if isinstance(record["job"], dict) and record["fingerprint"] and record["report"] else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def publish(
+    config: Config, content: Content, report: RunReport, assert_owner: Callable[[], None] = lambda: None
+) -> ModelStatus:
+    """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError.
+
+    Staging takes minutes, so who owns the run is asked again right before the rename. A process that was superseded
+    between the two may still publish: its successor then finds the model of its own job, and takes it for its own.
+    """
+    target = Path(config.output.model_dir)
+    with storage_errors("the model", Path(config.output.staging_dir)):
+        staging = _own_staging(Path(config.output.staging_dir), config.job.attempt)
+        status = _stage(staging, config, content, report)
+    with storage_errors("the model", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        assert_owner()
+        done = published(config)
+        if done is not None and done.model is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+            return done.model
+        rename_folder(staging, target)
+    return status
+
+
+def _own_staging(folder: Path, attempt: int) -> Path:
+    """A folder of this process alone, as an older attempt may still write; what older ones left is removed."""
+    clear_staging(folder, attempt)
+    return fresh_folder(folder / f"attempt-{attempt}-{uuid.uuid4().hex}")
+
+
+def clear_staging(folder: Path, before: float = math.inf) -> None:
+    """Remove what the attempts before one staged; without one, what all did."""
+    for path in folder.glob("attempt-*"):
+        staged = _STAGED.fullmatch(path.name)
+        if staged and int(staged[1]) < before:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _stage(folder: Path, config: Config, content: Content, report: RunReport) -> ModelStatus:
+    status = content.write(folder).model_copy(
+        update={
+            "uri": config.output.uri or config.output.model_dir,
+            "trained_at": datetime.now(UTC).replace(microsecond=0),
+        }
+    )
+    final = report.model_copy(update={"model": status})
+    (folder / "README.md").write_text(content.card(final))
+    write_json(folder / RECORD, _run_record(config, final))
+    readable(folder)
+    _write_sums(folder)
+    sync_tree(folder)
+    damaged = flaws(folder)
+    if damaged:
+        raise StorageError(f"the model in {folder} does not read back as it was written: {damaged[0]}")
+    return _status(folder, status)
+
+
+def _run_record(config: Config, report: RunReport) -> dict[str, Any]:
+    told = config.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"progress", "termination_log"}
+    )
+    return {
+        "version": 1,
+        "job": config.job.to_json(),
+        "fingerprint": mark(config),
+        "config": told,
+        "report": report.to_json(),
+        "versions": versions(),
+    }
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_of(folder)]
+    (folder / SUMS).write_text("".join(lines))
+    sync(folder / SUMS)
+
+
+def flaws(folder: Path) -> list[str]:
+    """What in a folder differs from its SHA256SUMS; every file is read again."""
+    lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
+    expected = {name: digest for digest, _, name in lines}
+    found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+    found.pop(SUMS, None)
+    unlisted = [f"{name} is not listed in {SUMS}" for name in found.keys() - expected.keys()]
+    missing = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    damaged = [
+        f"{name} is damaged"
+        for name in found.keys() & expected.keys()
+        if sha256(found[name]) != expected[name]
+    ]
+    return sorted(missing + damaged + unlisted)
+
+
+def _status(folder: Path, status: ModelStatus | None) -> ModelStatus:
+    assert status is not None, "a published report has a model"
+    files = files_of(folder)
+    return status.model_copy(
+        update={
+            "digest": f"sha256:{sha256(folder / SUMS)}",
+            "size_bytes": sum(path.stat().st_size for path in files),
+            "files": len(files),
+        }
+    )

@@ -1,0 +1,119 @@
+"""The lines of Python with which a recorded model is used. Pure.
+
+They run in the model's folder, and prepare texts as training did.
+"""
+
+import json
+
+from finetune_api.combine import CombineData
+from finetune_api.objective import ObjectiveSpec
+from finetune_api.run import DatasetInput
+from finetune_trainer.models.adapters import base_model
+
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "causal_lm": "text-generation",
+}
+"""Tasks as model hubs name them, by objective."""
+WHOLE = """\
+import torch
+from transformers import {auto_class}, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {auto_class}.from_pretrained(folder)
+"""
+ADAPTER = """\
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, {auto_class}, AutoTokenizer
+
+folder = "."  # this folder
+base = {base}  # the base model: its name on the Hugging Face Hub, or the folder where you have it
+tokenizer = AutoTokenizer.from_pretrained(folder)
+config = AutoConfig.from_pretrained(folder)  # has the labels; the head is in the adapter
+model = {auto_class}.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(model, folder).eval()
+"""
+HEADED = """\
+import torch
+from custom_head import load  # a file of this folder: torch and transformers are all that it needs
+
+folder = "."  # this folder
+model, tokenizer = load(folder)
+"""
+ENSEMBLE = """\
+import torch
+from ensemble import load  # a file of this folder: torch and transformers are all that it needs
+
+folder = "."  # this folder
+model, tokenizer = load(folder)
+"""
+LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED, "ensemble": ENSEMBLE}
+"""By `status.model.format`."""
+ROWS = """
+inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**inputs).logits
+"""
+ONE_LABEL = """\
+labels = [model.config.id2label[i] for i in logits.argmax(dim=-1).tolist()]
+print(labels)
+"""
+SEVERAL_LABELS = """\
+names = model.config.id2label
+labels = [[names[i] for i, share in enumerate(row) if share >= 0.5] for row in logits.sigmoid().tolist()]
+print(labels)
+"""
+ONE_NUMBER = """\
+values = logits.squeeze(-1).tolist()
+print(values)
+"""
+SEVERAL_NUMBERS = """\
+values = logits.tolist()
+print(values)
+"""
+WORDS = """
+text = "words with one space between them"
+inputs = tokenizer(
+    text, truncation=True, max_length={max_length}, return_offsets_mapping=True, return_tensors="pt"
+)
+spans = inputs.pop("offset_mapping")[0].tolist()
+with torch.no_grad():
+    ids = model(**inputs).logits[0].argmax(dim=-1).tolist()
+labels = {{}}  # of each word's first token
+for (start, end), i in zip(spans, ids):
+    if end > start:
+        labels.setdefault(text.count(" ", 0, end - 1), model.config.id2label[i])
+print([(text.split(" ")[word], label) for word, label in labels.items()])
+"""
+NEXT_TOKENS = """
+inputs = tokenizer("the beginning of a text", return_tensors="pt")
+with torch.no_grad():
+    tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))
+"""
+
+
+def snippet(form: str, objective: ObjectiveSpec, dataset: DatasetInput | CombineData, base: str = "") -> str:
+    """A block of Markdown, for a model of this format; `base` is the URI of the model below an adapter."""
+    auto_class, lines = {
+        "token_classification": ("AutoModelForTokenClassification", WORDS),
+        "causal_lm": ("AutoModelForCausalLM", NEXT_TOKENS),
+    }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
+    pair = ', ["and a second text"]' if dataset.columns.text_pair else ""
+    text = (LOAD[form] + lines).format(
+        base=json.dumps(base_model(base)[0]),
+        auto_class=auto_class,
+        texts=f'["a text of your own"]{pair}',
+        max_length=dataset.preprocessing.max_length,
+    )
+    return f"```python\n{text}```"
+
+
+def _last(objective: ObjectiveSpec) -> str:
+    if objective.classification:
+        return SEVERAL_LABELS if objective.classification.multi_label else ONE_LABEL
+    return SEVERAL_NUMBERS if objective.regression and objective.regression.targets > 1 else ONE_NUMBER

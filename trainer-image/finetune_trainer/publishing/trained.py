@@ -1,0 +1,47 @@
+"""What a training run publishes: weights, tokenizer, history, curve and card."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run import RunConfig, RunReport
+from finetune_api.status import Metrics, ModelStatus
+from finetune_trainer.models.adapters import model_format, save_weights
+from finetune_trainer.models.tokenizer import reset_tokenizer
+from finetune_trainer.publishing.card import model_card
+from finetune_trainer.publishing.curve import draw_curve
+from finetune_trainer.reporting.history import History
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model."""
+
+    config: RunConfig
+    model: Any
+    tokenizer: Any
+    metrics: Metrics
+    history: History
+    looks: Path | None = None
+    """A folder with what training.debug asked for."""
+
+    def write(self, folder: Path) -> ModelStatus:
+        """All but the card and the records."""
+        spec = self.config.model
+        save_weights(self.model, spec, folder)
+        reset_tokenizer(self.tokenizer)
+        self.tokenizer.save_pretrained(str(folder))
+        self.history.rewind(2**62)
+        (folder / "metrics.jsonl").write_bytes(self.history.path.read_bytes())
+        if self.looks is not None:
+            shutil.copytree(self.looks, folder, dirs_exist_ok=True)
+        best = self.config.training.evaluation.best_metric
+        draw_curve(folder / "learning-curve.png", self.history.entries(), best)
+        return ModelStatus(
+            uri="", format=model_format(spec), base_model=spec.uri or spec.path, metrics=self.metrics
+        )
+
+    def card(self, report: RunReport) -> str:
+        """The model card."""
+        return model_card(self.config, report)

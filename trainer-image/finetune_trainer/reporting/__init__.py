@@ -1,0 +1,1 @@
+"""Log, history, TensorBoard, /metrics and progress."""

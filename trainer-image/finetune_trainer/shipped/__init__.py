@@ -1,0 +1,1 @@
+"""Files that are copied into model folders; imports nothing of ours."""

@@ -1,1 +1,0 @@
-"""Where the model goes: put together in a staging folder, verified, and published by one rename."""

@@ -1,0 +1,1 @@
+"""One run: the story, its state, the loop, evaluation, non-finite steps and debugging aids."""

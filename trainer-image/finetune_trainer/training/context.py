@@ -1,0 +1,154 @@
+"""A run while it trains: its parts, and what its plan asks for at a step."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from finetune_api.model import FreezeSpec
+from finetune_api.training import CheckpointInterval, EvaluationInterval, TrainingSpec
+from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
+from finetune_trainer.data.tokens import Examples
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.optimization.clipping import Norms
+from finetune_trainer.optimization.spikes import Spikes
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.training.debug import Debug
+from finetune_trainer.training.evaluate import Judge
+from finetune_trainer.training.state import TrainState
+
+ROWS_NAMED = 8
+
+
+@dataclass
+class Run:
+    """Everything that training needs; what changes is in TrainState."""
+
+    judge: Judge
+    optimizer: torch.optim.Optimizer
+    training: TrainingSpec
+    train: Examples
+    validation: Examples
+    save: Callable[[TrainState], None]
+    """Writes a checkpoint."""
+    restore: Callable[[int | None], TrainState | None]
+    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
+    ones and returns its state; None if there is none.
+    """
+    reporter: Reporter
+    freeze: FreezeSpec | None = None
+    """What of the model is frozen, and until when."""
+    debug: Debug | None = None
+    spikes: Spikes = field(default_factory=Spikes)
+    saved_at: float = field(default_factory=time.monotonic)
+    logged_at: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds that the step being taken has spent on building batches."""
+    clock_struck: bool = False
+    """By rank 0's clock a checkpoint is due."""
+    _epoch: tuple[int, Batches] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the training rows."""
+        return steps_per_epoch(len(self.train), self.training.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps planned."""
+        return self.training.max_steps or (self.training.epochs or 1) * self.steps_per_epoch
+
+    @property
+    def stop(self) -> Stop:
+        """Whether a signal or a pruning came."""
+        return self.judge.stop
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those of the run."""
+        return self.judge.ranks
+
+    @cached_property
+    def norms(self) -> list[torch.nn.Module]:
+        """Layers with running statistics, which every forward pass in training changes."""
+        return [module for module in self.judge.model.modules() if hasattr(module, "running_mean")]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether training ends before the next step; other ranks have to be told first."""
+        return self.stop.agreed or (self.ranks.world == 1 and self.stop.requested)
+
+    def exchange(self, *numbers: float) -> list[float]:
+        """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
+        *totals, stop, save = self.ranks.total(*numbers, self.stop.requested, _struck(self))
+        self.stop.agree(stop, self.ranks.decided(self.stop.pruned) if stop else None)
+        self.clock_struck = save > 0
+        return totals
+
+    def batch(self, step: int) -> Indices:
+        """The examples of an optimizer step: a function of the step alone."""
+        if self.training.debug and self.training.debug.overfit_one_batch:
+            step = 0
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            spec = self.training
+            self._epoch = epoch, epoch_batches(self.train.lengths, spec.batch_size, spec.seed, epoch)
+        return self._epoch[1][position]
+
+
+def rows_named(run: Run, rows: Indices) -> str:
+    """Training examples as the user knows them: the file's name and the numbers of the first of the rows."""
+    lines = sorted(int(run.train.lines[row]) for row in rows)
+    more = f" and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+    return f"{run.train.name} row {', '.join(str(line) for line in lines[:ROWS_NAMED])}{more}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did."""
+
+    loss: float
+    norms: Norms
+    """Of its gradient."""
+    learning_rate: float
+    examples: int
+    tokens: int
+    seconds: float
+    waited: float
+    """Of these, seconds that this rank spent on building batches."""
+
+
+def evaluation_due(run: Run, state: TrainState) -> bool:
+    """Whether this step is to be evaluated and was not yet."""
+    if state.step == 0 or state.evaluated_step == state.step or run.stopping:
+        return False
+    return state.step >= run.total_steps or _every(run, run.training.evaluation.every, state.step)
+
+
+def checkpoint_due(run: Run, state: TrainState) -> bool:
+    """Whether the plan asks for a checkpoint at this step."""
+    every = run.training.checkpoint.every
+    if every is not None and every.minutes:
+        return run.clock_struck
+    return state.step > 0 and _every(run, every, state.step)
+
+
+def _struck(run: Run) -> bool:
+    every = run.training.checkpoint.every
+    minutes = every.minutes if every else None
+    return bool(minutes) and run.ranks.first and time.monotonic() - run.saved_at >= 60 * (minutes or 0)
+
+
+def _every(run: Run, interval: EvaluationInterval | CheckpointInterval | None, step: int) -> bool:
+    if interval is None:
+        return False
+    steps = interval.steps or (interval.epochs or 1) * run.steps_per_epoch
+    return step % steps == 0
+
+
+def is_finished(run: Run, state: TrainState) -> bool:
+    """Whether all steps are done, or early stopping ends training."""
+    return state.step >= run.total_steps or state.patience.exhausted(run.training.early_stopping)

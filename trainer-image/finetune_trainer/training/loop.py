@@ -1,0 +1,196 @@
+"""The training loop: evaluate, checkpoint, stop, step, log.
+
+The one rule: an objective returns (loss_sum, weight), and only `_gradients` divides, by the weight summed over all
+micro-batches and ranks of the step. So any micro-batch size and any number of ranks give the same update.
+All ranks run this loop, and decide alike: what only one of them knows is exchanged with the loss of every step."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from finetune_api.status import CheckpointStatus
+from finetune_trainer.data.batching import Indices
+from finetune_trainer.data.collation import collate
+from finetune_trainer.errors import PrunedError, StoppedError
+from finetune_trainer.models.freezing import apply_thaw, trained_parameters
+from finetune_trainer.optimization.clipping import scale_and_clip
+from finetune_trainer.optimization.schedules import factor
+from finetune_trainer.process.memory import halved, needed
+from finetune_trainer.training.context import Run, Step, checkpoint_due, evaluation_due, is_finished
+from finetune_trainer.training.nonfinite import (
+    Statistics,
+    finite,
+    needs_start,
+    put_back,
+    refuse,
+    running_statistics,
+)
+from finetune_trainer.training.record import evaluate_now, log_step, pruned, tell_spike
+from finetune_trainer.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the forward and backward passes of a step gave, over all ranks."""
+
+    loss_sum: float
+    weight: float
+    positions: float
+    """Tokens and padding that were computed on."""
+    scale: float
+    """By which the gradient has to be multiplied to be that of the mean loss."""
+
+
+def train(run: Run, state: TrainState) -> None:
+    """Bring `state` to the end of training.
+
+    Raises StoppedError (with a checkpoint saved), PrunedError (without), DivergedError, DeviceMemoryError.
+    """
+    run.exchange()
+    if needs_start(run, state):
+        run.save(state)
+    while True:
+        improved = evaluation_due(run, state) and evaluate_now(run, state)
+        stopping, finished = run.stopping, is_finished(run, state)
+        if stopping and run.stop.pruned is not None:
+            raise PrunedError(pruned(run, state))
+        if stopping or finished or improved or checkpoint_due(run, state):
+            save_now(run, state)
+        if stopping:
+            raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
+        if finished:
+            return
+        thaw(run, state)
+        taken = train_step(run, state)
+        if taken is not None:
+            log_step(run, state, taken)
+
+
+def thaw(run: Run, state: TrainState) -> None:
+    """Train from this step on what gradual unfreezing adds, and say so."""
+    if run.freeze is not None and apply_thaw(run.judge.model, run.freeze, state.step, run.steps_per_epoch):
+        trained = trained_parameters(run.judge.model)
+        run.reporter.say(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
+
+
+def train_step(run: Run, state: TrainState) -> Step | None:
+    """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
+    began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
+    rate = learning_rate(run, state)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    statistics = running_statistics(run.norms)
+    with run.debug.watch(state.step + 1) if run.debug else nullcontext():
+        passes = _gradients_that_fit(run, state, batch, statistics)
+    # a step may predict nothing: only prompts, only cut words
+    loss = passes.loss_sum / passes.weight if passes.weight else 0.0
+    norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
+    if not finite(loss, norms.before):
+        put_back(statistics)
+        refuse(run, state, batch, loss, norms.before)
+        return None
+    run.optimizer.step()
+    seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
+    tell_spike(run, state, batch, loss)
+    state.step += 1
+    state.loss_sum += passes.loss_sum
+    state.weight += passes.weight
+    state.tokens += int(lengths.sum())
+    state.positions += int(passes.positions)
+    state.seconds += seconds
+    return Step(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
+
+
+def learning_rate(run: Run, state: TrainState) -> float:
+    """Of the next step, for the groups at full scale."""
+    spec = run.training
+    return (
+        spec.optimizer.learning_rate * factor(spec.schedule, state.step, run.total_steps) * state.rate_factor
+    )
+
+
+def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics: Statistics) -> Passes:
+    """`_gradients`, with the micro-batch halved as long as a device is full.
+
+    Every time from the same random state and the same running `statistics`.
+    """
+    device = run.judge.compute.device
+    random = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    while True:
+        passes = _gradients(run, batch, state.micro_batch_size)
+        if passes is not None:
+            return passes
+        longest = int(run.train.lengths[batch].max())
+        parts = needed(run.judge.model, run.optimizer)
+        state.micro_batch_size = halved(state.micro_batch_size, longest, parts)
+        run.reporter.say(
+            f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
+            f" the batch of {run.training.batch_size} stays as it is",
+            level="warning",
+        )
+        put_back(statistics)
+        torch.set_rng_state(random)
+        if cuda is not None:
+            torch.cuda.empty_cache()
+            torch.cuda.set_rng_state(cuda, device)
+
+
+def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
+    """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
+
+    None if some rank was out of memory, which leaves no gradient.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    loss_sum, weight, positions, full = 0.0, 0.0, 0.0, False
+    try:
+        loss_sum, weight, positions = _accumulate(run, batch, size)
+    except RuntimeError as error:
+        run.ranks.check_memory(error)
+        full = True
+    loss_sum, weight, positions, somewhere_full = run.exchange(loss_sum, weight, positions, full)
+    if somewhere_full:
+        run.optimizer.zero_grad(set_to_none=True)
+        return None
+    scale = run.ranks.join_gradients(_parameters(run), weight or 1.0)
+    return Passes(loss_sum, weight, positions, scale)
+
+
+def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
+    """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
+    judge, positions = run.judge, 0
+    total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
+    for micro, counts in run.ranks.deal(batch, size):
+        began = time.perf_counter()
+        inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
+        run.waited += time.perf_counter() - began
+        positions += inputs["input_ids"].numel()
+        for norm in run.norms:
+            norm.counts = counts  # type: ignore[assignment]
+        loss = judge.objective.loss(judge.logits(inputs), targets)
+        (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
+        total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
+    loss_sum, weight = total.tolist()
+    return loss_sum, weight, positions
+
+
+def _parameters(run: Run) -> list[torch.nn.Parameter]:
+    return [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def save_now(run: Run, state: TrainState) -> None:
+    """Write a checkpoint and say so; before the first step there is nothing to lose."""
+    run.saved_at = time.monotonic()
+    if state.step == 0:
+        return
+    run.save(state)
+    metrics = run.reporter.metrics
+    metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
+    metrics.checkpoint_success.set_to_current_time()
+    run.reporter.update(latest=CheckpointStatus(step=state.step))
+
+
+def _saved(state: TrainState) -> str:
+    return "checkpoint saved" if state.step else "nothing had been trained yet"
