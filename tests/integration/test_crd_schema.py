@@ -35,9 +35,9 @@ def test_jobs_are_found_under_each_of_their_names(output: Callable[..., str], na
 
 
 def test_explain_is_the_reference(output: Callable[..., str]) -> None:
-    text = output("explain", "ftj.spec.training.optimizer")
-    assert "Peak learning rate, for example 5e-5. Default: 5e-05. More than 0, at most" in text
-    assert "Weight decay: decoupled for AdamW, added to the gradient for SGD." in text
+    text = " ".join(output("explain", "ftj.spec.training.optimizer").split())
+    assert "Peak learning rate, reached at the end of the warm-up. For example 5e-5. Default: 5e-05." in text
+    assert "AdamW decays weights directly (decoupled); SGD adds the decay to the gradient (L2)." in text
     assert "enum: AdamW" in text
 
 
