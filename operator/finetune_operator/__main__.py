@@ -13,6 +13,7 @@ from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import NotFoundError, OperatorError
 from finetune_operator.handlers import kopf_settings, registry
+from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress import ProgressEndpoint, Reports
 from finetune_operator.reconcile import Reconciler, utc_now
@@ -45,7 +46,9 @@ async def run(settings: OperatorSettings) -> None:
                 cluster, cache, reports, settings.progress_audience, queue.add, utc_now
             )
             tls = server_context(certificate)
-            await stack.enter_async_context(serving(endpoint.app(), settings.progress_port, tls))
+            await stack.enter_async_context(
+                serving_strangers(endpoint.app(), settings.progress_port, tls, metrics.connection_refused)
+            )
         await _watch_and_work(settings, cache, queue, resync)
 
 

@@ -61,6 +61,11 @@ class Metrics:
             ("verb", "code"),
             registry=registry,
         )
+        self._refused = Counter(
+            "finetune_operator_progress_connections_refused_total",
+            "Connections to the progress port that were closed, as their address had too many open",
+            registry=registry,
+        )
         depth = Gauge("finetune_operator_queue_depth", "Jobs that wait for a reconcile", registry=registry)
         depth.set_function(queue_depth)
 
@@ -88,6 +93,10 @@ class Metrics:
     def request(self, verb: str, code: int) -> None:
         """Count a request to the API server."""
         self._requests.labels(verb, str(code)).inc()
+
+    def connection_refused(self) -> None:
+        """Count a connection that was closed at once."""
+        self._refused.inc()
 
     def transition(self, namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         """Count what a written status has newly ended."""

@@ -1,6 +1,5 @@
-"""The operator's HTTP ports: /metrics, /healthz and /readyz in plain, the progress endpoint over TLS."""
+"""The operator's HTTP port: /metrics, /healthz and /readyz."""
 
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -31,12 +30,12 @@ def status_app(metrics: Metrics, ready: Callable[[], str | None]) -> web.Applica
 
 
 @asynccontextmanager
-async def serving(app: web.Application, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+async def serving(app: web.Application, port: int) -> AsyncIterator[None]:
     """Serve while the context lasts."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, port=port, ssl_context=tls).start()
+        await web.TCPSite(runner, port=port).start()
         yield
     finally:
         await runner.cleanup()

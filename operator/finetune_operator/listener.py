@@ -1,0 +1,170 @@
+"""The progress port: TLS connections, limited in number, by address and in time.
+
+Any pod may connect, and asyncio's TLS buffers take 0.3 MiB for a connection that has sent nothing yet. So a connection
+is counted from its first packet on: where `total` are open the kernel queues further ones, those of an address with
+`per_address` open ones are closed at once, and each is closed after `seconds`, whether its request is complete or not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_PAUSE_AFTER_ERROR = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What strangers may take of the port. A trainer opens a connection for every report, for some milliseconds."""
+
+    total: int = 200
+    per_address: int = 20
+    handshake_seconds: float = 5.0
+    seconds: float = 15.0
+
+
+class _Watched(asyncio.Protocol):
+    """A protocol of aiohttp's, and whether its connection is closed."""
+
+    def __init__(self, inner: asyncio.Protocol) -> None:
+        self._inner, self.closed = inner, asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+        self.closed.set()
+
+
+class _Listener:
+    """Accepts connections, and gives those within the limits to `factory`'s protocols."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext,
+        limits: Limits,
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._socket, self._factory, self._tls, self._limits = listening, factory, tls, limits
+        self._on_refused = on_refused
+        self._free = asyncio.Semaphore(limits.total)
+        self._open: Counter[str] = Counter()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def accept(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await self._free.acquire()
+                connection, address = await self._accepted()
+                if self._open[address] >= self._limits.per_address:
+                    connection.close()
+                    self._free.release()
+                    self._on_refused()
+                else:
+                    self._begin(connection, address)
+        finally:
+            for task in self._connections:
+                task.cancel()
+
+    async def _accepted(self) -> tuple[socket.socket, str]:
+        while True:
+            try:
+                connection, address = await asyncio.get_running_loop().sock_accept(self._socket)
+            except OSError as error:  # too many open files, or the connection is gone already
+                logger.warning("a connection to the progress port was not accepted: %s", error)
+                await asyncio.sleep(_PAUSE_AFTER_ERROR)
+            else:
+                return connection, str(address[0])
+
+    def _begin(self, connection: socket.socket, address: str) -> None:
+        self._open[address] += 1
+        task = asyncio.create_task(self._serve(connection))
+        self._connections.add(task)
+
+        def end(ended: "asyncio.Task[None]") -> None:
+            self._connections.discard(ended)
+            self._open -= Counter([address])
+            self._free.release()
+
+        task.add_done_callback(end)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """A connection from its handshake to its end."""
+        transport: asyncio.Transport | None = None
+        try:
+            with contextlib.suppress(
+                OSError
+            ):  # a broken handshake, or one that takes too long, is the client's affair
+                async with asyncio.timeout(self._limits.seconds):
+                    transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+                        lambda: _Watched(self._factory()),
+                        connection,
+                        ssl=self._tls,
+                        ssl_handshake_timeout=self._limits.handshake_seconds,
+                    )
+                    await protocol.closed.wait()
+        finally:
+            if transport:
+                transport.abort()
+
+
+@asynccontextmanager
+async def serving_strangers(
+    app: web.Application,
+    port: int,
+    tls: ssl.SSLContext,
+    on_refused: Callable[[], None],
+    limits: Limits = Limits(),
+) -> AsyncIterator[None]:
+    """Serve over TLS while the context lasts, one request a connection."""
+    app.on_response_prepare.append(_last_of_its_connection)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=1)
+    await runner.setup()
+    assert runner.server
+    with _listening(port) as listening:
+        accepting = asyncio.create_task(_Listener(listening, runner.server, tls, limits, on_refused).accept())
+        try:
+            yield
+        finally:
+            accepting.cancel()
+            await asyncio.wait({accepting})
+            await runner.cleanup()
+
+
+async def _last_of_its_connection(_: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+
+
+def _listening(port: int) -> socket.socket:
+    """On all addresses, IPv6 where there is any."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    listening = socket.create_server(("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+    listening.setblocking(False)
+    return listening

@@ -1,0 +1,204 @@
+"""The progress port among strangers: real sockets, to a server of our own and to a process whose memory is measured."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, TCPConnector, web
+
+from finetune_operator.certificate import make
+from finetune_operator.listener import Limits, serving_strangers
+from finetune_operator.tls import server_context
+from ports import free_port
+
+CERTIFICATE = make("localhost")
+CHART_LIMIT_MIB = 512
+SHORT = Limits(total=8, per_address=4, handshake_seconds=0.5, seconds=1.0)
+
+
+@dataclass
+class Port:
+    """A running port and what it counted."""
+
+    number: int
+    refused: list[int] = field(default_factory=list)
+    clients: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def connect(
+        self, source: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection on which nothing is sent yet."""
+        name = "localhost" if tls else None
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.number, local_addr=(source, 0), ssl=tls, server_hostname=name
+        )
+        self.clients.push_async_callback(_close, writer)
+        return reader, writer
+
+    async def post(self, body: bytes = b"{}", source: str = "127.0.0.1", **headers: str) -> bytes:
+        """A whole request, as a trainer sends it."""
+        connector = TCPConnector(ssl=trusting(), local_addr=(source, 0))
+        async with ClientSession(connector=connector) as session:
+            url = f"https://localhost:{self.number}/"
+            async with session.post(url, data=body, headers=headers) as answer:
+                assert answer.status == 200
+                return await answer.read()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=CERTIFICATE.authority)
+
+
+@asynccontextmanager
+async def port_with(limits: Limits) -> AsyncIterator[Port]:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    port = Port(free_port())
+    tls = server_context(CERTIFICATE)
+    async with serving_strangers(app, port.number, tls, lambda: port.refused.append(1), limits), port.clients:
+        yield port
+
+
+async def closes_within(seconds: float, reader: asyncio.StreamReader) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            with contextlib.suppress(OSError):
+                await reader.read()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_a_request_is_answered_and_its_connection_closed() -> None:
+    async with port_with(SHORT) as port:
+        for number in range(3 * SHORT.total):
+            assert await port.post(str(number).encode()) == str(number).encode()
+        assert port.refused == []
+
+
+async def test_a_connection_that_sends_nothing_is_closed_after_the_time_for_a_handshake() -> None:
+    async with port_with(SHORT) as port:
+        reader, _ = await port.connect()
+        assert await closes_within(5, reader)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+    ],
+    ids=["nothing", "half a header", "half a body", "an endless body"],
+)
+async def test_a_request_that_does_not_end_is_closed_after_its_time(sent: bytes) -> None:
+    async with port_with(SHORT) as port:
+        reader, writer = await port.connect(tls=trusting())
+        writer.write(sent)
+        assert await closes_within(5, reader)
+        assert await port.post() == b"{}"
+
+
+async def test_a_byte_now_and_then_does_not_buy_more_time() -> None:
+    async with port_with(SHORT) as port:
+        reader, writer = await port.connect(tls=trusting())
+        writer.write(b"POST / HTTP/1.1\r\n")
+
+        async def drip() -> None:
+            while True:
+                writer.write(b"X-A: b\r\n")
+                await asyncio.sleep(0.05)
+
+        dripping = asyncio.create_task(drip())
+        assert await closes_within(5, reader)
+        dripping.cancel()
+
+
+async def test_an_address_with_too_many_connections_is_refused_at_once_and_others_are_served() -> None:
+    async with port_with(Limits(total=8, per_address=4, handshake_seconds=30, seconds=60)) as port:
+        held = [reader for reader, _ in [await port.connect() for _ in range(4)]]
+        fifth, _ = await port.connect()
+        assert await closes_within(2, fifth)
+        assert port.refused == [1]
+        assert not any([await closes_within(0.01, one) for one in held])
+        assert await port.post(source="127.0.0.2") == b"{}"
+
+
+async def test_beyond_the_total_a_request_waits_until_a_connection_ends() -> None:
+    async with port_with(SHORT) as port:
+        for number in range(2, 4):
+            for _ in range(4):
+                await port.connect(f"127.0.0.{number}")
+        begun = time.monotonic()
+        assert await port.post() == b"{}"
+        assert 0.3 < time.monotonic() - begun < 5
+        assert port.refused == []
+
+
+async def test_a_compressed_body_is_not_unpacked() -> None:
+    async with port_with(SHORT) as port:
+        bomb = b"\x1f\x8b not unpacked"
+        assert await port.post(bomb, **{"Content-Encoding": "gzip"}) == bomb
+
+
+@pytest.fixture
+def process() -> Iterator[tuple[int, int]]:
+    """A server of its own; its pid and port."""
+    tests = Path(__file__).parents[2]
+    paths = [str(tests), *(path for path in sys.path if path)]
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("flooded_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": ":".join(paths)},
+    ) as server:
+        assert server.stdout
+        yield server.pid, int(server.stdout.readline())
+        server.kill()
+
+
+def peak_mib(pid: int) -> float:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+@pytest.mark.parametrize("addresses", [1, 100], ids=["one address", "a hundred addresses"])
+def test_thousands_of_half_open_connections_stay_far_below_the_memory_of_the_chart(
+    process: tuple[int, int], addresses: int
+) -> None:
+    pid, port = process
+    before = peak_mib(pid)
+    held = []
+    for number in range(3000):
+        one = socket.socket()
+        one.bind((f"127.1.0.{number % addresses + 1}", 0))
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+        held.append(one)
+    time.sleep(3)
+    grown = peak_mib(pid) - before
+    for one in held:
+        one.close()
+    assert grown < 0.2 * CHART_LIMIT_MIB
