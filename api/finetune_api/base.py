@@ -191,4 +191,5 @@ Name = Annotated[
 """The name of a Kubernetes object (RFC 1123 subdomain)."""
 
 ShortText = Annotated[str, Field(max_length=256)]
-Message = Annotated[str, Field(max_length=1024)]
+MESSAGE_LENGTH = 1024
+Message = Annotated[str, Field(max_length=MESSAGE_LENGTH)]

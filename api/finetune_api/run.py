@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api import API_VERSION
-from finetune_api.base import ApiModel, Rule
+from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
 from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
@@ -21,7 +21,6 @@ from finetune_api.status import (
     EarlyStoppedStatus,
     EffectiveStatus,
     EpochStatus,
-    Metrics,
     ModelStatus,
     ProgressStatus,
     ResolvedStatus,
@@ -234,7 +233,7 @@ class RunReport(ApiModel):
     attempt: int = 1
     exit_code: ExitCode | None = None
     """Absent until the run ends."""
-    message: Annotated[str, Field(max_length=1024)] = ""
+    message: Message = ""
     """One sentence: what happened, where, and the remedy."""
     place: FaultPlace | None = None
     traceback: Annotated[str, Field(max_length=2000)] | None = None
@@ -248,7 +247,6 @@ class RunReport(ApiModel):
     resolved: ResolvedStatus | None = None
     effective: EffectiveStatus | None = None
     model: ModelStatus | None = None
-    metrics: Metrics = {}
 
 
 class Prune(ApiModel):
@@ -272,7 +270,6 @@ class _Drop(StrEnum):
 
     TRACEBACK = "traceback"
     EPOCHS = "epochs"
-    METRICS = "metrics"
     EFFECTIVE = "effective"
     RESOLVED = "resolved"
     EARLY_STOPPED = "early_stopped"

@@ -11,6 +11,11 @@ from finetune_api.base import ApiModel, Message, ShortText, Unique
 from finetune_api.resources import ResourcesSpec
 from finetune_api.training import TrainingSpec
 
+METRICS_KEPT, METRIC_NAME_LENGTH = 32, 64
+EPOCHS_KEPT, ATTEMPTS_KEPT = 50, 20
+LARGEST_COUNT = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact."""
+
 
 def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -27,12 +32,14 @@ Time = Annotated[datetime, PlainSerializer(_rfc3339, when_used="json")]
 Measured = Annotated[float | None, BeforeValidator(_finite)]
 """A measured number; None if it was NaN or infinite."""
 Metrics = Annotated[
-    dict[Annotated[str, Field(max_length=64)], float], Field(max_length=32), BeforeValidator(_finite)
+    dict[Annotated[str, Field(max_length=METRIC_NAME_LENGTH)], float],
+    Field(max_length=METRICS_KEPT),
+    BeforeValidator(_finite),
 ]
 Uri = Annotated[str, Field(max_length=512)]
 Digest = Annotated[str, Field(max_length=80)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$", max_length=40)]
-Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Phase(StrEnum):
@@ -355,7 +362,7 @@ class FineTuneJobStatus(ApiModel):
     """Conditions of the job. To wait for its end, use Finished: it becomes True with reason Succeeded or Failed."""
     attempt: Count | None = None
     """Number of the latest attempt."""
-    attempts: Annotated[list[AttemptStatus], Field(max_length=20)] = []
+    attempts: Annotated[list[AttemptStatus], Field(max_length=ATTEMPTS_KEPT)] = []
     """The latest attempts, at most 20."""
     retries: Count | None = None
     """Number of failed attempts that count towards spec.retry.limit."""
@@ -371,7 +378,7 @@ class FineTuneJobStatus(ApiModel):
     """Texts for the columns of kubectl get. For display only."""
     progress: ProgressStatus | None = None
     """Training progress of the current or last attempt."""
-    epochs: Annotated[list[EpochStatus], Field(max_length=50)] = []
+    epochs: Annotated[list[EpochStatus], Field(max_length=EPOCHS_KEPT)] = []
     """The latest evaluations, at most 50."""
     best_checkpoint: CheckpointStatus | None = None
     """The step with the best evaluation."""

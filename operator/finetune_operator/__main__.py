@@ -15,8 +15,9 @@ from finetune_operator.errors import NotFoundError, OperatorError
 from finetune_operator.handlers import kopf_settings, registry
 from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics import Metrics
-from finetune_operator.progress import ProgressEndpoint, Reports
+from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
+from finetune_operator.reports import Reports
 from finetune_operator.resync import Resync
 from finetune_operator.server import serving, status_app
 from finetune_operator.settings import OperatorSettings, load
@@ -29,8 +30,7 @@ logger = logging.getLogger(__name__)
 async def run(settings: OperatorSettings) -> None:
     """Wire the parts together and run until Kopf ends."""
     cache, reports = Cache(), Reports()
-    queue_box: list[WorkQueue] = []
-    metrics = Metrics(cache, lambda: sum(map(len, queue_box)))
+    metrics = Metrics(cache)
     cluster = await Cluster.connect(settings, metrics.request)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
@@ -38,7 +38,7 @@ async def run(settings: OperatorSettings) -> None:
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         reconciler = Reconciler(cache, cluster, children, reports, metrics, settings)
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
-        queue_box.append(queue)
+        metrics.watch_queue(lambda: len(queue))
         resync = Resync(cluster, cache, queue, settings)
         await stack.enter_async_context(serving(status_app(metrics, resync.missing), settings.http_port))
         if settings.progress_url and settings.progress_port:
@@ -58,7 +58,7 @@ async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQ
     watch = asyncio.create_task(
         kopf.operator(
             registry=registry(cache, queue, resync.cluster, on_stop=work.cancel),
-            settings=kopf_settings(settings),
+            settings=kopf_settings(),
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
@@ -83,14 +83,14 @@ async def _work(queue: WorkQueue, resync: Resync) -> None:
 
 
 def main() -> int:
-    """Run the operator until it is told to end."""
+    """Run the operator until SIGTERM."""
     try:
         settings = load()
         log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
         kopf.configure(log_format=log_format)
         logging.getLogger().setLevel(settings.log_level)
-        logging.getLogger("kopf").setLevel("WARNING")  # a line for every event that our handlers took note of
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody looks at
+        logging.getLogger("kopf").setLevel("WARNING")  # else a line for every event
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # else a second series for every counter
         asyncio.run(run(settings))
     except NotFoundError as error:
         sys.stderr.write(f"finetune-operator: {error}; is the CustomResourceDefinition installed?\n")

@@ -14,7 +14,7 @@ from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID
 Body = dict[str, Any]
 
 
-class JobKey(NamedTuple):
+class Key(NamedTuple):
     """Identifies a FineTuneJob for the queue."""
 
     namespace: str
@@ -30,48 +30,67 @@ class Id(NamedTuple):
 
 @dataclass(frozen=True)
 class Child:
-    """A Job or Pod of an attempt; `gone` once it was deleted.
+    """A Job or Pod of an attempt; `deleted` once it was.
 
     How a pod ended stays known until its attempt closes, and an answer that was under way while the object was
     deleted does not bring it back.
     """
 
     body: Body
-    gone: bool = False
+    deleted: bool = False
 
 
 @dataclass
 class Cache:
     """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels."""
 
-    jobs: dict[JobKey, Body] = field(default_factory=dict)
+    finetunejobs: dict[Key, Body] = field(default_factory=dict)
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
+    _pods: dict[str, Child] = field(default_factory=dict)
 
-    def put_job(self, body: Body) -> JobKey:
-        """Take up a FineTuneJob."""
-        key = JobKey(*id_of(body))
-        known = self.jobs.get(key)
+    def put_finetunejob(self, body: Body) -> Key:
+        """Keep a FineTuneJob, if it is newer than what is known."""
+        key = Key(*id_of(body))
+        known = self.finetunejobs.get(key)
         if known is None or _version(body) >= _version(known):
-            self.jobs[key] = _slim(body)
+            self.finetunejobs[key] = _slim(body)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
         return key
 
-    def drop_job(self, body: Body) -> JobKey:
+    def drop_finetunejob(self, body: Body) -> Key:
         """Forget a deleted FineTuneJob, unless one of the same name was created since."""
-        key = JobKey(*id_of(body))
-        known = self.jobs.get(key)
+        key = Key(*id_of(body))
+        known = self.finetunejobs.get(key)
         if known is not None and uid_of(known) == uid_of(body):
-            del self.jobs[key]
+            del self.finetunejobs[key]
         self._forget_children(uid_of(body))
         return key
 
     def _forget_children(self, owner: str) -> None:
-        for kind in self.children.values():
-            kind.pop(owner, None)
+        for kind in self.children:
+            for at in list(self.children[kind].get(owner, {})):
+                self._remove(kind, owner, at)
 
-    def put_child(self, kind: str, body: Body) -> JobKey | None:
-        """Take up a Job or Pod; answers whose it is."""
+    def _store(self, kind: str, owner: str, child: Child) -> None:
+        known = self.children[kind].setdefault(owner, {})
+        self._forget_uid(known.get(id_of(child.body)))
+        known[id_of(child.body)] = child
+        if kind == "Pod":
+            self._pods[uid_of(child.body)] = child
+
+    def _remove(self, kind: str, owner: str, at: Id) -> None:
+        known = self.children[kind].get(owner, {})
+        self._forget_uid(known.pop(at, None))
+        if not known:
+            self.children[kind].pop(owner, None)
+
+    def _forget_uid(self, child: Child | None) -> None:
+        if child and self._pods.get(uid_of(child.body)) is child:
+            del self._pods[uid_of(child.body)]
+
+    def put_child(self, kind: str, body: Body) -> Key | None:
+        """Keep a Job or Pod, if it is newer than what is known; returns the FineTuneJob's key."""
         owner, key = owner_of(body)
         if owner is None:
             return None
@@ -81,12 +100,12 @@ class Cache:
                 return None  # a copy with our labels, made by hand
             newer = before is None or _version(body) > _version(before.body)
         else:
-            newer = _version(body) >= _version(before.body) + before.gone
+            newer = _version(body) >= _version(before.body) + before.deleted
         if newer:
-            self.children[kind].setdefault(owner, {})[id_of(body)] = Child(_slim(body))
+            self._store(kind, owner, Child(_slim(body)))
         return key
 
-    def drop_child(self, kind: str, body: Body) -> JobKey | None:
+    def drop_child(self, kind: str, body: Body) -> Key | None:
         """Note that a Job or Pod was deleted."""
         owner, key = owner_of(body)
         known = self.children[kind].get(owner or "", {})
@@ -94,18 +113,18 @@ class Cache:
         if before is None or uid_of(before.body) != uid_of(body):
             return key
         if owner not in self._owners(key):
-            del known[id_of(body)]  # its FineTuneJob went first
+            self._remove(kind, owner or "", id_of(body))  # its FineTuneJob went first
             return key
         last = body if _version(body) >= _version(before.body) else before.body
-        known[id_of(body)] = Child(_slim(last), gone=True)
+        self._store(kind, owner or "", Child(_slim(last), deleted=True))
         return key
 
-    def _owners(self, key: JobKey | None) -> list[str]:
-        return [uid_of(self.jobs[key])] if key in self.jobs else []
+    def _owners(self, key: Key | None) -> list[str]:
+        return [uid_of(self.finetunejobs[key])] if key in self.finetunejobs else []
 
     def jobs_of(self, namespace: str, uid: str) -> list[Child]:
         """The Jobs of a FineTuneJob that exist."""
-        return [child for child in self._of("Job", namespace, uid) if not child.gone]
+        return [child for child in self._of("Job", namespace, uid) if not child.deleted]
 
     def pods_of(self, namespace: str, uid: str) -> list[Child]:
         """The pods of a FineTuneJob, deleted ones included."""
@@ -116,28 +135,32 @@ class Cache:
         found = self.children[kind].get(uid, {})
         return [child for at, child in found.items() if at.namespace == namespace]
 
-    def forget_gone(self, uid: str) -> None:
-        """Forget what was deleted: its attempt is closed."""
-        for kind in self.children.values():
-            kept = {at: child for at, child in kind.pop(uid, {}).items() if not child.gone}
-            if kept:
-                kind[uid] = kept
+    def pod(self, uid: str) -> Child | None:
+        """The pod with this uid, if it exists."""
+        pod = self._pods.get(uid)
+        return pod if pod and not pod.deleted else None
 
-    def replace_jobs(self, bodies: Iterable[Body], before: set[JobKey]) -> Iterator[JobKey]:
-        """Take up a LIST; what was known `before` it and is not in it was deleted without our hearing of it."""
-        listed = {self.put_job(body) for body in bodies}
+    def forget_deleted(self, uid: str) -> None:
+        """Forget what was deleted: its attempt is closed."""
+        for kind in self.children:
+            for at, child in list(self.children[kind].get(uid, {}).items()):
+                if child.deleted:
+                    self._remove(kind, uid, at)
+
+    def replace_finetunejobs(self, bodies: Iterable[Body], before: set[Key]) -> Iterator[Key]:
+        """Apply a LIST: what was known `before` it and is not in it was deleted while no watch was open."""
+        listed = {self.put_finetunejob(body) for body in bodies}
         for key in before - listed:
-            if body := self.jobs.get(key):
-                yield self.drop_job(body)
+            if body := self.finetunejobs.get(key):
+                yield self.drop_finetunejob(body)
         self._forget_orphans()
         yield from listed
 
     def _forget_orphans(self) -> None:
-        """Children outlive their FineTuneJob for a while, and are heard of once more when they go."""
-        living = {uid_of(body) for body in self.jobs.values()}
-        for kind in self.children.values():
-            for owner in [owner for owner in kind if owner not in living]:
-                del kind[owner]
+        """Children outlive their FineTuneJob for a while; their last events come after it is forgotten."""
+        living = {uid_of(body) for body in self.finetunejobs.values()}
+        for owner in {owner for kind in self.children.values() for owner in kind} - living:
+            self._forget_children(owner)
 
     def replace_children(self, kind: str, bodies: Iterable[Body], before: set[str]) -> None:
         """The same for Jobs or Pods; `before` holds uids."""
@@ -147,7 +170,7 @@ class Cache:
             self.put_child(kind, body)
         for known in list(self.children[kind].values()):
             for child in list(known.values()):
-                if not child.gone and uid_of(child.body) in before - listed:
+                if not child.deleted and uid_of(child.body) in before - listed:
                     self.drop_child(kind, child.body)
 
     def uids(self, kind: str) -> set[str]:
@@ -166,11 +189,11 @@ def uid_of(body: Body) -> str:
     return uid
 
 
-def owner_of(body: Body) -> tuple[str | None, JobKey | None]:
+def owner_of(body: Body) -> tuple[str | None, Key | None]:
     """The uid and key of the FineTuneJob that a child's labels name."""
     labels = labels_in(body)
     owner, name = labels.get(JOB_UID), labels.get(JOB_NAME)
-    return (owner, JobKey(body["metadata"]["namespace"], name)) if owner and name else (None, None)
+    return (owner, Key(body["metadata"]["namespace"], name)) if owner and name else (None, None)
 
 
 def labels_in(body: Body) -> dict[str, str]:

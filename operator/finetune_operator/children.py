@@ -1,21 +1,16 @@
-"""Acts on a job's children: creates an attempt once, stops it, deletes what is left, posts Events."""
+"""Acts on a job's children: creates an attempt once, stops it, deletes what is left."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import ClientError
-
 from finetune_operator.cache import Cache, labels_in, uid_of
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import AlreadyExistsError, ApiError, ForeignObjectError
-from finetune_operator.plan.job import Job
+from finetune_operator.errors import AlreadyExistsError, ForeignObjectError
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_UID, attempt_name
 from finetune_operator.plan.workload import plan
 from finetune_operator.settings import OperatorSettings
-
-logger = logging.getLogger(__name__)
 
 Body = dict[str, Any]
 
@@ -29,7 +24,7 @@ class Children:
         self._cluster, self._cache, self._settings = cluster, cache, settings
         self._ca_certificate = ca_certificate
 
-    async def create_attempt(self, job: Job, attempt: int) -> None:
+    async def create_attempt(self, job: FineTuneJob, attempt: int) -> None:
         """Create the objects of an attempt; those that exist already are left as they are.
 
         Raises ForeignObjectError when a name is taken by an object that is not this job's.
@@ -41,7 +36,7 @@ class Children:
         await asyncio.gather(*[self._create_once(kind, body, job) for kind, body in needed])
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
-    async def _create_once(self, kind: str, body: Body, job: Job) -> Body:
+    async def _create_once(self, kind: str, body: Body, job: FineTuneJob) -> Body:
         try:
             return await self._cluster.create(kind, body)
         except AlreadyExistsError:
@@ -53,7 +48,7 @@ class Children:
                 raise ForeignObjectError(kind, name) from None
             return found
 
-    async def stop_attempt(self, job: Job, attempt: int) -> None:
+    async def stop_attempt(self, job: FineTuneJob, attempt: int) -> None:
         """Delete the attempt's Job: its pods get SIGTERM and the grace period to save a checkpoint.
 
         The ConfigMap goes first; a pod that runs keeps what it has mounted.
@@ -65,27 +60,20 @@ class Children:
                 await self._delete("ConfigMap", name, job)
                 await self._cluster.delete("Job", job.namespace, name, uid_of(child.body))
 
-    async def delete_all(self, job: Job) -> None:
+    async def delete_all(self, job: FineTuneJob) -> None:
         """Delete the Jobs and ConfigMaps of a finished job; never the FineTuneJob, never an output."""
         for attempt in range(1, (job.status.attempt or 0) + 1):
             name = attempt_name(job, attempt)
             for kind in ("ConfigMap", "Job"):  # the Job last: while it is there, the work is not done
                 await self._delete(kind, name, job)
 
-    async def _delete(self, kind: str, name: str, job: Job) -> None:
+    async def _delete(self, kind: str, name: str, job: FineTuneJob) -> None:
         found = await self._cluster.get(kind, job.namespace, name)
         if found and _ours(kind, found, job):
             await self._cluster.delete(kind, job.namespace, name, uid_of(found))
 
-    async def post_event(self, event: Body) -> None:
-        """Post an Event; that it cannot be posted is logged and changes nothing."""
-        try:
-            await self._cluster.create("Event", event)
-        except (ApiError, ClientError, TimeoutError) as error:
-            logger.warning("an Event was not posted: %r", error)
 
-
-def _ours(kind: str, found: Body, job: Job) -> bool:
+def _ours(kind: str, found: Body, job: FineTuneJob) -> bool:
     """Whether an object that has a child's name is that child. A claim has no owner, so its label has to do."""
     if kind == "PersistentVolumeClaim":
         return labels_in(found).get(JOB_UID) == job.uid

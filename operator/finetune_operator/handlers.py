@@ -1,34 +1,32 @@
-"""The only file with Kopf's decorators. A handler notes what it is told and asks for a visit; it never raises or waits.
+"""The only file with Kopf's decorators. Handlers only update the cache and enqueue the key; they never raise or wait.
 
 Kopf gives discovery, login, watch streams and life cycle. Of its handlers only `on.event` is used: the others keep
 state in annotations and finalizers, and this operator is level-triggered (see docs/architecture.md).
 """
 
-import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import kopf
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_operator.cache import Cache, JobKey
+from finetune_operator.backoff import backoff, jitter
+from finetune_operator.cache import Cache, Key
 from finetune_operator.cluster import Cluster, Credentials
 from finetune_operator.plan.naming import SELECTOR
-from finetune_operator.settings import OperatorSettings
 from finetune_operator.workqueue import WorkQueue
 
-_LOGIN_AGAIN = timedelta(minutes=10)
+_LOGIN_LASTS = timedelta(minutes=10)
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 25.0
 
 
-class _EndlessPauses:
+class EndlessBackoff:
     """Kopf's pauses between tries: growing, with jitter, without an end, so that only a bug ends the process."""
 
     def __iter__(self) -> Iterator[float]:
-        pause = 1.0
-        while True:
-            yield pause * random.uniform(0.8, 1.2)  # noqa: S311
-            pause = min(pause * 2, 25.0)
+        return (jitter(backoff(tries, _FIRST_PAUSE, _LONGEST_PAUSE)) for tries in count(1))
 
 
 def registry(
@@ -49,17 +47,17 @@ def registry(
         on_stop()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
+    async def finetunejob_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
-        queue.add(cache.drop_job(body) if event["type"] == "DELETED" else cache.put_job(body))
+        queue.add(cache.drop_finetunejob(body) if event["type"] == "DELETED" else cache.put_finetunejob(body))
 
     @kopf.on.event("batch", "v1", "jobs", registry=handlers)
-    async def child_changed(event: kopf.RawEvent, **_: Any) -> None:
-        _add(queue, _note(cache, "Job", event))
+    async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
+        _enqueue(queue, _update(cache, "Job", event))
 
     @kopf.on.event("", "v1", "pods", registry=handlers)
     async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
-        _add(queue, _note(cache, "Pod", event))
+        _enqueue(queue, _update(cache, "Pod", event))
 
     return handlers
 
@@ -74,21 +72,21 @@ def _connection(found: Credentials) -> kopf.ConnectionInfo:
         private_key_path=found.key_path,
         scheme=scheme or None,
         token=token or None,
-        expiration=datetime.now(UTC) + _LOGIN_AGAIN,
+        expiration=datetime.now(UTC) + _LOGIN_LASTS,
     )
 
 
-def _note(cache: Cache, kind: str, event: kopf.RawEvent) -> JobKey | None:
+def _update(cache: Cache, kind: str, event: kopf.RawEvent) -> Key | None:
     body = dict(event["object"])
     return cache.drop_child(kind, body) if event["type"] == "DELETED" else cache.put_child(kind, body)
 
 
-def _add(queue: WorkQueue, key: JobKey | None) -> None:
+def _enqueue(queue: WorkQueue, key: Key | None) -> None:
     if key is not None:
         queue.add(key)
 
 
-def kopf_settings(settings: OperatorSettings) -> kopf.OperatorSettings:
+def kopf_settings() -> kopf.OperatorSettings:
     """Kopf's settings; the numbers are explained in docs/architecture.md."""
     configured = kopf.OperatorSettings()
     configured.posting.enabled = False
@@ -101,7 +99,7 @@ def kopf_settings(settings: OperatorSettings) -> kopf.OperatorSettings:
     configured.watching.label_selectors["", "v1", "pods"] = SELECTOR
     configured.networking.request_timeout = 30
     configured.networking.connect_timeout = 5
-    configured.networking.error_backoffs = _EndlessPauses()
+    configured.networking.error_backoffs = EndlessBackoff()
     configured.queueing.worker_limit = 200
     configured.queueing.idle_timeout = 0.2
     return configured

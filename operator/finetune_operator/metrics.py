@@ -23,7 +23,7 @@ _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
 class Metrics:
     """What the operator counts and measures."""
 
-    def __init__(self, cache: Cache, queue_depth: Callable[[], int]) -> None:
+    def __init__(self, cache: Cache) -> None:
         self.registry = registry = CollectorRegistry()
         registry.register(_Jobs(cache))
         self._finished = Counter(
@@ -66,8 +66,13 @@ class Metrics:
             "Connections to the progress port that were closed, as their address had too many open",
             registry=registry,
         )
-        depth = Gauge("finetune_operator_queue_depth", "Jobs that wait for a reconcile", registry=registry)
-        depth.set_function(queue_depth)
+        self._depth = Gauge(
+            "finetune_operator_queue_depth", "FineTuneJobs that wait for a reconcile", registry=registry
+        )
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Read the depth of the queue at every scrape."""
+        self._depth.set_function(depth)
 
     def expose(self) -> bytes:
         """The text format."""
@@ -129,7 +134,7 @@ class _Jobs(Collector):
             "Share of the steps done, of jobs that run",
             labels=("namespace", "name"),
         )
-        for key, body in self._cache.jobs.items():
+        for key, body in self._cache.finetunejobs.items():
             status = _object(body.get("status"))
             phase = str(status.get("phase") or Phase.PENDING)
             phases[key.namespace, phase] += 1

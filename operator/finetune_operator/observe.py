@@ -9,16 +9,16 @@ from finetune_operator.cache import Cache, Child, labels_in
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
 from finetune_operator.plan.effective import output_uri_of
-from finetune_operator.plan.inputs import input_locations
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import ATTEMPT, JOB_UID, SELECTOR, attempt_name
 from finetune_operator.plan.pod import CONTAINER
+from finetune_operator.plan.volumes import input_locations
 
 Body = dict[str, Any]
 
 
 async def observe(
-    job: Job, cache: Cache, cluster: Cluster, report: tuple[RunReport, datetime] | None
+    job: FineTuneJob, cache: Cache, cluster: Cluster, report: tuple[RunReport, datetime] | None
 ) -> Observation:
     """What is seen of a job's children.
 
@@ -32,7 +32,7 @@ async def observe(
     return Observation(jobs, pods, inputs, *(report or (None, None)))
 
 
-async def _confirm_missing(job: Job, cache: Cache, cluster: Cluster) -> None:
+async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> None:
     attempts = job.status.attempts
     if not attempts or attempts[-1].end_time is not None:
         return
@@ -45,20 +45,20 @@ async def _confirm_missing(job: Job, cache: Cache, cluster: Cluster) -> None:
         cache.put_child("Pod", body)
 
 
-def _waits(job: Job, jobs: tuple[JobView, ...], pods: tuple[PodView, ...]) -> bool:
+def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...]) -> bool:
     if job.status.attempt is None or not any(view.attempt == job.status.attempt for view in jobs):
         return False
     return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
 
 
-async def _inputs(job: Job, cluster: Cluster) -> tuple[InputView, ...]:
+async def _inputs(job: FineTuneJob, cluster: Cluster) -> tuple[InputView, ...]:
     places = {
         (place.scheme, place.name): place for place in [*input_locations(job), uris.parse(output_uri_of(job))]
     }
     return tuple([await _input(job, place, cluster) for place in places.values()])
 
 
-async def _input(job: Job, place: uris.Location, cluster: Cluster) -> InputView:
+async def _input(job: FineTuneJob, place: uris.Location, cluster: Cluster) -> InputView:
     if place.scheme == "configMap":
         exists = await cluster.get("ConfigMap", job.namespace, place.name) is not None
         return InputView("ConfigMap", place.name, exists)
@@ -97,7 +97,7 @@ def pod_view(child: Child) -> PodView:
         attempt=_attempt(body),
         phase=_text(body, "status", "phase") or "Pending",
         node=_text(body, "spec", "nodeName"),
-        gone=child.gone,
+        deleted=child.deleted,
         deleting="deletionTimestamp" in body["metadata"],
         started=time_of(started),
         end=_end(terminated),

@@ -1,29 +1,26 @@
-"""The endpoint that trainers report to: who may report, and what a report says. Losing one is never a failure.
+"""The endpoint that trainers report to, and who may report. Losing a report is never a failure.
 
 A report is accepted when its bearer token, made for this audience, belongs to a living pod of the newest attempt of
-a FineTuneJob; the pod decides for which job it speaks, so no job can speak for another. It understands the body
-that Hugging Face's Trainer sends by itself (`trainerStatus`) and our trainer's superset (`runReport`).
+a FineTuneJob; the pod decides whose report it is, so no job can report for another.
 """
 
 import asyncio
 import hashlib
 import json
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from aiohttp import ClientError, web
+from cachetools import TTLCache
 
 from finetune_api.run import RunReport
-from finetune_api.status import ProgressStatus
-from finetune_operator import lenient
-from finetune_operator.cache import Cache, Child, JobKey, labels_in, owner_of, uid_of
+from finetune_operator.cache import Cache, Child, Key, labels_in, owner_of, uid_of
 from finetune_operator.cluster import Cluster
+from finetune_operator.decide.report_body import parse_report
 from finetune_operator.errors import ApiError
 from finetune_operator.plan.naming import ATTEMPT
+from finetune_operator.reports import Reports
 
 logger = logging.getLogger(__name__)
 
@@ -32,36 +29,9 @@ _BODY_LIMIT = 64 * 1024
 _TOKEN_TRUST = 60.0
 _SHORTEST_PAUSE = 0.25
 _REVIEWS = 16
-_LARGEST_COUNT = 9_007_199_254_740_991
 _POD_UID = "authentication.kubernetes.io/pod-uid"
-_KNOWN_METRICS = {
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "current_step",
-    "total_steps",
-    "current_epoch",
-    "epoch",
-}
-
-
-class Reports:
-    """The newest report of every job that trains."""
-
-    def __init__(self) -> None:
-        self._reports: dict[str, tuple[RunReport, datetime]] = {}
-
-    def get(self, uid: str) -> tuple[RunReport, datetime] | None:
-        """A job's newest report and when it came."""
-        return self._reports.get(uid)
-
-    def put(self, uid: str, report: RunReport, now: datetime) -> None:
-        """Take up a report."""
-        self._reports[uid] = (report, now)
-
-    def forget(self, uid: str) -> None:
-        """The attempt is closed."""
-        self._reports.pop(uid, None)
+_REMEMBERED = 20_000
+"""Tokens and jobs, more than pods train at the same time; one that is forgotten early is reviewed again."""
 
 
 class ProgressEndpoint:
@@ -73,14 +43,14 @@ class ProgressEndpoint:
         cache: Cache,
         reports: Reports,
         audience: str,
-        tell: Callable[[JobKey], None],
+        enqueue: Callable[[Key], None],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster, self._cache, self._reports = cluster, cache, reports
-        self._audience, self._tell, self._now = audience, tell, now
+        self._audience, self._enqueue, self._now = audience, enqueue, now
         self._reviews = asyncio.Semaphore(_REVIEWS)
-        self._trusted: dict[str, tuple[str, float]] = {}
-        self._last: dict[str, float] = {}
+        self._pod_uids: TTLCache[str, str] = TTLCache(_REMEMBERED, _TOKEN_TRUST)
+        self._reported: TTLCache[str, bool] = TTLCache(_REMEMBERED, _SHORTEST_PAUSE)
 
     def app(self) -> web.Application:
         """The web application."""
@@ -97,14 +67,14 @@ class ProgressEndpoint:
         owner, key = owner_of(pod.body)
         assert owner
         assert key
-        if time.monotonic() - self._last.get(owner, -math.inf) < _SHORTEST_PAUSE:
-            raise web.HTTPTooManyRequests(text="four reports a second are enough")
+        if owner in self._reported:
+            raise web.HTTPTooManyRequests(text="at most four reports per second")
         report = _read(await request.read())
-        self._note(owner)
+        self._reported[owner] = True
         # which attempt it speaks of is the pod's to say, not the report's
         report = report.model_copy(update={"attempt": int(labels_in(pod.body)[ATTEMPT])})
         self._reports.put(owner, report, self._now())
-        self._tell(key)
+        self._enqueue(key)
         return web.json_response({})
 
     async def _pod_uid(self, authorization: str) -> str:
@@ -113,14 +83,13 @@ class ProgressEndpoint:
         if scheme != "Bearer" or not token:
             raise web.HTTPUnauthorized(text="a bearer token is needed")
         digest = hashlib.sha256(token.encode()).hexdigest()
-        uid, until = self._trusted.get(digest, ("", 0.0))
-        if time.monotonic() < until:
-            return uid
-        reviewed = await self._review(token)
-        if reviewed is None:
+        if known := self._pod_uids.get(digest):
+            return known
+        uid = await self._review(token)
+        if uid is None:
             raise web.HTTPUnauthorized(text="the token is not a pod's token for this audience")
-        self._trust(digest, reviewed)
-        return reviewed
+        self._pod_uids[digest] = uid
+        return uid
 
     async def _review(self, token: str) -> str | None:
         """Ask the API server. Strangers may send any number of tokens: few are reviewed at the same time."""
@@ -136,28 +105,15 @@ class ProgressEndpoint:
         uids = status.get("user", {}).get("extra", {}).get(_POD_UID) or [None]
         return str(uids[0]) if uids[0] else None
 
-    def _note(self, owner: str) -> None:
-        now = time.monotonic()
-        self._last = {key: last for key, last in self._last.items() if now - last < _SHORTEST_PAUSE}
-        self._last[owner] = now
-
-    def _trust(self, digest: str, uid: str) -> None:
-        now = time.monotonic()
-        self._trusted = {key: value for key, value in self._trusted.items() if value[1] > now}
-        self._trusted[digest] = (uid, now + _TOKEN_TRUST)
-
     def _pod(self, uid: str) -> Child | None:
         """The pod, if it belongs to the newest attempt of a job that we know."""
-        for pods in self._cache.children["Pod"].values():
-            for pod in pods.values():
-                if uid_of(pod.body) == uid and not pod.gone:
-                    return pod if self._newest(pod) else None
-        return None
+        pod = self._cache.pod(uid)
+        return pod if pod and self._newest(pod) else None
 
     def _newest(self, pod: Child) -> bool:
         """The labels of a pod may name a job of another namespace: its own namespace's job has to have that uid."""
         owner, key = owner_of(pod.body)
-        body = self._cache.jobs.get(key) if key else None
+        body = self._cache.finetunejobs.get(key) if key else None
         if body is None or uid_of(body) != owner:
             return False
         attempt = (body.get("status") or {}).get("attempt")
@@ -167,61 +123,6 @@ class ProgressEndpoint:
 def _read(text: bytes) -> RunReport:
     """The report in a body. Raises 400."""
     try:
-        return report_of(json.loads(text))
+        return parse_report(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"the report cannot be understood: {error}") from error
-
-
-def report_of(body: Any) -> RunReport:
-    """The report in a POST. Raises ValueError."""
-    if not isinstance(body, dict):
-        raise ValueError("an object is needed")
-    if "runReport" in body:
-        report, left_out = lenient.read(RunReport, body["runReport"])
-        if report == RunReport() or "version" in left_out:
-            raise ValueError(f"runReport has nothing that can be read; look at {', '.join(left_out)}")
-        return report
-    if not isinstance(body.get("trainerStatus"), dict):
-        raise ValueError("trainerStatus is missing")
-    return RunReport(progress=_progress(body["trainerStatus"]))
-
-
-def _progress(status: dict[str, Any]) -> ProgressStatus:
-    """A Hugging Face Trainer's status; its metric values are texts."""
-    numbers = dict(_numbers(status.get("metrics")))
-    rest = {name: value for name, value in numbers.items() if name not in _KNOWN_METRICS}
-    percent = _number(status.get("progressPercentage"))
-    return ProgressStatus(
-        percent=None if percent is None else int(min(100, max(0, percent))),
-        eta_seconds=_count(_number(status.get("estimatedRemainingSeconds"))),
-        step=_count(numbers.get("current_step")),
-        total_steps=_count(numbers.get("total_steps")),
-        epoch=numbers.get("current_epoch", numbers.get("epoch")),
-        loss=numbers.get("loss"),
-        learning_rate=numbers.get("learning_rate"),
-        grad_norm=numbers.get("grad_norm"),
-        metrics=dict(list(rest.items())[:32]) or None,
-    )
-
-
-def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
-    """The metrics that are finite numbers; a script may report texts, for which no column has a place."""
-    for metric in metrics if isinstance(metrics, list) else []:
-        if isinstance(metric, dict) and isinstance(metric.get("name"), str):
-            value = _number(metric.get("value"))
-            if value is not None:
-                yield metric["name"][:64], value
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, written as one or as a text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _count(value: float | None) -> int | None:
-    """As a count; None for what is none."""
-    return int(value) if value is not None and 0 <= value <= _LARGEST_COUNT else None

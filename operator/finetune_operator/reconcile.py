@@ -1,4 +1,4 @@
-"""The story of one visit: read → parse → observe → decide → write the status → act.
+"""The story of one reconcile: read → parse → observe → decide → write the status → act.
 
 Level-triggered: it looks at what is, not at what happened. The status is written before its action is taken, so it
 may be killed between any two lines and be started again.
@@ -10,24 +10,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import ClientError
 from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, Phase, Reason
 from finetune_operator import lenient
-from finetune_operator.cache import Cache, JobKey, uid_of
+from finetune_operator.cache import Cache, Key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.case import Action, Decision, spoken
+from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import decide, finished, rejected
-from finetune_operator.decide.size import fitting
+from finetune_operator.decide.size import shrink_to_limit
 from finetune_operator.errors import ApiError, ConflictError, ForeignObjectError, NotFoundError
 from finetune_operator.events import transitions
 from finetune_operator.metrics import Metrics
-from finetune_operator.observe import observe, time_of
-from finetune_operator.plan.job import Job
-from finetune_operator.progress import Reports
+from finetune_operator.observe import observe
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.reports import Reports
 from finetune_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 _REFUSED = (400, 403, 413, 422)
-_LOOK_AFTER_REFUSAL = 30.0
+_REQUEUE_AFTER_REFUSAL = 30.0
 
 
 def utc_now() -> datetime:
@@ -55,32 +57,31 @@ class Reconciler:
     settings: OperatorSettings
     clock: Callable[[], datetime] = utc_now
 
-    async def __call__(self, key: JobKey) -> float | None:
-        """One visit; answers the seconds until the next look."""
-        body = self.cache.jobs.get(key)
+    async def __call__(self, key: Key) -> float | None:
+        """One reconcile; answers the seconds after which to requeue."""
+        body = self.cache.finetunejobs.get(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             return None  # owner references clean up, with or without us
         try:
             with self.metrics.reconcile():
-                return await self._visit(key, body)
+                return await self._reconcile(body)
         except ConflictError:
             if fresh := await self.cluster.get("FineTuneJob", *key):
-                self.cache.put_job(fresh)
+                self.cache.put_finetunejob(fresh)
             return 0
         except NotFoundError:
             if await self.cluster.get("FineTuneJob", *key) is None:
-                self.cache.drop_job(
-                    body
-                )  # deleted meanwhile; the watch may have told so before our last answer came
+                # deleted meanwhile, perhaps before the answer to our last write put it back into the cache
+                self.cache.drop_finetunejob(body)
             return None
 
-    async def _visit(self, key: JobKey, body: Body) -> float | None:
+    async def _reconcile(self, body: Body) -> float | None:
         now = self.clock()
         try:
             job = parse(body)
         except ValidationError as error:
             status = rejected(status_of(body), body["metadata"]["generation"], _first_error(error), now)
-            await self._tell(await self._write(body, status))
+            await self._post_events(await self._write(body, status))
             return None
         seen = await observe(job, self.cache, self.cluster, self.reports.get(job.uid))
         decision = decide(job, seen, now, self.settings)
@@ -92,15 +93,15 @@ class Reconciler:
             if decision.action is not Action.CREATE_ATTEMPT:
                 raise
             refusal = error
-        await self._tell(events)  # after the action: nobody waits for the telling
+        await self._post_events(events)  # after the action, which must not wait for them
         if refusal:
             return await self._refused(job, decision.status, refusal)
-        self._tidy(job, decision.status)
-        return (decision.look_again - now).total_seconds() if decision.look_again else None
+        self._forget(job, decision.status)
+        return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
     async def _write(self, body: Body, status: FineTuneJobStatus) -> list[Body]:
         """Write the status if it says anything new; the Events of its transitions."""
-        status = fitting(status)
+        status = shrink_to_limit(status)
         wire = status.to_json()
         if wire == body.get("status"):
             return []
@@ -108,7 +109,7 @@ class Reconciler:
         written = await self.cluster.write_status(
             meta["namespace"], meta["name"], meta["resourceVersion"], wire
         )
-        self.cache.put_job(written)
+        self.cache.put_finetunejob(written)
         before = status_of(body)
         self.metrics.transition(meta["namespace"], before, status)
         events = transitions(body, before, status, self.clock())
@@ -116,11 +117,15 @@ class Reconciler:
             logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])
         return events
 
-    async def _tell(self, events: list[Body]) -> None:
+    async def _post_events(self, events: list[Body]) -> None:
+        """That an Event cannot be posted is logged and changes nothing."""
         for event in events:
-            await self.children.post_event(event)
+            try:
+                await self.cluster.create("Event", event)
+            except (ApiError, ClientError, TimeoutError) as error:
+                logger.warning("an Event was not posted: %r", error)
 
-    async def _act(self, job: Job, decision: Decision) -> None:
+    async def _act(self, job: FineTuneJob, decision: Decision) -> None:
         attempt = decision.status.attempt
         if decision.action is Action.CREATE_ATTEMPT and attempt:
             await self.children.create_attempt(job, attempt)
@@ -129,38 +134,35 @@ class Reconciler:
         elif decision.action is Action.DELETE_CHILDREN:
             await self.children.delete_all(job)
 
-    async def _refused(self, job: Job, status: FineTuneJobStatus, error: Exception) -> float:
-        """A child cannot be made, and trying again at once will not help: say why, and look again later."""
+    async def _refused(self, job: FineTuneJob, status: FineTuneJobStatus, error: Exception) -> float:
+        """A child cannot be made, and a retry at once will not help: say why, and requeue."""
         if isinstance(error, ApiError) and error.status not in _REFUSED:
             raise error
-        body = self.cache.jobs.get(JobKey(job.namespace, job.name))
+        body = self.cache.finetunejobs.get(Key(job.namespace, job.name))
         if body is None or uid_of(body) != job.uid:
             return 0  # deleted meanwhile, and perhaps created again
         conflict = isinstance(error, ForeignObjectError)
         reason = Reason.CHILD_NAME_CONFLICT if conflict else Reason.CHILD_REFUSED
         verdict = Verdict(Phase.PENDING, reason, str(error), stalled=conflict)
-        said = spoken(status, body["metadata"]["generation"], verdict, self.clock())
-        await self._tell(await self._write(body, said))
-        return _LOOK_AFTER_REFUSAL
+        status = with_verdict(status, body["metadata"]["generation"], verdict, self.clock())
+        await self._post_events(await self._write(body, status))
+        return _REQUEUE_AFTER_REFUSAL
 
-    def _tidy(self, job: Job, status: FineTuneJobStatus) -> None:
+    def _forget(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:
         """Forget what only an open attempt needs."""
         if finished(status) or (status.attempts and status.attempts[-1].end_time):
-            self.cache.forget_gone(job.uid)
+            self.cache.forget_deleted(job.uid)
             self.reports.forget(job.uid)
 
 
-def parse(body: Body) -> Job:
+def parse(body: Body) -> FineTuneJob:
     """A FineTuneJob from its wire form. Raises ValidationError when this operator cannot understand its spec."""
     meta = body["metadata"]
-    created = time_of(meta["creationTimestamp"])
-    assert created
-    return Job(
+    return FineTuneJob(
         namespace=meta["namespace"],
         name=meta["name"],
         uid=meta["uid"],
         generation=meta["generation"],
-        created=created,
         spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
         status=status_of(body),
     )
@@ -171,7 +173,7 @@ def status_of(body: Body) -> FineTuneJobStatus:
     status, left_out = lenient.read(FineTuneJobStatus, body.get("status") or {})
     if left_out:
         name = body["metadata"]["name"]
-        logger.warning("%s: cannot read of its status: %s", name, ", ".join(left_out))
+        logger.warning("%s: left out of its status, as it cannot be read: %s", name, ", ".join(left_out))
     return status
 
 

@@ -30,7 +30,7 @@ class Resync:
     last: float | None = field(default=None, init=False)
 
     async def once(self) -> None:
-        """LIST all kinds, children first, and ask for a visit to every job."""
+        """LIST all kinds, children first, and enqueue every FineTuneJob."""
         for kind in ("Pod", "Job"):
             before = self.cache.uids(kind)
             bodies = [
@@ -39,11 +39,11 @@ class Resync:
                 for body in await self.cluster.list_all(kind, scope, SELECTOR)
             ]
             self.cache.replace_children(kind, bodies, before)
-        known = set(self.cache.jobs)
+        known = set(self.cache.finetunejobs)
         jobs = [
             body for scope in self._scopes() for body in await self.cluster.list_all("FineTuneJob", scope)
         ]
-        for key in self.cache.replace_jobs(jobs, known):
+        for key in self.cache.replace_finetunejobs(jobs, known):
             self.queue.add(key)
         self.last = time.monotonic()
         logger.info("compared with the API server: %d FineTuneJobs", len(jobs))
@@ -55,7 +55,7 @@ class Resync:
             try:
                 await self.once()
             except Exception:
-                logger.exception("the comparison with the API server failed; the next one makes it up")
+                logger.exception("the comparison with the API server failed; retrying at the next interval")
 
     def missing(self) -> str | None:
         """What keeps the operator from being ready."""

@@ -6,10 +6,15 @@ Built once at the start and passed down, never read at import.
 import os
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings import SettingsError as SourceError
 
 from finetune_api.resources import Toleration
@@ -106,23 +111,31 @@ class OperatorSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Python's level names."""
 
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the other sources do not matter
+        cls, *_: Any, **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the caller gives; `load` reads the variables."""
+        return (sources["init_settings"],)
+
 
 def load(environ: Mapping[str, str] = os.environ) -> OperatorSettings:
-    """The settings of this process. Raises SettingsError for an unknown or wrong variable."""
+    """The settings in these variables. Raises SettingsError for an unknown or wrong one."""
     known = {f"{_PREFIX}{name}".upper() for name in OperatorSettings.model_fields}
     unknown = sorted(
         name for name in environ if name.upper().startswith(_PREFIX) and name.upper() not in known
     )
     if unknown:
         raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
+    source = EnvSettingsSource(OperatorSettings)
+    source.env_vars = {name.lower(): value for name, value in environ.items()}
     try:
-        return OperatorSettings()
+        return OperatorSettings(**source())
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{_PREFIX}{first['loc'][0]}".upper()
         raise SettingsError(f"{name}: {first['msg']}") from error
-    except (
-        SourceError
-    ) as error:  # names the field only in its text: 'error parsing value for field "x" from …'
+    except SourceError as error:
+        # the field is named in the text only: 'error parsing value for field "x" from …'
         field = str(error).partition('"')[2].partition('"')[0]
         raise SettingsError(f"{_PREFIX}{field}".upper() + f": is not JSON: {error.__cause__}") from error

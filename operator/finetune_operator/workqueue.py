@@ -1,4 +1,4 @@
-"""A keyed queue: one run at a time per job, retried with growing pauses, looked at again when its time comes.
+"""A keyed queue: one reconcile at a time per FineTuneJob, retried with growing pauses, requeued when it asks to be.
 
 Keys carry their namespace, so that fairness between namespaces can be added behind the same interface.
 """
@@ -6,50 +6,54 @@ Keys carry their namespace, so that fairness between namespaces can be added beh
 import asyncio
 import heapq
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 
-from finetune_operator.cache import JobKey
+from finetune_operator.backoff import backoff, jitter
+from finetune_operator.cache import Key
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[JobKey], Awaitable[float | None]]
-"""Handles a key; answers the seconds after which to look again."""
+Reconcile = Callable[[Key], Awaitable[float | None]]
+"""Handles a key; answers the seconds after which to requeue it."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 
 
 class WorkQueue:
-    """Keys wait here until a worker is free. A key added while it runs is run again afterwards, so nothing is lost."""
+    """Keys wait here until a worker is free. A key added while it is processed is requeued, so nothing is lost."""
 
     def __init__(
-        self, run: Run, workers: int, on_error: Callable[[], None], on_wait: Callable[[float], None]
+        self,
+        reconcile: Reconcile,
+        workers: int,
+        on_error: Callable[[], None],
+        on_wait: Callable[[float], None],
     ) -> None:
-        self._run, self._workers = run, workers
+        self._reconcile, self._workers = reconcile, workers
         self._on_error, self._on_wait = on_error, on_wait
-        self._ready: asyncio.Queue[JobKey] = asyncio.Queue()
-        self._waiting: dict[JobKey, float] = {}
-        self._running: set[JobKey] = set()
-        self._again: set[JobKey] = set()
-        self._failures: dict[JobKey, int] = {}
-        self._due: dict[JobKey, float] = {}
-        self._timers: list[tuple[float, JobKey]] = []
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._queued: dict[Key, float] = {}
+        self._processing: set[Key] = set()
+        self._dirty: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._due: dict[Key, float] = {}
+        self._timers: list[tuple[float, Key]] = []
         self._timer_set = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._queued)
 
-    def add(self, key: JobKey) -> None:
-        """Ask for a run as soon as a worker is free."""
-        if key in self._running:
-            self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting[key] = time.monotonic()
+    def add(self, key: Key) -> None:
+        """Reconcile as soon as a worker is free."""
+        if key in self._processing:
+            self._dirty.add(key)
+        elif key not in self._queued:
+            self._queued[key] = time.monotonic()
             self._ready.put_nowait(key)
 
-    def add_after(self, key: JobKey, seconds: float) -> None:
-        """Ask for a run after a time, in place of an earlier wish: the newest look at a job knows best."""
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Reconcile after a time; replaces an earlier deadline."""
         due = self._due[key] = time.monotonic() + seconds
         if len(self._timers) > 2 * len(self._due) + 100:
             self._timers = [(due, key) for key, due in self._due.items()]
@@ -59,48 +63,48 @@ class WorkQueue:
         self._timer_set.set()
 
     async def work(self) -> None:
-        """Run until cancelled."""
+        """Process keys until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._ring())
+            group.create_task(self._timer_loop())
             for _ in range(self._workers):
                 group.create_task(self._worker())
 
     async def _worker(self) -> None:
         while True:
             key = await self._ready.get()
-            self._on_wait(time.monotonic() - self._waiting.pop(key))
-            self._running.add(key)
+            self._on_wait(time.monotonic() - self._queued.pop(key))
+            self._processing.add(key)
             try:
-                await self._run_once(key)
+                await self._process(key)
             finally:
-                self._running.discard(key)
-            if key in self._again:
-                self._again.discard(key)
+                self._processing.discard(key)
+            if key in self._dirty:
+                self._dirty.discard(key)
                 self.add(key)
 
-    async def _run_once(self, key: JobKey) -> None:
+    async def _process(self, key: Key) -> None:
         try:
-            look_again = await self._run(key)
+            requeue_after = await self._reconcile(key)
         except Exception:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311
-            logger.exception("reconcile of %s/%s failed; again in %.1f s", key.namespace, key.name, pause)
+            pause = jitter(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+            logger.exception("reconcile of %s/%s failed; retrying in %.1f s", key.namespace, key.name, pause)
             self._on_error()
             self.add_after(key, pause)
             return
         self._failures.pop(key, None)
         self._due.pop(key, None)
-        if look_again is not None:
-            self.add_after(key, look_again)
+        if requeue_after is not None:
+            self.add_after(key, requeue_after)
 
-    async def _ring(self) -> None:
-        """Move keys whose time has come to the ready ones."""
+    async def _timer_loop(self) -> None:
+        """Add the keys that are due."""
         while True:
             self._timer_set.clear()
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 due, key = heapq.heappop(self._timers)
-                if self._due.get(key) == due:  # else the wish was replaced
+                if self._due.get(key) == due:  # else the deadline was replaced
                     del self._due[key]
                     self.add(key)
             wait = self._timers[0][0] - now if self._timers else None

@@ -1,7 +1,5 @@
 """The chart's values become the operator's settings: every variable is known, every value arrives."""
 
-import pytest
-
 from chart.rendering import ALL, NAMESPACED, Json, Rendered
 from finetune_api.resources import TaintEffect, Toleration, TolerationOperator
 from finetune_operator.settings import OperatorSettings, PullPolicy, load
@@ -23,12 +21,9 @@ NOT_IN_THE_CHART = {
 }
 
 
-def settings_of(values: Json, monkeypatch: pytest.MonkeyPatch) -> OperatorSettings:
+def settings_of(values: Json) -> OperatorSettings:
     """The settings of an operator in the chart's pod."""
-    environment = Rendered.of(values).environment
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    return load(environment)
+    return load(Rendered.of(values).environment)
 
 
 def test_the_chart_offers_every_setting_but_those_we_left_out() -> None:
@@ -39,16 +34,16 @@ def test_the_chart_offers_every_setting_but_those_we_left_out() -> None:
     assert offered == set(OperatorSettings.model_fields) - NOT_IN_THE_CHART
 
 
-def test_the_charts_defaults_are_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of({}, monkeypatch) == OperatorSettings(
+def test_the_charts_defaults_are_the_operators() -> None:
+    assert settings_of({}) == OperatorSettings(
         trainer_image=TRAINER,
         progress_url="https://finetune-operator.finetune-system.svc",
         tls_secret="finetune-system/finetune-operator-tls",
     )
 
 
-def test_every_value_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of(ALL, monkeypatch) == OperatorSettings(
+def test_every_value_arrives() -> None:
+    assert settings_of(ALL) == OperatorSettings(
         namespaces=["team-a", "team-b"],
         trainer_image="127.0.0.1:5000/finetune-trainer:abc",
         image_pull_policy=PullPolicy.NEVER,
@@ -86,6 +81,6 @@ def test_every_value_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_operator_watches_the_namespaces_that_it_has_rights_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of(NAMESPACED, monkeypatch).namespaces == ["team-a", "team-b"]
-    assert settings_of({"rbac": {"scope": "namespaces"}}, monkeypatch).namespaces == ["finetune-system"]
+def test_the_operator_watches_the_namespaces_that_it_has_rights_in() -> None:
+    assert settings_of(NAMESPACED).namespaces == ["team-a", "team-b"]
+    assert settings_of({"rbac": {"scope": "namespaces"}}).namespaces == ["finetune-system"]

@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from builders import stored
 from examples.materials import lay_out
 from finetune_api.run import ExitCode, RunReport
-from finetune_operator.plan.inputs import OUTPUT, run_config
+from finetune_operator.plan.run_config import run_config
+from finetune_operator.plan.volumes import OUTPUT
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
 from unit.trainer.tiny import Job

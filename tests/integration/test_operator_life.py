@@ -305,7 +305,7 @@ def test_why_a_pod_waits_stands_in_the_status(rest: Rest, operator: Operator) ->
     world.unschedulable(pod, scheduler)
     said = world.until_reason(name, "MissingObject")["message"]
     assert (
-        said == "PersistentVolumeClaim demo does not exist in namespace quota; create it and the job goes on"
+        said == "PersistentVolumeClaim demo does not exist in namespace quota; create it and the job starts"
     )
 
     world.make_claim("demo")

@@ -3,15 +3,15 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.status import Condition, ConditionType, Phase, Reason
 
 _OPTIONAL = (ConditionType.RECONCILING, ConditionType.STALLED)
-_MESSAGE_LIMIT = 1024
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where a job stands: its phase, and why. `stalled` says that it cannot go on as it is written."""
+    """Where a job stands: its phase, and why. `stalled` says that it cannot proceed as it is written."""
 
     phase: Phase
     reason: Reason
@@ -20,7 +20,7 @@ class Verdict:
 
     def cut(self) -> "Verdict":
         """The same with a message that fits the schema."""
-        return replace(self, message=self.message[:_MESSAGE_LIMIT])
+        return replace(self, message=self.message[:MESSAGE_LENGTH])
 
 
 def conditions_of(verdict: Verdict, old: list[Condition], generation: int, now: datetime) -> list[Condition]:
@@ -57,7 +57,7 @@ def _answers(verdict: Verdict) -> dict[ConditionType, tuple[bool, Reason, str]]:
 
 
 def _finished_reason(verdict: Verdict) -> Reason:
-    """`Finished` has one of two reasons, so that one `kubectl wait` and one look tell all."""
+    """`Finished` has one of two reasons, so that one `kubectl wait` suffices."""
     return {Phase.SUCCEEDED: Reason.SUCCEEDED, Phase.FAILED: Reason.FAILED}.get(
         verdict.phase, Reason.NOT_FINISHED
     )

@@ -4,48 +4,48 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from finetune_api.status import AttemptStatus, Phase, Reason
-from finetune_operator.decide.case import Case, seconds_between
+from finetune_operator.backoff import backoff
 from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.context import Context, seconds_between
 
 _LONGEST_PAUSE = 300.0
 _SOON = 600
 
 
-def over_deadline(case: Case, attempt: AttemptStatus | None = None) -> bool:
+def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
     """Whether activeDeadlineSeconds is used up, by ended attempts and the running one."""
-    limit = case.job.spec.active_deadline_seconds
-    running = seconds_between(attempt.running_time, case.now) if attempt else 0
-    return limit is not None and (case.status.active_seconds or 0) + running >= limit
+    limit = context.job.spec.active_deadline_seconds
+    running = seconds_between(attempt.running_time, context.now) if attempt else 0
+    return limit is not None and (context.status.active_seconds or 0) + running >= limit
 
 
-def deadline_of(case: Case, attempt: AttemptStatus) -> datetime | None:
+def deadline_of(context: Context, attempt: AttemptStatus) -> datetime | None:
     """When the running attempt uses up activeDeadlineSeconds."""
-    limit = case.job.spec.active_deadline_seconds
+    limit = context.job.spec.active_deadline_seconds
     if limit is None or attempt.running_time is None:
         return None
-    return attempt.running_time + timedelta(seconds=limit - (case.status.active_seconds or 0))
+    return attempt.running_time + timedelta(seconds=limit - (context.status.active_seconds or 0))
 
 
-def deadline_verdict(case: Case) -> Verdict:
-    """What a job says that took too long."""
+def deadline_verdict(context: Context) -> Verdict:
+    """The verdict on a job that took too long."""
     return Verdict(
         Phase.FAILED,
         Reason.DEADLINE_EXCEEDED,
-        f"training took longer than spec.activeDeadlineSeconds of {case.job.spec.active_deadline_seconds}; create a"
+        f"training took longer than spec.activeDeadlineSeconds of {context.job.spec.active_deadline_seconds}; create a"
         " new job with a longer one or fewer epochs",
     )
 
 
-def pause_before_retry(case: Case, retries: int) -> timedelta:
+def pause_before_retry(context: Context, retries: int) -> timedelta:
     """The pause doubles with every counted retry, up to five minutes."""
-    seconds = case.settings.retry_backoff * 2 ** max(0, retries - 1)
-    return timedelta(seconds=min(seconds, _LONGEST_PAUSE))
+    return timedelta(seconds=backoff(retries, context.settings.retry_backoff, _LONGEST_PAUSE))
 
 
-def pause_before_free_retry(case: Case) -> timedelta | None:
-    """None after the first; attempts cut short one after the other get growing pauses, or they would spin for ever."""
-    short = list(takewhile(_cut_short, reversed(case.status.attempts)))
-    return pause_before_retry(case, len(short) - 1) if len(short) > 1 else None
+def pause_before_free_retry(context: Context) -> timedelta | None:
+    """None after the first; attempts cut short one after the other are retried after growing pauses."""
+    short = list(takewhile(_cut_short, reversed(context.status.attempts)))
+    return pause_before_retry(context, len(short) - 1) if len(short) > 1 else None
 
 
 def _cut_short(attempt: AttemptStatus) -> bool:
@@ -55,9 +55,9 @@ def _cut_short(attempt: AttemptStatus) -> bool:
     )
 
 
-def end_of_children(case: Case, finish: datetime) -> datetime | None:
+def end_of_children(context: Context, finish: datetime) -> datetime | None:
     """When a finished job's Jobs and pods are deleted."""
-    seconds = case.job.spec.ttl_seconds_after_finished
+    seconds = context.job.spec.ttl_seconds_after_finished
     return None if seconds is None else finish + timedelta(seconds=seconds)
 
 

@@ -1,45 +1,52 @@
-"""What to do next about a job, and what to say of it. Pure: (job, observation, now) → Decision.
+"""What to do next about a FineTuneJob. Pure: (job, observation, now) → Decision.
 
 A status is written before its action is taken (write-ahead), and every decision can be taken again from the
 written status, so the operator may die between any two lines:
 
-    no attempt ──open──► attempt N, no Job ──create──► pending ──► running ──► over
+    no attempt ──open──► attempt N, no Job ──create──► pending ──► running ──► ended
         ▲                                                │ suspend, deadline: mark, then delete the Job
         └── retry after a pause, resume ◄── closed ◄─────┴──────────────────────► Succeeded | Failed
 """
 
 from datetime import datetime, timedelta
 
-from finetune_api.status import AttemptStatus, EffectiveStatus, FineTuneJobStatus, Phase, Reason
+from finetune_api.status import (
+    ATTEMPTS_KEPT,
+    AttemptStatus,
+    EffectiveStatus,
+    FineTuneJobStatus,
+    Phase,
+    Reason,
+)
+from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.attempt import during_attempt
-from finetune_operator.decide.case import Action, Case, Decision, spoken
 from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.context import Context, with_verdict
 from finetune_operator.decide.deadlines import deadline_verdict, end_of_children, over_deadline
 from finetune_operator.decide.ending import fail
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.decide.observation import Observation
 from finetune_operator.plan.effective import image_of, output_uri_of, resources_of
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
-_ATTEMPTS_KEPT = 20
-_LOOK_AFTER_CREATE = timedelta(seconds=15)
+_REQUEUE_AFTER_CREATE = timedelta(seconds=15)
 
 
 def finished(status: FineTuneJobStatus) -> bool:
-    """Whether the job is over for good. Read from `completionTime`, which is written once."""
+    """Whether the job has ended. Read from `completionTime`, which is written once."""
     return status.completion_time is not None
 
 
-def decide(job: Job, seen: Observation, now: datetime, settings: OperatorSettings) -> Decision:
+def decide(job: FineTuneJob, observation: Observation, now: datetime, settings: OperatorSettings) -> Decision:
     """The next step of a job's life."""
-    case = Case(job, seen, now, settings)
-    if finished(case.status):
-        return _after_the_end(case)
-    if attempt := case.open_attempt:
-        outcome = during_attempt(case, attempt)
+    context = Context(job, observation, now, settings)
+    if finished(context.status):
+        return _after_the_end(context)
+    if attempt := context.open_attempt:
+        outcome = during_attempt(context, attempt)
         return outcome if isinstance(outcome, Decision) else _between_attempts(outcome)
-    return _between_attempts(case)
+    return _between_attempts(context)
 
 
 def rejected(status: FineTuneJobStatus, generation: int, message: str, now: datetime) -> FineTuneJobStatus:
@@ -50,44 +57,49 @@ def rejected(status: FineTuneJobStatus, generation: int, message: str, now: date
     """
     if finished(status):
         return status
-    return spoken(status, generation, Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True), now)
+    return with_verdict(
+        status, generation, Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True), now
+    )
 
 
-def _between_attempts(case: Case) -> Decision:
+def _between_attempts(context: Context) -> Decision:
     """No attempt runs: suspend, wait for the pause to end, or open the next."""
-    if any(not child.over and child.attempt <= (case.status.attempt or 0) for child in case.seen.jobs):
-        return _stop_strays(case)
-    if case.job.spec.suspend:
-        message = "suspended by spec.suspend; set it to false to go on"
-        return case.say(Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message))
-    if over_deadline(case):
-        return fail(case, deadline_verdict(case))
-    if not image_allowed(image_of(case.job, case.settings), case.settings):
-        return fail(case, _refused_image(case))
-    if case.status.retry_time and case.now < case.status.retry_time:
-        return _waiting(case, case.status.retry_time)
-    return _open_attempt(_accept(case))
+    if any(
+        not child.finished and child.attempt <= (context.status.attempt or 0)
+        for child in context.observation.jobs
+    ):
+        return _stop_strays(context)
+    if context.job.spec.suspend:
+        message = "suspended by spec.suspend; set it to false to resume"
+        return context.conclude(Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message))
+    if over_deadline(context):
+        return fail(context, deadline_verdict(context))
+    if not image_allowed(image_of(context.job, context.settings), context.settings):
+        return fail(context, _refused_image(context))
+    if context.status.retry_time and context.now < context.status.retry_time:
+        return _waiting(context, context.status.retry_time)
+    return _open_attempt(_accept(context))
 
 
-def _stop_strays(case: Case) -> Decision:
-    """The status forgot an attempt whose Job is alive: no other may begin beside it."""
-    message = "an attempt that the status does not know is stopped; the next begins after it"
+def _stop_strays(context: Context) -> Decision:
+    """The status lost an attempt whose Job is alive: no other may begin beside it."""
+    message = "stopping a Job that the status does not record; the next attempt starts when it is gone"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
-    return case.say(verdict, Action.DELETE_CHILDREN, case.now + _LOOK_AFTER_CREATE)
+    return context.conclude(verdict, Action.DELETE_CHILDREN, context.now + _REQUEUE_AFTER_CREATE)
 
 
-def _open_attempt(case: Case) -> Decision:
-    # a Job with a higher number tells of attempts that a lost or restored status forgot: go on from it, not beside it
-    number = max([(case.status.attempt or 0) + 1, *(child.attempt for child in case.seen.jobs)])
-    attempt = AttemptStatus(number=number, start_time=case.now)
-    case = case.update(
+def _open_attempt(context: Context) -> Decision:
+    # a Job with a higher number belongs to an attempt that a restored status lost: continue from its number
+    number = max([(context.status.attempt or 0) + 1, *(child.attempt for child in context.observation.jobs)])
+    attempt = AttemptStatus(number=number, start_time=context.now)
+    context = context.update(
         attempt=number,
-        attempts=[*case.status.attempts, attempt][-_ATTEMPTS_KEPT:],
-        start_time=case.status.start_time or case.now,
+        attempts=[*context.status.attempts, attempt][-ATTEMPTS_KEPT:],
+        start_time=context.status.start_time or context.now,
         retry_time=None,
     )
-    verdict = Verdict(Phase.PENDING, Reason.ACCEPTED, _beginning(case.status, number))
-    return case.say(verdict, Action.CREATE_ATTEMPT, case.now + _LOOK_AFTER_CREATE)
+    verdict = Verdict(Phase.PENDING, Reason.ACCEPTED, _beginning(context.status, number))
+    return context.conclude(verdict, Action.CREATE_ATTEMPT, context.now + _REQUEUE_AFTER_CREATE)
 
 
 def _beginning(status: FineTuneJobStatus, number: int) -> str:
@@ -96,10 +108,10 @@ def _beginning(status: FineTuneJobStatus, number: int) -> str:
     return f"attempt {number} begins{why}"
 
 
-def _accept(case: Case) -> Case:
+def _accept(context: Context) -> Context:
     """Write out what the defaults become. Once an attempt: an upgraded operator must not restate a running one's."""
-    job, settings = case.job, case.settings
-    found = case.status.effective or EffectiveStatus()
+    job, settings = context.job, context.settings
+    found = context.status.effective or EffectiveStatus()
     effective = found.model_copy(
         update={
             "training": job.spec.resolved_training(),
@@ -108,44 +120,44 @@ def _accept(case: Case) -> Case:
             "image": image_of(job, settings),
         }
     )
-    return case.update(effective=effective)
+    return context.update(effective=effective)
 
 
-def _waiting(case: Case, until: datetime) -> Decision:
-    last = case.status.attempts[-1]
+def _waiting(context: Context, until: datetime) -> Decision:
+    last = context.status.attempts[-1]
     message = f"attempt {last.number} ended: {last.message}; the next begins at {until:%H:%M:%S} UTC"
-    return case.say(Verdict(Phase.PENDING, Reason.WAITING_TO_RETRY, message), look_again=until)
+    return context.conclude(Verdict(Phase.PENDING, Reason.WAITING_TO_RETRY, message), requeue_at=until)
 
 
-def _refused_image(case: Case) -> Verdict:
-    allowed = ", ".join(case.settings.allowed_images) or "none but the trainer's own"
+def _refused_image(context: Context) -> Verdict:
+    allowed = ", ".join(context.settings.allowed_images) or "none but the trainer's own"
     return Verdict(
         Phase.FAILED,
         Reason.IMAGE_NOT_ALLOWED,
-        f"spec.image: {case.job.spec.image} is not among the images that the administrator allows ({allowed})",
+        f"spec.image: {context.job.spec.image} is not among the images that the administrator allows ({allowed})",
     )
 
 
-def _after_the_end(case: Case) -> Decision:
+def _after_the_end(context: Context) -> Decision:
     """A finished job is finished; only its children go, when their time has come."""
-    finish = case.status.completion_time
+    finish = context.status.completion_time
     assert finish
-    case = _seen(case)
-    end = end_of_children(case, finish)
-    if end is None or not case.seen.jobs:
-        return Decision(case.status)
-    if case.now < end:
-        return Decision(case.status, look_again=end)
-    return Decision(case.status, Action.DELETE_CHILDREN)
+    context = _with_observed_generation(context)
+    end = end_of_children(context, finish)
+    if end is None or not context.observation.jobs:
+        return Decision(context.status)
+    if context.now < end:
+        return Decision(context.status, requeue_at=end)
+    return Decision(context.status, Action.DELETE_CHILDREN)
 
 
-def _seen(case: Case) -> Case:
-    """Say that a change of the spec was seen: without it, tools that wait by kstatus wait for ever."""
-    generation = case.job.generation
-    if case.status.observed_generation == generation:
-        return case
+def _with_observed_generation(context: Context) -> Context:
+    """Confirm a change of the spec: without it, tools that wait by kstatus wait for ever."""
+    generation = context.job.generation
+    if context.status.observed_generation == generation:
+        return context
     conditions = [
         condition.model_copy(update={"observed_generation": generation})
-        for condition in case.status.conditions
+        for condition in context.status.conditions
     ]
-    return case.update(observed_generation=generation, conditions=conditions)
+    return context.update(observed_generation=generation, conditions=conditions)

@@ -1,5 +1,6 @@
 """Texts for the columns of `kubectl get`. Pure."""
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.metrics import plain
 from finetune_api.status import DisplayStatus, FineTuneJobStatus
 
@@ -17,7 +18,7 @@ def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
         best=f"{best.metric} {best.value:.3f}" if best and best.metric and best.value is not None else None,
         eta=_duration(progress.eta_seconds) if progress and progress.eta_seconds is not None else None,
         gpus=f"{resources.nodes}×{resources.gpus_per_node}" if resources else None,
-        message=message[:1024],
+        message=message[:MESSAGE_LENGTH],
     )
 
 
@@ -48,7 +49,7 @@ def success_message(status: FineTuneJobStatus) -> str:
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    """The most telling metric: on test rows before validation rows."""
+    """The most meaningful metric: on test rows before validation rows."""
     for prefix in ("test_", "eval_"):
         for name in ("accuracy", "pearson", "rmse", "loss"):
             if prefix + name in metrics:

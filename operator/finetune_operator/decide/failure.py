@@ -17,7 +17,7 @@ from finetune_operator.decide.observation import PodView
 class Failure:
     """Why an attempt failed. `retry` says whether another may help, `counted` whether it uses up retry.limit.
 
-    `pause` says whether the first retry waits: what failed by itself may need time, what was deleted does not.
+    `pause` says whether the first retry waits: a failure may need time to pass, a deletion does not.
     """
 
     reason: Reason
@@ -53,8 +53,8 @@ _COUNTED = {
 }
 
 
-def report_of(pod: PodView | None) -> RunReport | None:
-    """The trainer's report in the termination message; None where there is none, or another program's words."""
+def termination_report(pod: PodView | None) -> RunReport | None:
+    """The trainer's report in the termination message; None where there is none, or another program's text."""
     if pod is None or pod.end is None or not pod.end.message.lstrip().startswith("{"):
         return None
     try:
@@ -65,8 +65,8 @@ def report_of(pod: PodView | None) -> RunReport | None:
     return None if "version" in left_out or report == RunReport() else report
 
 
-def _preempted(seen: Evidence) -> Failure | None:
-    pod = seen.pod
+def _preempted(evidence: Evidence) -> Failure | None:
+    pod = evidence.pod
     if pod is None or not (
         pod.disruption or pod.status_reason in ("Evicted", "Preempted", "Shutdown", "NodeShutdown")
     ):
@@ -74,41 +74,41 @@ def _preempted(seen: Evidence) -> Failure | None:
     why = pod.disruption or pod.status_reason
     return Failure(
         Reason.PREEMPTED,
-        f"the pod {pod.name} was taken off node {pod.node} ({why}); training goes on from the last checkpoint",
+        f"the pod {pod.name} was evicted from node {pod.node} ({why}); training resumes from the last checkpoint",
         retry=True,
         counted=False,
     )
 
 
-def _interrupted(seen: Evidence) -> Failure | None:
-    if seen.own_script or _code(seen) != ExitCode.INTERRUPTED:
+def _interrupted(evidence: Evidence) -> Failure | None:
+    if evidence.own_script or _code(evidence) != ExitCode.INTERRUPTED:
         return None
     return Failure(
         Reason.INTERRUPTED,
-        f"the pod was asked to stop and saved a checkpoint{_at_step(seen)}",
+        f"the pod was asked to stop and saved a checkpoint{_at_step(evidence)}",
         retry=True,
         counted=False,
     )
 
 
-def _users_fault(seen: Evidence) -> Failure | None:
-    code = _code(seen)
-    if seen.own_script or code not in _FATAL:
+def _users_fault(evidence: Evidence) -> Failure | None:
+    code = _code(evidence)
+    if evidence.own_script or code not in _FATAL:
         return None
-    return Failure(_FATAL[ExitCode(code)], _words(seen), retry=False)
+    return Failure(_FATAL[ExitCode(code)], _reported_message(evidence), retry=False)
 
 
-def _pruned(seen: Evidence) -> Failure | None:
+def _pruned(evidence: Evidence) -> Failure | None:
     """The operator's own doing: no error, and nothing to try again."""
-    if seen.own_script or _code(seen) != ExitCode.PRUNED:
+    if evidence.own_script or _code(evidence) != ExitCode.PRUNED:
         return None
-    return Failure(Reason.PRUNED, _words(seen), retry=False, counted=False)
+    return Failure(Reason.PRUNED, _reported_message(evidence), retry=False, counted=False)
 
 
-def _out_of_memory(seen: Evidence) -> Failure | None:
-    if seen.pod is None or seen.pod.end is None or seen.pod.end.reason != "OOMKilled":
+def _out_of_memory(evidence: Evidence) -> Failure | None:
+    if evidence.pod is None or evidence.pod.end is None or evidence.pod.end.reason != "OOMKilled":
         return None
-    limit = f" of {seen.memory_limit}" if seen.memory_limit else " of its node"
+    limit = f" of {evidence.memory_limit}" if evidence.memory_limit else " of its node"
     return Failure(
         Reason.HOST_OUT_OF_MEMORY,
         f"the pod used more than the memory{limit} and was killed; raise spec.resources.limits.memory or lower"
@@ -117,67 +117,67 @@ def _out_of_memory(seen: Evidence) -> Failure | None:
     )
 
 
-def _trainers_fault(seen: Evidence) -> Failure | None:
-    code = _code(seen)
-    if seen.own_script or code not in _COUNTED:
+def _trainers_fault(evidence: Evidence) -> Failure | None:
+    code = _code(evidence)
+    if evidence.own_script or code not in _COUNTED:
         return None
-    return Failure(_COUNTED[ExitCode(code)], _words(seen), retry=True)
+    return Failure(_COUNTED[ExitCode(code)], _reported_message(evidence), retry=True)
 
 
-def _own_script(seen: Evidence) -> Failure | None:
-    if not seen.own_script or seen.pod is None or seen.pod.end is None:
+def _own_script(evidence: Evidence) -> Failure | None:
+    if not evidence.own_script or evidence.pod is None or evidence.pod.end is None:
         return None
-    end = seen.pod.end
+    end = evidence.pod.end
     last = f": {end.message.strip()[-600:]}" if end.message.strip() else ""
     return Failure(
         Reason.SCRIPT_FAILED, f"spec.command ended with exit code {end.exit_code}{last}", retry=True
     )
 
 
-def _killed(seen: Evidence) -> Failure | None:
-    code = _code(seen)
+def _killed(evidence: Evidence) -> Failure | None:
+    code = _code(evidence)
     if code not in (137, 143):
         return None
     signal = "SIGKILL" if code == 137 else "SIGTERM"
-    told = (
-        f"the container was ended by {signal} from outside{_on_node(seen)} before it could save a checkpoint"
-    )
-    if seen.report and seen.report.message:  # of one process of several, by the launcher that outlived it
-        told = f"{seen.report.message}{_on_node(seen)}"
+    message = f"the container was ended by {signal} from outside{_on_node(evidence)} before it could save a checkpoint"
+    if (
+        evidence.report and evidence.report.message
+    ):  # of one process of several, by the launcher that outlived it
+        message = f"{evidence.report.message}{_on_node(evidence)}"
     return Failure(
         Reason.KILLED,
-        told,
+        message,
         retry=True,
-        pause=not (seen.pod and seen.pod.deleting),
+        pause=not (evidence.pod and evidence.pod.deleting),
     )
 
 
-def _crashed(seen: Evidence) -> Failure | None:
-    code = _code(seen)
+def _crashed(evidence: Evidence) -> Failure | None:
+    code = _code(evidence)
     if code not in (132, 134, 135, 136, 139):
         return None
     return Failure(
         Reason.CRASHED,
-        f"the process crashed with signal {code - 128}{_on_node(seen)}; its log has the last words",
+        f"the process crashed with signal {code - 128}{_on_node(evidence)}; see its log",
         retry=True,
     )
 
 
-def _lost(seen: Evidence) -> Failure | None:
-    if seen.pod is not None and seen.pod.end is not None:
+def _lost(evidence: Evidence) -> Failure | None:
+    if evidence.pod is not None and evidence.pod.end is not None:
         return None
-    name = f"the pod {seen.pod.name}" if seen.pod else "the pod"
+    name = f"the pod {evidence.pod.name}" if evidence.pod else "the pod"
     return Failure(
         Reason.POD_LOST,
-        f"{name} was deleted{_on_node(seen)} before it could say how it ended",
+        f"{name} was deleted{_on_node(evidence)} before it could say how it ended",
         retry=True,
         pause=False,
     )
 
 
-def _unknown(seen: Evidence) -> Failure:
+def _unknown(evidence: Evidence) -> Failure:
     return Failure(
-        Reason.UNKNOWN, f"the container ended with exit code {_code(seen)} and gave no reason", retry=True
+        Reason.UNKNOWN, f"the container ended with exit code {_code(evidence)} and gave no reason", retry=True
     )
 
 
@@ -195,29 +195,29 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def classify(seen: Evidence) -> Failure:
-    """The first answer of CHECKS; an honest "unknown" where none has one."""
+def classify(evidence: Evidence) -> Failure:
+    """The first answer of CHECKS; Unknown where none applies."""
     for check in CHECKS:
-        if failure := check(seen):
+        if failure := check(evidence):
             return failure
-    return _unknown(seen)
+    return _unknown(evidence)
 
 
-def _code(seen: Evidence) -> int | None:
-    return seen.pod.end.exit_code if seen.pod and seen.pod.end else None
+def _code(evidence: Evidence) -> int | None:
+    return evidence.pod.end.exit_code if evidence.pod and evidence.pod.end else None
 
 
-def _words(seen: Evidence) -> str:
-    if seen.report and seen.report.message:
-        return seen.report.message
-    log = seen.pod.end.message.strip()[-600:] if seen.pod and seen.pod.end else ""
-    return f"the trainer ended with exit code {_code(seen)}" + (f": {log}" if log else "")
+def _reported_message(evidence: Evidence) -> str:
+    if evidence.report and evidence.report.message:
+        return evidence.report.message
+    log = evidence.pod.end.message.strip()[-600:] if evidence.pod and evidence.pod.end else ""
+    return f"the trainer ended with exit code {_code(evidence)}" + (f": {log}" if log else "")
 
 
-def _at_step(seen: Evidence) -> str:
-    latest = seen.report.latest if seen.report else None
+def _at_step(evidence: Evidence) -> str:
+    latest = evidence.report.latest if evidence.report else None
     return f" at step {latest.step}" if latest else ""
 
 
-def _on_node(seen: Evidence) -> str:
-    return f" on node {seen.pod.node}" if seen.pod and seen.pod.node else ""
+def _on_node(evidence: Evidence) -> str:
+    return f" on node {evidence.pod.node}" if evidence.pod and evidence.pod.node else ""

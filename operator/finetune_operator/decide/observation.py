@@ -24,7 +24,7 @@ class PodView:
     attempt: int
     phase: str
     node: str | None = None
-    gone: bool = False
+    deleted: bool = False
     deleting: bool = False
     started: datetime | None = None
     end: ContainerEnd | None = None
@@ -36,14 +36,14 @@ class PodView:
     image_id: str | None = None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether none of its containers can run any more."""
-        return self.gone or self.phase in ("Succeeded", "Failed")
+        return self.deleted or self.phase in ("Succeeded", "Failed")
 
     @property
     def never_ran(self) -> bool:
         """Whether it was deleted before its container started."""
-        return self.gone and self.started is None and self.end is None
+        return self.deleted and self.started is None and self.end is None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class JobView:
     failed: bool = False
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether the Job controller starts no further pod."""
         return self.succeeded or self.failed
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from finetune_api.status import AttemptStatus, Reason
-from finetune_operator.decide.case import Case
+from finetune_operator.decide.context import Context
 from finetune_operator.decide.observation import InputView, PodView
 from finetune_operator.plan.effective import resources_of
 from finetune_operator.plan.hub import TOKEN_KEY, secret_of
@@ -29,40 +29,40 @@ class Pending:
     message: str
 
 
-def why_pending(case: Case, attempt: AttemptStatus) -> Pending:
+def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     """The reason that stands furthest back in the chain input → node → image → container."""
-    pod = next((pod for pod in case.seen.pods_of(attempt.number) if not pod.over), None)
+    pod = next((pod for pod in context.observation.pods_of(attempt.number) if not pod.finished), None)
     return (
-        _missing(case)
-        or _unbound(case, attempt, pod)
-        or _unscheduled(case, pod)
+        _missing(context)
+        or _unbound(context, attempt, pod)
+        or _unscheduled(context, pod)
         or _waiting(pod)
-        or _starting(case, attempt, pod)
+        or _starting(context, attempt, pod)
     )
 
 
-def _missing(case: Case) -> Pending | None:
-    item = next((item for item in case.seen.inputs if not item.exists), None)
+def _missing(context: Context) -> Pending | None:
+    item = next((item for item in context.observation.inputs if not item.exists), None)
     if item is None:
         return None
     return Pending(
         Reason.MISSING_OBJECT,
-        f"{item.kind} {item.name} does not exist in namespace {case.job.namespace}; create it and the job goes on",
+        f"{item.kind} {item.name} does not exist in namespace {context.job.namespace}; create it and the job starts",
     )
 
 
-def _unbound(case: Case, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
-    """A claim that binds with its first consumer waits for a node like the pod: that is no fault of the claim's."""
-    item = next((item for item in case.seen.inputs if not item.bound), None)
-    if item is None or not _claims_hinder(case, attempt, pod):
+def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A claim that binds with its first consumer waits for a node like the pod: that is normal."""
+    item = next((item for item in context.observation.inputs if not item.bound), None)
+    if item is None or not _claims_hinder(context, attempt, pod):
         return None
-    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, case.job.namespace))
+    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, context.job.namespace))
 
 
-def _claims_hinder(case: Case, attempt: AttemptStatus, pod: PodView | None) -> bool:
+def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView | None) -> bool:
     if pod and pod.unschedulable:
         return "persistentvolume" in pod.unschedulable.lower().replace(" ", "")
-    return case.now >= (attempt.start_time or case.now) + _USUAL_BINDING
+    return context.now >= (attempt.start_time or context.now) + _USUAL_BINDING
 
 
 def _unbound_message(item: InputView, namespace: str) -> str:
@@ -73,10 +73,10 @@ def _unbound_message(item: InputView, namespace: str) -> str:
     )
 
 
-def _unscheduled(case: Case, pod: PodView | None) -> Pending | None:
+def _unscheduled(context: Context, pod: PodView | None) -> Pending | None:
     if pod is None or not pod.unschedulable:
         return None
-    wanted = resources_of(case.job, case.settings)
+    wanted = resources_of(context.job, context.settings)
     if f"Insufficient {wanted.gpu_resource}" in pod.unschedulable:
         hint = (
             f"; no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
@@ -104,27 +104,26 @@ def _waiting(pod: PodView | None) -> Pending | None:
     return None
 
 
-def _starting(case: Case, attempt: AttemptStatus, pod: PodView | None) -> Pending:
+def _starting(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending:
     if pod is None:
-        name = attempt_name(case.job, attempt.number)
+        name = attempt_name(context.job, attempt.number)
         return Pending(
             Reason.STARTING,
-            f"waiting for the pod of Job {name}; kubectl describe job {name} -n {case.job.namespace} tells what"
-            " keeps it",
+            f"waiting for the pod of Job {name}; kubectl describe job {name} -n {context.job.namespace} shows why",
         )
     where = f" on node {pod.node}" if pod.node else ""
     return Pending(
-        Reason.STARTING, f"the pod {pod.name} is starting{where}{_secret_hint(case, attempt, pod)}"
+        Reason.STARTING, f"the pod {pod.name} is starting{where}{_secret_hint(context, attempt, pod)}"
     )
 
 
-def _secret_hint(case: Case, attempt: AttemptStatus, pod: PodView) -> str:
+def _secret_hint(context: Context, attempt: AttemptStatus, pod: PodView) -> str:
     """The operator may not read Secrets, and a pod without its Secret looks like one that pulls its image."""
-    name = secret_of(case.job)
-    if name is None or not pod.node or case.now < (attempt.start_time or case.now) + _USUAL_BINDING:
+    name = secret_of(context.job)
+    if name is None or not pod.node or context.now < (attempt.start_time or context.now) + _USUAL_BINDING:
         return ""
-    namespace = case.job.namespace
+    namespace = context.job.namespace
     return (
         f"; if it stays so, Secret {name} (model.credentials.secretName) or its key {TOKEN_KEY} may be missing in"
-        f" namespace {namespace}: kubectl describe pod {pod.name} -n {namespace} tells"
+        f" namespace {namespace}: kubectl describe pod {pod.name} -n {namespace} shows why"
     )

@@ -4,6 +4,8 @@ from datetime import datetime
 
 from finetune_api.run import RunReport
 from finetune_api.status import (
+    EPOCHS_KEPT,
+    LARGEST_COUNT,
     AttemptStatus,
     EffectiveStatus,
     EpochStatus,
@@ -12,14 +14,12 @@ from finetune_api.status import (
     ResolvedStatus,
 )
 
-_EPOCHS = 50
 _OPERATORS = {"training", "resources", "output_uri", "image"}
-"""Of status.effective: what the operator says, and no report changes."""
-_LARGEST = 9_007_199_254_740_991  # of finetune_api.status.Count; a report's own field has no bounds
+"""Of status.effective: what the operator writes, and no report changes."""
 
 
 def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) -> FineTuneJobStatus:
-    """The status with the report's news; what the report does not say stays."""
+    """The status with what is new in the report; the rest stays."""
     update: dict[str, object] = {
         "best_checkpoint": report.best or status.best_checkpoint,
         "latest_checkpoint": report.latest or status.latest_checkpoint,
@@ -36,14 +36,14 @@ def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) ->
 def _merge_epochs(status: FineTuneJobStatus, report: RunReport) -> list[EpochStatus]:
     by_step = {epoch.step: epoch for epoch in status.epochs}
     by_step |= {epoch.step: epoch for epoch in report.epochs}
-    return [by_step[step] for step in sorted(by_step)][-_EPOCHS:]
+    return [by_step[step] for step in sorted(by_step)][-EPOCHS_KEPT:]
 
 
 def _merge_resolved(old: ResolvedStatus | None, new: ResolvedStatus | None) -> ResolvedStatus | None:
     if old is None or new is None:
         return new or old
-    said = {name: value for name in type(new).model_fields if (value := getattr(new, name)) is not None}
-    return old.model_copy(update=said)
+    reported = {name: value for name in type(new).model_fields if (value := getattr(new, name)) is not None}
+    return old.model_copy(update=reported)
 
 
 def _merge_effective(old: EffectiveStatus | None, new: EffectiveStatus | None) -> EffectiveStatus | None:
@@ -60,7 +60,7 @@ def with_attempt_report(attempt: AttemptStatus, report: RunReport | None) -> Att
         return attempt
     parts = (report.progress, report.latest)
     step = max((part.step for part in parts if part and part.step is not None), default=None)
-    begun = report.from_step if 0 <= (report.from_step or 0) <= _LARGEST else None
+    begun = report.from_step if 0 <= (report.from_step or 0) <= LARGEST_COUNT else None
     return attempt.model_copy(
         update={
             "from_step": attempt.from_step if begun is None else begun,
@@ -70,7 +70,7 @@ def with_attempt_report(attempt: AttemptStatus, report: RunReport | None) -> Att
 
 
 def unverified_model(uri: str, status: FineTuneJobStatus, time: datetime) -> ModelStatus:
-    """The model of a script of one's own: nobody checked its files."""
+    """The model of your own script, whose files nobody checked."""
     metrics = status.progress.metrics if status.progress else None
     return ModelStatus(uri=uri, format="Unverified", metrics=metrics or {}, trained_at=time)
 

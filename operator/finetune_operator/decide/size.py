@@ -8,15 +8,15 @@ import json
 from finetune_api.status import FineTuneJobStatus
 
 LIMIT = 32 * 1024
-_ATTEMPTS_KEPT = 5
+_ATTEMPTS_OF_A_LARGE_STATUS = 5
 
 
-def fitting(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
+def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
     """The status, without its oldest evaluations, oldest attempts and labels as far as the limit asks for it."""
     while _size(status) > limit and status.epochs:
         status = status.model_copy(update={"epochs": status.epochs[len(status.epochs) // 2 + 1 :]})
     if _size(status) > limit:
-        status = status.model_copy(update={"attempts": status.attempts[-_ATTEMPTS_KEPT:]})
+        status = status.model_copy(update={"attempts": status.attempts[-_ATTEMPTS_OF_A_LARGE_STATUS:]})
     if _size(status) > limit and status.effective:
         effective = status.effective.model_copy(update={"labels": None})
         status = status.model_copy(update={"effective": effective})

@@ -1,14 +1,14 @@
 """What the defaults become: the spec's own values, else the administrator's."""
 
 from finetune_api.resources import ResourcesSpec
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import output_claim_name
 from finetune_operator.settings import OperatorSettings
 
 MODEL_FOLDER = "model"
 
 
-def resources_of(job: Job, settings: OperatorSettings) -> ResourcesSpec:
+def resources_of(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     """`spec.resources` with every default written out."""
     asked = job.spec.resources or ResourcesSpec()
     return ResourcesSpec(
@@ -21,13 +21,13 @@ def resources_of(job: Job, settings: OperatorSettings) -> ResourcesSpec:
     )
 
 
-def output_uri_of(job: Job) -> str:
+def output_uri_of(job: FineTuneJob) -> str:
     """The model's folder."""
     if job.spec.output and job.spec.output.uri:
         return job.spec.output.uri
     return f"pvc://{output_claim_name(job)}/{MODEL_FOLDER}"
 
 
-def image_of(job: Job, settings: OperatorSettings) -> str:
+def image_of(job: FineTuneJob, settings: OperatorSettings) -> str:
     """The trainer image."""
     return job.spec.image or settings.trainer_image

@@ -5,20 +5,20 @@ The operator never reads the token: the kubelet mounts the Secret, and only the 
 
 from typing import Any
 
-from finetune_operator.plan.inputs import Mount, uses_hub
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.volumes import Mount, uses_hub
 from finetune_operator.settings import OperatorSettings
 
 TOKEN_FOLDER, TOKEN_KEY = "/var/run/finetune-hub", "token"
 
 
-def secret_of(job: Job) -> str | None:
+def secret_of(job: FineTuneJob) -> str | None:
     """The Secret with the token, for a job that needs the Hub."""
     credentials = job.spec.model.credentials if job.spec.model else None
     return credentials.secret_name if credentials and uses_hub(job) else None
 
 
-def token_mount(job: Job) -> list[Mount]:
+def token_mount(job: FineTuneJob) -> list[Mount]:
     """The token as a file that the pod's group may read."""
     name = secret_of(job)
     if name is None:
@@ -28,7 +28,7 @@ def token_mount(job: Job) -> list[Mount]:
     return [Mount({"name": "hub-token", "secret": secret}, TOKEN_FOLDER)]
 
 
-def hub_environment(job: Job, settings: OperatorSettings) -> dict[str, str]:
+def hub_environment(job: FineTuneJob, settings: OperatorSettings) -> dict[str, str]:
     """Variables of huggingface_hub's own. A job that names nothing on the Hub is kept from asking it."""
     env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
     if settings.hub_offline or not uses_hub(job):

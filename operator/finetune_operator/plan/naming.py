@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune_api import API_VERSION, GROUP, KIND
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 
 MANAGER = "finetune-operator"
 JOB_NAME = f"{GROUP}/job-name"
@@ -12,17 +12,17 @@ ATTEMPT = f"{GROUP}/attempt"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 
-def attempt_name(job: Job, attempt: int) -> str:
+def attempt_name(job: FineTuneJob, attempt: int) -> str:
     """Name of an attempt's Job and ConfigMap."""
     return f"{job.name}-{job.uid[:8]}-a{attempt}"
 
 
-def output_claim_name(job: Job) -> str:
+def output_claim_name(job: FineTuneJob) -> str:
     """Name of the claim made for a job without an output of its own."""
     return f"{job.name}-{job.uid[:8]}"
 
 
-def labels_of(job: Job, attempt: int) -> dict[str, str]:
+def labels_of(job: FineTuneJob, attempt: int) -> dict[str, str]:
     """Labels of an attempt's objects."""
     return {
         "app.kubernetes.io/name": "finetune-trainer",
@@ -35,7 +35,7 @@ def labels_of(job: Job, attempt: int) -> dict[str, str]:
     }
 
 
-def owner_reference(job: Job) -> dict[str, Any]:
+def owner_reference(job: FineTuneJob) -> dict[str, Any]:
     """What makes the API server delete a child with its job."""
     return {
         "apiVersion": API_VERSION,
@@ -48,7 +48,7 @@ def owner_reference(job: Job) -> dict[str, Any]:
     }
 
 
-def metadata(job: Job, attempt: int) -> dict[str, Any]:
+def metadata(job: FineTuneJob, attempt: int) -> dict[str, Any]:
     """Metadata of an attempt's Job or ConfigMap."""
     return {
         "name": attempt_name(job, attempt),

@@ -5,18 +5,12 @@ from typing import Any
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
 from finetune_api.status import Reason
 from finetune_operator.plan.effective import image_of, resources_of
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.hub import hub_environment, token_mount
-from finetune_operator.plan.inputs import (
-    CA_FILE,
-    CONFIG,
-    METRICS_PORT,
-    TOKEN_PATH,
-    Mount,
-    mounts_of,
-    script_environment,
-)
-from finetune_operator.plan.job import Job
 from finetune_operator.plan.naming import attempt_name, labels_of
+from finetune_operator.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
+from finetune_operator.plan.script import script_environment
+from finetune_operator.plan.volumes import Mount, mounts_of
 from finetune_operator.settings import OperatorSettings
 
 CONTAINER = "trainer"
@@ -24,7 +18,7 @@ _TOKEN_SECONDS = 3600
 _SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyDir of the pod's own
 
 
-def pod_template(job: Job, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+def pod_template(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
     """The pod template of an attempt."""
     mounts = [*mounts_of(job), *_own_mounts(job, attempt, settings)]
     return {
@@ -47,7 +41,7 @@ def pod_template(job: Job, attempt: int, settings: OperatorSettings) -> dict[str
     }
 
 
-def _container(job: Job, settings: OperatorSettings, mounts: list[Mount]) -> dict[str, Any]:
+def _container(job: FineTuneJob, settings: OperatorSettings, mounts: list[Mount]) -> dict[str, Any]:
     command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
     return command | {
         "name": CONTAINER,
@@ -71,7 +65,7 @@ def _container(job: Job, settings: OperatorSettings, mounts: list[Mount]) -> dic
     }
 
 
-def _environment(job: Job, settings: OperatorSettings) -> dict[str, str]:
+def _environment(job: FineTuneJob, settings: OperatorSettings) -> dict[str, str]:
     env = {
         "HOME": "/home/finetune",
         "HF_HOME": "/home/finetune/huggingface",
@@ -93,7 +87,7 @@ def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
     }
 
 
-def _own_mounts(job: Job, attempt: int, settings: OperatorSettings) -> list[Mount]:
+def _own_mounts(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> list[Mount]:
     config = {"name": "config", "configMap": {"name": attempt_name(job, attempt)}}
     scratch = [
         Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
@@ -117,7 +111,7 @@ def _token_mount(settings: OperatorSettings) -> list[Mount]:
     return [Mount(volume, TOKEN_PATH.rpartition("/")[0])]
 
 
-def _resources(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+def _resources(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
     wanted = resources_of(job, settings)
     limits = dict(wanted.limits or {})
     if wanted.gpus_per_node:
@@ -125,7 +119,7 @@ def _resources(job: Job, settings: OperatorSettings) -> dict[str, Any]:
     return {"requests": dict(wanted.requests or {}), "limits": limits}
 
 
-def _grace(job: Job) -> int:
+def _grace(job: FineTuneJob) -> int:
     training = job.spec.resolved_training()
     return training.checkpoint.grace_period_seconds if training else 120
 
@@ -141,7 +135,7 @@ def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
     }
 
 
-def _scheduling(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
     asked = job.spec.scheduling
     # the administrator's wins: where pods of jobs run is not for a job to widen
     selector = ((asked and asked.node_selector) or {}) | settings.node_selector
@@ -156,7 +150,7 @@ def _scheduling(job: Job, settings: OperatorSettings) -> dict[str, Any]:
     }
 
 
-def _without_gpus(job: Job) -> list[str]:
+def _without_gpus(job: FineTuneJob) -> list[str]:
     """Nodes on which an attempt did not see its GPUs."""
     attempts = job.status.attempts
     return sorted({each.node for each in attempts if each.reason == Reason.GPUS_NOT_SEEN and each.node})

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.plan.inputs import CA_FILE, run_config
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
 from finetune_operator.plan.pod import pod_template
+from finetune_operator.plan.run_config import CA_FILE, run_config
 from finetune_operator.settings import OperatorSettings
 
 RUN_CONFIG_KEY = "run.json"
@@ -22,7 +22,7 @@ class Plan:
     job: dict[str, Any]
 
 
-def plan(job: Job, attempt: int, settings: OperatorSettings, ca_certificate: str) -> Plan:
+def plan(job: FineTuneJob, attempt: int, settings: OperatorSettings, ca_certificate: str) -> Plan:
     """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by."""
     return Plan(
         claim=None if job.spec.output and job.spec.output.uri else _claim(job, settings),
@@ -31,7 +31,7 @@ def plan(job: Job, attempt: int, settings: OperatorSettings, ca_certificate: str
     )
 
 
-def _job(job: Job, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+def _job(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -46,7 +46,9 @@ def _job(job: Job, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
     }
 
 
-def _config_map(job: Job, attempt: int, settings: OperatorSettings, ca_certificate: str) -> dict[str, Any]:
+def _config_map(
+    job: FineTuneJob, attempt: int, settings: OperatorSettings, ca_certificate: str
+) -> dict[str, Any]:
     data = {CA_FILE: ca_certificate}
     if not job.spec.command:
         data[RUN_CONFIG_KEY] = json.dumps(run_config(job, attempt, settings).to_json(), indent=2)
@@ -59,7 +61,7 @@ def _config_map(job: Job, attempt: int, settings: OperatorSettings, ca_certifica
     }
 
 
-def _claim(job: Job, settings: OperatorSettings) -> dict[str, Any]:
+def _claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
     """Without owner reference: a model outlives its job."""
     spec: dict[str, Any] = {
         "accessModes": [settings.output_access_mode],

@@ -176,7 +176,6 @@ reports = st.builds(
     ),
     model=st.none()
     | st.builds(ModelStatus, uri=texts(512), format=texts(256), base_model=texts(512), metrics=metrics),
-    metrics=metrics,
 )
 
 
@@ -214,7 +213,6 @@ def longest(character: str, model: ModelStatus) -> RunReport:
             parameter_groups=[ParameterGroupStatus(name=character * 256, parameters=10**12)] * 40,
         ),
         model=model,
-        metrics=metrics,
     )
 
 
@@ -271,7 +269,6 @@ GIVING_WAY = [
     "older evaluations",
     "traceback",
     "evaluations",
-    "metrics",
     "effective",
     "resolved",
     "early stopped",
@@ -315,7 +312,6 @@ def test_with_an_ever_smaller_limit_the_parts_of_a_report_give_way_in_the_docume
             device="cpu", parameter_groups=[ParameterGroupStatus(name="depth 0, decay", parameters=7)]
         ),
         model=MODEL,
-        metrics={"eval_f1": 0.9},
     )
     there, gone = parts_of(report), []
     assert there == set(GIVING_WAY)
@@ -328,9 +324,7 @@ def test_with_an_ever_smaller_limit_the_parts_of_a_report_give_way_in_the_docume
 
 def test_a_number_that_is_not_finite_is_left_out() -> None:
     progress = ProgressStatus(step=1, loss=math.nan, grad_norm=math.inf, metrics={"f1": math.nan, "mcc": 0.5})
-    report = RunReport(
-        progress=progress, best=CheckpointStatus(step=1, value=-math.inf), metrics={"a": math.inf}
-    )
+    report = RunReport(progress=progress, best=CheckpointStatus(step=1, value=-math.inf))
     assert progress.to_json() == {"step": 1, "metrics": {"mcc": 0.5}}
     assert json.loads(to_message(report)) == {
         "progress": {"step": 1, "metrics": {"mcc": 0.5}},

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from builders import UID, job, stored
-from finetune_operator.cache import Cache, JobKey
+from finetune_operator.cache import Cache, Key
 from finetune_operator.plan.naming import labels_of
 from finetune_operator.plan.workload import plan
 from finetune_operator.reconcile import parse
 from unit.operator.worlds import settings
 
 Json = dict[str, Any]
-KEY = JobKey("default", "movie-sentiment")
+KEY = Key("default", "movie-sentiment")
 OTHER = "11111111-2222-3333-4444-555555555555"
 
 
@@ -49,7 +49,7 @@ def with_version(body: Json, version: int) -> Json:
 
 def versions(cache: Cache) -> list[tuple[str, bool]]:
     return [
-        (child.body["metadata"]["resourceVersion"], child.gone)
+        (child.body["metadata"]["resourceVersion"], child.deleted)
         for child in (*cache.jobs_of("default", UID), *cache.pods_of("default", UID))
     ]
 
@@ -57,8 +57,8 @@ def versions(cache: Cache) -> list[tuple[str, bool]]:
 def test_a_late_event_does_not_hide_what_we_wrote() -> None:
     cache = Cache()
     for version in (9, 10, 8):
-        assert cache.put_job(a_job(version)) == KEY
-    assert cache.jobs[KEY]["metadata"]["resourceVersion"] == "10"
+        assert cache.put_finetunejob(a_job(version)) == KEY
+    assert cache.finetunejobs[KEY]["metadata"]["resourceVersion"] == "10"
 
 
 def test_versions_are_numbers_not_texts() -> None:
@@ -71,11 +71,11 @@ def test_versions_are_numbers_not_texts() -> None:
 
 def test_a_deleted_pod_is_remembered_as_it_ended() -> None:
     cache = Cache()
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child("Pod", a_pod(5))
     assert cache.drop_child("Pod", a_pod(7)) == KEY
     assert versions(cache) == [("7", True)]
-    cache.forget_gone(UID)
+    cache.forget_deleted(UID)
     assert versions(cache) == []
 
 
@@ -83,17 +83,17 @@ def test_a_deleted_pod_is_remembered_as_it_ended() -> None:
 @pytest.mark.parametrize("late", [5, 6, 7])
 def test_an_answer_that_was_under_way_does_not_bring_a_deleted_child_back(kind: str, late: int) -> None:
     cache, body = Cache(), a_child if kind == "Job" else a_pod
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child(kind, body(6))
     cache.drop_child(kind, body(7))
     cache.put_child(kind, body(late))
     assert cache.jobs_of("default", UID) == []
-    assert all(child.gone for child in cache.pods_of("default", UID))
+    assert all(child.deleted for child in cache.pods_of("default", UID))
 
 
 def test_a_deletion_of_the_one_before_does_not_delete_the_one_of_the_same_name() -> None:
     cache = Cache()
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child("Job", a_child(6, uid="second"))
     cache.drop_child("Job", a_child(5, uid="first"))
     assert versions(cache) == [("6", False)]
@@ -101,7 +101,7 @@ def test_a_deletion_of_the_one_before_does_not_delete_the_one_of_the_same_name()
 
 def test_a_child_made_again_replaces_the_deleted_one() -> None:
     cache = Cache()
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child("Job", a_child(5, uid="first"))
     cache.drop_child("Job", a_child(6, uid="first"))
     cache.put_child("Job", a_child(8, uid="second"))
@@ -111,31 +111,31 @@ def test_a_child_made_again_replaces_the_deleted_one() -> None:
 
 def test_a_name_used_again_is_a_new_job_without_the_old_one_s_children() -> None:
     cache = Cache()
-    cache.put_job(a_job(5))
+    cache.put_finetunejob(a_job(5))
     cache.put_child("Job", a_child(6))
-    cache.put_job(a_job(9, uid=OTHER))
+    cache.put_finetunejob(a_job(9, uid=OTHER))
     assert cache.jobs_of("default", UID) == []
-    assert cache.put_job(a_job(8)) == KEY, "a late answer about the old one"
-    cache.drop_job(a_job(8))
-    assert cache.jobs[KEY]["metadata"]["uid"] == OTHER
+    assert cache.put_finetunejob(a_job(8)) == KEY, "a late answer about the old one"
+    cache.drop_finetunejob(a_job(8))
+    assert cache.finetunejobs[KEY]["metadata"]["uid"] == OTHER
 
 
 def test_children_that_outlive_their_job_are_forgotten_when_they_go() -> None:
     cache = Cache()
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child("Job", a_child())
     cache.put_child("Pod", a_pod())
-    cache.drop_job(a_job(2))
+    cache.drop_finetunejob(a_job(2))
     cache.put_child("Pod", a_pod(3))
     cache.drop_child("Pod", a_pod(4))
     cache.put_child("Job", a_child(3))
-    assert list(cache.replace_jobs([], set())) == []
+    assert list(cache.replace_finetunejobs([], set())) == []
     assert cache.children == {"Job": {}, "Pod": {}}
 
 
 def test_a_list_makes_up_for_the_deletions_that_nobody_told() -> None:
     cache = Cache()
-    cache.put_job(a_job())
+    cache.put_finetunejob(a_job())
     cache.put_child("Job", a_child(2))
     cache.put_child("Pod", a_pod(3))
     before = {kind: cache.uids(kind) for kind in ("Job", "Pod")}
@@ -143,8 +143,8 @@ def test_a_list_makes_up_for_the_deletions_that_nobody_told() -> None:
     for kind in ("Pod", "Job"):
         cache.replace_children(kind, [], before[kind])
     assert versions(cache) == [("3", True), ("9", False)]
-    assert list(cache.replace_jobs([], {KEY})) == [KEY]
-    assert cache.jobs == {}
+    assert list(cache.replace_finetunejobs([], {KEY})) == [KEY]
+    assert cache.finetunejobs == {}
 
 
 def with_name(body: Json, name: str) -> Json:
@@ -153,10 +153,10 @@ def with_name(body: Json, name: str) -> Json:
 
 def test_a_job_created_while_the_list_was_under_way_is_kept() -> None:
     cache = Cache()
-    before = set(cache.jobs)
-    cache.put_job(a_job())
-    list(cache.replace_jobs([], before))
-    assert KEY in cache.jobs
+    before = set(cache.finetunejobs)
+    cache.put_finetunejob(a_job())
+    list(cache.replace_finetunejobs([], before))
+    assert KEY in cache.finetunejobs
 
 
 @pytest.mark.parametrize(
@@ -195,3 +195,38 @@ def test_managed_fields_are_not_kept() -> None:
     cache = Cache()
     cache.put_child("Pod", a_pod(managedFields=[{"x": 1}]))
     assert "managedFields" not in cache.pods_of("default", UID)[0].body["metadata"]
+
+
+def test_a_pod_is_found_by_its_uid_until_it_is_deleted_or_its_job_is() -> None:
+    cache = Cache()
+    cache.put_finetunejob(a_job())
+    for number in range(3):
+        cache.put_child("Pod", with_name(a_pod(2 + number, uid=f"pod-{number}"), f"pod-{number}"))
+    found = cache.pod("pod-1")
+    assert found
+    assert found.body["metadata"]["name"] == "pod-1"
+    cache.drop_child("Pod", with_name(a_pod(9, uid="pod-1"), "pod-1"))
+    assert cache.pod("pod-1") is None
+    cache.drop_finetunejob(a_job(10))
+    assert cache.pod("pod-0") is None
+
+
+def test_a_pod_that_replaces_one_of_its_name_is_the_only_one_found() -> None:
+    cache = Cache()
+    cache.put_child("Pod", a_pod(2, uid="first"))
+    cache.put_child("Pod", a_pod(3, uid="second"))
+    assert cache.pod("first") is None
+    assert cache.pod("second")
+
+
+@pytest.mark.parametrize("kind", ["forget_deleted", "replace_finetunejobs"])
+def test_no_pod_stays_in_the_index_when_its_job_is_forgotten(kind: str) -> None:
+    cache = Cache()
+    cache.put_finetunejob(a_job())
+    cache.put_child("Pod", a_pod(2))
+    if kind == "forget_deleted":
+        cache.drop_child("Pod", a_pod(3))
+        cache.forget_deleted(UID)
+    else:
+        list(cache.replace_finetunejobs([], {KEY}))
+    assert cache._pods == {}

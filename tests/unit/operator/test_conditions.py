@@ -32,13 +32,13 @@ def newborn() -> Life:
 
 def accepted() -> Life:
     life = Life()
-    life.visit()
+    life.reconcile()
     return life
 
 
 def pending() -> Life:
     life = accepted()
-    life.visit(seen(child(), pod(unschedulable="no")), at=5)
+    life.reconcile(seen(child(), pod(unschedulable="no")), at=5)
     return life
 
 
@@ -48,31 +48,31 @@ def running() -> Life:
 
 def waiting_to_retry() -> Life:
     life = running()
-    life.visit(over(70), at=60)
+    life.reconcile(over(70), at=60)
     return life
 
 
 def stopping() -> Life:
     life = running().change(suspend=True)
-    life.visit(seen(child(), running_pod()), at=5)
+    life.reconcile(seen(child(), running_pod()), at=5)
     return life
 
 
 def suspended() -> Life:
     life = stopping()
-    life.visit(seen(ended_pod(75, gone=True)), at=6)
+    life.reconcile(seen(ended_pod(75, deleted=True)), at=6)
     return life
 
 
 def succeeded() -> Life:
     life = running()
-    life.visit(over(0, report=REPORT), at=60)
+    life.reconcile(over(0, report=REPORT), at=60)
     return life
 
 
 def failed() -> Life:
     life = running()
-    life.visit(over(65), at=60)
+    life.reconcile(over(65), at=60)
     return life
 
 
@@ -136,7 +136,7 @@ def test_a_change_of_the_spec_is_in_progress_until_it_was_seen(state: Any, _: se
     life = state().change(ttl_seconds_after_finished=10**6)
     assert kstatus(wire(life)) == "InProgress"
     if reading == "Failed" or state is succeeded:
-        life.visit(at=61)
+        life.reconcile(at=61)
         assert kstatus(wire(life)) == reading
 
 
@@ -154,7 +154,7 @@ def test_the_time_of_a_condition_moves_only_with_its_status() -> None:
         (99, seen()),
     ]
     for at, observation in steps:
-        life.visit(observation, at=at)
+        life.reconcile(observation, at=at)
         moved = condition(life.status, ConditionType.RUNNING).last_transition_time - T0
         times.append(int(moved.total_seconds()))
     assert times == [0, 0, 10, 60, 60, 80, 90, 90]
@@ -171,7 +171,7 @@ def test_finished_has_one_of_two_reasons() -> None:
 def test_a_status_without_conditions_gets_them_again() -> None:
     life = running()
     life.job = replace(life.job, status=life.status.model_copy(update={"conditions": []}))
-    life.visit(seen(child(), running_pod()), at=30)
+    life.reconcile(seen(child(), running_pod()), at=30)
     assert true_conditions(life.status) == {"Running", "Reconciling"}
 
 

@@ -36,16 +36,16 @@ from unit.operator.worlds import (
 
 def test_a_newborn_job_opens_attempt_1_in_its_status_and_then_creates_it() -> None:
     life = Life()
-    decision = life.visit()
+    decision = life.reconcile()
     assert (life.phase, life.reason, decision.action) == ("Pending", "Accepted", CREATE)
     assert (life.status.attempt, life.last.number, life.last.start_time) == (1, 1, T0)
     assert life.status.start_time == T0
-    assert decision.look_again
+    assert decision.requeue_at
 
 
 def test_what_the_defaults_become_is_written_out_with_the_first_attempt() -> None:
     life = Life(parsed(), settings(gpus_per_node=0, requests={"cpu": "2"}))
-    life.visit()
+    life.reconcile()
     effective = life.status.effective
     assert effective
     assert effective.training
@@ -61,7 +61,7 @@ def test_an_operator_with_other_defaults_does_not_restate_those_of_a_running_att
     life = Life().running()
     before = life.status
     life.settings = settings(trainer_image="registry.example/trainer:2", gpus_per_node=8)
-    decision = life.visit(seen(child(), running_pod()), at=60)
+    decision = life.reconcile(seen(child(), running_pod()), at=60)
     assert decision.status == before
     assert decision.action is NOTHING
 
@@ -69,30 +69,30 @@ def test_an_operator_with_other_defaults_does_not_restate_those_of_a_running_att
 def test_the_next_attempt_after_an_upgrade_is_written_with_the_new_defaults() -> None:
     life = Life().running()
     life.settings = settings(trainer_image="registry.example/trainer:2")
-    life.visit(over(75), at=60)
+    life.reconcile(over(75), at=60)
     assert life.status.effective
     assert life.status.effective.image == "registry.example/trainer:2"
 
 
 def test_a_job_whose_job_is_not_there_yet_creates_it_again_without_a_new_attempt() -> None:
     life = Life()
-    first = life.visit()
-    again = life.visit(at=5)
+    first = life.reconcile()
+    again = life.reconcile(at=5)
     assert again.action is CREATE
     assert again.status == first.status
 
 
 def test_a_job_deleted_before_its_pod_ran_is_made_again_without_counting_anything() -> None:
     life = Life()
-    life.visit()
-    life.visit(seen(child(), pod()), at=4)
-    decision = life.visit(seen(pod(gone=True)), at=6)
+    life.reconcile()
+    life.reconcile(seen(child(), pod()), at=4)
+    decision = life.reconcile(seen(pod(deleted=True)), at=6)
     assert (decision.action, life.status.attempt, life.status.retries) == (CREATE, 1, None)
 
 
 def test_a_job_deleted_while_its_pod_ran_costs_a_counted_attempt() -> None:
     life = Life().running()
-    decision = life.visit(seen(running_pod(gone=True)), at=60)
+    decision = life.reconcile(seen(running_pod(deleted=True)), at=60)
     ended = life.status.attempts[0]
     assert (ended.reason, ended.counted, life.status.retries) == ("PodLost", True, 1)
     assert (life.status.attempt, decision.action) == (2, CREATE)
@@ -100,50 +100,50 @@ def test_a_job_deleted_while_its_pod_ran_costs_a_counted_attempt() -> None:
 
 def test_nothing_is_made_while_the_pod_of_a_deleted_job_still_runs() -> None:
     life = Life().running()
-    decision = life.visit(seen(running_pod(deleting=True)), at=60)
+    decision = life.reconcile(seen(running_pod(deleting=True)), at=60)
     assert (decision.action, life.phase, life.status.attempt) == (NOTHING, "Running", 1)
 
 
 def test_nothing_is_made_while_a_pod_runs_of_which_the_status_does_not_know_yet() -> None:
     life = Life()
-    life.visit()
-    assert life.visit(seen(running_pod(deleting=True)), at=5).action is NOTHING
+    life.reconcile()
+    assert life.reconcile(seen(running_pod(deleting=True)), at=5).action is NOTHING
     assert life.phase == "Running"
 
 
 def test_a_start_that_takes_as_long_as_starts_do_costs_no_write() -> None:
     life = Life()
-    born = life.visit().status
+    born = life.reconcile().status
     for at, observation in (
         (1, seen(child())),
         (1, seen(child(), pod())),
         (2, seen(child(), pod(node="n1"))),
     ):
-        decision = life.visit(observation, at=at)
+        decision = life.reconcile(observation, at=at)
         assert decision.status == born
-        assert decision.look_again == seconds(3)
-    life.visit(seen(child(), pod(node="n1")), at=3)
+        assert decision.requeue_at == seconds(3)
+    life.reconcile(seen(child(), pod(node="n1")), at=3)
     assert (life.reason, life.message) == ("Starting", "the pod pod-a1 is starting on node n1")
 
 
 def test_running_says_where_and_records_node_start_and_image() -> None:
     life = Life()
-    life.visit()
-    decision = life.visit(seen(child(), running_pod(since=seconds(7), image_id="img@sha256:1")), at=9)
+    life.reconcile()
+    decision = life.reconcile(seen(child(), running_pod(since=seconds(7), image_id="img@sha256:1")), at=9)
     assert (life.phase, life.message) == ("Running", "attempt 1 trains on node n1")
     assert (life.last.node, life.last.running_time) == ("n1", seconds(7))
     assert life.status.resolved
     assert life.status.resolved.image == "img@sha256:1"
-    assert (decision.action, decision.look_again) == (NOTHING, None)
+    assert (decision.action, decision.requeue_at) == (NOTHING, None)
 
 
 def test_a_pod_that_ended_is_no_news_before_its_job_has_taken_note() -> None:
     life = Life().running()
     before = life.status
-    decision = life.visit(seen(child(), ended_pod(0, report=REPORT)), at=60)
+    decision = life.reconcile(seen(child(), ended_pod(0, report=REPORT)), at=60)
     assert decision.status == before
     assert decision.action is NOTHING
-    assert decision.look_again
+    assert decision.requeue_at
 
 
 def progress(step: int, attempt: int = 1) -> RunReport:
@@ -154,33 +154,33 @@ def test_progress_is_written_at_once_and_then_once_per_interval() -> None:
     life = Life(settings=settings(progress_interval=10)).running()
     observe = (child(), running_pod())
 
-    life.visit(seen(*observe, report=progress(1), at=seconds(20)), at=20)
+    life.reconcile(seen(*observe, report=progress(1), at=seconds(20)), at=20)
     assert life.status.progress
     assert life.status.progress.step == 1
 
-    soon = life.visit(seen(*observe, report=progress(2), at=seconds(24)), at=24)
-    assert soon.look_again == seconds(30)
+    soon = life.reconcile(seen(*observe, report=progress(2), at=seconds(24)), at=24)
+    assert soon.requeue_at == seconds(30)
     assert life.status.progress.step == 1
 
-    life.visit(seen(*observe, report=progress(3), at=seconds(28)), at=30)
+    life.reconcile(seen(*observe, report=progress(3), at=seconds(28)), at=30)
     assert life.status.progress.step == 3
     assert life.status.display
     assert life.status.display.progress == "3%"
     assert life.last.to_step == 3
 
-    again = life.visit(seen(*observe, report=progress(3), at=seconds(28)), at=60)
-    assert again.look_again is None
+    again = life.reconcile(seen(*observe, report=progress(3), at=seconds(28)), at=60)
+    assert again.requeue_at is None
     assert life.status.progress.step == 3
 
 
 def test_a_report_of_the_attempt_before_is_not_the_next_one_s_progress() -> None:
     life = Life(settings=settings(retry_backoff=0)).running()
-    life.visit(over(70), at=50)
+    life.reconcile(over(70), at=50)
     late = progress(90)
-    life.visit(seen(child(1, failed=True), child(2), running_pod(2), report=late, at=seconds(49)), at=55)
+    life.reconcile(seen(child(1, failed=True), child(2), running_pod(2), report=late, at=seconds(49)), at=55)
     assert life.status.progress is None
     assert life.last.to_step is None
-    life.visit(
+    life.reconcile(
         seen(child(2, failed=True), ended_pod(70, 2), report=late, at=seconds(49)),
         at=56,
     )
@@ -189,7 +189,7 @@ def test_a_report_of_the_attempt_before_is_not_the_next_one_s_progress() -> None
 
 def test_success_records_the_model_once_and_ends_the_job() -> None:
     life = Life().running()
-    decision = life.visit(over(0, report=REPORT, at=seconds(50)), at=60)
+    decision = life.reconcile(over(0, report=REPORT, at=seconds(50)), at=60)
     assert (life.phase, life.reason, decision.action) == ("Succeeded", "Succeeded", NOTHING)
     assert life.status.model
     assert life.status.model.digest == MODEL.digest
@@ -201,21 +201,21 @@ def test_success_records_the_model_once_and_ends_the_job() -> None:
 
 def test_the_model_s_uri_is_the_operator_s_to_say() -> None:
     life = Life(parsed(output={"uri": "pvc://models/mine"})).running()
-    life.visit(over(0, report=REPORT), at=60)
+    life.reconcile(over(0, report=REPORT), at=60)
     assert life.status.model
     assert life.status.model.uri == "pvc://models/mine"
 
 
 def test_exit_0_without_a_model_is_a_failure_that_no_retry_cures() -> None:
     life = Life().running()
-    life.visit(over(0, message="done"), at=60)
+    life.reconcile(over(0, message="done"), at=60)
     assert (life.phase, life.reason) == ("Failed", "Unknown")
     assert "spec.image is not a trainer of this version" in life.message
 
 
 def test_a_script_of_one_s_own_succeeds_with_an_unverified_model() -> None:
     life = Life(parsed(script_job(output={"uri": "pvc://models/mine"}))).running()
-    life.visit(over(0), at=60)
+    life.reconcile(over(0), at=60)
     assert life.phase == "Succeeded"
     assert life.status.model
     assert (life.status.model.uri, life.status.model.format) == ("pvc://models/mine", "Unverified")
@@ -228,13 +228,13 @@ def test_the_report_of_a_newer_trainer_is_read_as_far_as_it_is_known() -> None:
         '{"exitCode": 0, "hologram": {"x": 1},'
         ' "model": {"uri": "pvc://a/b", "format": "safetensors", "smell": "good"}}'
     )
-    life.visit(over(0, message=message), at=60)
+    life.reconcile(over(0, message=message), at=60)
     assert life.phase == "Succeeded"
 
 
 def test_the_report_of_another_version_of_the_contract_is_not_believed() -> None:
     life = Life().running()
-    life.visit(over(0, message='{"version": 2, "model": {"uri": "pvc://a/b", "format": "x"}}'), at=60)
+    life.reconcile(over(0, message='{"version": 2, "model": {"uri": "pvc://a/b", "format": "x"}}'), at=60)
     assert life.phase == "Failed"
 
 
@@ -243,76 +243,76 @@ def test_suspend_leads_to_suspended_from_everywhere(state: str) -> None:
     life = Life()
     observation = Observation()
     if state != "newborn":
-        life.visit()
+        life.reconcile()
         observation = seen(child(), pod())
     if state in ("running", "waiting to retry"):
         observation = seen(child(), running_pod())
-        life.visit(observation, at=4)
+        life.reconcile(observation, at=4)
     if state == "waiting to retry":
         observation = over(70)
-        life.visit(observation, at=5)
+        life.reconcile(observation, at=5)
     life.change(suspend=True)
 
-    decision = life.visit(observation, at=6)
+    decision = life.reconcile(observation, at=6)
     if state in ("pending", "running"):
         assert (decision.action, life.reason, life.phase) == (STOP, "Stopping", "Pending")
-        gone = replace(observation.pods[0], gone=True)
-        decision = life.visit(seen(gone), at=8)
+        deleted = replace(observation.pods[0], deleted=True)
+        decision = life.reconcile(seen(deleted), at=8)
         assert (life.last.reason, life.last.counted) == ("Suspended", False)
     assert (life.phase, life.reason, decision.action) == ("Suspended", "Suspended", NOTHING)
-    assert decision.look_again is None
+    assert decision.requeue_at is None
 
     life.change(suspend=False)
-    decision = life.visit(at=1000)
+    decision = life.reconcile(at=1000)
     assert (life.phase, decision.action) == ("Pending", CREATE)
     assert life.status.attempt == (1 if state == "newborn" else 2)
 
 
 def test_a_stop_that_was_begun_is_carried_out_though_suspend_was_taken_back() -> None:
     life = Life().running()
-    life.change(suspend=True).visit(seen(child(), running_pod()), at=5)
+    life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)
     life.change(suspend=False)
-    assert life.visit(seen(child(deleting=True), running_pod(deleting=True)), at=6).action is STOP
-    decision = life.visit(seen(ended_pod(75, gone=True)), at=7)
+    assert life.reconcile(seen(child(deleting=True), running_pod(deleting=True)), at=6).action is STOP
+    decision = life.reconcile(seen(ended_pod(75, deleted=True)), at=7)
     assert [attempt.reason for attempt in life.status.attempts] == ["Suspended", None]
     assert (decision.action, life.status.attempt, life.status.retries) == (CREATE, 2, None)
 
 
 def test_a_script_that_ends_with_0_when_told_to_stop_is_suspended_and_not_finished() -> None:
     life = Life(parsed(script_job())).running()
-    life.change(suspend=True).visit(seen(child(), running_pod()), at=5)
-    life.visit(over(0), at=8)
+    life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)
+    life.reconcile(over(0), at=8)
     assert (life.phase, life.last.reason, life.last.counted) == ("Suspended", "Suspended", False)
     assert life.status.model is None
 
 
 def test_suspended_before_its_job_was_made_makes_none() -> None:
     life = Life()
-    life.visit()
+    life.reconcile()
     life.change(suspend=True)
-    decision = life.visit(at=1)
+    decision = life.reconcile(at=1)
     assert (life.phase, decision.action, life.last.reason) == ("Suspended", NOTHING, "Suspended")
 
 
 def test_training_that_ends_well_while_it_is_stopped_has_ended_well() -> None:
     life = Life().running()
-    life.change(suspend=True).visit(seen(child(), running_pod()), at=5)
-    life.visit(seen(ended_pod(0, report=REPORT, gone=True)), at=7)
+    life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)
+    life.reconcile(seen(ended_pod(0, report=REPORT, deleted=True)), at=7)
     assert life.phase == "Succeeded"
 
 
 def test_the_deadline_counts_running_time_of_all_attempts_and_no_other() -> None:
     life = Life(parsed(activeDeadlineSeconds=100), settings(retry_backoff=1)).running()
-    life.visit(over(70, at=seconds(60)), at=60)  # 60 s used
-    life.change(suspend=True).visit(at=61)
-    life.change(suspend=False).visit(at=5000)  # suspended time is free
-    life.visit(seen(child(2), pod(2)), at=6000)  # queued time is free
-    decision = life.visit(seen(child(2), running_pod(2, since=seconds(7000))), at=7000)
-    assert (life.phase, decision.look_again) == ("Running", seconds(7040))
+    life.reconcile(over(70, at=seconds(60)), at=60)  # 60 s used
+    life.change(suspend=True).reconcile(at=61)
+    life.change(suspend=False).reconcile(at=5000)  # suspended time is free
+    life.reconcile(seen(child(2), pod(2)), at=6000)  # queued time is free
+    decision = life.reconcile(seen(child(2), running_pod(2, since=seconds(7000))), at=7000)
+    assert (life.phase, decision.requeue_at) == ("Running", seconds(7040))
 
-    decision = life.visit(seen(child(2), running_pod(2, since=seconds(7000))), at=7040)
+    decision = life.reconcile(seen(child(2), running_pod(2, since=seconds(7000))), at=7040)
     assert (decision.action, life.last.reason) == (STOP, "DeadlineExceeded")
-    life.visit(seen(ended_pod(75, 2, gone=True, at=seconds(7045), started=seconds(7000))), at=7046)
+    life.reconcile(seen(ended_pod(75, 2, deleted=True, at=seconds(7045), started=seconds(7000))), at=7046)
     assert (life.phase, life.reason) == ("Failed", "DeadlineExceeded")
     assert life.status.active_seconds == 105
     assert "activeDeadlineSeconds of 100" in life.message
@@ -321,13 +321,13 @@ def test_the_deadline_counts_running_time_of_all_attempts_and_no_other() -> None
 def test_a_longer_deadline_given_in_time_lets_the_job_go_on() -> None:
     life = Life(parsed(activeDeadlineSeconds=100)).running()
     life.change(active_deadline_seconds=500)
-    decision = life.visit(seen(child(), running_pod()), at=150)
-    assert (life.phase, decision.look_again) == ("Running", seconds(500))
+    decision = life.reconcile(seen(child(), running_pod()), at=150)
+    assert (life.phase, decision.requeue_at) == ("Running", seconds(500))
 
 
 def test_an_image_that_is_not_allowed_fails_before_anything_is_made() -> None:
     life = Life(parsed(image="docker.example/evil:1"), settings(allowed_images=["registry.example/*"]))
-    decision = life.visit()
+    decision = life.reconcile()
     assert (life.phase, life.reason, decision.action) == ("Failed", "ImageNotAllowed", NOTHING)
     assert "docker.example/evil:1" in life.message
     assert "registry.example/*" in life.message
@@ -346,7 +346,7 @@ def test_an_image_that_is_not_allowed_fails_before_anything_is_made() -> None:
 )
 def test_a_pattern_s_star_ends_at_a_slash(image: str, *, allowed: bool) -> None:
     life = Life(parsed(image=image), settings(allowed_images=["registry.example/*/trainer*"]))
-    life.visit()
+    life.reconcile()
     assert (life.phase != "Failed") is allowed
 
 
@@ -364,13 +364,13 @@ def test_a_pattern_s_star_ends_at_a_slash(image: str, *, allowed: bool) -> None:
 )
 def test_an_allowed_image_is_a_shell_pattern(pattern: str, *, allowed: bool) -> None:
     life = Life(parsed(image="registry.example/team-a/trainer:v1"), settings(allowed_images=[pattern]))
-    life.visit()
+    life.reconcile()
     assert (life.phase != "Failed") is allowed
 
 
 def finished(code: int = 0, **spec: object) -> Life:
     life = Life(parsed(**spec)).running()
-    life.visit(over(code, report=REPORT if code == 0 else None), at=60)
+    life.reconcile(over(code, report=REPORT if code == 0 else None), at=60)
     return life
 
 
@@ -385,7 +385,7 @@ def test_a_finished_job_is_finished(code: int, observation: Observation, *, susp
     life = finished(code)
     before = life.status
     life.change(suspend=suspend)
-    decision = life.visit(observation, at=9999)
+    decision = life.reconcile(observation, at=9999)
     assert decision.action is NOTHING
     assert replace_generation(decision.status, 1) == before
 
@@ -397,7 +397,7 @@ def replace_generation(status: FineTuneJobStatus, generation: int) -> FineTuneJo
 
 def test_a_change_of_a_finished_job_is_seen_or_tools_that_wait_would_wait_for_ever() -> None:
     life = finished()
-    life.change(ttl_seconds_after_finished=5).visit(at=61)
+    life.change(ttl_seconds_after_finished=5).reconcile(at=61)
     assert life.status.observed_generation == 2
     assert {one.observed_generation for one in life.status.conditions} == {2}
     assert life.phase == "Succeeded"
@@ -406,15 +406,15 @@ def test_a_change_of_a_finished_job_is_seen_or_tools_that_wait_would_wait_for_ev
 def test_the_children_of_a_finished_job_go_when_their_time_has_come() -> None:
     life = finished(ttlSecondsAfterFinished=100)
     job = child(succeeded=True)
-    early = life.visit(seen(job), at=159)
-    assert (early.action, early.look_again) == (NOTHING, seconds(160))
-    assert life.visit(seen(job), at=160).action is DELETE
-    assert life.visit(at=161).action is NOTHING
+    early = life.reconcile(seen(job), at=159)
+    assert (early.action, early.requeue_at) == (NOTHING, seconds(160))
+    assert life.reconcile(seen(job), at=160).action is DELETE
+    assert life.reconcile(at=161).action is NOTHING
 
 
 def test_without_a_ttl_children_stay() -> None:
-    decision = finished().visit(seen(child(succeeded=True)), at=10**8)
-    assert (decision.action, decision.look_again) == (NOTHING, None)
+    decision = finished().reconcile(seen(child(succeeded=True)), at=10**8)
+    assert (decision.action, decision.requeue_at) == (NOTHING, None)
 
 
 def test_a_spec_that_cannot_be_understood_is_stalled_and_recovers() -> None:
@@ -425,7 +425,7 @@ def test_a_spec_that_cannot_be_understood_is_stalled_and_recovers() -> None:
     assert condition(status, ConditionType.STALLED).message == "spec.model: what is this"
 
     life = Life(replace(job, status=status, generation=2))
-    assert life.visit(at=9).action is CREATE
+    assert life.reconcile(at=9).action is CREATE
     assert true_conditions(life.status) == {"Reconciling"}
 
 
@@ -436,27 +436,27 @@ def test_an_operator_that_cannot_read_the_spec_of_a_finished_job_leaves_it_as_it
 
 def test_attempts_that_a_restored_status_forgot_are_gone_on_from_not_beside() -> None:
     life = Life()
-    decision = life.visit(seen(child(3), running_pod(3)))
+    decision = life.reconcile(seen(child(3), running_pod(3)))
     assert (decision.action, life.status.attempt) == (CREATE, 3)
-    life.visit(seen(child(3), running_pod(3)), at=1)
+    life.reconcile(seen(child(3), running_pod(3)), at=1)
     assert (life.phase, life.status.attempt) == ("Running", 3)
 
 
 def test_an_older_attempt_that_the_status_forgot_is_stopped_before_the_next_begins() -> None:
     life = Life()
     life.job = replace(life.job, status=FineTuneJobStatus(attempt=7))
-    decision = life.visit(seen(child(2), running_pod(2)))
+    decision = life.reconcile(seen(child(2), running_pod(2)))
     assert (decision.action, life.reason, life.status.attempt) == (DELETE, "Stopping", 7)
-    decision = life.visit(seen(running_pod(2, gone=True)), at=1)
+    decision = life.reconcile(seen(running_pod(2, deleted=True)), at=1)
     assert (decision.action, life.status.attempt) == (CREATE, 8)
 
 
 def test_resources_changed_while_suspended_are_those_of_the_next_attempt() -> None:
     life = Life().running()
-    life.change(suspend=True).visit(seen(child(), running_pod()), at=5)
-    life.visit(seen(ended_pod(75, gone=True)), at=7)
-    life.change(resources=ResourcesSpec(gpus_per_node=2)).visit(at=8)
-    life.change(suspend=False).visit(at=9)
+    life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)
+    life.reconcile(seen(ended_pod(75, deleted=True)), at=7)
+    life.change(resources=ResourcesSpec(gpus_per_node=2)).reconcile(at=8)
+    life.change(suspend=False).reconcile(at=9)
     assert life.status.effective
     assert life.status.effective.resources
     assert life.status.effective.resources.gpus_per_node == 2
@@ -465,8 +465,8 @@ def test_resources_changed_while_suspended_are_those_of_the_next_attempt() -> No
 def test_the_newest_twenty_attempts_are_kept() -> None:
     life = Life(parsed(retry={"limit": 100}), settings(retry_backoff=0)).running()
     for number in range(1, 26):
-        life.visit(over(70, number), at=number * 2)
-        life.visit(at=number * 2 + 1)
+        life.reconcile(over(70, number), at=number * 2)
+        life.reconcile(at=number * 2 + 1)
     assert life.status.attempt == 26
     assert [attempt.number for attempt in life.status.attempts] == list(range(7, 27))
 
@@ -474,8 +474,8 @@ def test_the_newest_twenty_attempts_are_kept() -> None:
 def test_checkpoints_of_the_reports_stay_when_a_later_report_says_nothing_of_them() -> None:
     life = Life().running()
     best = RunReport(best=CheckpointStatus(step=40, metric="eval_loss", value=0.4), progress=ProgressStatus())
-    life.visit(seen(child(), running_pod(), report=best, at=seconds(20)), at=20)
-    life.visit(over(0, report=REPORT), at=60)
+    life.reconcile(seen(child(), running_pod(), report=best, at=seconds(20)), at=20)
+    life.reconcile(over(0, report=REPORT), at=60)
     assert life.status.best_checkpoint
     assert life.status.best_checkpoint.step == 40
 

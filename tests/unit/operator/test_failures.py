@@ -54,7 +54,7 @@ FATAL = [
 FREE = [
     Class("interrupted", over(75), "Interrupted", "saved a checkpoint"),
     Class("drained", over(143, disruption="EvictionByEvictionAPI"), "Preempted", "EvictionByEvictionAPI"),
-    Class("preempted", over(137, disruption="PreemptionByScheduler"), "Preempted", "taken off node n1"),
+    Class("preempted", over(137, disruption="PreemptionByScheduler"), "Preempted", "evicted from node n1"),
     Class("evicted", over(137, status_reason="Evicted"), "Preempted", "Evicted"),
     Class("node shut down", over(137, status_reason="NodeShutdown"), "Preempted", "NodeShutdown"),
     Class(
@@ -65,7 +65,7 @@ FREE = [
     ),
     Class(
         "deleted with its node",
-        seen(running_pod(gone=True, disruption="DeletionByTaintManager")),
+        seen(running_pod(deleted=True, disruption="DeletionByTaintManager")),
         "Preempted",
         "DeletionByTaintManager",
     ),
@@ -88,7 +88,7 @@ COUNTED = [
     Class("terminated", over(143), "Killed", "SIGTERM from outside on node n1"),
     Class("segmentation fault", over(139), "Crashed", "signal 11 on node n1"),
     Class("aborted", over(134), "Crashed", "signal 6"),
-    Class("pod lost", seen(running_pod(gone=True)), "PodLost", "pod-a1 was deleted on node n1"),
+    Class("pod lost", seen(running_pod(deleted=True)), "PodLost", "pod-a1 was deleted on node n1"),
     Class("job failed without a pod", seen(child(failed=True)), "PodLost", "the pod was deleted"),
     Class("succeeded, but nobody saw how", seen(child(succeeded=True)), "PodLost", "how it ended"),
     Class("unknown", over(1), "Unknown", "exit code 1 and gave no reason"),
@@ -109,7 +109,7 @@ def ids(of: Class) -> str:
 def life_of(one: Class, **spec: object) -> Life:
     written = script_job(**spec) if one.script else None
     life = Life(parsed(written, **({} if one.script else spec)), settings(retry_backoff=10)).running()
-    life.visit(one.observation, at=60)
+    life.reconcile(one.observation, at=60)
     return life
 
 
@@ -143,7 +143,7 @@ def test_a_pod_that_was_taken_away_is_followed_at_once_by_a_counted_attempt(one:
 
 def test_a_pod_that_was_deleted_and_killed_is_followed_at_once_by_a_counted_attempt() -> None:
     life = Life(settings=settings(retry_backoff=10)).running()
-    life.visit(over(137, deleting=True), at=60)
+    life.reconcile(over(137, deleting=True), at=60)
     ended = life.status.attempts[0]
     assert (ended.reason, ended.counted) == ("Killed", True)
     assert (life.status.attempt, life.status.retries, life.status.retry_time) == (2, 1, None)
@@ -168,7 +168,7 @@ def test_without_retries_left_it_fails_for_the_same_reason(one: Class) -> None:
 
 def test_the_memory_limit_stands_in_the_sentence() -> None:
     life = Life(parsed(resources={"limits": {"memory": "16Gi"}})).running()
-    life.visit(over(137, end_reason="OOMKilled"), at=60)
+    life.reconcile(over(137, end_reason="OOMKilled"), at=60)
     assert "memory of 16Gi" in str(life.last.message)
 
 
@@ -176,15 +176,15 @@ def test_pauses_double_up_to_five_minutes() -> None:
     life = Life(parsed(retry={"limit": 8}), settings(retry_backoff=10)).running()
     pauses, now = [], 60.0
     for number in range(1, 9):
-        life.visit(over(70, number), at=now)
+        life.reconcile(over(70, number), at=now)
         assert life.status.retry_time
         pauses.append((life.status.retry_time - seconds(now)).total_seconds())
-        waiting = life.visit(at=now)
-        assert (waiting.action, waiting.look_again) == (NOTHING, life.status.retry_time)
+        waiting = life.reconcile(at=now)
+        assert (waiting.action, waiting.requeue_at) == (NOTHING, life.status.retry_time)
         now += pauses[-1]
-        assert life.visit(at=now).action is CREATE
+        assert life.reconcile(at=now).action is CREATE
     assert pauses == [10, 20, 40, 80, 160, 300, 300, 300]
-    life.visit(over(70, 9), at=now)
+    life.reconcile(over(70, 9), at=now)
     assert life.phase == "Failed"
 
 
@@ -197,21 +197,23 @@ def test_a_fault_that_comes_again_at_the_same_step_ends_the_job() -> None:
     reports = (fault(7), fault(9), fault(7, "a fault of the trainer: OSError"), fault(7))
     for number, report in enumerate(reports, 1):
         assert life.phase != "Failed"
-        life.visit(over(70, number, report=report), at=1000 * number)
-        life.visit(at=1000 * number + 500)
+        life.reconcile(over(70, number, report=report), at=1000 * number)
+        life.reconcile(at=1000 * number + 500)
     assert (life.phase, life.reason) == ("Failed", "TrainerFault")
-    assert "KeyError: 'x' (attempts 1 and 4 failed alike, so another would too)" in life.message
+    assert (
+        "KeyError: 'x' (attempts 1 and 4 failed the same way at the same step; not retried)" in life.message
+    )
 
 
 def test_free_attempts_use_up_nothing_of_the_limit() -> None:
     life = Life(parsed(retry={"limit": 1}), settings(retry_backoff=0)).running()
     now = 1.0
     for number, code in enumerate((75, 70, 75, 75), 1):
-        life.visit(over(code, number), at=now)
-        life.visit(at=now + 1)
+        life.reconcile(over(code, number), at=now)
+        life.reconcile(at=now + 1)
         now += 1000
     assert (life.phase, life.status.attempt, life.status.retries) == ("Pending", 5, 1)
-    life.visit(over(70, 5), at=now)
+    life.reconcile(over(70, 5), at=now)
     assert life.phase == "Failed"
 
 
@@ -219,38 +221,38 @@ def test_free_attempts_that_end_soon_one_after_the_other_get_pauses_too() -> Non
     life = Life(settings=settings(retry_backoff=10)).running()
     pauses, now = [], 2.0
     for number in range(1, 6):
-        life.visit(over(75, number, at=seconds(now)), at=now)
+        life.reconcile(over(75, number, at=seconds(now)), at=now)
         pause = (life.status.retry_time - seconds(now)).total_seconds() if life.status.retry_time else 0
         pauses.append(pause)
         now += pause
-        life.visit(at=now)
+        life.reconcile(at=now)
         now += 1
     assert pauses == [0, 10, 20, 40, 80]
     assert life.status.retries is None
 
     now += 3600
-    life.visit(over(75, 6, at=seconds(now)), at=now)
+    life.reconcile(over(75, 6, at=seconds(now)), at=now)
     assert life.status.retry_time is None, "an attempt that ran for an hour earns an immediate one"
 
 
 def test_a_pod_of_the_same_attempt_that_succeeded_tells_more_than_one_that_was_lost() -> None:
     report = RunReport(exit_code=66, message="no such file")
-    observation = seen(child(failed=True), running_pod(gone=True, name="b"), ended_pod(66, report=report))
+    observation = seen(child(failed=True), running_pod(deleted=True, name="b"), ended_pod(66, report=report))
     life = Life().running()
-    life.visit(observation, at=60)
+    life.reconcile(observation, at=60)
     assert life.reason == "NotFound"
 
 
 @pytest.mark.parametrize("code", [-1, 256, 10**12])
 def test_an_exit_code_that_the_schema_does_not_know_is_left_out(code: int) -> None:
     life = Life().running()
-    life.visit(over(code), at=60)
+    life.reconcile(over(code), at=60)
     assert life.last.exit_code is None
 
 
 def test_the_limits_of_the_schema_hold_for_every_sentence() -> None:
     life = Life(parsed(script_job(retry={"limit": 0}))).running()
-    life.visit(over(1, message="x" * 5000), at=60)
+    life.reconcile(over(1, message="x" * 5000), at=60)
     assert len(life.message) <= 1024
     assert len(str(life.last.message)) <= 1024
     assert isinstance(life.last, AttemptStatus)
@@ -258,5 +260,5 @@ def test_the_limits_of_the_schema_hold_for_every_sentence() -> None:
 
 def test_an_impossible_step_in_a_report_does_not_make_the_status_unwritable() -> None:
     life = Life().running()
-    life.visit(over(70, message='{"exitCode": 70, "fromStep": -5, "message": "x"}'), at=60)
+    life.reconcile(over(70, message='{"exitCode": 70, "fromStep": -5, "message": "x"}'), at=60)
     assert life.last.from_step is None

@@ -52,7 +52,7 @@ def told(life: Life, *steps: tuple[float, object]) -> list[str]:
     body, found = stored(job()), []
     for at, observation in steps:
         before = life.status
-        life.visit(observation, at=at)  # type: ignore[arg-type]
+        life.reconcile(observation, at=at)  # type: ignore[arg-type]
         found += [
             f"{event['type']} {event['reason']}" for event in transitions(body, before, life.status, T0)
         ]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide.case import Action, Decision
+from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.decision import decide
 from finetune_operator.decide.observation import ContainerEnd, JobView, Observation, PodView
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from unit.operator import worlds
 from unit.operator.worlds import MODEL, RunReport, parsed, seconds
 
@@ -50,21 +50,21 @@ class Cluster:
 
     def remove_pod(self, pod: PodView) -> None:
         del self.pods[pod.name]
-        self.ends[pod.name] = replace(pod, gone=True)
+        self.ends[pod.name] = replace(pod, deleted=True)
 
     def controllers(self) -> None:
         """What the Job controller and the garbage collector do."""
         for attempt, job in list(self.jobs.items()):
             pods = self.of(attempt)
-            gone = [
+            deleted = [
                 pod for pod in self.ends.values() if pod.attempt == attempt and pod.name.endswith(job.uid)
             ]
-            if job.deleting and all(pod.over for pod in pods):
+            if job.deleting and all(pod.finished for pod in pods):
                 del self.jobs[attempt]
                 for pod in pods:
                     self.remove_pod(pod)
-            elif not job.over and not job.deleting:
-                ended = [pod for pod in (*pods, *gone) if pod.over]
+            elif not job.finished and not job.deleting:
+                ended = [pod for pod in (*pods, *deleted) if pod.finished]
                 if not ended and not pods:
                     name = f"p{attempt}-{job.uid}"
                     self.pods[name] = PodView(name, attempt, "Pending", node="n1")
@@ -72,12 +72,12 @@ class Cluster:
                     good = any(pod.phase == "Succeeded" for pod in ended)
                     self.jobs[attempt] = replace(job, succeeded=good, failed=not good)
         for pod in list(self.pods.values()):
-            if pod.deleting and (pod.over or pod.started is None):
+            if pod.deleting and (pod.finished or pod.started is None):
                 self.remove_pod(pod)
 
 
 class Histories(RuleBasedStateMachine):
-    job: Job
+    job: FineTuneJob
     cluster: Cluster
     view: Observation
     known: set[str]
@@ -101,8 +101,8 @@ class Histories(RuleBasedStateMachine):
     def sync(self) -> None:
         """All watches are up to date. How a pod ended stays known if the pod was known."""
         self.known |= set(self.cluster.pods)
-        gone = [pod for name, pod in self.cluster.ends.items() if name in self.known]
-        self.view = Observation(tuple(self.cluster.jobs.values()), (*self.cluster.pods.values(), *gone))
+        deleted = [pod for name, pod in self.cluster.ends.items() if name in self.known]
+        self.view = Observation(tuple(self.cluster.jobs.values()), (*self.cluster.pods.values(), *deleted))
 
     def restart(self) -> None:
         self.known = set(self.cluster.pods)
@@ -146,9 +146,9 @@ class Histories(RuleBasedStateMachine):
         if number in self.cluster.jobs:
             self.view = replace(self.view, jobs=(*self.view.jobs, self.cluster.jobs[number]))
         self.known |= set(self.cluster.pods)
-        gone = [pod for pod in self.view.pods if pod.gone]
-        stale = [p for p in self.view.pods if not p.gone and p.name not in self.cluster.pods]
-        self.view = replace(self.view, pods=(*self.cluster.pods.values(), *gone, *stale))
+        deleted = [pod for pod in self.view.pods if pod.deleted]
+        stale = [p for p in self.view.pods if not p.deleted and p.name not in self.cluster.pods]
+        self.view = replace(self.view, pods=(*self.cluster.pods.values(), *deleted, *stale))
         return self.view
 
     def _act(self, decision: Decision) -> None:
@@ -218,7 +218,7 @@ class Histories(RuleBasedStateMachine):
             attempt = max(self.cluster.jobs)
             self.cluster.delete(attempt)
             del self.cluster.jobs[attempt]
-        for pod in [pod for pod in self.cluster.pods.values() if not pod.over]:
+        for pod in [pod for pod in self.cluster.pods.values() if not pod.finished]:
             if kind.startswith("node"):
                 why = "DeletionByPodGC" if kind == "node drained" else None
                 self.cluster.remove_pod(replace(pod, disruption=why))
@@ -247,8 +247,8 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def at_most_one_job_is_alive(self) -> None:
         if hasattr(self, "cluster"):
-            alive = {job.uid for job in self.cluster.jobs.values() if not job.over}
-            running = {pod.name.partition("-")[2] for pod in self.cluster.pods.values() if not pod.over}
+            alive = {job.uid for job in self.cluster.jobs.values() if not job.finished}
+            running = {pod.name.partition("-")[2] for pod in self.cluster.pods.values() if not pod.finished}
             assert len(alive | running) <= 1, (alive, running)
 
     def teardown(self) -> None:
@@ -267,7 +267,7 @@ class Histories(RuleBasedStateMachine):
         status = self.job.status
         assert status.completion_time, status
         assert (status.model is not None) == (status.phase == "Succeeded")
-        assert not [pod for pod in self.cluster.pods.values() if not pod.over]
+        assert not [pod for pod in self.cluster.pods.values() if not pod.finished]
         self.sync()
         last = decide(self.job, self.view, seconds(self.now), SETTINGS)
         assert (last.status, last.action) == (status, Action.NOTHING)

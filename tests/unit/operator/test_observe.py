@@ -67,7 +67,7 @@ def test_a_pod_with_anything_in_it_is_seen_and_decided_on(body: dict[str, Any]) 
     view = pod_view(Child(body))
     Cache().put_child("Pod", body)
     life = Life().running()
-    life.visit(seen(child(failed=True), replace(view, attempt=1)), at=60)
+    life.reconcile(seen(child(failed=True), replace(view, attempt=1)), at=60)
     assert life.phase in ("Running", "Pending", "Failed", "Succeeded")
 
 
@@ -93,8 +93,8 @@ def test_a_status_with_anything_in_it_is_read_decided_on_and_written(status: Any
     decision = decide(job_of, seen(), seconds(0), worlds.settings())
     assert FineTuneJobStatus.from_json(decision.status.to_json()) == decision.status
     cache = Cache()
-    cache.put_job(body)
-    assert b"finetune_jobs{" in Metrics(cache, lambda: 0).expose()
+    cache.put_finetunejob(body)
+    assert b"finetune_jobs{" in Metrics(cache).expose()
 
 
 def test_one_unknown_field_of_an_attempt_does_not_cost_the_attempts() -> None:

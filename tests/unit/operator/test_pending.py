@@ -19,10 +19,10 @@ def claim(name: str = "demo", **fields: object) -> InputView:
 
 def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
     life = Life(parsed(resources={"gpusPerNode": 1}, **fields))
-    life.visit()
-    decision = life.visit(seen(child(), *views), at=at)
+    life.reconcile()
+    decision = life.reconcile(seen(child(), *views), at=at)
     assert life.phase == "Pending"
-    assert decision.look_again == seconds(at + 15)
+    assert decision.requeue_at == seconds(at + 15)
     return life.reason, life.message
 
 
@@ -40,7 +40,7 @@ def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
         (
             [InputView("ConfigMap", "rows", exists=False), pod()],
             "MissingObject",
-            "ConfigMap rows does not exist in namespace default; create it and the job goes on",
+            "ConfigMap rows does not exist in namespace default; create it and the job starts",
         ),
         (
             [claim(bound=False, storage_class="fast"), pod(unschedulable=NO_CLAIM)],
@@ -92,7 +92,7 @@ def test_a_job_with_credentials_is_told_of_the_secret_that_may_be_missing() -> N
         in message
     )
     assert message.endswith(
-        "may be missing in namespace default: kubectl describe pod pod-a1 -n default tells"
+        "may be missing in namespace default: kubectl describe pod pod-a1 -n default shows why"
     )
     assert "Secret" not in pending(pod(node="n1"), at=29, model=model)[1]
     assert "Secret" not in pending(pod(), model=model)[1]
@@ -103,7 +103,7 @@ def test_a_missing_object_is_told_at_once() -> None:
 
 
 def test_the_pod_that_counts_is_the_living_one() -> None:
-    assert "pod-b" in pending(pod(gone=True), pod(name="pod-b"))[1]
+    assert "pod-b" in pending(pod(deleted=True), pod(name="pod-b"))[1]
 
 
 def test_a_scheduler_s_long_answer_leaves_room_for_the_remedy() -> None:

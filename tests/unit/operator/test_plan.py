@@ -10,8 +10,8 @@ import yaml
 
 from builders import job, script_job, stored
 from finetune_api.run import RunConfig
-from finetune_operator.plan.inputs import path_of
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.volumes import path_of
 from finetune_operator.plan.workload import Plan, plan
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
@@ -201,7 +201,7 @@ def test_two_jobs_of_one_name_share_neither_claim_nor_checkpoints() -> None:
     assert names_of(first).isdisjoint(names_of(second))
 
 
-def names_of(one: Job) -> set[str]:
+def names_of(one: FineTuneJob) -> set[str]:
     made = plan(one, 1, settings(), "")
     assert made.claim
     config = json.loads(made.config_map["data"]["run.json"])

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.status import ProgressStatus
+from finetune_operator.decide.report_body import parse_report
 from finetune_operator.decide.reports import with_report
-from finetune_operator.progress import report_of
 from unit.operator.test_observe import JSON
 from unit.operator.worlds import FineTuneJobStatus, seconds
 
 
 def hugging_face(**fields: Any) -> ProgressStatus:
-    found = report_of({"trainerStatus": fields}).progress
+    found = parse_report({"trainerStatus": fields}).progress
     assert found
     return found
 
@@ -24,10 +24,10 @@ def metrics(**values: Any) -> list[dict[str, Any]]:
 
 
 def test_a_hugging_face_status_becomes_progress() -> None:
-    said = metrics(
+    reported = metrics(
         loss="1.25", learning_rate="5e-05", grad_norm="0.7", current_step="12", total_steps="100", epoch="0.4"
     )
-    found = hugging_face(progressPercentage=12, estimatedRemainingSeconds=90, metrics=said)
+    found = hugging_face(progressPercentage=12, estimatedRemainingSeconds=90, metrics=reported)
     assert found == ProgressStatus(
         percent=12,
         step=12,
@@ -85,14 +85,14 @@ def test_at_most_32_further_metrics_are_kept() -> None:
 )
 def test_a_body_without_a_report_is_refused(body: Any) -> None:
     with pytest.raises(ValueError):
-        report_of(body)
+        parse_report(body)
 
 
 @given(JSON | st.fixed_dictionaries({"trainerStatus": JSON}) | st.fixed_dictionaries({"runReport": JSON}))
 @settings(max_examples=100, deadline=None)
 def test_any_body_is_a_report_that_can_be_written_or_is_refused(body: Any) -> None:
     try:
-        report = report_of(body)
+        report = parse_report(body)
     except ValueError:
         return
     status = with_report(FineTuneJobStatus(), report, seconds(0))
@@ -105,7 +105,7 @@ STATUS_FIELDS = ("progressPercentage", "estimatedRemainingSeconds", "metrics")
 @given(st.fixed_dictionaries(dict.fromkeys(STATUS_FIELDS, JSON)))
 @settings(max_examples=100, deadline=None)
 def test_any_trainer_status_is_a_report_that_can_be_written(status: Any) -> None:
-    written = with_report(FineTuneJobStatus(), report_of({"trainerStatus": status}), seconds(0))
+    written = with_report(FineTuneJobStatus(), parse_report({"trainerStatus": status}), seconds(0))
     assert FineTuneJobStatus.from_json(written.to_json()) == written
 
 
@@ -115,7 +115,7 @@ def test_a_report_of_ours_is_read_without_what_cannot_be_said() -> None:
         "epochs": [{"epoch": float("inf"), "step": 1}, {"epoch": 1.0, "step": 2, "evalLoss": 0.5}],
         "hologram": True,
     }
-    report = report_of({"runReport": raw})
+    report = parse_report({"runReport": raw})
     assert report.progress == ProgressStatus(step=3)
     assert [epoch.step for epoch in report.epochs] == [2]
 
@@ -124,5 +124,5 @@ def test_evaluations_are_merged_by_step_and_the_newest_fifty_kept() -> None:
     status = FineTuneJobStatus()
     for start in (0, 30, 60):
         epochs = [{"epoch": float(step), "step": step} for step in range(start, start + 40)]
-        status = with_report(status, report_of({"runReport": {"epochs": epochs}}), seconds(0))
+        status = with_report(status, parse_report({"runReport": {"epochs": epochs}}), seconds(0))
     assert [epoch.step for epoch in status.epochs] == list(range(50, 100))

@@ -14,8 +14,8 @@ from finetune_operator.children import Children
 from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
 from finetune_operator.plan.workload import plan
-from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Reconciler, parse
+from finetune_operator.reports import Reports
 from unit.operator.worlds import T0, settings
 
 Body = dict[str, Any]
@@ -41,7 +41,7 @@ def versioned(body: Body, version: int) -> Body:
 
 def reconciler(server: Any, cache: Cache) -> Reconciler:
     children = Children(server, cache, settings(), lambda: "")
-    metrics = Metrics(cache, lambda: 0)
+    metrics = Metrics(cache)
     return Reconciler(cache, server, children, Reports(), metrics, settings(), clock=lambda: T0)
 
 
@@ -49,13 +49,13 @@ async def test_a_job_created_anew_under_its_name_inherits_nothing_of_a_refused_a
     cache, old, new = Cache(), stored(job(), uid="old-uid-0"), stored(job(), uid="new-uid-0")
 
     def refuse(kind: str, body: Body) -> Body:
-        cache.put_job(versioned(new, 9))
+        cache.put_finetunejob(versioned(new, 9))
         raise ApiError("POST", kind, 403, "exceeded quota")
 
     server = ApiServer(old, refuse)
-    await reconciler(server, cache)(cache.put_job(old))
+    await reconciler(server, cache)(cache.put_finetunejob(old))
     assert [status["attempt"] for status in server.written] == [1]
-    assert "status" not in cache.jobs["default", "movie-sentiment"]  # type: ignore[index]
+    assert "status" not in cache.finetunejobs["default", "movie-sentiment"]  # type: ignore[index]
 
 
 async def test_an_event_that_nobody_takes_does_not_stand_in_the_way() -> None:
@@ -69,9 +69,9 @@ async def test_an_event_that_nobody_takes_does_not_stand_in_the_way() -> None:
             "metadata": made_body["metadata"] | {"uid": "u", "resourceVersion": "2"}
         }
 
-    look_again = await reconciler(ApiServer(body, without_events), cache)(cache.put_job(body))
+    requeue_at = await reconciler(ApiServer(body, without_events), cache)(cache.put_finetunejob(body))
     assert made == ["ConfigMap", "PersistentVolumeClaim", "Job"]
-    assert look_again == 15
+    assert requeue_at == 15
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -93,7 +93,7 @@ async def test_a_retry_is_given_the_commit_that_the_ended_attempt_told_with_its_
             "metadata": created["metadata"] | {"uid": "u", "resourceVersion": "2"}
         }
 
-    await reconciler(ApiServer(body, keep), cache)(cache.put_job(body))
+    await reconciler(ApiServer(body, keep), cache)(cache.put_finetunejob(body))
     assert made["Job"]["metadata"]["name"].endswith("-a2")
     assert json.loads(made["ConfigMap"]["data"]["run.json"])["model"]["revision"] == COMMIT
 

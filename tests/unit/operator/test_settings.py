@@ -11,21 +11,18 @@ from finetune_operator.settings import OperatorSettings, load
 PREFIX = "FINETUNE_OPERATOR_"
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> OperatorSettings:
-    for name, value in ({"TRAINER_IMAGE": "x"} | variables).items():
-        monkeypatch.setenv(PREFIX + name, value)
-    return load()
+def loaded(**variables: str) -> OperatorSettings:
+    return load({PREFIX + name: value for name, value in ({"TRAINER_IMAGE": "x"} | variables).items()})
 
 
-def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+def refusal(**variables: str) -> str:
     with pytest.raises(SettingsError) as caught:
-        loaded(monkeypatch, **variables)
+        loaded(**variables)
     return str(caught.value)
 
 
-def test_lists_and_maps_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_and_maps_are_json() -> None:
     found = loaded(
-        monkeypatch,
         NAMESPACES='["a", "b"]',
         LIMITS='{"memory": "16Gi"}',
         TOLERATIONS='[{"key": "gpu", "operator": "Exists"}]',
@@ -34,8 +31,8 @@ def test_lists_and_maps_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.tolerations[0].key == "gpu"
 
 
-def test_an_unknown_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = refusal(monkeypatch, TRAINER_IMGE="y")
+def test_an_unknown_variable_is_refused_by_its_name() -> None:
+    message = refusal(TRAINER_IMGE="y")
     assert message.startswith("unknown variable FINETUNE_OPERATOR_TRAINER_IMGE")
     assert "FINETUNE_OPERATOR_TRAINER_IMAGE" in message
 
@@ -55,16 +52,20 @@ def test_an_unknown_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPa
         ("TOLERATIONS", '[{"operator": "Perhaps"}]'),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_variable_s_name(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    assert refusal(monkeypatch, **{name: value}).startswith(PREFIX + name)
+def test_a_wrong_value_is_refused_by_the_variable_s_name(name: str, value: str) -> None:
+    assert refusal(**{name: value}).startswith(PREFIX + name)
 
 
-def test_the_trainer_s_image_has_to_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(PREFIX + "TRAINER_IMAGE", raising=False)
+def test_the_trainer_s_image_has_to_be_given() -> None:
     with pytest.raises(SettingsError, match=PREFIX + "TRAINER_IMAGE"):
-        load()
+        load({})
+
+
+def test_only_the_given_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + "WORKERS", "3")
+    assert loaded(LOG_LEVEL="DEBUG").workers == 16
+    assert OperatorSettings(trainer_image="x").workers == 16
+    assert load({"finetune_operator_trainer_image": "y"}).trainer_image == "y"
 
 
 def test_settings_do_not_change() -> None:

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 from finetune_api.status import AttemptStatus, EffectiveStatus, EpochStatus, FineTuneJobStatus
-from finetune_operator.decide.size import LIMIT, fitting
+from finetune_operator.decide.size import LIMIT, shrink_to_limit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -20,13 +20,13 @@ def epochs(count: int, metrics: int) -> list[EpochStatus]:
 
 def test_a_usual_status_is_left_as_it_is() -> None:
     status = FineTuneJobStatus(epochs=epochs(50, 3))
-    assert fitting(status) is status
+    assert shrink_to_limit(status) is status
 
 
 def test_the_oldest_evaluations_give_way_and_the_newest_stays() -> None:
     status = FineTuneJobStatus(epochs=epochs(50, 32))
     assert size(status) > LIMIT
-    kept = fitting(status)
+    kept = shrink_to_limit(status)
     assert size(kept) <= LIMIT
     assert kept.epochs[-1].step == 49
     assert len(kept.epochs) >= 10
@@ -38,6 +38,6 @@ def test_the_newest_attempts_and_what_counts_stay_when_everything_is_as_long_as_
     status = FineTuneJobStatus(
         attempt=20, retries=19, attempts=attempts, effective=EffectiveStatus(labels=labels)
     )
-    kept = fitting(status)
+    kept = shrink_to_limit(status)
     assert size(kept) <= LIMIT
     assert (kept.attempt, kept.retries, kept.attempts[-1].number) == (20, 19, 20)

@@ -9,15 +9,15 @@ from itertools import pairwise
 
 import pytest
 
-from finetune_operator.cache import JobKey
+from finetune_operator.cache import Key
 from finetune_operator.workqueue import WorkQueue
 
-A, B = JobKey("ns", "a"), JobKey("ns", "b")
+A, B = Key("ns", "a"), Key("ns", "b")
 
 
 @asynccontextmanager
 async def working(
-    run: Callable[[JobKey], Awaitable[float | None]], workers: int = 4
+    run: Callable[[Key], Awaitable[float | None]], workers: int = 4
 ) -> AsyncIterator[WorkQueue]:
     queue = WorkQueue(run, workers, lambda: None, lambda _: None)
     task = asyncio.create_task(queue.work())
@@ -33,12 +33,12 @@ async def until(question: Callable[[], bool]) -> None:
 
 
 async def test_a_key_is_never_run_twice_at_the_same_time_but_others_are() -> None:
-    active: Counter[JobKey] = Counter()
-    most: Counter[JobKey] = Counter()
+    active: Counter[Key] = Counter()
+    most: Counter[Key] = Counter()
     together = 0
     done = 0
 
-    async def run(key: JobKey) -> None:
+    async def run(key: Key) -> None:
         nonlocal done, together
         active[key] += 1
         most[key] = max(most[key], active[key])
@@ -61,7 +61,7 @@ async def test_a_key_is_never_run_twice_at_the_same_time_but_others_are() -> Non
 async def test_a_key_added_while_it_runs_is_run_once_more() -> None:
     began, go_on, runs = asyncio.Event(), asyncio.Event(), 0
 
-    async def run(_: JobKey) -> None:
+    async def run(_: Key) -> None:
         nonlocal runs
         runs += 1
         began.set()
@@ -92,7 +92,7 @@ async def test_a_failed_run_is_tried_again_after_growing_pauses(
     caplog.set_level(logging.CRITICAL)
     times: list[float] = []
 
-    async def run(_: JobKey) -> None:
+    async def run(_: Key) -> None:
         times.append(asyncio.get_running_loop().time())
         if len(times) < 5:
             raise OSError("no")
@@ -110,7 +110,7 @@ async def test_one_that_fails_for_ever_keeps_nobody_waiting(caplog: pytest.LogCa
     caplog.set_level(logging.CRITICAL)
     good = asyncio.Event()
 
-    async def run(key: JobKey) -> None:
+    async def run(key: Key) -> None:
         if key == A:
             raise ValueError("poison")
         good.set()
@@ -124,7 +124,7 @@ async def test_one_that_fails_for_ever_keeps_nobody_waiting(caplog: pytest.LogCa
 async def test_a_key_is_looked_at_again_when_it_asked_to_be() -> None:
     runs = 0
 
-    async def run(_: JobKey) -> float | None:
+    async def run(_: Key) -> float | None:
         nonlocal runs
         runs += 1
         return 0.01 if runs < 3 else None
@@ -139,7 +139,7 @@ async def test_a_key_is_looked_at_again_when_it_asked_to_be() -> None:
 async def test_the_newest_look_replaces_the_timers_of_the_ones_before() -> None:
     runs = 0
 
-    async def run(_: JobKey) -> float | None:
+    async def run(_: Key) -> float | None:
         nonlocal runs
         runs += 1
         return 0.1 if runs <= 20 else None
@@ -160,9 +160,9 @@ async def test_replaced_timers_do_not_pile_up() -> None:
 
 
 async def test_an_earlier_timer_overtakes_a_later_one() -> None:
-    order: list[JobKey] = []
+    order: list[Key] = []
 
-    async def run(key: JobKey) -> None:
+    async def run(key: Key) -> None:
         order.append(key)
 
     async with working(run) as queue:

@@ -10,10 +10,10 @@ from typing import Any
 from builders import job, stored
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, Condition, ConditionType, FineTuneJobStatus, ModelStatus
-from finetune_operator.decide.case import Action, Decision
+from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.decision import decide
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
 
@@ -35,7 +35,7 @@ def settings(**fields: Any) -> OperatorSettings:
     return OperatorSettings(**({"trainer_image": TRAINER} | fields))
 
 
-def parsed(written: dict[str, Any] | None = None, **fields: Any) -> Job:
+def parsed(written: dict[str, Any] | None = None, **fields: Any) -> FineTuneJob:
     """A newborn job with these fields of the spec."""
     return parse(stored(written or job(**fields)))
 
@@ -104,10 +104,10 @@ def over(code: int, attempt: int = 1, **fields: Any) -> Observation:
 class Life:
     """A job from visit to visit."""
 
-    job: Job = field(default_factory=parsed)
+    job: FineTuneJob = field(default_factory=parsed)
     settings: OperatorSettings = field(default_factory=settings)
 
-    def visit(self, observation: Observation | None = None, at: float = 0) -> Decision:
+    def reconcile(self, observation: Observation | None = None, at: float = 0) -> Decision:
         """One visit, `at` seconds after the beginning; its status is stored, as the API server would."""
         decision = decide(self.job, observation or Observation(), seconds(at), self.settings)
         status = FineTuneJobStatus.from_json(decision.status.to_json())
@@ -117,8 +117,8 @@ class Life:
 
     def running(self, at: float = 0) -> "Life":
         """Until the container of the first attempt runs."""
-        self.visit(at=at)
-        self.visit(seen(child(), running_pod(since=seconds(at))), at=at)
+        self.reconcile(at=at)
+        self.reconcile(seen(child(), running_pod(since=seconds(at))), at=at)
         return self
 
     def change(self, **spec: Any) -> "Life":

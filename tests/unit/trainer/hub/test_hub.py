@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from builders import stored
 from finetune_api.run import ExitCode, RunConfig
-from finetune_operator.plan.inputs import run_config
+from finetune_operator.plan.run_config import run_config
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
 from finetune_trainer.errors import TrainerError

@@ -1,41 +1,23 @@
-"""The values that every decision is made from, and the Decision that comes out."""
+"""The values that every decision is made from."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum, auto
 
 from finetune_api.status import AttemptStatus, FineTuneJobStatus
+from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.conditions import Verdict, conditions_of
 from finetune_operator.decide.display import display_of
 from finetune_operator.decide.observation import Observation
-from finetune_operator.plan.job import Job
+from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
 
-class Action(Enum):
-    """What to do after the status is written."""
-
-    NOTHING = auto()
-    CREATE_ATTEMPT = auto()
-    STOP_ATTEMPT = auto()
-    DELETE_CHILDREN = auto()
-
-
 @dataclass(frozen=True)
-class Decision:
-    """The next status and action, and when to look again without being told of a change."""
+class Context:
+    """A FineTuneJob, what is observed of its children, the time and the settings."""
 
-    status: FineTuneJobStatus
-    action: Action = Action.NOTHING
-    look_again: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """A job, what is seen of its children, the time and the settings."""
-
-    job: Job
-    seen: Observation
+    job: FineTuneJob
+    observation: Observation
     now: datetime
     settings: OperatorSettings
 
@@ -50,27 +32,29 @@ class Case:
         attempts = self.status.attempts
         return attempts[-1] if attempts and attempts[-1].end_time is None else None
 
-    def with_status(self, status: FineTuneJobStatus) -> "Case":
-        """The same case with another status."""
+    def with_status(self, status: FineTuneJobStatus) -> "Context":
+        """The same with another status."""
         return replace(self, job=replace(self.job, status=status))
 
-    def update(self, **fields: object) -> "Case":
-        """The same case with some fields of the status changed."""
+    def update(self, **fields: object) -> "Context":
+        """The same with some fields of the status changed."""
         return self.with_status(self.status.model_copy(update=fields))
 
-    def put(self, attempt: AttemptStatus) -> "Case":
-        """The same case with the newest attempt's record replaced."""
+    def with_attempt(self, attempt: AttemptStatus) -> "Context":
+        """The same with the newest attempt's record replaced."""
         return self.update(attempts=[*self.status.attempts[:-1], attempt])
 
-    def say(
-        self, verdict: Verdict, action: Action = Action.NOTHING, look_again: datetime | None = None
+    def conclude(
+        self, verdict: Verdict, action: Action = Action.NOTHING, requeue_at: datetime | None = None
     ) -> Decision:
         """Decide on a verdict: it becomes phase, conditions and columns."""
-        status = spoken(self.status, self.job.generation, verdict, self.now)
-        return Decision(status, action, look_again)
+        status = with_verdict(self.status, self.job.generation, verdict, self.now)
+        return Decision(status, action, requeue_at)
 
 
-def spoken(status: FineTuneJobStatus, generation: int, verdict: Verdict, now: datetime) -> FineTuneJobStatus:
+def with_verdict(
+    status: FineTuneJobStatus, generation: int, verdict: Verdict, now: datetime
+) -> FineTuneJobStatus:
     """The status with phase, conditions and columns of a verdict."""
     status = status.model_copy(
         update={

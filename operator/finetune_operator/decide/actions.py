@@ -1,0 +1,25 @@
+"""What a decision is: the next status, one action, and when to reconcile again."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+
+from finetune_api.status import FineTuneJobStatus
+
+
+class Action(Enum):
+    """What to do after the status is written."""
+
+    NOTHING = auto()
+    CREATE_ATTEMPT = auto()
+    STOP_ATTEMPT = auto()
+    DELETE_CHILDREN = auto()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next status and action. `requeue_at` is when to reconcile again though nothing has changed."""
+
+    status: FineTuneJobStatus
+    action: Action = Action.NOTHING
+    requeue_at: datetime | None = None
