@@ -1,10 +1,10 @@
-"""What preparation does to a data file: repeats found, and padding with and without batches of like length.
+"""What preparation does to a data file: duplicates found, and padding with and without batches of like length.
 
     PYTHONPATH=demo python -m finetune_demo.materials MATERIALS --all
     python tests/bench/preparation.py MATERIALS
 
-The demo's film sentences with MiniLM's tokenizer; repeats are put in to be found: every tenth row once more, as it is,
-in capitals, or with a word more.
+The demo's film sentences with MiniLM's tokenizer; duplicates are put in to be found: every tenth row once more, as it
+is, in capitals, or with a word more.
 """
 
 import json
@@ -20,10 +20,10 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image")]
 from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec  # noqa: E402
 from finetune_api.run import DataInput, ModelInput  # noqa: E402
 from finetune_trainer.data.batching import epoch_batches  # noqa: E402
+from finetune_trainer.data.deduplicate import Deduplicator  # noqa: E402
 from finetune_trainer.data.packing import pack  # noqa: E402
-from finetune_trainer.data.repeats import Repeats  # noqa: E402
-from finetune_trainer.data.rows import Reading  # noqa: E402
-from finetune_trainer.data.sources import Scan, scan, shared_texts  # noqa: E402
+from finetune_trainer.data.rows import ReadOptions  # noqa: E402
+from finetune_trainer.data.sources import FileIndex, scan, shared_texts  # noqa: E402
 from finetune_trainer.data.tokens import tokenize  # noqa: E402
 from finetune_trainer.models.folder import check_folder  # noqa: E402
 from finetune_trainer.models.tokenizer import load_tokenizer  # noqa: E402
@@ -42,7 +42,7 @@ def main(materials: Path) -> None:
         for kind in Deduplicate:
             train, test = read(kind, repeated, materials / "data" / "movie-reviews-test.jsonl")
             print(
-                f"deduplicate: {kind.value:5} {len(train)} training rows, {train.resolved.duplicate_rows} repeats;"
+                f"deduplicate: {kind.value:5} {len(train)} training rows, {train.resolved.duplicate_rows} duplicates;"
                 f" {shared_texts(train, test)} test texts also in training"
             )
     (rows,) = read(Deduplicate.NONE, data)
@@ -72,10 +72,10 @@ def with_repeats(lines: list[str]) -> list[str]:
     return [f"{line}\n" for line in lines + changed]
 
 
-def read(kind: Deduplicate, *paths: Path) -> list[Scan]:
+def read(kind: Deduplicate, *paths: Path) -> list[FileIndex]:
     """The rows of files, one after the other."""
-    reading, repeats = Reading(ColumnsSpec(), PreprocessingSpec(), "0", label_text), Repeats(kind)
-    return [scan("dataset.train", DataInput(path=str(path)), reading, repeats) for path in paths]
+    options, duplicates = ReadOptions(ColumnsSpec(), PreprocessingSpec(), "0", label_text), Deduplicator(kind)
+    return [scan("dataset.train", DataInput(path=str(path)), options, duplicates) for path in paths]
 
 
 def padding(lengths: np.ndarray, batches: list[np.ndarray]) -> float:

@@ -8,8 +8,8 @@ from finetune_api.combine import CombineConfig
 from finetune_api.objective import ClassWeights
 from finetune_trainer.combine.members import Member
 from finetune_trainer.data.dataset import label_lists
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import Source, scan
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.reporting.reporter import Reporter
@@ -39,7 +39,7 @@ def read_rows(
     spec, kind = config.dataset, OBJECTIVES[config.objective.kind]
     options = getattr(config.objective, config.objective.kind)
     labels = member.outputs if _labelled(config) else None
-    reading = Reading(
+    reading = ReadOptions(
         columns=spec.columns,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
@@ -48,11 +48,11 @@ def read_rows(
         labelled=kind.labelled,
         label_lists=label_lists(config.objective),
     )
-    repeats, found = Repeats(spec.preprocessing.deduplicate), {}
+    duplicates, found = Deduplicator(spec.preprocessing.deduplicate), {}
     for part, prefix in PREFIXES.items():
         data = getattr(spec, part)
         if data is not None:
-            rows = scan(f"dataset.{part}", data, reading, repeats, check)
+            rows = scan(f"dataset.{part}", data, reading, duplicates, check)
             reporter.say(f"{part}: {len(rows)} rows of {rows.name}")
             found[prefix] = rows.source
     return found

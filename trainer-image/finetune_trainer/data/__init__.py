@@ -1,1 +1,1 @@
-"""From the user's files to batches of token ids: read, clean, drop repeats, split, tokenize, batch."""
+"""From the user's files to batches of token ids: read, clean, deduplicate, split, tokenize, batch."""

@@ -8,9 +8,9 @@ from typing import Any
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
-from finetune_trainer.data.sources import Scan, Source, scan, shared_texts
+from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.rows import ReadOptions
+from finetune_trainer.data.sources import FileIndex, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
@@ -39,11 +39,11 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
 
     Raises what `scan` and `split_rows` raise.
     """
-    spec, repeats = config.dataset, Repeats(config.dataset.preprocessing.deduplicate)
+    spec, duplicates = config.dataset, Deduplicator(config.dataset.preprocessing.deduplicate)
     kind = OBJECTIVES[config.objective.kind]
     options = getattr(config.objective, config.objective.kind)
     split = None if spec.validation else spec.split or ValidationSplit()
-    reading = Reading(
+    reading = ReadOptions(
         columns=spec.columns,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
@@ -53,33 +53,33 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
         labelled=kind.labelled,
         label_lists=label_lists(config.objective),
     )
-    train = scan("dataset.train", spec.train, reading, repeats, check)
+    train = scan("dataset.train", spec.train, reading, duplicates, check)
     labels = _labels(kind, options, train)
     later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config, reporter)
     else:
         assert spec.validation is not None
-        validation = scan("dataset.validation", spec.validation, later, repeats, check)
-    test = scan("dataset.test", spec.test, later, repeats, check) if spec.test else None
+        validation = scan("dataset.validation", spec.validation, later, duplicates, check)
+    test = scan("dataset.test", spec.test, later, duplicates, check) if spec.test else None
     objective = kind.build(options, labels, train.labels)
     _say(reporter, train, validation, test)
     _say_unlearned(reporter, labels or [], train)
     return Dataset(train.source, validation.source, test.source if test else None, objective)
 
 
-def _labels(kind: type[Objective[Any]], options: Any, train: Scan) -> list[str] | None:
+def _labels(kind: type[Objective[Any]], options: Any, train: FileIndex) -> list[str] | None:
     try:
         return kind.found_labels(options, train.labels, train.name)
     except DataError as error:
         repeated = train.resolved.duplicate_rows
         if not repeated:
             raise
-        told = f"{error.message}; {repeated} repeated rows were left out (dataset.preprocessing.deduplicate)"
+        told = f"{error.message}; {repeated} duplicates were dropped (dataset.preprocessing.deduplicate)"
         raise DataError(told, error.place) from error
 
 
-def _say_unlearned(reporter: Reporter, labels: list[str], train: Scan) -> None:
+def _say_unlearned(reporter: Reporter, labels: list[str], train: FileIndex) -> None:
     """A label that no training row has, by the spec or by the split, is never predicted, and nothing else shows it."""
     present = set(train.labels.names)
     missing = [label for label in labels if label not in present]
@@ -100,7 +100,9 @@ def label_lists(objective: ObjectiveSpec) -> bool:
     )
 
 
-def _hold_out(rows: Scan, split: ValidationSplit, config: RunConfig, reporter: Reporter) -> tuple[Scan, Scan]:
+def _hold_out(
+    rows: FileIndex, split: ValidationSplit, config: RunConfig, reporter: Reporter
+) -> tuple[FileIndex, FileIndex]:
     classification = config.objective.kind == "classification"
     train, held_out, how = split_rows(rows, split, config.training.seed, classification)
     reporter.say(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
@@ -109,13 +111,13 @@ def _hold_out(rows: Scan, split: ValidationSplit, config: RunConfig, reporter: R
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 
-def _say(reporter: Reporter, train: Scan, validation: Scan, test: Scan | None) -> None:
+def _say(reporter: Reporter, train: FileIndex, validation: FileIndex, test: FileIndex | None) -> None:
     for name, rows in [("training", train), ("validation", validation), ("test", test)]:
         if rows is None:
             continue
         found = rows.resolved
-        left_out = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} repeated"
-        reporter.say(f"{name}: {len(rows)} rows of {rows.name} ({left_out} rows left out)")
+        dropped = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} duplicates"
+        reporter.say(f"{name}: {len(rows)} rows of {rows.name} (dropped: {dropped})")
         shared = 0 if rows is train else shared_texts(train, rows)
         if shared:
             reporter.say(

@@ -6,11 +6,11 @@ from pathlib import Path
 from finetune_api.dataset import DataFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_trainer.data.parquet import read_parquet
-from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl, read_text
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.records import Record, RowError, read_csv, read_jsonl, read_text
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.errors import ConfigurationError
 
-Reader = Callable[[Path, Collection[str]], Iterator[Record | Fault]]
+Reader = Callable[[Path, Collection[str]], Iterator[Record | RowError]]
 """Takes the file and the columns that are wanted, and may leave out others."""
 
 READERS: dict[DataFormat, Reader] = {
@@ -28,7 +28,7 @@ ENDINGS = {
 }
 
 
-def format_of(field: str, data: DataInput, reading: Reading) -> DataFormat:
+def format_of(field: str, data: DataInput, options: ReadOptions) -> DataFormat:
     """As the spec says, else by the ending; raises ConfigurationError where neither tells, or where it cannot work."""
     name = data.uri or data.path
     endings = (Path(name).suffix.lower(), Path(data.path).suffix.lower())
@@ -40,7 +40,7 @@ def format_of(field: str, data: DataInput, reading: Reading) -> DataFormat:
             f"{field}: the ending of {name} does not tell its format; set {field}.format to one of {choices}",
             place,
         )
-    if found is DataFormat.TEXT and reading.labelled:
+    if found is DataFormat.TEXT and options.labelled:
         raise ConfigurationError(
             f"{field}: {name} has one text a line and no labels, which objective.causalLM alone learns from; for other"
             " objectives give jsonl, csv or parquet",

@@ -1,17 +1,17 @@
-"""Reads Parquet files in small batches: every row becomes a Record or a Fault with its number from 1."""
+"""Reads Parquet files in small batches: every row becomes a Record or a RowError with its number from 1."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.records import Fault, Record
+from finetune_trainer.data.records import Record, RowError
 
 BATCH = 1024
 READ_BUFFER = 1 << 20
 """Bytes of a column read at once; without it a whole row group is."""
 
 
-def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
     """Rows with the wanted columns, or with all where one of those is not there."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -22,7 +22,7 @@ def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | 
             file = ParquetFile(handle, buffer_size=READ_BUFFER, pre_buffer=False)
             there = file.schema_arrow.names
             if repeated := [name for name in there if there.count(name) > 1]:
-                yield Fault(
+                yield RowError(
                     1, f"stands in a file with several columns {repeated[0]!r}; rename one", fatal=True
                 )
                 return
@@ -32,18 +32,20 @@ def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | 
                     number += 1
                     yield _record(number, batch, row)
     except pyarrow.ArrowException as error:
-        yield Fault(number + 1, f"cannot be read: the file is not Parquet or damaged ({error})", fatal=True)
+        yield RowError(
+            number + 1, f"cannot be read: the file is not Parquet or damaged ({error})", fatal=True
+        )
     except OSError as error:
         if error.errno is not None:
             raise
-        yield Fault(number + 1, f"cannot be read: the file is damaged ({error})", fatal=True)
+        yield RowError(number + 1, f"cannot be read: the file is damaged ({error})", fatal=True)
 
 
-def _record(number: int, batch: Any, row: int) -> Record | Fault:
+def _record(number: int, batch: Any, row: int) -> Record | RowError:
     fields = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             fields[name] = column[row].as_py()
         except UnicodeDecodeError:
-            return Fault(number, "is not UTF-8", name)
+            return RowError(number, "is not UTF-8", name)
     return Record(number, fields)

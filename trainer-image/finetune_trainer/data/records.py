@@ -1,4 +1,4 @@
-"""Reads text files of rows: every line becomes a Record or a Fault with its line number.
+"""Reads text files of rows: every line becomes a Record or a RowError with its line number.
 
 knows nothing of columns' meaning. A line that is far too long is passed over in pieces, so that
 memory stays small whatever the file holds."""
@@ -26,7 +26,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Fault:
+class RowError:
     """One row that cannot be used, and why, as the end of a sentence: 'is not JSON …'."""
 
     line: int
@@ -39,14 +39,14 @@ class Fault:
 
 
 def too_long(size: int, unit: str) -> str:
-    """The reason of a fault."""
+    """The reason of an error."""
     return (
         f"has {size:,} {unit}, more than the {LONGEST_ROW:,} that a row may have; split it into several rows"
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
-    """Lines from 1 without a byte order mark; a Fault in place of one that is too long."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes | RowError]]:
+    """Lines from 1 without a byte order mark; a RowError in place of one that is too long."""
     with path.open("rb") as file:
         number = 0
         while raw := file.readline(LONGEST_ROW + 1):
@@ -55,34 +55,34 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
                 last = file.readline(LONGEST_ROW)
                 size += len(last)
             if size > LONGEST_ROW + 1:
-                yield number, Fault(number, too_long(size, "bytes"))
+                yield number, RowError(number, too_long(size, "bytes"))
             else:
                 yield number, raw.removeprefix(BOM) if number == 1 else raw
 
 
-def read_jsonl(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+def read_jsonl(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
     """One JSON object a line, UTF-8; empty lines are passed over."""
     for number, line in _lines(path):
-        if isinstance(line, Fault):
+        if isinstance(line, RowError):
             yield line
         elif line.strip():
             yield _parse_json(number, line)
 
 
-def _parse_json(number: int, line: bytes) -> Record | Fault:
+def _parse_json(number: int, line: bytes) -> Record | RowError:
     try:
         value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
-        return Fault(number, _not_utf8(error))
+        return RowError(number, _not_utf8(error))
     except (ValueError, RecursionError) as error:
         reason = (
             f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         )
-        return Fault(number, f"is not JSON: {reason}")
+        return RowError(number, f"is not JSON: {reason}")
     if _SURROGATE.search(line) and not _is_text(value):
-        return Fault(number, "has half a character: a \\ud800 to \\udfff without its other half")
+        return RowError(number, "has half a character: a \\ud800 to \\udfff without its other half")
     if not isinstance(value, dict):
-        return Fault(number, f"is not a JSON object but {json.dumps(value, ensure_ascii=False)[:40]}")
+        return RowError(number, f"is not a JSON object but {json.dumps(value, ensure_ascii=False)[:40]}")
     return Record(number, value)
 
 
@@ -99,27 +99,27 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def read_text(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+def read_text(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
     """One text a line in a column named text, UTF-8; empty lines are passed over."""
     for number, line in _lines(path):
-        if isinstance(line, Fault):
+        if isinstance(line, RowError):
             yield line
         elif line.strip():
             try:
                 yield Record(number, {"text": line.rstrip(b"\r\n").decode()})
             except UnicodeDecodeError as error:
-                yield Fault(number, _not_utf8(error))
+                yield RowError(number, _not_utf8(error))
 
 
-def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fault]:
+def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
     """Comma-separated values with a header (RFC 4180), UTF-8; a row's line is the one it begins on."""
     csv.field_size_limit(LONGEST_ROW)
-    unreadable: dict[int, Fault] = {}
+    unreadable: dict[int, RowError] = {}
     reader = csv.reader(_decoded(path, unreadable), strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:
-        yield Fault(1, f"is the header and not CSV: {_remedied(str(error))}", fatal=True)
+        yield RowError(1, f"is the header and not CSV: {_remedied(str(error))}", fatal=True)
         return
     flaw = unreadable.get(1) or _header_flaw(header)
     if flaw:
@@ -131,7 +131,7 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
         try:
             values = next(reader, None)
         except csv.Error as error:
-            yield _csv_fault(first, reader.line_num, str(error))
+            yield _csv_error(first, reader.line_num, str(error))
             continue
         if unreadable:
             yield next(iter(unreadable.values()))
@@ -144,41 +144,41 @@ def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Fau
 def _remedied(error: str) -> str:
     if "new-line character" in error:
         return "its lines end with a carriage return alone; convert them to line feeds"
-    return f"{error}; mend its quotes"
+    return f"{error}; fix the quoting"
 
 
-def _csv_fault(first: int, last: int, error: str) -> Fault:
+def _csv_error(first: int, last: int, error: str) -> RowError:
     if error == "unexpected end of data":
-        reason = f"opens a quote that is never closed, which hides lines {first} to {last}; mend its quotes"
-        return Fault(first, reason, fatal=True)
-    return Fault(first, f"is not CSV: {error}", rows=last - first + 1)
+        reason = f"opens a quote that is never closed, which hides lines {first} to {last}; fix the quoting"
+        return RowError(first, reason, fatal=True)
+    return RowError(first, f"is not CSV: {error}", rows=last - first + 1)
 
 
-def _header_flaw(header: list[str]) -> Fault | None:
+def _header_flaw(header: list[str]) -> RowError | None:
     if not header:
-        return Fault(1, "is empty and no header; begin the file with the names of its columns", fatal=True)
+        return RowError(1, "is empty and no header; begin the file with the names of its columns", fatal=True)
     repeated = [name for name in header if name and header.count(name) > 1]
     if not repeated:
         return None
-    return Fault(
+    return RowError(
         1, f"is the header and names column {repeated[0]!r} more than once; rename one of them", fatal=True
     )
 
 
-def _decoded(path: Path, unreadable: dict[int, Fault]) -> Iterator[str]:
+def _decoded(path: Path, unreadable: dict[int, RowError]) -> Iterator[str]:
     for number, line in _lines(path):
-        if isinstance(line, Fault):
+        if isinstance(line, RowError):
             unreadable[number] = line
             yield "\n"
             continue
         try:
             yield line.decode()
         except UnicodeDecodeError:
-            unreadable[number] = Fault(number, "is not UTF-8")
+            unreadable[number] = RowError(number, "is not UTF-8")
             yield line.decode(errors="replace")
 
 
-def _csv_record(line: int, header: list[str], values: list[str]) -> Record | Fault:
+def _csv_record(line: int, header: list[str], values: list[str]) -> Record | RowError:
     if len(values) != len(header):
-        return Fault(line, f"has {len(values)} fields where the header has {len(header)}")
+        return RowError(line, f"has {len(values)} fields where the header has {len(header)}")
     return Record(line, dict(zip(header, values, strict=True)))

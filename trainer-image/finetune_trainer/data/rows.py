@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_trainer.data.cleaning import Clean, cleaner
-from finetune_trainer.data.records import LONGEST_ROW, Fault, Record, too_long
+from finetune_trainer.data.records import LONGEST_ROW, Record, RowError, too_long
 from finetune_trainer.objectives.base import Label
 
 ReadLabel = Callable[[object], Label]
@@ -44,7 +44,7 @@ def digest64(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How files are read; the same for training, validation and test rows."""
 
     columns: ColumnsSpec
@@ -76,16 +76,16 @@ class Reading:
         return self.per_token and self.labelled
 
 
-def rows_of(records: Iterable[Record | Fault], reading: Reading) -> Iterator[Row | Fault]:
+def rows_of(records: Iterable[Record | RowError], options: ReadOptions) -> Iterator[Row | RowError]:
     """The row of every record, or why there is none."""
-    joined = "prompt" in reading.wanted
-    clean, kind = cleaner(reading.preprocessing, joined=joined), _LabelKind(reading)
+    joined = "prompt" in options.wanted
+    clean, kind = cleaner(options.preprocessing, joined=joined), _LabelKind(options)
     for record in records:
-        if isinstance(record, Fault):
+        if isinstance(record, RowError):
             yield record
             continue
-        row = _row(record, reading, clean)
-        yield row if isinstance(row, Fault) else kind.fault(record, row) or row
+        row = _row(record, options, clean)
+        yield row if isinstance(row, RowError) else kind.error(record, row) or row
 
 
 class _LabelKind:
@@ -94,18 +94,18 @@ class _LabelKind:
     Of a regression they are numbers, whatever way they are written.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
         self._first: tuple[str, int] | None = None
 
-    def fault(self, record: Record, row: Row) -> Fault | None:
+    def error(self, record: Record, row: Row) -> RowError | None:
         """Why the row cannot be used together with the first one."""
         labels = row.label if isinstance(row.label, tuple) else (row.label,)
         if not labels or not isinstance(labels[0], str):
             return None
-        column = self._reading.columns.label
+        column = self._options.columns.label
         written = record.fields[column]
-        if self._reading.label_lists:
+        if self._options.label_lists:
             written = _listed(written)
         for value in written if isinstance(written, list | tuple) else [written]:
             kind = _kind(value)
@@ -113,7 +113,7 @@ class _LabelKind:
             if kind != self._first[0]:
                 first, row_of_first = self._first
                 told = f"has {kind} as label, {json.dumps(value)[:40]}, where row {row_of_first} has {first}"
-                return Fault(record.line, f"{told}; write all labels of a file alike", column)
+                return RowError(record.line, f"{told}; write all labels of a file alike", column)
         return None
 
 
@@ -123,33 +123,33 @@ def _kind(label: Any) -> str:
     return "a boolean" if isinstance(label, bool) else "a number"
 
 
-def _row(record: Record, reading: Reading, clean: Clean) -> Row | Fault:
+def _row(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
     values: dict[str, Any] = {}
-    for name in reading.wanted.values():
+    for name in options.wanted.values():
         if name not in record.fields:
             there = ", ".join(map(str, record.fields)) or "none"
-            return Fault(record.line, f"is missing; the columns there are {there}", name)
-    for part, name in reading.wanted.items():
+            return RowError(record.line, f"is missing; available columns: {there}", name)
+    for part, name in options.wanted.items():
         try:
-            values[part] = _value(part, record.fields[name], reading, clean)
+            values[part] = _value(part, record.fields[name], options, clean)
         except ValueError as error:
-            return Fault(record.line, str(error), name)
-    if reading.of_words and len(values["text"]) != len(values["label"]):
+            return RowError(record.line, str(error), name)
+    if options.of_words and len(values["text"]) != len(values["label"]):
         reason = f"has {len(values['label'])} labels for {len(values['text'])} words"
-        return Fault(record.line, reason, reading.columns.label)
+        return RowError(record.line, reason, options.columns.label)
     pair = values.get("pair", values.get("prompt"))
     return Row(record.line, values["text"], pair, values.get("label"), values.get("group"))
 
 
-def _value(part: str, value: Any, reading: Reading, clean: Clean) -> Label:
-    least = reading.preprocessing.min_characters
+def _value(part: str, value: Any, options: ReadOptions, clean: Clean) -> Label:
+    least = options.preprocessing.min_characters
     if part == "label":
-        return reading.read_label(_listed(value) if reading.label_lists else value)
+        return options.read_label(_listed(value) if options.label_lists else value)
     if part == "group":
         return str(value)
     if part == "prompt":
         return _text(value, clean, 0)
-    if part == "text" and reading.of_words:
+    if part == "text" and options.of_words:
         return _words(_listed(value), clean, least)
     return _text(value, clean, least)
 

@@ -1,7 +1,7 @@
 """Reads a data file: for its digest, for its checks, for its rows.
 
 First `scan` streams it: every row is checked, and a few numbers of it are kept, some 40 bytes a row, from which
-repeats are dropped and the split is decided. A `Source` then streams the rows that were chosen, whenever it is
+duplicates are dropped and the split is decided. A `Source` then streams the rows that were chosen, whenever it is
 iterated. So memory does not grow with the size of the texts."""
 
 import hashlib
@@ -17,11 +17,11 @@ import numpy.typing as npt
 from finetune_api.dataset import DataFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
+from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.formats import READERS, format_of
 from finetune_trainer.data.labels import Labels
-from finetune_trainer.data.records import Fault, Record
-from finetune_trainer.data.repeats import Digests, Repeats
-from finetune_trainer.data.rows import Reading, Row, digest64, rows_of
+from finetune_trainer.data.records import Record, RowError
+from finetune_trainer.data.rows import ReadOptions, Row, digest64, rows_of
 from finetune_trainer.errors import DataError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
 
@@ -53,14 +53,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Scan:
+class FileIndex:
     """What is kept of the usable rows of a file: an entry of each array a row."""
 
     field: str
     name: str
     path: Path
     format: DataFormat
-    reading: Reading
+    options: ReadOptions
     resolved: ResolvedData
     lines: Indices
     digests: Digests
@@ -70,7 +70,7 @@ class Scan:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def take(self, rows: Indices) -> "Scan":
+    def take(self, rows: Indices) -> "FileIndex":
         """Some of the rows, in the order of the file."""
         return replace(
             self,
@@ -84,8 +84,8 @@ class Scan:
     @property
     def source(self) -> Source:
         """The rows, to be read again."""
-        read = self.reading.preprocessing.model_dump_json(exclude={"packing"})
-        decisive = f"{self.resolved.digest} {self.format} {self.reading.wanted} {read} ".encode()
+        read = self.options.preprocessing.model_dump_json(exclude={"packing"})
+        decisive = f"{self.resolved.digest} {self.format} {self.options.wanted} {read} ".encode()
         digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
         return Source(self.field, self.name, _Streamed(self), self.resolved, digest)
 
@@ -93,9 +93,9 @@ class Scan:
 class _Streamed:
     """The rows at some lines of a file, read anew each time."""
 
-    def __init__(self, scan: Scan) -> None:
-        self.field, self.name, self.path, self.format = scan.field, scan.name, scan.path, scan.format
-        self.reading, self.lines = scan.reading, scan.lines
+    def __init__(self, index: FileIndex) -> None:
+        self.field, self.name, self.path, self.format = index.field, index.name, index.path, index.format
+        self.options, self.lines = index.options, index.lines
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -103,8 +103,8 @@ class _Streamed:
     def __iter__(self) -> Iterator[Row]:
         with input_errors(self.name, self.field):
             count = 0
-            for row in rows_of(self._chosen(), self.reading):
-                if isinstance(row, Fault):
+            for row in rows_of(self._chosen(), self.options):
+                if isinstance(row, RowError):
                     break
                 yield row
                 count += 1
@@ -114,10 +114,10 @@ class _Streamed:
                 FaultPlace(field=self.field, file=self.name),
             )
 
-    def _chosen(self) -> Iterator[Record | Fault]:
+    def _chosen(self) -> Iterator[Record | RowError]:
         lines = iter(self.lines.tolist() if len(self.lines) < CHECK_EVERY else self.lines)
         wanted = next(lines, None)
-        for record in READERS[self.format](self.path, self.reading.wanted.values()):
+        for record in READERS[self.format](self.path, self.options.wanted.values()):
             if wanted is None:
                 return
             if record.line == wanted:
@@ -128,11 +128,11 @@ class _Streamed:
 def scan(
     field: str,
     data: DataInput,
-    reading: Reading,
-    repeats: Repeats,
+    options: ReadOptions,
+    duplicates: Deduplicator,
     check: Callable[[], None] = lambda: None,
-) -> Scan:
-    """Read a file; `repeats` knows the texts read before and is added to; `check` is called now and then.
+) -> FileIndex:
+    """Read a file; `duplicates` knows the texts read before and is added to; `check` is called now and then.
 
     Raises NotFoundError for the file, ConfigurationError for its format, DataError with file, row and column.
     """
@@ -142,14 +142,14 @@ def scan(
             raise NotFoundError(
                 f"{field}: {name} is a folder; name a file in it", FaultPlace(field=field, file=name)
             )
-        kind = format_of(field, data, reading)
+        kind = format_of(field, data, options)
         digest = sha256(path)
-        kept = _Kept(field, name, reading, repeats)
-        for number, found in enumerate(rows_of(READERS[kind](path, reading.wanted.values()), reading)):
+        kept = IndexBuilder(field, name, options, duplicates)
+        for number, found in enumerate(rows_of(READERS[kind](path, options.wanted.values()), options)):
             if number % CHECK_EVERY == 0:
                 check()
             kept.add(found)
-    kept.judge()
+    kept.check_share()
     resolved = ResolvedData(
         uri=data.uri,
         revision=data.revision,
@@ -157,8 +157,8 @@ def scan(
         rows=len(kept.lines),
         invalid_rows=kept.invalid,
     )
-    everything = kept.scan(path, kind, resolved)
-    new = repeats.new(everything.digests)
+    everything = kept.build(path, kind, resolved)
+    new = duplicates.is_new(everything.digests)
     chosen = everything if new.all() else everything.take(np.flatnonzero(new))
     if not len(chosen):
         raise DataError(f"{field}: {name} holds no usable row", FaultPlace(field=field, file=name))
@@ -166,44 +166,44 @@ def scan(
     return replace(chosen, resolved=told)
 
 
-class _Kept:
-    """Grows row by row to a Scan, and counts the rows that cannot be used."""
+class IndexBuilder:
+    """Grows row by row to a FileIndex, and counts the rows that cannot be used."""
 
-    def __init__(self, field: str, name: str, reading: Reading, repeats: Repeats) -> None:
-        self.field, self.name, self.reading, self.repeats = field, name, reading, repeats
+    def __init__(self, field: str, name: str, options: ReadOptions, duplicates: Deduplicator) -> None:
+        self.field, self.name, self.options, self.duplicates = field, name, options, duplicates
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
-        self.invalid, self.first = 0, Fault(0, "")
+        self.invalid, self.first = 0, RowError(0, "")
 
-    def add(self, found: Row | Fault) -> None:
+    def add(self, found: Row | RowError) -> None:
         """Raises DataError once more rows than allowed are faulty."""
-        if isinstance(found, Fault):
+        if isinstance(found, RowError):
             self._count(found)
             return
         self.lines.append(found.line)
         self.digests.append(found.digest())
-        self.repeats.see(found)
+        self.duplicates.add(found)
         if found.group is not None:
             self.groups.append(digest64(found.group))
-        if self.reading.labelled:
+        if self.options.labelled:
             self.labels.append(found.label)
 
-    def _count(self, fault: Fault) -> None:
-        if not self.invalid or fault.fatal:
-            self.first = fault
-        self.invalid += fault.rows
-        allowed = self.reading.max_invalid_rows
-        if fault.fatal or (not allowed.endswith("%") and self.invalid > int(allowed)):
+    def _count(self, error: RowError) -> None:
+        if not self.invalid or error.fatal:
+            self.first = error
+        self.invalid += error.rows
+        allowed = self.options.max_invalid_rows
+        if error.fatal or (not allowed.endswith("%") and self.invalid > int(allowed)):
             raise self._refused()
 
-    def judge(self) -> None:
+    def check_share(self) -> None:
         """Raises DataError where the share of faulty rows is too large, or no other is left."""
-        allowed, rows = self.reading.max_invalid_rows, len(self.lines) + self.invalid
+        allowed, rows = self.options.max_invalid_rows, len(self.lines) + self.invalid
         too_many = allowed.endswith("%") and self.invalid * 100 > float(allowed[:-1]) * rows
         if too_many or (self.invalid and not self.lines):
             raise self._refused()
 
     def _refused(self) -> DataError:
-        first, allowed = self.first, self.reading.max_invalid_rows
+        first, allowed = self.first, self.options.max_invalid_rows
         column = f", column {first.column}" if first.column else ""
         several = f" ({self.invalid} rows cannot be used, and dataset.maxInvalidRows is {allowed})"
         return DataError(
@@ -212,22 +212,22 @@ class _Kept:
             FaultPlace(field=self.field, file=self.name, row=first.line, column=first.column),
         )
 
-    def scan(self, path: Path, kind: DataFormat, resolved: ResolvedData) -> Scan:
+    def build(self, path: Path, kind: DataFormat, resolved: ResolvedData) -> FileIndex:
         """What was kept, as arrays."""
-        return Scan(
+        return FileIndex(
             field=self.field,
             name=self.name,
             path=path,
             format=kind,
-            reading=self.reading,
+            options=self.options,
             resolved=resolved,
             lines=np.asarray(self.lines, dtype=np.int64),
             digests=np.asarray(self.digests, dtype=np.uint64),
-            groups=np.asarray(self.groups, dtype=np.uint64) if self.reading.group_by else None,
+            groups=np.asarray(self.groups, dtype=np.uint64) if self.options.group_by else None,
             labels=self.labels,
         )
 
 
-def shared_texts(train: Scan, held_out: Scan) -> int:
+def shared_texts(train: FileIndex, held_out: FileIndex) -> int:
     """How many held-out rows have a text that stands in the training rows."""
     return int(np.isin(held_out.digests, train.digests).sum())

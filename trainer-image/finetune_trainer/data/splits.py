@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.run import FaultPlace, ValidationSplit
-from finetune_trainer.data.sources import Indices, Scan
+from finetune_trainer.data.sources import FileIndex, Indices
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import named
 
@@ -12,7 +12,9 @@ FIELD = "dataset.validation"
 """As a FineTuneJob names it; in a run.json it is dataset.split."""
 
 
-def split_rows(rows: Scan, split: ValidationSplit, seed: int, classification: bool) -> tuple[Scan, Scan, str]:
+def split_rows(
+    rows: FileIndex, split: ValidationSplit, seed: int, classification: bool
+) -> tuple[FileIndex, FileIndex, str]:
     """Training rows, validation rows, and how they were divided. A function of rows, split and seed.
 
     Raises DataError when one side would be empty, or when `stratify: true` cannot be met.
@@ -66,7 +68,7 @@ def _alone(names: list[str]) -> str:
     return f"the labels {named(names)} have one row each"
 
 
-def _by_label(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices, str]:
+def _by_label(rows: FileIndex, split: ValidationSplit, seed: int) -> tuple[Indices, Indices, str]:
     strata, why = rows.labels.strata(), "a row may have several labels"
     if strata is not None:
         try:
@@ -83,7 +85,7 @@ def _by_label(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, I
     return *_at_random(len(rows), split.fraction, seed), f"at random, as {why}"
 
 
-def _by_group(rows: Scan, split: ValidationSplit, seed: int) -> tuple[Indices, Indices]:
+def _by_group(rows: FileIndex, split: ValidationSplit, seed: int) -> tuple[Indices, Indices]:
     assert rows.groups is not None
     names, members = np.unique(rows.groups, return_inverse=True)
     number = len(names)

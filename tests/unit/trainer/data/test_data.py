@@ -1,4 +1,4 @@
-"""From files to batches: reading, cleaning, repeats, splits, length buckets."""
+"""From files to batches: reading, cleaning, duplicates, splits, length buckets."""
 
 import io
 import json
@@ -14,9 +14,9 @@ from finetune_trainer.config import read_config
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
 from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
 from finetune_trainer.data.dataset import read_dataset
-from finetune_trainer.data.records import Fault, Record, read_csv, read_jsonl
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading, Row
+from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.records import Record, RowError, read_csv, read_jsonl
+from finetune_trainer.data.rows import ReadOptions, Row
 from finetune_trainer.data.sources import scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
@@ -25,19 +25,19 @@ from finetune_trainer.reporting.reporter import Reporter
 from unit.trainer.tiny import reviews, write_jsonl
 
 
-def reading(**changes):
+def options(**changes):
     fields = {
         "columns": ColumnsSpec(),
         "preprocessing": PreprocessingSpec(),
         "max_invalid_rows": "0",
         "read_label": label_text,
     }
-    return Reading(**fields | changes)
+    return ReadOptions(**fields | changes)
 
 
-def source(path, repeats=None, **changes):
-    data, how = DataInput(path=str(path), uri=f"pvc://data/{path.name}"), reading(**changes)
-    return scan("dataset.train", data, how, repeats or Repeats(how.preprocessing.deduplicate))
+def source(path, duplicates=None, **changes):
+    data, how = DataInput(path=str(path), uri=f"pvc://data/{path.name}"), options(**changes)
+    return scan("dataset.train", data, how, duplicates or Deduplicator(how.preprocessing.deduplicate))
 
 
 def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_path):
@@ -61,10 +61,10 @@ def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_pat
 def test_a_line_that_is_no_json_object_says_what_it_is(tmp_path, line, why):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
-    _, fault = read_jsonl(path)
-    assert isinstance(fault, Fault)
-    assert fault.line == 2
-    assert fault.reason.startswith(why)
+    _, error = read_jsonl(path)
+    assert isinstance(error, RowError)
+    assert error.line == 2
+    assert error.reason.startswith(why)
 
 
 def test_csv_counts_lines_not_rows_where_a_field_has_line_breaks(tmp_path):
@@ -73,7 +73,7 @@ def test_csv_counts_lines_not_rows_where_a_field_has_line_breaks(tmp_path):
     assert list(read_csv(path)) == [
         Record(2, {"text": "two\nlines", "label": "pos"}),
         Record(4, {"text": "plain", "label": "neg"}),
-        Fault(5, "has 1 fields where the header has 2"),
+        RowError(5, "has 1 fields where the header has 2"),
     ]
 
 
@@ -88,7 +88,7 @@ def test_a_character_written_as_two_escapes_is_whole(tmp_path):
 def test_a_header_that_is_not_csv_is_named(tmp_path, header, allowed):
     path = tmp_path / "a.csv"
     path.write_text(header + "\nfine,pos\n")
-    with pytest.raises(DataError, match=r"a\.csv, row 1 is the header and not CSV: .*; mend its quotes"):
+    with pytest.raises(DataError, match=r"a\.csv, row 1 is the header and not CSV: .*; fix the quoting"):
         source(path, max_invalid_rows=allowed)
 
 
@@ -111,7 +111,7 @@ def test_a_quote_that_is_never_closed_is_refused_whatever_is_tolerated(tmp_path,
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "fine,pos\n" * 4 + '"dull,neg\n' + "fine,pos\n" * 20)
     with pytest.raises(
-        DataError, match=r"a\.csv, row 6 opens a quote .* hides lines 6 to 26; mend"
+        DataError, match=r"a\.csv, row 6 opens a quote .* hides lines 6 to 26; fix the quoting"
     ) as caught:
         source(path, max_invalid_rows=allowed)
     assert caught.value.place.row == 6
@@ -133,7 +133,7 @@ def test_every_line_that_a_stray_quote_hides_is_an_invalid_row(tmp_path, allowed
 def test_csv_that_is_not_utf8_names_the_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")
-    assert list(read_csv(path))[1] == Fault(3, "is not UTF-8")
+    assert list(read_csv(path))[1] == RowError(3, "is not UTF-8")
 
 
 def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
@@ -142,7 +142,7 @@ def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
     with pytest.raises(DataError) as caught:
         source(path)
     assert caught.value.message == (
-        "pvc://data/a.csv, row 2, column text is missing; the columns there are review, label"
+        "pvc://data/a.csv, row 2, column text is missing; available columns: review, label"
     )
     assert caught.value.place.model_dump() == {
         "field": "dataset.train",
@@ -178,12 +178,12 @@ def texts(scan):
 
 def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
     exact = PreprocessingSpec(deduplicate="Exact", collapse_whitespace=True)
-    repeats = Repeats(exact.deduplicate)
+    duplicates = Deduplicator(exact.deduplicate)
     path = rows_file(tmp_path, "a  b", "a b", "c")
-    train = source(path, repeats, preprocessing=exact)
+    train = source(path, duplicates, preprocessing=exact)
     assert texts(train) == ["a b", "c"]
     assert (train.resolved.rows, train.resolved.duplicate_rows) == (2, 1)
-    held_out = source(rows_file(tmp_path, "c", "d"), repeats, preprocessing=exact)
+    held_out = source(rows_file(tmp_path, "c", "d"), duplicates, preprocessing=exact)
     assert texts(held_out) == ["d"]
     assert shared_texts(train, held_out) == 0
 
@@ -191,10 +191,10 @@ def test_repeated_texts_are_dropped_within_and_between_files(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4))
 def test_only_the_first_of_equal_texts_is_new_over_any_number_of_files(files):
-    repeats, seen = Repeats(Deduplicate.EXACT), set()
+    duplicates, seen = Deduplicator(Deduplicate.EXACT), set()
     for digests in files:
         expected = [digest not in seen and not seen.add(digest) for digest in digests]
-        assert repeats.new(np.array(digests, dtype=np.uint64)).tolist() == expected
+        assert duplicates.is_new(np.array(digests, dtype=np.uint64)).tolist() == expected
 
 
 def test_texts_on_both_sides_are_counted(tmp_path):
@@ -233,7 +233,7 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
     assert [message.split(", which")[0] for message in told] == list(expected.values())
     assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
     left_out = [
-        line["message"].count(" 9 repeated") for line in lines if line["message"].startswith("training")
+        line["message"].count(" 9 duplicates") for line in lines if line["message"].startswith("training")
     ]
     assert left_out == [kind == "Exact"]
 
@@ -241,9 +241,7 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
 def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
     rows = [{"text": "it is good", "label": label} for label in ("pos", "neg")]
     made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
-    with pytest.raises(
-        DataError, match=r"one label only, 'pos'; .*; 1 repeated rows were left out \(dataset"
-    ):
+    with pytest.raises(DataError, match=r"one label only, 'pos'; .*; 1 duplicates were dropped \(dataset"):
         read_dataset(read_config(made.write(), {}), Reporter(out=io.StringIO()))
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput
+from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.near import NearTexts, runs
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
 from finetune_trainer.objectives.labels import label_text
 
@@ -63,13 +63,13 @@ def test_case_and_languages_without_spaces_and_short_texts(first, second, new):
 
 def test_near_repeats_are_counted_within_and_between_files(tmp_path):
     spec = PreprocessingSpec(deduplicate="Near")
-    reading, repeats = Reading(ColumnsSpec(), spec, "0", label_text), Repeats(spec.deduplicate)
+    options, duplicates = ReadOptions(ColumnsSpec(), spec, "0", label_text), Deduplicator(spec.deduplicate)
     base = [" ".join(sentence(seed)) for seed in range(4)]
 
     def read(name, *texts):
         path = tmp_path / name
         path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
-        return scan(f"dataset.{name}", DataInput(path=str(path), format="jsonl"), reading, repeats)
+        return scan(f"dataset.{name}", DataInput(path=str(path), format="jsonl"), options, duplicates)
 
     train = read("train", base[0], base[1], f"{base[0]} again", base[0])
     held_out = read("validation", base[2], f"so {base[1]}", base[2].upper(), base[3])

@@ -9,9 +9,9 @@ import pytest
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput
+from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.records import LONGEST_ROW
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.objectives.labels import label_text
@@ -37,8 +37,8 @@ def source(path, columns=None, **changes):
         "read_label": label_text,
     }
     data = DataInput(path=str(path), uri=f"pvc://data/{path.name}")
-    reading = Reading(**fields | changes)
-    return scan("dataset.train", data, reading, Repeats(reading.preprocessing.deduplicate)).source
+    options = ReadOptions(**fields | changes)
+    return scan("dataset.train", data, options, Deduplicator(options.preprocessing.deduplicate)).source
 
 
 def refusal(path, **changes):
@@ -159,7 +159,7 @@ def test_parquet_rows_are_numbered_over_row_groups_and_unused_columns_are_not_re
     rows = [{"text": f"t{n}", "label": n, "other": {"deep": [n]}} for n in range(5)]
     assert read(source(parquet(tmp_path, rows))) == [(n + 1, f"t{n}", str(n)) for n in range(5)]
     assert refusal(parquet(tmp_path, rows), columns={"text": "review"}) == (
-        "a.parquet, row 1, column review is missing; the columns there are text, label, other",
+        "a.parquet, row 1, column review is missing; available columns: text, label, other",
         (1, "review"),
     )
 

@@ -11,10 +11,10 @@ import pytest
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput, ExitCode
 from finetune_trainer.data.cache import TokenCache, token_digest
+from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.labels import Labels
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
 from finetune_trainer.data.tokens import CHUNK_ROWS, tokenize
 from finetune_trainer.errors import DataError, StoppedError, StorageError
@@ -27,9 +27,9 @@ OBJECTIVE = Classification(["neg", "pos"])
 
 def source(path, **preprocessing):
     spec = PreprocessingSpec(**preprocessing)
-    reading = Reading(ColumnsSpec(), spec, "0", label_text)
+    options = ReadOptions(ColumnsSpec(), spec, "0", label_text)
     data = DataInput(path=str(path), uri="pvc://data/a.jsonl")
-    return scan("dataset.train", data, reading, Repeats(spec.deduplicate)).source
+    return scan("dataset.train", data, options, Deduplicator(spec.deduplicate)).source
 
 
 @pytest.fixture
@@ -149,15 +149,15 @@ MEASURE = """
 import resource, sys
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput
-from finetune_trainer.data.repeats import Repeats
-from finetune_trainer.data.rows import Reading
+from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
 from finetune_trainer.objectives.labels import label_text
 
 def read(path):
     spec = PreprocessingSpec(deduplicate="Exact")
-    reading = Reading(ColumnsSpec(), spec, "0", label_text, labelled=not path.endswith(".txt"))
-    source = scan("dataset.train", DataInput(path=path), reading, Repeats(spec.deduplicate)).source
+    options = ReadOptions(ColumnsSpec(), spec, "0", label_text, labelled=not path.endswith(".txt"))
+    source = scan("dataset.train", DataInput(path=path), options, Deduplicator(spec.deduplicate)).source
     return sum(len(row.text) for row in source.rows), len(source.rows)
 
 read(sys.argv[1])

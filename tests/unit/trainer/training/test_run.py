@@ -278,7 +278,7 @@ def test_rows_left_out_are_counted_in_log_card_and_report(make_job, capsys):
     assert made.run() == ExitCode.DONE
     found = made.report.resolved
     assert (found.train.invalid_rows, found.train.rows + found.validation.rows) == (2, 64)
-    assert "(2 invalid, 0 repeated rows left out)" in capsys.readouterr().out
+    assert "(dropped: 2 invalid, 0 duplicates)" in capsys.readouterr().out
     assert "2 invalid and 0 repeated ones left out" in (made.model_dir / "README.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Which rows repeat an earlier one."""
+"""Finds rows that duplicate an earlier one."""
 
 from array import array
 
@@ -12,31 +12,31 @@ from finetune_trainer.data.rows import Row
 Digests = npt.NDArray[np.uint64]
 
 
-class Repeats:
+class Deduplicator:
     """The texts that were read so far, eight bytes each."""
 
     def __init__(self, kind: Deduplicate) -> None:
         self._kind = kind
         self._known: Digests = np.empty(0, dtype=np.uint64)
         self._near = NearTexts() if kind is Deduplicate.NEAR else None
-        self._unlike = array("b")
+        self._is_new = array("b")
 
-    def see(self, row: Row) -> None:
-        """Compare a row with those before it, where being nearly the same is enough; to be called in their order."""
+    def add(self, row: Row) -> None:
+        """Compare a row with those before it, where being nearly the same is enough; call it in file order."""
         if self._near is not None:
             text = row.text if isinstance(row.text, str) else " ".join(row.text)
-            self._unlike.append(self._near.add(f"{text}\n{row.pair or ''}"))
+            self._is_new.append(self._near.add(f"{text}\n{row.pair or ''}"))
 
-    def new(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """Whether each text seen since the last call is the first of its kind, (rows,); all are where repeats may stay.
+    def is_new(self, digests: Digests) -> npt.NDArray[np.bool_]:
+        """Whether each text since the last call is the first of its kind, (rows,); all are if duplicates may stay.
 
         Sorted arrays, not a set: a set of ten million Python numbers would take a gigabyte.
         """
         if self._kind is Deduplicate.NONE:
             return np.ones(len(digests), dtype=np.bool_)
         if self._near is not None:
-            unlike, self._unlike = self._unlike, array("b")
-            return np.asarray(unlike, dtype=np.bool_)
+            new, self._is_new = self._is_new, array("b")
+            return np.asarray(new, dtype=np.bool_)
         order = np.argsort(digests, kind="stable")
         ordered = digests[order]
         first = np.ones(len(digests), dtype=np.bool_)
