@@ -13,6 +13,7 @@ from finetune_api.training import TrainingSpec
 
 METRICS_KEPT, METRIC_NAME_LENGTH = 32, 64
 EPOCHS_KEPT, ATTEMPTS_KEPT = 50, 20
+LARGEST_ATTEMPT = 99_999
 LARGEST_COUNT = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
 
@@ -40,6 +41,7 @@ Uri = Annotated[str, Field(max_length=512)]
 Digest = Annotated[str, Field(max_length=80)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$", max_length=40)]
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+AttemptNumber = Annotated[int, Field(ge=0, le=LARGEST_ATTEMPT)]
 
 
 class Phase(StrEnum):
@@ -126,7 +128,7 @@ class Condition(ApiModel):
 class AttemptStatus(ApiModel):
     """One attempt to train, run as one batch Job."""
 
-    number: Count
+    number: AttemptNumber
     """Number of the attempt, counted from 1."""
     reason: ShortText | None = None
     """Machine-readable reason of its end, for example Preempted. Absent while the attempt runs."""
@@ -360,7 +362,7 @@ class FineTuneJobStatus(ApiModel):
     """One-word summary for humans: Pending, Running, Suspended, Succeeded or Failed."""
     conditions: Annotated[list[Condition], Field(max_length=16), Unique("type")] = []
     """Conditions of the job. To wait for its end, use Finished: it becomes True with reason Succeeded or Failed."""
-    attempt: Count | None = None
+    attempt: AttemptNumber | None = None
     """Number of the latest attempt."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=ATTEMPTS_KEPT)] = []
     """The latest attempts, at most 20."""
@@ -368,7 +370,7 @@ class FineTuneJobStatus(ApiModel):
     """Number of failed attempts that count towards spec.retry.limit."""
     retry_time: Time | None = None
     """Earliest time of the next retry."""
-    active_seconds: Count | None = None
+    active_seconds: Annotated[int, Field(ge=0, le=10_000_000_000)] | None = None
     """Running time of all finished attempts in seconds, compared with spec.activeDeadlineSeconds."""
     start_time: Time | None = None
     """Time at which the first attempt started."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
-from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID
+from finetune_operator.plan.naming import JOB_NAME, JOB_UID, name_in
 
 Body = dict[str, Any]
 
@@ -203,12 +203,17 @@ def labels_in(body: Body) -> dict[str, str]:
 
 
 def controlled(kind: str, body: Body) -> bool:
-    """Whether the object has the controller that the one of these labels has: our FineTuneJob, or its Job."""
+    """Whether the object has the name and the controller that its labels ask for: our FineTuneJob, or its Job.
+
+    Anybody can write labels; what they say is used only where we could have written it.
+    """
     labels, references = labels_in(body), body["metadata"].get("ownerReferences")
-    owner = labels.get(JOB_UID, "")
+    name = name_in(labels)
+    if name is None or (kind == "Job" and body["metadata"]["name"] != name):
+        return False
     wanted = {
-        "Job": {"kind": KIND, "uid": owner},
-        "Pod": {"kind": "Job", "name": f"{labels.get(JOB_NAME)}-{owner[:8]}-a{labels.get(ATTEMPT)}"},
+        "Job": {"kind": KIND, "uid": labels[JOB_UID]},
+        "Pod": {"kind": "Job", "name": name},
     }[kind] | {"controller": True}
     return any(
         isinstance(reference, dict) and wanted.items() <= reference.items()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from finetune_operator.cache import Cache, labels_in, uid_of
+from finetune_operator.cache import Cache, Key, labels_in, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ForeignObjectError
 from finetune_operator.plan.finetunejob import FineTuneJob
@@ -13,6 +13,8 @@ from finetune_operator.plan.workload import plan
 from finetune_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
+
+_DELETED_AT_ONCE = 50
 
 
 class Children:
@@ -61,11 +63,23 @@ class Children:
                 await self._cluster.delete("Job", job.namespace, name, uid_of(child.body))
 
     async def delete_all(self, job: FineTuneJob) -> None:
-        """Delete the Jobs and ConfigMaps of a finished job; never the FineTuneJob, never an output."""
-        for attempt in range(1, (job.status.attempt or 0) + 1):
-            name = attempt_name(job, attempt)
+        """Delete the Jobs and ConfigMaps of a finished job; never the FineTuneJob, never an output.
+
+        Those that are there and those that the status records, some at a time: the deletion of a Job is an event,
+        which enqueues the FineTuneJob again.
+        """
+        recorded = [attempt_name(job, attempt.number) for attempt in job.status.attempts]
+        known = [child.body["metadata"] for child in self._cache.jobs_of(job.namespace, job.uid)]
+        living = [meta["name"] for meta in known if "deletionTimestamp" not in meta]
+        for name in dict.fromkeys([*recorded, *living[:_DELETED_AT_ONCE]]):
+            if not self._exists(job):
+                return  # owner references clean up
             for kind in ("ConfigMap", "Job"):  # the Job last: while it is there, the work is not done
                 await self._delete(kind, name, job)
+
+    def _exists(self, job: FineTuneJob) -> bool:
+        body = self._cache.finetunejobs.get(Key(job.namespace, job.name))
+        return body is not None and uid_of(body) == job.uid
 
     async def _delete(self, kind: str, name: str, job: FineTuneJob) -> None:
         found = await self._cluster.get(kind, job.namespace, name)

@@ -10,7 +10,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
 from finetune_operator.plan.effective import output_uri_of
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import ATTEMPT, JOB_UID, SELECTOR, attempt_name
+from finetune_operator.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
 from finetune_operator.plan.pod import CONTAINER
 from finetune_operator.plan.volumes import input_locations
 
@@ -76,7 +76,7 @@ def job_view(body: Body) -> JobView:
     conditions = _true_conditions(body)
     return JobView(
         name=body["metadata"]["name"],
-        attempt=_attempt(body),
+        attempt=attempt_in(labels_in(body)) or 0,
         uid=body["metadata"]["uid"],
         deleting="deletionTimestamp" in body["metadata"],
         succeeded="Complete" in conditions,
@@ -94,7 +94,7 @@ def pod_view(child: Child) -> PodView:
     started = _at(running, "startedAt") or _at(terminated, "startedAt")
     return PodView(
         name=body["metadata"]["name"],
-        attempt=_attempt(body),
+        attempt=attempt_in(labels_in(body)) or 0,
         phase=_text(body, "status", "phase") or "Pending",
         node=_text(body, "spec", "nodeName"),
         deleted=child.deleted,
@@ -141,11 +141,6 @@ def _true_conditions(body: Body) -> dict[str, str]:
         for item in _items(body, "status", "conditions")
         if _at(item, "status") == "True"
     }
-
-
-def _attempt(body: Body) -> int:
-    text = labels_in(body).get(ATTEMPT, "")
-    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _at(value: Any, *keys: str) -> Any:

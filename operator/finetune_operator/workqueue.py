@@ -21,7 +21,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 
 
 class WorkQueue:
-    """Keys wait here until a worker is free. A key added while it is processed is requeued, so nothing is lost."""
+    """Keys wait here until a worker is free. A key added while it is processed is requeued, so nothing is lost.
+
+    A reconcile that takes longer than `time_limit` seconds is cancelled and retried like one that fails: no key keeps
+    a worker for good.
+    """
 
     def __init__(
         self,
@@ -29,8 +33,9 @@ class WorkQueue:
         workers: int,
         on_error: Callable[[], None],
         on_wait: Callable[[float], None],
+        time_limit: float = 120.0,
     ) -> None:
-        self._reconcile, self._workers = reconcile, workers
+        self._reconcile, self._workers, self._time_limit = reconcile, workers, time_limit
         self._on_error, self._on_wait = on_error, on_wait
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._queued: dict[Key, float] = {}
@@ -84,7 +89,8 @@ class WorkQueue:
 
     async def _process(self, key: Key) -> None:
         try:
-            requeue_after = await self._reconcile(key)
+            async with asyncio.timeout(self._time_limit):
+                requeue_after = await self._reconcile(key)
         except Exception:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = jitter(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))

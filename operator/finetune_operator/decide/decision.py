@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.status import (
     ATTEMPTS_KEPT,
+    LARGEST_ATTEMPT,
     AttemptStatus,
     EffectiveStatus,
     FineTuneJobStatus,
@@ -31,6 +32,9 @@ from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
 _REQUEUE_AFTER_CREATE = timedelta(seconds=15)
+
+
+_TOO_MANY_ATTEMPTS = f"attempt {LARGEST_ATTEMPT} was the last that can be counted; create a new FineTuneJob"
 
 
 def finished(status: FineTuneJobStatus) -> bool:
@@ -91,6 +95,8 @@ def _stop_strays(context: Context) -> Decision:
 def _open_attempt(context: Context) -> Decision:
     # a Job with a higher number belongs to an attempt that a restored status lost: continue from its number
     number = max([(context.status.attempt or 0) + 1, *(child.attempt for child in context.observation.jobs)])
+    if number > LARGEST_ATTEMPT:
+        return fail(context, Verdict(Phase.FAILED, Reason.UNKNOWN, _TOO_MANY_ATTEMPTS))
     attempt = AttemptStatus(number=number, start_time=context.now)
     context = context.update(
         attempt=number,

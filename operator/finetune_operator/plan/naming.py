@@ -1,8 +1,11 @@
 """Names, labels and owner references of children: functions of the job and the attempt, so nothing is looked up."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_api import API_VERSION, GROUP, KIND
+from finetune_api.status import LARGEST_ATTEMPT
 from finetune_operator.plan.finetunejob import FineTuneJob
 
 MANAGER = "finetune-operator"
@@ -14,7 +17,25 @@ SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 def attempt_name(job: FineTuneJob, attempt: int) -> str:
     """Name of an attempt's Job and ConfigMap."""
-    return f"{job.name}-{job.uid[:8]}-a{attempt}"
+    return _attempt_name(job.name, job.uid, attempt)
+
+
+def _attempt_name(job_name: str, job_uid: str, attempt: int) -> str:
+    return f"{job_name}-{job_uid[:8]}-a{attempt}"
+
+
+def attempt_in(labels: Mapping[str, str]) -> int | None:
+    """The attempt that an object's labels name; None where no attempt of ours has that number."""
+    text = labels.get(ATTEMPT, "")
+    if not re.fullmatch("[1-9][0-9]{0,8}", text) or int(text) > LARGEST_ATTEMPT:
+        return None
+    return int(text)
+
+
+def name_in(labels: Mapping[str, str]) -> str | None:
+    """The name that the Job of these labels has; None where they are not those of an attempt."""
+    attempt, name, uid = attempt_in(labels), labels.get(JOB_NAME), labels.get(JOB_UID)
+    return _attempt_name(name, uid, attempt) if attempt and name and uid else None
 
 
 def output_claim_name(job: FineTuneJob) -> str:

@@ -230,3 +230,28 @@ def test_no_pod_stays_in_the_index_when_its_job_is_forgotten(kind: str) -> None:
     else:
         list(cache.replace_finetunejobs([], {KEY}))
     assert cache._pods == {}
+
+
+IMPOSSIBLE = ["", "0", "07", "-1", "+1", "1.0", "1e3", "a", "٣", "100000", "999999999", "9" * 60]
+
+
+@pytest.mark.parametrize("attempt", IMPOSSIBLE)
+def test_a_job_with_an_attempt_number_that_we_never_write_is_a_stranger(attempt: str) -> None:
+    cache, child = Cache(), a_child()
+    labels = child["metadata"]["labels"] | {"finetune.dev/attempt": attempt}
+    forged = {"labels": labels, "name": f"movie-sentiment-{UID[:8]}-a{attempt}"}
+    assert cache.put_child("Job", child | {"metadata": child["metadata"] | forged}) is None
+    assert versions(cache) == []
+
+
+def test_a_job_whose_name_is_not_that_of_its_labels_is_a_stranger() -> None:
+    cache, child = Cache(), a_child()
+    assert cache.put_child("Job", child | {"metadata": child["metadata"] | {"name": "another"}}) is None
+
+
+@pytest.mark.parametrize("attempt", ["1", "20", "99999"])
+def test_a_job_of_an_attempt_that_a_lost_status_forgot_is_known(attempt: str) -> None:
+    cache, child = Cache(), a_child()
+    labels = child["metadata"]["labels"] | {"finetune.dev/attempt": attempt}
+    named = {"labels": labels, "name": f"movie-sentiment-{UID[:8]}-a{attempt}"}
+    assert cache.put_child("Job", child | {"metadata": child["metadata"] | named}) == KEY

@@ -484,3 +484,13 @@ def test_the_same_question_has_the_same_answer() -> None:
     job = parsed()
     observation = seen(child(), running_pod())
     assert decide(job, observation, T0, settings()) == decide(job, observation, T0, settings())
+
+
+def test_a_number_that_no_label_can_carry_is_the_end_and_says_so() -> None:
+    life = Life()
+    decision = life.reconcile(seen(child(99_999, failed=True)))
+    assert life.status.attempt == 99_999
+    assert decision.action is CREATE
+    life.reconcile(over(75, 99_999), at=5)
+    assert (life.phase, life.status.attempt) == ("Failed", 99_999)
+    assert "create a new FineTuneJob" in life.message

@@ -170,3 +170,21 @@ async def test_an_earlier_timer_overtakes_a_later_one() -> None:
         queue.add_after(B, 0.01)
         await until(lambda: len(order) == 2)
     assert order == [B, A]
+
+
+async def test_a_reconcile_that_does_not_end_gives_its_worker_back_and_is_retried() -> None:
+    runs: Counter[Key] = Counter()
+
+    async def run(key: Key) -> None:
+        runs[key] += 1
+        if key == A:
+            await asyncio.Event().wait()
+
+    queue = WorkQueue(run, 1, lambda: None, lambda _: None, time_limit=0.05)
+    task = asyncio.create_task(queue.work())
+    queue.add(A)
+    queue.add(B)
+    await until(lambda: runs[B] == 1)
+    await until(lambda: runs[A] == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
