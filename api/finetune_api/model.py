@@ -133,8 +133,8 @@ class AdapterSpec(OneOf):
     """LoRA, low-rank adaptation. Write {} for the defaults."""
 
 
-class ModelSpec(ApiModel):
-    """The checkpoint that training starts from."""
+class ModelTechniques(ApiModel):
+    """How a base model is changed before training; the same in a spec and in a RunConfig."""
 
     rules = (
         Rule(
@@ -150,12 +150,6 @@ class ModelSpec(ApiModel):
             ".layerLearningRateDecay",
         ),
     )
-    uri: ModelUri
-    """Folder with config.json, *.safetensors and tokenizer files, for example pvc://models/minilm, or a repository on the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights (*.bin) are refused."""
-    credentials: CredentialsSpec | None = None
-    """Access to a private or gated model, tokenizer or dataset on the Hugging Face Hub."""
-    tokenizer: TokenizerSpec | None = None
-    """Replaces the tokenizer in the model's folder, or adds tokens to it."""
     initialize: Initialize = Initialize.PRETRAINED
     """Pretrained loads the weights in the folder. Random uses only its architecture and trains from scratch, as a baseline."""
     freeze: FreezeSpec | None = None
@@ -168,3 +162,14 @@ class ModelSpec(ApiModel):
     """Custom head between the encoder and the outputs. Default: the architecture's own head."""
     adapter: AdapterSpec | None = None
     """Train a small adapter (LoRA) instead of the whole model."""
+
+
+class ModelSpec(ModelTechniques):
+    """The checkpoint that training starts from."""
+
+    uri: ModelUri
+    """Folder with config.json, *.safetensors and tokenizer files, for example pvc://models/minilm, or a repository on the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights (*.bin) are refused."""
+    credentials: CredentialsSpec | None = None
+    """Access to a private or gated model, tokenizer or dataset on the Hugging Face Hub."""
+    tokenizer: TokenizerSpec | None = None
+    """Replaces the tokenizer in the model's folder, or adds tokens to it."""

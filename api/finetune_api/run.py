@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
-from finetune_api.model import AdapterSpec, FreezeSpec, HeadSpec, Initialize
+from finetune_api.model import ModelTechniques
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.status import (
     CheckpointStatus,
@@ -75,10 +75,10 @@ class JobIdentity(ApiModel):
     """Number of the attempt. Fences off pods of older attempts."""
 
 
-class ModelInput(ApiModel):
+class ModelInput(ModelTechniques):
     """The base model as files."""
 
-    rules = (_HAS_PATH,)
+    rules = (*ModelTechniques.rules, _HAS_PATH)
     path: InputPath = ""
     """Folder with config.json, weights and tokenizer. Omit it for an hf:// uri."""
     tokenizer_path: Path | None = None
@@ -91,20 +91,8 @@ class ModelInput(ApiModel):
     """URI of the tokenizer that the user gave. hf://ORG/NAME@REVISION is downloaded."""
     tokenizer_revision: Commit | None = None
     """Commit that tokenizerUri resolved to in an earlier attempt."""
-    initialize: Initialize = Initialize.PRETRAINED
-    """Pretrained or Random."""
-    freeze: FreezeSpec | None = None
-    """Parts of the model to freeze."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout probability of all dropout layers."""
     add_tokens: Annotated[list[str], Field(max_length=1000)] = []
     """Tokens to add to the vocabulary."""
-    layer_learning_rate_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Layer-wise learning-rate decay, as a factor per layer from the head down."""
-    head: HeadSpec | None = None
-    """Custom head between the encoder and the outputs."""
-    adapter: AdapterSpec | None = None
-    """Adapter to train in the frozen model."""
 
 
 class DataInput(ApiModel):

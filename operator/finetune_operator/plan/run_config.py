@@ -1,7 +1,7 @@
 """From the spec to the RunConfig that the trainer reads."""
 
 from finetune_api.dataset import DataFormat, ValidationSpec
-from finetune_api.model import ModelSpec
+from finetune_api.model import ModelSpec, ModelTechniques
 from finetune_api.run import (
     TERMINATION_LOG,
     DataInput,
@@ -57,12 +57,7 @@ def _model(job: FineTuneJob, spec: ModelSpec) -> ModelInput:
         tokenizer_uri=tokenizer_uri,
         tokenizer_revision=_revision(job, "tokenizer"),
         add_tokens=(tokenizer and tokenizer.add_tokens) or [],
-        initialize=spec.initialize,
-        freeze=spec.freeze,
-        dropout=spec.dropout,
-        layer_learning_rate_decay=spec.layer_learning_rate_decay,
-        head=spec.head,
-        adapter=spec.adapter,
+        **{name: getattr(spec, name) for name in ModelTechniques.model_fields},
     )
 
 
