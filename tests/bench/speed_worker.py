@@ -20,7 +20,8 @@ from finetune_api.run import RunConfig
 from finetune_trainer.process import allocator
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.threads import configure
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.log import configure_logging
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
 
 
@@ -136,7 +137,8 @@ def build(plan: Plan) -> Setup:
     config = config.model_copy(
         update={"training": config.training.resolved("classification", plan.max_length)}
     )
-    inputs = read_inputs(config, Reporter(out=sys.stderr), Stop(), Process())
+    configure_logging(sys.stderr)
+    inputs = read_inputs(config, Recorder(), Stop(), Process())
     run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()), Ranks())
     state = TrainState(micro_batch_size=config.training.micro_batch_size or 1)
     return Setup(plan, run, state, tokenizer)

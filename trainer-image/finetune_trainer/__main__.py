@@ -4,6 +4,7 @@ The only broad `except` of the trainer is here.
 """
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -20,7 +21,10 @@ from finetune_trainer.process.allocator import keep_freed_memory
 from finetune_trainer.process.launch import PEER_LOST, Process, launch
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.threads import configure
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.log import configure_logging
+from finetune_trainer.reporting.recorder import Recorder
+
+logger = logging.getLogger(__name__)
 
 HELP = """\
 Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
@@ -51,7 +55,7 @@ TRACEBACK_CHARACTERS = 1900
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         usage = "python -m finetune_trainer RUN.json [--set PATH=VALUE …]"
-        self.exit(ExitCode.CONFIGURATION, f"{message}; write: {usage}\n")
+        self.exit(ExitCode.CONFIGURATION, f"{message}; usage: {usage}\n")
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -79,70 +83,74 @@ def main(arguments: list[str] | None = None) -> int:
     path, overrides = given.run_json, dict(given.set)
     os.environ.update(QUIET)
     process = Process.current()
-    stop, reporter = Stop(), Reporter(quiet=process.rank > 0)
+    configure_logging(quiet=process.rank > 0)
+    stop, recorder = Stop(), Recorder()
     stop.listen()
     target = process.report or termination_log(path, overrides)
     code: int
     try:
-        code = _run(path, overrides, process, reporter, stop)
-        message = reporter.report.message
+        code, report = _run(path, overrides, process, recorder, stop)
     except PeerLostError as error:
-        code, message = PEER_LOST, str(error)
+        code, report = PEER_LOST, _ended(recorder, str(error))
     except TrainerError as error:
-        code, message = error.code, error.message
-        reporter.report = reporter.report.model_copy(update={"place": error.place})
+        code, report = error.code, _ended(recorder, error.message, place=error.place)
     except Exception as error:  # noqa: BLE001 - the border: everything else is a fault of ours
-        code, message = ExitCode.FAULT, f"a fault of the trainer: {type(error).__name__}: {error}"
-        told = traceback.format_exc()
-        print(told, file=sys.stderr)
-        reporter.report = reporter.report.model_copy(update={"traceback": told[-TRACEBACK_CHARACTERS:]})
-    _answer(reporter, target, code, message)
+        message, trace = f"a fault of the trainer: {type(error).__name__}: {error}", traceback.format_exc()
+        print(trace, file=sys.stderr)
+        code, report = ExitCode.FAULT, _ended(recorder, message, traceback=trace[-TRACEBACK_CHARACTERS:])
+    _answer(recorder, target, code, report)
     if process.report is None:
         ending = "done" if code == ExitCode.DONE else f"exit {code:d}"
-        print(f"finetune_trainer: {ending}: {message}", file=sys.stderr)
+        print(f"finetune_trainer: {ending}: {report.message}", file=sys.stderr)
     return code
 
 
-def _run(path: Path, overrides: dict[str, Any], process: Process, reporter: Reporter, stop: Stop) -> int:
+def _run(
+    path: Path, overrides: dict[str, Any], process: Process, recorder: Recorder, stop: Stop
+) -> tuple[int, RunReport]:
+    """The exit code and the final report."""
     config = read_config(path, overrides)
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if isinstance(config, CombineConfig):
-        return _combine(config, reporter, stop)
+        return _combine(config, recorder, stop)
     if config.devices.gpus > 1 and process.report is None:
-        with at_one_commit(path, config, reporter, stop) as run_json:
-            code, reporter.report = launch(run_json, config.devices.gpus, stop)
-        return code
-    reporter.report = RunReport(attempt=config.job.attempt)
-    reporter.connect(config, stop)
+        with at_one_commit(path, config, recorder, stop) as run_json:
+            return launch(run_json, config.devices.gpus, stop)
+    recorder.update(attempt=config.job.attempt)
+    if process.rank == 0:
+        recorder.connect(config, stop)
     threads = configure(processes=process.world)
     keep_freed_memory()
     from finetune_trainer.training.run import run
 
-    reporter.report = run(config, reporter, stop, process, threads)
-    return ExitCode.DONE
+    return ExitCode.DONE, run(config, recorder, stop, process, threads)
 
 
-def _combine(config: CombineConfig, reporter: Reporter, stop: Stop) -> int:
-    reporter.report = RunReport(attempt=config.job.attempt)
-    reporter.connect(config, stop)
+def _combine(config: CombineConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:
+    recorder.update(attempt=config.job.attempt)
+    recorder.connect(config, stop)
     threads = configure(processes=1)
     from finetune_trainer.combine.run import combine
 
-    reporter.report = combine(config, reporter, stop, threads)
-    return ExitCode.DONE
+    return ExitCode.DONE, combine(config, recorder, stop, threads)
 
 
-def _answer(reporter: Reporter, target: Path | None, code: int, message: str) -> None:
+def _ended(recorder: Recorder, message: str, **parts: Any) -> RunReport:
+    """What was recorded until an error ended the run."""
+    return recorder.report.model_copy(update={"message": message, **parts})
+
+
+def _answer(recorder: Recorder, target: Path | None, code: int, report: RunReport) -> None:
     """Leave the report where it is read; a code that is not of the contract (a killed process) is not part of it."""
     known = ExitCode(code) if code in list(ExitCode) else None
-    final = reporter.report.model_copy(update={"exit_code": known, "message": message[:1024]})
-    reporter.update(**dict(final))
-    reporter.close()
+    final = report.model_copy(update={"exit_code": known, "message": report.message[:1024]})
+    recorder.update(**dict(final))
+    recorder.close()
     if target is not None:
         try:
             target.write_text(to_message(final))
         except OSError as error:
-            reporter.say(f"the report could not be written to {target}: {error}", level="warning")
+            logger.warning(f"cannot write the report to {target}: {error}")
 
 
 def end(code: int) -> NoReturn:

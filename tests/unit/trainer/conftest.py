@@ -1,7 +1,8 @@
 """Fixtures of the trainer's tests. One thread: forked processes and this one then compute the same bytes."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ os.environ.update(
 
 import pytest
 
+from finetune_trainer.reporting.log import LOGGER
 from signals import signals_stay  # noqa: F401 - a fixture for every test here
 from unit.trainer.tiny import Job, build_model, job, reviews
 
@@ -25,6 +27,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return build_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _log_of_one_test() -> Iterator[None]:
+    """What a test listens with, or a run in this process writes to, ends with the test."""
+    yield
+    logging.getLogger(LOGGER).handlers.clear()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Runs on generated token ids for every objective, ready to step, and several ranks of them in forked processes."""
 
-import io
 import os
 import pickle
 import time
@@ -21,7 +20,7 @@ from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
 from ports import free_port
 from unit.trainer.forks import SECONDS, ended, fork
@@ -123,7 +122,7 @@ def a_run(
         validation=rows,
         save=save,
         restore=lambda _: pytest.fail("nothing is rolled back"),
-        reporter=Reporter(out=io.StringIO(), quiet=ranks.rank > 0),
+        recorder=Recorder(),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
 

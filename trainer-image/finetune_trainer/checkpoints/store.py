@@ -9,9 +9,10 @@ then the folder is renamed. A folder without a true manifest is no checkpoint.""
 
 import hashlib
 import json
+import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from finetune_trainer.versions import versions
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 MANIFEST, STATE, OWNER = "manifest.json", "state.json", "owner.json"
 TEMPORARY = ".writing-"
 LOOKS, HISTORY = "debug", "metrics.jsonl"
@@ -55,8 +58,8 @@ class Loaded:
 class Checkpoints:
     """The checkpoint folder of one job, as one process of one attempt sees it."""
 
-    def __init__(self, folder: Path, attempt: int, keep: int, say: Callable[[str], None]) -> None:
-        self.folder, self.attempt, self.keep, self._say = folder, attempt, keep, say
+    def __init__(self, folder: Path, attempt: int, keep: int) -> None:
+        self.folder, self.attempt, self.keep = folder, attempt, keep
         self.fingerprint = ""
         self.environment = dict(versions())
         self._nonce = uuid.uuid4().hex
@@ -117,7 +120,7 @@ class Checkpoints:
             path = self._path(step)
             flaw = self.flaw(path) if found is None else None
             if flaw:
-                self._say(f"checkpoint {path.name} is passed over: {flaw}")
+                logger.warning(f"checkpoint {path.name} is skipped: {flaw}")
                 continue
             self._whole.add(step)
             found = step if found is None else found
@@ -188,7 +191,7 @@ class Checkpoints:
             if written.get(key) != self.environment.get(key)
         ]
         if changes:
-            self._say(
+            logger.warning(
                 f"the checkpoint was written elsewhere, so the last bits may differ: {', '.join(changes)}"
             )
 

@@ -1,5 +1,6 @@
 """The rows that members and combination are scored on, and the objective that scores them."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import Source, scan
 from finetune_trainer.objectives import OBJECTIVES, Objective
-from finetune_trainer.reporting.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 PREFIXES = {"validation": "eval", "test": "test"}
 """Of the metrics, by the part of the data set."""
@@ -29,9 +31,7 @@ def objective_of(config: CombineConfig, member: Member) -> Objective[Any]:
     return OBJECTIVES[config.objective.kind].build(options, labels, [])
 
 
-def read_rows(
-    config: CombineConfig, member: Member, reporter: Reporter, check: Callable[[], None]
-) -> dict[str, Source]:
+def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) -> dict[str, Source]:
     """The rows by the prefix of their metrics; those with labels that the members do not know are invalid.
 
     Raises what `scan` raises.
@@ -53,7 +53,7 @@ def read_rows(
         data = getattr(spec, part)
         if data is not None:
             rows = scan(f"dataset.{part}", data, reading, duplicates, check)
-            reporter.say(f"{part}: {len(rows)} rows of {rows.name}")
+            logger.info(f"{part}: {len(rows)} rows of {rows.name}")
             found[prefix] = rows.source
     return found
 

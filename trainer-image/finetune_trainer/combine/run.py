@@ -2,6 +2,7 @@
 
 What needs no torch comes first, so that members that do not fit are told within a second or two."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from finetune_trainer.hub.fetch import fetch_rows
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import publish, published
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.assembly import LABELS_REPORTED, longest
 from finetune_trainer.training.inputs import clear_beside, stop_if_asked
 
@@ -23,54 +24,54 @@ if TYPE_CHECKING:
     from finetune_trainer.combine.combiners import Parts
     from finetune_trainer.process.devices import Compute
 
+logger = logging.getLogger(__name__)
 
-def combine(config: CombineConfig, reporter: Reporter, stop: Stop, threads: int) -> RunReport:
+
+def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int) -> RunReport:
     """Combine and publish, or find that an earlier attempt already did; returns the final report.
 
     Raises the errors of finetune_trainer.errors.
     """
     done = published(config)
     if done is not None:
-        reporter.report = done
-        reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to combine")
+        logger.info(f"the model is already published in {done.model and done.model.uri}; nothing to combine")
         return done
-    config = fetch_rows(config, reporter, stop)
+    config = fetch_rows(config, stop)
     members = read_members(config)
-    reporter.say(f"{len(members)} members, whole and fit for each other")
-    sources = read_rows(config, members[0], reporter, lambda: stop_if_asked(stop, "; nothing was published"))
+    logger.info(f"{len(members)} members, whole and fit for each other")
+    sources = read_rows(config, members[0], lambda: stop_if_asked(stop, "; nothing was published"))
     resolved = {part: sources[prefix].resolved for part, prefix in PREFIXES.items() if prefix in sources}
-    reporter.update(resolved=ResolvedStatus(**resolved))
-    compute = start_torch(config, reporter, threads)
+    recorder.update(resolved=ResolvedStatus(**resolved))
+    compute = start_torch(config, threads)
     from finetune_trainer.combine.content import Combined
     from finetune_trainer.combine.scoring import in_fitting_precision, score, told
     from finetune_trainer.training.evaluate import Judge
 
     tokenizer: Any = load_tokenizer(members[0].folder, config.dataset.preprocessing.truncation.value.lower())
     panel = Judge(None, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
-    panel = in_fitting_precision(config, members, panel, reporter)
-    tell_effective(config, members[0], panel.compute, reporter)
-    parts = tokenize_all(config, sources, members, tokenizer, panel.objective, reporter)
-    scored = score(config, members, parts, panel, reporter)
+    panel = in_fitting_precision(config, members, panel)
+    tell_effective(config, members[0], panel.compute, recorder)
+    parts = tokenize_all(config, sources, members, tokenizer, panel.objective)
+    scored = score(config, members, parts, panel, recorder)
     stop_if_asked(stop, "; nothing was published")
     message = f"combined {len(members)} models by {config.combine}: {told(scored.metrics)}"
-    reporter.update(message=message[:1024])  # which is published with the model
-    model = publish(config, Combined(config, members, scored, tokenizer), reporter.report)
+    recorder.update(message=recorder.with_caveats(message))  # which is published with the model
+    model = publish(config, Combined(config, members, scored, tokenizer), recorder.report)
     clear_beside(Path(config.output.staging_dir), config)
-    reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
-    reporter.update(model=model)
-    return reporter.report
+    logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
+    return recorder.report.model_copy(update={"model": model})
 
 
-def start_torch(config: CombineConfig, reporter: Reporter, threads: int) -> "Compute":
+def start_torch(config: CombineConfig, threads: int) -> "Compute":
     """Choose the device, and say what computes."""
     from finetune_trainer.process.devices import choose_compute
 
     compute = choose_compute(config.devices, config.precision, threads)
-    reporter.say(f"computing on {compute.name} in {compute.precision.value}")
+    logger.info(f"computing on {compute.name} in {compute.precision.value}")
     return compute
 
 
-def tell_effective(config: CombineConfig, first: Member, compute: "Compute", reporter: Reporter) -> None:
+def tell_effective(config: CombineConfig, first: Member, compute: "Compute", recorder: Recorder) -> None:
     """Report what was chosen, and the labels that all members have as the first has."""
     labels = first.outputs if config.objective.kind != "regression" else None
     effective = EffectiveStatus(
@@ -79,7 +80,7 @@ def tell_effective(config: CombineConfig, first: Member, compute: "Compute", rep
         device=compute.name,
         precision=compute.precision.value,
     )
-    reporter.update(effective=effective)
+    recorder.update(effective=effective)
 
 
 def tokenize_all(
@@ -88,13 +89,12 @@ def tokenize_all(
     members: list[Member],
     tokenizer: Any,
     objective: Any,
-    reporter: Reporter,
 ) -> "Parts":
     """The rows as tokens, the same for all members, cut to what each of them takes."""
     from finetune_trainer.data.tokens import tokenize
 
     able = longest_of_all(members, tokenizer)
-    most = longest(config.dataset.preprocessing.max_length, able, reporter)
+    most = longest(config.dataset.preprocessing.max_length, able)
     causal = config.objective.causal_lm
     hidden = causal.mask_prompt if causal else False
     return {

@@ -1,5 +1,6 @@
 """Scores every member and the combination on the same rows, one model in memory at a time."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -15,9 +16,11 @@ from finetune_trainer.combine.members import Member
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.precision import fitting
 from finetune_trainer.process.memory import memory_errors
-from finetune_trainer.reporting.reporter import Reporter, short
+from finetune_trainer.reporting.recorder import Recorder, short
 from finetune_trainer.shipped.custom_head import load as load_headed
 from finetune_trainer.training.evaluate import EVALUATION_FACTOR, Judge, defined
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Scored:
 
 
 def score(
-    config: CombineConfig, members: list[Member], parts: Parts, panel: Judge, reporter: Reporter
+    config: CombineConfig, members: list[Member], parts: Parts, panel: Judge, recorder: Recorder
 ) -> Scored:
     """Score one member after the other, then all as one. Raises StoppedError, PrunedError."""
     combiner = COMBINERS[config.combine](lambda: load(members[0], panel), parts, panel)
@@ -39,23 +42,21 @@ def score(
     for number, member in enumerate(members):
         model = load(member, panel)
         judges = {part: combiner.judge(model, part) for part in parts}
-        each.append(_measured(config, judges, parts, _names(config, of_members=True), reporter))
+        each.append(_measured(config, judges, parts, _names(config, of_members=True)))
         combiner.took(model)
         del model, judges  # before the next one is loaded
-        reporter.say(f"{member.name}: {told(each[-1])}")
-        reporter.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
+        logger.info(f"{member.name}: {told(each[-1])}")
+        recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
     judges = {part: combiner.joint(part) for part in parts}
-    joint = _measured(config, judges, parts, _names(config), reporter)
+    joint = _measured(config, judges, parts, _names(config))
     return Scored(combiner, each, beside_members(joint, each))
 
 
-def in_fitting_precision(
-    config: CombineConfig, members: list[Member], panel: Judge, reporter: Reporter
-) -> Judge:
+def in_fitting_precision(config: CombineConfig, members: list[Member], panel: Judge) -> Judge:
     """The judge, in a number format that a member of every architecture can be computed in."""
     different = {member.config.get("model_type"): member for member in members}.values()
     loaders = [partial(load, member, panel) for member in different]
-    return replace(panel, compute=fitting(loaders, panel.compute, config.precision, "precision", reporter))
+    return replace(panel, compute=fitting(loaders, panel.compute, config.precision, "precision"))
 
 
 def load(member: Member, panel: Judge) -> Any:
@@ -88,9 +89,7 @@ def told(metrics: Metrics) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _measured(
-    config: CombineConfig, judges: dict[str, Judge], parts: Parts, names: list[str], reporter: Reporter
-) -> Metrics:
+def _measured(config: CombineConfig, judges: dict[str, Judge], parts: Parts, names: list[str]) -> Metrics:
     length, kind = config.dataset.preprocessing.max_length, config.objective.kind
     size = EVALUATION_FACTOR * (TrainingSpec().resolved(kind, length).micro_batch_size or 1)
     found: Metrics = {}
@@ -100,7 +99,7 @@ def _measured(
             raise judge.stop.error("; nothing was published")
         numbers, undefined = defined(scores, names)
         if undefined:
-            reporter.say(f"not defined on these rows: {', '.join(undefined)}", level="warning")
+            logger.warning(f"not defined on these rows: {', '.join(undefined)}")
         found |= {f"{part}_{name}": short(value) or 0.0 for name, value in numbers.items()}
     return found
 

@@ -7,6 +7,7 @@ whole and flushed; what an attempt that was cancelled left is removed."""
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -26,6 +27,8 @@ from finetune_trainer.files import fresh_folder, rename_folder, sync_tree
 from finetune_trainer.objectives import Objective
 from finetune_trainer.versions import versions
 
+logger = logging.getLogger(__name__)
+
 TOKENS = "tokens"
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
@@ -40,10 +43,8 @@ class TokenCache:
     Of several processes one writes. `check` is called now and then, and may raise.
     """
 
-    def __init__(
-        self, checkpoints: Path, say: Callable[[str], None], check: Callable[[], None], writes: bool = True
-    ) -> None:
-        self._folder, self._say, self._check, self._writes = checkpoints / TOKENS, say, check, writes
+    def __init__(self, checkpoints: Path, check: Callable[[], None], writes: bool = True) -> None:
+        self._folder, self._check, self._writes = checkpoints / TOKENS, check, writes
         self._used: set[str] = set()
 
     def __enter__(self) -> "TokenCache":
@@ -70,7 +71,7 @@ class TokenCache:
                 arrays = _mapped(target)
             assert arrays is not None
         else:
-            self._say(
+            logger.info(
                 f"the tokens of {len(source.rows)} rows of {source.name} are there from an earlier attempt"
             )
         return examples_of(source.name, objective, arrays)

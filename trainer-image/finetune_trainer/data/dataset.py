@@ -1,5 +1,6 @@
 """The data of a run: training, validation and test rows, and the objective they define."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,8 @@ from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
 from finetune_trainer.objectives.labels import named
-from finetune_trainer.reporting.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Dataset:
         return {name: part.resolved for name, part in parts.items() if part is not None}
 
 
-def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None] = lambda: None) -> Dataset:
+def read_dataset(config: RunConfig, check: Callable[[], None] = lambda: None) -> Dataset:
     """Check, clean, deduplicate and split, training rows first; `check` is called now and then meanwhile.
 
     Raises what `scan` and `split_rows` raise.
@@ -57,14 +59,14 @@ def read_dataset(config: RunConfig, reporter: Reporter, check: Callable[[], None
     labels = _labels(kind, options, train)
     later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
     if split:
-        train, validation = _hold_out(train, split, config, reporter)
+        train, validation = _hold_out(train, split, config)
     else:
         assert spec.validation is not None
         validation = scan("dataset.validation", spec.validation, later, duplicates, check)
     test = scan("dataset.test", spec.test, later, duplicates, check) if spec.test else None
     objective = kind.build(options, labels, train.labels)
-    _say(reporter, train, validation, test)
-    _say_unlearned(reporter, labels or [], train)
+    _log_sizes(train, validation, test)
+    _warn_unlearned(labels or [], train)
     return Dataset(train.source, validation.source, test.source if test else None, objective)
 
 
@@ -79,15 +81,14 @@ def _labels(kind: type[Objective[Any]], options: Any, train: FileIndex) -> list[
         raise DataError(told, error.place) from error
 
 
-def _say_unlearned(reporter: Reporter, labels: list[str], train: FileIndex) -> None:
+def _warn_unlearned(labels: list[str], train: FileIndex) -> None:
     """A label that no training row has, by the spec or by the split, is never predicted, and nothing else shows it."""
     present = set(train.labels.names)
     missing = [label for label in labels if label not in present]
     if missing:
-        reporter.say(
+        logger.warning(
             f"no training row has {'the label' if len(missing) == 1 else 'the labels'} {named(missing)}: the model"
-            " does not learn it; give more rows, or change objective's labels or dataset.validation",
-            level="warning",
+            " does not learn it; give more rows, or change objective's labels or dataset.validation"
         )
 
 
@@ -100,28 +101,25 @@ def label_lists(objective: ObjectiveSpec) -> bool:
     )
 
 
-def _hold_out(
-    rows: FileIndex, split: ValidationSplit, config: RunConfig, reporter: Reporter
-) -> tuple[FileIndex, FileIndex]:
+def _hold_out(rows: FileIndex, split: ValidationSplit, config: RunConfig) -> tuple[FileIndex, FileIndex]:
     classification = config.objective.kind == "classification"
     train, held_out, how = split_rows(rows, split, config.training.seed, classification)
-    reporter.say(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
+    logger.info(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
     file = rows.resolved
     held = ResolvedData(uri=file.uri, revision=file.revision, digest=file.digest, rows=len(held_out))
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 
-def _say(reporter: Reporter, train: FileIndex, validation: FileIndex, test: FileIndex | None) -> None:
+def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) -> None:
     for name, rows in [("training", train), ("validation", validation), ("test", test)]:
         if rows is None:
             continue
         found = rows.resolved
         dropped = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} duplicates"
-        reporter.say(f"{name}: {len(rows)} rows of {rows.name} (dropped: {dropped})")
+        logger.info(f"{name}: {len(rows)} rows of {rows.name} (dropped: {dropped})")
         shared = 0 if rows is train else shared_texts(train, rows)
         if shared:
-            reporter.say(
+            logger.warning(
                 f"{shared} of {len(rows)} {name} texts also stand in the training rows, which makes the evaluation"
-                " look better than it is; set dataset.preprocessing.deduplicate: Exact",
-                level="warning",
+                " look better than it is; set dataset.preprocessing.deduplicate: Exact"
             )

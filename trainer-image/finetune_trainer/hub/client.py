@@ -3,6 +3,7 @@
 Downloads go over plain HTTPS into huggingface_hub's cache: a file appears there whole or not at all, and a retry
 takes it from there. Only safetensors, JSON and the tokenizer's files of a model are asked for."""
 
+import logging
 import os
 import re
 import time
@@ -18,7 +19,8 @@ from finetune_trainer.errors import ConfigurationError, NotFoundError, StorageEr
 from finetune_trainer.files import sha256
 from finetune_trainer.hub.errors import hub_faults, unavailable
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER = ("*.json", "*.model", "vocab.txt", "merges.txt", "*.tiktoken")
 WEIGHTS = "*.safetensors"
@@ -62,12 +64,12 @@ class Fetched:
 class Hub:
     """The Hub, or the mirror that HF_ENDPOINT names, with a cache on the disk."""
 
-    def __init__(self, cache: str | None, reporter: Reporter, stop: Stop) -> None:
+    def __init__(self, cache: str | None, stop: Stop) -> None:
         from huggingface_hub import constants
 
         self.cache = cache or constants.HF_HUB_CACHE
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self._reporter, self._stop = reporter, stop
+        self._stop = stop
         for partial in Path(self.cache).glob("*/blobs/*.incomplete"):  # no later process goes on with these
             if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
                 partial.unlink(missing_ok=True)
@@ -106,7 +108,7 @@ class Hub:
 
     def _download(self, source: Source, download: Callable[..., str]) -> str:
         """Download with a word on how far it is; tries again where another moment may help."""
-        self._reporter.say(f"fetching {source.uri} from {self.endpoint}")
+        logger.info(f"fetching {source.uri} from {self.endpoint}")
         began = time.monotonic()
         for pause in (*RETRY_SECONDS, None):
             try:
@@ -121,16 +123,16 @@ class Hub:
             except StorageError as error:
                 if pause is None or error.place is None or error.place.field == "output":
                     raise  # a full disk is no emptier in some seconds
-                self._reporter.say(f"{error.message}; trying again in {pause:.0f} s", level="warning")
+                logger.warning(f"{error.message}; trying again in {pause:.0f} s")
                 time.sleep(pause)
-        self._reporter.say(f"{source.uri} is there after {time.monotonic() - began:.1f} s")
+        logger.info(f"{source.uri} is there after {time.monotonic() - began:.1f} s")
         return path
 
     def _bar(self, source: Source) -> type:
         """A progress bar that draws nothing, tells the log, and ends a download when the run has to stop."""
         from huggingface_hub.utils.tqdm import tqdm
 
-        stop, say, told = self._stop, self._reporter.say, [time.monotonic()]
+        stop, logged_at = self._stop, [time.monotonic()]
 
         class Bar(tqdm):
             received = 0.0
@@ -142,9 +144,9 @@ class Hub:
                 if stop.requested:
                     raise stop.error(f" while {source.uri} was downloaded")
                 self.received += n or 0
-                if time.monotonic() > told[0] + TELL_SECONDS and self.received > 1e6:
-                    told[0] = time.monotonic()
-                    say(f"fetching {source.uri}: {self.received / 1e6:.0f} MB so far")
+                if time.monotonic() > logged_at[0] + TELL_SECONDS and self.received > 1e6:
+                    logged_at[0] = time.monotonic()
+                    logger.info(f"fetching {source.uri}: {self.received / 1e6:.0f} MB so far")
 
         return Bar
 

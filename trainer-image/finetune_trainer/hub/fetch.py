@@ -13,7 +13,7 @@ from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
 from finetune_api.uris import is_hub
 from finetune_trainer.hub.client import Hub, Source
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 
 PARTS = ("train", "validation", "test")
 
@@ -27,37 +27,37 @@ def uses_hub(config: RunConfig | CombineConfig) -> bool:
     return any(map(is_hub, uris))
 
 
-def fetch(config: RunConfig, reporter: Reporter, stop: Stop) -> RunConfig:
+def fetch(config: RunConfig, recorder: Recorder, stop: Stop) -> RunConfig:
     """Download what is named; returns the configuration with local paths and with the commits.
 
     Raises NotFoundError for what is not there or not allowed, StorageError for what may come another time.
     """
     if not uses_hub(config):
         return config
-    hub = Hub(config.output.hub_dir, reporter, stop)
+    hub = Hub(config.output.hub_dir, stop)
     model = _with_tokenizer(_with_model(config.model, hub), hub)
     data = {part: _with_file(f"dataset.{part}.uri", getattr(config.dataset, part), hub) for part in PARTS}
-    reporter.update(resolved=_resolved(model, data))
+    recorder.update(resolved=_resolved(model, data))
     return config.model_copy(
         update={"model": model, "dataset": config.dataset.model_copy(update=dict(data))},
     )
 
 
-def fetch_rows(config: CombineConfig, reporter: Reporter, stop: Stop) -> CombineConfig:
+def fetch_rows(config: CombineConfig, stop: Stop) -> CombineConfig:
     """`fetch` for a combination, whose members are folders."""
     if not uses_hub(config):
         return config
-    hub, given = Hub(config.output.hub_dir, reporter, stop), config.dataset
+    hub, given = Hub(config.output.hub_dir, stop), config.dataset
     data = {part: _with_file(f"dataset.{part}.uri", getattr(given, part), hub) for part in PARTS[1:]}
     return config.model_copy(update={"dataset": given.model_copy(update=dict(data))})
 
 
 @contextmanager
-def at_one_commit(run_json: Path, config: RunConfig, reporter: Reporter, stop: Stop) -> Iterator[Path]:
+def at_one_commit(run_json: Path, config: RunConfig, recorder: Recorder, stop: Stop) -> Iterator[Path]:
     """A run.json for several processes, as --set left it; what is downloaded here, once, they take from the cache."""
     with TemporaryDirectory(prefix="finetune-") as folder:
         pinned = Path(folder) / run_json.name
-        pinned.write_text(json.dumps(fetch(config, reporter, stop).to_json()))
+        pinned.write_text(json.dumps(fetch(config, recorder, stop).to_json()))
         yield pinned
 
 

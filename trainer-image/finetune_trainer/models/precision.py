@@ -1,5 +1,6 @@
 """Number formats: whether models can be computed in that of the hardware, and a layer that never is."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,12 +10,11 @@ from finetune_api.training import Precision
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.probes import why_not_bfloat16
 from finetune_trainer.process.devices import Compute
-from finetune_trainer.reporting.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 
-def fitting(
-    loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Precision, field: str, reporter: Reporter
-) -> Compute:
+def fitting(loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Precision, field: str) -> Compute:
     """In float32, where a CPU computes in bfloat16 and one of the models cannot be; one is in memory at a time.
 
     Raises ConfigurationError where `field` asked for bfloat16.
@@ -27,7 +27,7 @@ def fitting(
             continue
         if asked is Precision.BFLOAT16:
             raise ConfigurationError(f"{field}: {told}; set Auto or Float32", FaultPlace(field=field))
-        reporter.say(f"{told}: Float32 is used", level="warning")
+        logger.warning(f"{told}: Float32 is used")
         return replace(compute, precision=Precision.FLOAT32)
     return compute
 

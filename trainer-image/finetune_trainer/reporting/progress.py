@@ -6,6 +6,7 @@ The body is a superset of what transformers' own Kubeflow callback posts, so one
 """
 
 import json
+import logging
 import ssl
 import threading
 import urllib.request
@@ -18,6 +19,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.run import PROGRESS_BYTES, ProgressAnswer, ProgressEndpoint, RunReport, to_message
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
@@ -51,11 +54,10 @@ class ProgressClient:
     def __init__(
         self,
         endpoint: ProgressEndpoint,
-        say: Callable[[str], None],
         prune: Callable[[str], None],
         interval: float = INTERVAL_SECONDS,
     ) -> None:
-        self._endpoint, self._say, self._prune, self._interval = endpoint, say, prune, interval
+        self._endpoint, self._prune, self._interval = endpoint, prune, interval
         self._newest: RunReport | None = None
         self._wake, self._closing = threading.Event(), threading.Event()
         self._failed = self._misread = False
@@ -91,20 +93,20 @@ class ProgressClient:
             failure = str(error)
         if failure is None:
             self._failed = False
-            self._heed(answer)
+            self._handle_answer(answer)
         elif not self._failed:
             self._failed = True
-            self._say(f"progress could not be reported to {self._endpoint.url}: {failure}; training goes on")
+            logger.warning(f"cannot report progress to {self._endpoint.url}: {failure}; training continues")
 
-    def _heed(self, answer: bytes) -> None:
+    def _handle_answer(self, answer: bytes) -> None:
         try:
             asked = ProgressAnswer.model_validate_json(answer or b"{}").prune
         except ValidationError as error:
             if not self._misread:
                 self._misread = True
                 reason = error.errors(include_url=False)[0]["msg"]
-                self._say(
-                    f"the answer of {self._endpoint.url} is passed over, as it is none: {reason}; training goes on"
+                logger.warning(
+                    f"ignoring an invalid response from {self._endpoint.url}: {reason}; training continues"
                 )
             return
         if asked is not None:

@@ -1,5 +1,6 @@
 """Puts a run together once torch is there: device, model, tokens, optimizer."""
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from finetune_trainer.models.embeddings import add_tokens, check_fit
 from finetune_trainer.models.load import check_encoder, check_summary, checkpoint_activations, load_model
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.process.memory import memory_errors
-from finetune_trainer.reporting.reporter import Reporter
 from finetune_trainer.training.inputs import Inputs, stop_if_asked
 from finetune_trainer.training.looks import debug_of
 from finetune_trainer.training.state import TrainState
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.process.devices import Compute
     from finetune_trainer.training.context import Run
+
+logger = logging.getLogger(__name__)
 
 LABELS_REPORTED = 50
 GROUPS_REPORTED = 40
@@ -46,7 +48,7 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
     }
     told = f"computing on {compute.name} in {compute.precision.value}"
     told += f" in {process.world} processes" if process.world > 1 else ""
-    inputs.reporter.say(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
+    logger.info(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
     return compute
 
 
@@ -60,11 +62,11 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     from finetune_trainer.training.context import Run
     from finetune_trainer.training.evaluate import Judge
 
-    config, reporter = inputs.config, inputs.reporter
+    config, recorder = inputs.config, inputs.recorder
     model, tokenizer = _model(inputs, compute)
-    most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer), reporter)
+    most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     packed = _packs(inputs, model, most, compute)
-    compute = fitting([lambda: model], compute, config.training.precision, "training.precision", reporter)
+    compute = fitting([lambda: model], compute, config.training.precision, "training.precision")
     inputs.checkpoints.environment["precision"] = compute.precision.value
     with memory_errors(model):
         ranks.share(model, layers_of(model), compute)
@@ -73,7 +75,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     train, validation, *test = tokenize_all(inputs, tokenizer, most)
     check_learnable(model, [train, validation, *test], headed=config.model.head is not None)
     if packed:
-        reporter.say(f"texts share sequences of at most {most} tokens, where none sees another")
+        logger.info(f"texts share sequences of at most {most} tokens, where none sees another")
         train, validation, *test = (replace(part, packed_to=most) for part in (train, validation, *test))
     optimizer = build_optimizer(
         model,
@@ -81,7 +83,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         config.model.layer_learning_rate_decay,
         trained_later(model, config.model.freeze),
     )
-    reporter.say(f"parameter groups: {told(groups_of(optimizer))}")
+    logger.info(f"parameter groups: {told(groups_of(optimizer))}")
     checkpoints = inputs.checkpoints
 
     def save(state: TrainState) -> None:
@@ -109,7 +111,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         validation,
         save,
         restore_newest,
-        reporter,
+        recorder,
         config.model.freeze,
     )
     if ranks.first:
@@ -160,7 +162,7 @@ def _packs(inputs: Inputs, model: Any, most: int, compute: "Compute") -> bool:
         raise ConfigurationError(
             f"dataset.preprocessing.packing: texts cannot share sequences: {reason}; set Auto", place
         )
-    inputs.reporter.say(f"texts do not share sequences: {reason}")
+    logger.info(f"texts do not share sequences: {reason}")
     return False
 
 
@@ -169,18 +171,18 @@ def tokenize_all(inputs: Inputs, tokenizer: Any, most: int) -> "list[Examples]":
     from finetune_trainer.data.cache import TokenCache
     from finetune_trainer.data.encoding import Encoding
 
-    dataset, causal, say = inputs.dataset, inputs.config.objective.causal_lm, inputs.reporter.say
+    dataset, causal = inputs.dataset, inputs.config.objective.causal_lm
     how = Encoding(tokenizer, most, mask_prompt=causal.mask_prompt if causal else False)
     parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
     writes = inputs.process.rank == 0
-    with TokenCache(inputs.checkpoints.folder, say, lambda: stop_if_asked(inputs.stop), writes) as cache:
+    with TokenCache(inputs.checkpoints.folder, lambda: stop_if_asked(inputs.stop), writes) as cache:
         return [cache.examples(part, dataset.objective, how) for part in parts]
 
 
-def longest(asked: int, able: int | None, reporter: Reporter) -> int:
+def longest(asked: int, able: int | None) -> int:
     """To how many tokens texts are cut; says so where the model takes fewer than asked for."""
     if able is not None and able < asked:
-        reporter.say(
+        logger.info(
             f"texts are cut to {able} tokens: the model takes no more than that (maxLength is {asked})"
         )
         return able
@@ -194,7 +196,7 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
     how = "random weights" if config.model.initialize is Initialize.RANDOM else "pretrained weights"
-    inputs.reporter.say(
+    logger.info(
         f"{type(model).__name__} with {how}: {trainable:,} of {everything:,} parameters are trained;"
         f" {training.total_steps} steps of {config.training.batch_size} examples"
     )
@@ -209,7 +211,7 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
         parameter_groups=groups_of(training.optimizer)[:GROUPS_REPORTED],
         processes=judge.ranks.world,
     )
-    inputs.reporter.update(effective=effective)
+    inputs.recorder.update(effective=effective)
 
 
 def newest(checkpoints: Checkpoints, ranks: "Ranks", before: int | None = None) -> Loaded | None:

@@ -15,7 +15,7 @@ from finetune_trainer.distributed import Ranks
 from finetune_trainer.optimization.clipping import Norms
 from finetune_trainer.optimization.spikes import Spikes
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.debug import Debug
 from finetune_trainer.training.evaluate import Judge
 from finetune_trainer.training.state import TrainState
@@ -38,7 +38,7 @@ class Run:
     """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
     ones and returns its state; None if there is none.
     """
-    reporter: Reporter
+    recorder: Recorder
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
     debug: Debug | None = None

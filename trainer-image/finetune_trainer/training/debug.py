@@ -15,7 +15,7 @@ from finetune_api.training import DebugSpec
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.layers.find import watched
 from finetune_trainer.reporting.history import History
-from finetune_trainer.reporting.reporter import short
+from finetune_trainer.reporting.recorder import short
 
 STATISTICS, TRACE = "statistics.jsonl", "trace.json"
 LEARNED = 0.1

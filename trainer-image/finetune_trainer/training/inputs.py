@@ -1,5 +1,6 @@
 """What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +22,10 @@ from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_staging
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.looks import history_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Inputs:
     """What was read and checked before torch is needed."""
 
     config: RunConfig
-    reporter: Reporter
+    recorder: Recorder
     stop: Stop
     process: Process
     dataset: Dataset
@@ -38,34 +41,31 @@ class Inputs:
     checkpoints: Checkpoints
 
 
-def read_inputs(config: RunConfig, reporter: Reporter, stop: Stop, process: Process) -> Inputs:
+def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Process) -> Inputs:
     """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
-    config = fetch(config, reporter, stop)
-    checkpoints = checkpoints_of(config, reporter)
+    config = fetch(config, recorder, stop)
+    checkpoints = checkpoints_of(config)
     check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
     check_adapter(config.model)
     folder = check_folder(config.model)
-    dataset = read_dataset(config, reporter, lambda: stop_if_asked(stop))
+    dataset = read_dataset(config, lambda: stop_if_asked(stop))
     if process.rank == 0:
         checkpoints.claim()
     found = dataset.resolved
     tokenizer = folder.tokenizer_resolved(config.model)
-    reporter.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
+    recorder.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
     digests = {name: part.digest for name, part in found.items()}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     checkpoints.fingerprint = fingerprint(config, digests)
     if process.rank == 0:
-        reporter.history = history_of(config.training.debug, checkpoints.folder)
+        recorder.open_history(history_of(config.training.debug, checkpoints.folder))
     stop_if_asked(stop)
-    return Inputs(config, reporter, stop, process, dataset, folder, checkpoints)
+    return Inputs(config, recorder, stop, process, dataset, folder, checkpoints)
 
 
-def checkpoints_of(config: RunConfig, reporter: Reporter) -> Checkpoints:
-    def say(text: str) -> None:
-        reporter.say(text, level="warning")
-
+def checkpoints_of(config: RunConfig) -> Checkpoints:
     return Checkpoints(
-        Path(config.output.checkpoint_dir), config.job.attempt, config.training.checkpoint.keep, say
+        Path(config.output.checkpoint_dir), config.job.attempt, config.training.checkpoint.keep
     )
 
 
@@ -93,21 +93,21 @@ def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
             own.parent.rmdir()
 
 
-def clear_all(config: RunConfig, reporter: Reporter) -> None:
+def clear_all(config: RunConfig) -> None:
     """`clear` what other attempts left, and this one."""
-    leftover = checkpoints_of(config, reporter)
+    leftover = checkpoints_of(config)
     leftover.claim()
     clear(leftover, config)
 
 
 @contextmanager
-def nothing_left_if_pruned(config: RunConfig, reporter: Reporter, process: Process) -> Iterator[None]:
+def nothing_left_if_pruned(config: RunConfig, process: Process) -> Iterator[None]:
     """Remove the checkpoints of a pruned trial, those of earlier attempts too: it is not resumed."""
     try:
         yield
     except PrunedError:
         if process.rank == 0:
-            clear_all(config, reporter)
+            clear_all(config)
         raise
 
 

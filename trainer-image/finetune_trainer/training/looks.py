@@ -1,5 +1,6 @@
 """Begins and ends what training.debug asks for."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from finetune_trainer.training.state import TrainState
 if TYPE_CHECKING:
     from finetune_trainer.training.context import Run
     from finetune_trainer.training.debug import Debug
+
+logger = logging.getLogger(__name__)
 
 
 def history_of(spec: DebugSpec | None, checkpoints: Path) -> History:
@@ -33,10 +36,10 @@ def debug_of(spec: DebugSpec | None, model: Any, checkpoints: Path) -> "Debug | 
 
 def finish(run: "Run", state: TrainState) -> str:
     """End the looks, and say what they showed; returns it for the final message."""
-    reporter = run.reporter
-    if run.debug is None or reporter.history is None:
+    recorder = run.recorder
+    if run.debug is None or recorder.history is None:
         return ""
-    found = run.debug.finish(state.step, reporter.history.entries())
+    found = run.debug.finish(state.step, recorder.history.entries())
     for sentence in found:
-        reporter.say(sentence, level="warning")
+        logger.warning(sentence)
     return "".join(f"; {sentence}" for sentence in found)

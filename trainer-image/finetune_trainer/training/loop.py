@@ -4,6 +4,7 @@ The one rule: an objective returns (loss_sum, weight), and only `_gradients` div
 micro-batches and ranks of the step. So any micro-batch size and any number of ranks give the same update.
 All ranks run this loop, and decide alike: what only one of them knows is exchanged with the loss of every step."""
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from finetune_trainer.training.nonfinite import (
 )
 from finetune_trainer.training.record import evaluate_now, log_step, pruned, tell_spike
 from finetune_trainer.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def thaw(run: Run, state: TrainState) -> None:
     """Train from this step on what gradual unfreezing adds, and say so."""
     if run.freeze is not None and apply_thaw(run.judge.model, run.freeze, state.step, run.steps_per_epoch):
         trained = trained_parameters(run.judge.model)
-        run.reporter.say(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
+        logger.info(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
 
 def train_step(run: Run, state: TrainState) -> Step | None:
@@ -126,10 +129,9 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics:
         longest = int(run.train.lengths[batch].max())
         parts = needed(run.judge.model, run.optimizer)
         state.micro_batch_size = halved(state.micro_batch_size, longest, parts)
-        run.reporter.say(
+        logger.warning(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
-            f" the batch of {run.training.batch_size} stays as it is",
-            level="warning",
+            f" the batch of {run.training.batch_size} stays as it is"
         )
         put_back(statistics)
         torch.set_rng_state(random)
@@ -186,10 +188,10 @@ def save_now(run: Run, state: TrainState) -> None:
     if state.step == 0:
         return
     run.save(state)
-    metrics = run.reporter.metrics
+    metrics = run.recorder.metrics
     metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
     metrics.checkpoint_success.set_to_current_time()
-    run.reporter.update(latest=CheckpointStatus(step=state.step))
+    run.recorder.update(latest=CheckpointStatus(step=state.step))
 
 
 def _saved(state: TrainState) -> str:

@@ -3,6 +3,7 @@
 No weight takes it up: the optimizer has not stepped yet when this is called, and running statistics of batch
 normalisation are put back."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from finetune_trainer.errors import DivergedError
 from finetune_trainer.layers.find import watched
 from finetune_trainer.training.context import Run, rows_named
 from finetune_trainer.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Buffers of batch normalisation, each with what it held before a step."""
@@ -51,9 +54,9 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
 
     Raises DivergedError where the policy is Fail, its limit is exceeded, or a rollback cannot help.
     """
-    policy, reporter = run.training.on_non_finite, run.reporter
+    policy, recorder = run.training.on_non_finite, run.recorder
     run.optimizer.zero_grad(set_to_none=True)
-    reporter.metrics.nonfinite.inc()
+    recorder.metrics.nonfinite.inc()
     finding = find(run, state, batch)
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
     told = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
@@ -66,8 +69,8 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
         )
     state.nonfinite += 1
     if policy.action is NonFiniteAction.SKIP_STEP:
-        reporter.metrics.skipped.inc()
-        reporter.say(f"not finite {told}; the step is left out", level="warning", event="skip")
+        recorder.metrics.skipped.inc()
+        logger.warning(f"not finite {told}; the step is left out", extra={"facts": {"event": "skip"}})
         state.step += 1
     else:
         _roll_back(run, state, batch, told)
@@ -96,14 +99,13 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
                 f" smaller rate does not help; {ADVICE}"
             )
         before = earlier.step
-    run.reporter.metrics.rollbacks.inc()
-    run.reporter.back_to(state.step, state.evaluations, state.best)
+    run.recorder.metrics.rollbacks.inc()
+    run.recorder.rewind(state.step, state.evaluations, state.best)
     if run.debug is not None:
         run.debug.start(state.step)
-    run.reporter.say(
+    logger.warning(
         f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
-        level="warning",
-        event="rollback",
+        extra={"facts": {"event": "rollback"}},
     )
 
 

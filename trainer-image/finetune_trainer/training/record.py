@@ -1,5 +1,6 @@
 """Notes what a step or an evaluation gave: in the state, in the report, in the metrics."""
 
+import logging
 import time
 from datetime import UTC, datetime
 
@@ -7,10 +8,12 @@ from finetune_api.metrics import improves, plain
 from finetune_api.status import CheckpointStatus, EarlyStoppedStatus, EpochStatus, ProgressStatus
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.process.memory import peak
-from finetune_trainer.reporting.reporter import duration, short
+from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.context import Run, Step, rows_named
 from finetune_trainer.training.evaluate import EVALUATION_FACTOR, defined
 from finetune_trainer.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 LOG_LINES = 50
 LOG_SECONDS = 30.0
@@ -30,8 +33,8 @@ def evaluate_now(run: Run, state: TrainState) -> bool:
         state.patience = state.patience.after(
             stopping, scores.get(plain(stopping.metric or spec.best_metric))
         )
-        run.reporter.metrics.bad_evaluations.set(state.patience.bad_evaluations)
-    run.reporter.evaluation(state.evaluations, state.best, improved=improved)
+        run.recorder.metrics.bad_evaluations.set(state.patience.bad_evaluations)
+    run.recorder.evaluation(state.evaluations, state.best, improved=improved)
     return improved and stopping is not None and stopping.restore_best
 
 
@@ -42,7 +45,7 @@ def _note_plateau(run: Run, state: TrainState, value: float) -> None:
     state.plateau = state.plateau.after(spec, run.training.evaluation.best_metric, value)
     if state.plateau.rate_factor != 1:
         state.rate_factor *= state.plateau.rate_factor
-        run.reporter.say(
+        logger.info(
             f"{run.training.evaluation.best_metric} did not improve in {spec.patience + 1} evaluations: the learning"
             f" rate is multiplied by {spec.factor:g}"
         )
@@ -54,7 +57,7 @@ def note_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bo
     wanted = [plain(name) for name in spec.metrics or []]
     numbers, undefined = defined(scores, list(dict.fromkeys(["loss", key, *wanted])))
     if undefined:
-        run.reporter.say(f"not defined on these rows: {', '.join(undefined)}", level="warning")
+        logger.warning(f"not defined on these rows: {', '.join(undefined)}")
     state.evaluations.append(
         EpochStatus(
             epoch=round(state.step / run.steps_per_epoch, 4),
@@ -89,7 +92,7 @@ def pruned(run: Run, state: TrainState) -> str:
 
 def log_step(run: Run, state: TrainState, step: Step) -> None:
     """Pass a step's numbers on; a line in the log every so often."""
-    metrics, total = run.reporter.metrics, run.total_steps
+    metrics, total = run.recorder.metrics, run.total_steps
     metrics.loss.set(step.loss)
     metrics.learning_rate.set(step.learning_rate)
     metrics.grad_norm.set(step.norms.before)
@@ -106,7 +109,7 @@ def log_step(run: Run, state: TrainState, step: Step) -> None:
     now = time.monotonic()
     if state.step in (1, total) or state.step % often == 0 or now - run.logged_at > LOG_SECONDS:
         run.logged_at = now
-        run.reporter.training(progress_of(run, state, step))
+        run.recorder.train_step(progress_of(run, state, step))
 
 
 def tell_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
@@ -114,11 +117,10 @@ def tell_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None
     usual = run.spikes.note(loss)
     if usual is None:
         return
-    run.reporter.metrics.spikes.inc()
-    run.reporter.say(
+    run.recorder.metrics.spikes.inc()
+    logger.warning(
         f"loss spike at step {state.step + 1}: {loss:.4g}, where {usual:.4g} is usual, on {rows_named(run, batch)}",
-        level="warning",
-        event="spike",
+        extra={"facts": {"event": "spike"}},
     )
 
 
@@ -160,12 +162,12 @@ def note_early_stop(run: Run, state: TrainState) -> str:
     )
     left, processes = run.total_steps - state.step, run.ranks.world
     saved = round(state.seconds / state.step * left * processes)
-    run.reporter.update(
+    run.recorder.update(
         early_stopped=EarlyStoppedStatus(
             step=state.step, metric=stopping.metric or "eval_loss", reason=reason, saved_seconds=saved
         )
     )
     kind = "GPU time" if run.judge.compute.device.type == "cuda" else "computing time"
     told = f"stopped early at step {state.step} of {run.total_steps}, which saved about {duration(saved)} of {kind}"
-    run.reporter.say(f"{told}: {reason}")
+    logger.info(f"{told}: {reason}")
     return f"; {told}"

@@ -2,6 +2,7 @@
 
 What needs no torch comes first, so that a mistake in the input is answered within a second or two."""
 
+import logging
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import publish, published
 from finetune_trainer.publishing.trained import Trained
-from finetune_trainer.reporting.reporter import Reporter, duration, short
+from finetune_trainer.reporting.recorder import Recorder, duration, short
 from finetune_trainer.training.assembly import assemble, newest, start_torch
 from finetune_trainer.training.inputs import (
     Inputs,
@@ -29,28 +30,29 @@ from finetune_trainer.training.state import TrainState
 if TYPE_CHECKING:
     from finetune_trainer.training.context import Run
 
+logger = logging.getLogger(__name__)
 
-def run(config: RunConfig, reporter: Reporter, stop: Stop, process: Process, threads: int) -> RunReport:
+
+def run(config: RunConfig, recorder: Recorder, stop: Stop, process: Process, threads: int) -> RunReport:
     """Train and publish a model, or find that an earlier attempt already did; returns the final report.
 
     Every process of a run does the same; the first alone writes. Raises the errors of finetune_trainer.errors.
     """
     done = published(config)
     if done is None:
-        with nothing_left_if_pruned(config, reporter, process):
-            return train_and_publish(config, reporter, stop, process, threads)
-    reporter.report = done
+        with nothing_left_if_pruned(config, process):
+            return train_and_publish(config, recorder, stop, process, threads)
     if process.rank == 0:
-        reporter.say(f"the model is already published in {done.model and done.model.uri}; nothing to train")
-        clear_all(config, reporter)
+        logger.info(f"the model is already published in {done.model and done.model.uri}; nothing to train")
+        clear_all(config)
     return done
 
 
 def train_and_publish(
-    config: RunConfig, reporter: Reporter, stop: Stop, process: Process, threads: int
+    config: RunConfig, recorder: Recorder, stop: Stop, process: Process, threads: int
 ) -> RunReport:
     """From the files to the published model."""
-    inputs = read_inputs(config, reporter, stop, process)
+    inputs = read_inputs(config, recorder, stop, process)
     compute = start_torch(inputs, threads)
     from finetune_trainer.distributed import join, leave, lost_peers
 
@@ -66,27 +68,26 @@ def train_and_publish(
             looked = finish(training, state)
             metrics = final_metrics(inputs, training, state, test)
             message = f"{_trained(state, metrics)}{ending}{_refused(state)}{looked}"
-            reporter.update(message=message[:1024])  # which is published with the model
+            recorder.update(message=recorder.with_caveats(message))  # which is published with the model
             model = publish_model(inputs, training, tokenizer, metrics)
         leave()
-    reporter.update(model=model)
-    return reporter.report
+    return recorder.report.model_copy(update={"model": model})
 
 
 def resume(inputs: Inputs, training: "Run") -> TrainState:
     """The state of the newest whole checkpoint, put into model and optimizer, or a fresh one."""
     from finetune_trainer.checkpoints.snapshot import restore
 
-    spec, reporter = inputs.config.training, inputs.reporter
+    spec, recorder = inputs.config.training, inputs.recorder
     ranks = training.ranks
     loaded = newest(inputs.checkpoints, ranks) if spec.checkpoint.resume is Resume.AUTO else None
     state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
     if loaded is not None:
         restore(loaded.tensors, training.judge.model, training.optimizer, ranks)
         state = TrainState.from_json(loaded.state)
-        reporter.say(f"going on from the checkpoint of step {loaded.step}")
-    reporter.back_to(state.step, state.evaluations, state.best)
-    reporter.update(from_step=state.step)
+        logger.info(f"going on from the checkpoint of step {loaded.step}")
+    recorder.rewind(state.step, state.evaluations, state.best)
+    recorder.update(from_step=state.step)
     if training.debug is not None:
         training.debug.start(state.step)
     return state
@@ -98,11 +99,11 @@ def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> str:
     from finetune_trainer.training.record import note_early_stop, padding
 
     train(training, state)
-    reporter = inputs.reporter
-    effective = reporter.report.effective
+    recorder = inputs.recorder
+    effective = recorder.report.effective
     if effective is not None:
-        reporter.update(effective=effective.model_copy(update={"micro_batch_size": state.micro_batch_size}))
-    reporter.say(
+        recorder.update(effective=effective.model_copy(update={"micro_batch_size": state.micro_batch_size}))
+    logger.info(
         f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed positions were padding"
     )
     return note_early_stop(training, state)
@@ -137,18 +138,17 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
         numbers, undefined = defined(scores, list(dict.fromkeys(names)))
         if undefined:
             told = f"not defined on the test rows: {', '.join(undefined)}"
-            inputs.reporter.say(told, level="warning")
+            logger.warning(told)
         metrics |= {f"test_{name}": short(value) for name, value in numbers.items()}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _best_step(inputs: Inputs, best: int, last: int) -> int:
     if inputs.checkpoints.has(best):
-        inputs.reporter.say(f"the weights of step {best}, the best ones, are recorded")
+        logger.info(f"the weights of step {best}, the best ones, are recorded")
         return best
-    inputs.reporter.say(
-        f"the checkpoint of step {best}, the best one, is lost or damaged: the last weights are recorded",
-        level="warning",
+    logger.warning(
+        f"the checkpoint of step {best}, the best one, is lost or damaged: the last weights are recorded"
     )
     return last
 
@@ -157,17 +157,17 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
     from finetune_trainer.distributed import put_together
 
-    reporter, checkpoints, ranks = inputs.reporter, inputs.checkpoints, training.ranks
+    recorder, checkpoints, ranks = inputs.recorder, inputs.checkpoints, training.ranks
     put_together(training.judge.model)
     if not ranks.first:
         return ranks.decided(None)
-    assert reporter.history is not None
+    assert recorder.history is not None
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
-    trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, reporter.history, looks)
-    model = publish(inputs.config, trained, reporter.report, checkpoints.assert_owner)
-    reporter.history = None
+    trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, recorder.history, looks)
+    model = publish(inputs.config, trained, recorder.report, checkpoints.assert_owner)
+    recorder.release_history()
     clear(checkpoints, inputs.config)
-    reporter.say(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
+    logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
     return ranks.decided(model)

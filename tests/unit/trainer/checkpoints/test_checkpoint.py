@@ -8,6 +8,7 @@ import pytest
 
 from finetune_trainer.checkpoints.store import Checkpoints
 from finetune_trainer.errors import StoppedError, StorageError
+from unit.trainer.logs import messages
 
 
 def tensors(value):
@@ -17,8 +18,8 @@ def tensors(value):
 
 
 def store(folder, attempt=1, keep=2, fingerprint="same"):
-    said = []
-    checkpoints = Checkpoints(folder, attempt, keep, said.append)
+    said = messages()
+    checkpoints = Checkpoints(folder, attempt, keep)
     checkpoints.fingerprint = fingerprint
     checkpoints.claim()
     return checkpoints, said
@@ -110,7 +111,7 @@ def passed_over(folder, why):
     checkpoints, said = store(folder)
     assert checkpoints.newest().step == 10
     assert len(said) == 1
-    assert said[0].startswith(f"checkpoint step-00000020 is passed over: {why}")
+    assert said[0].startswith(f"checkpoint step-00000020 is skipped: {why}")
     checkpoints.save(20, tensors(20), {"step": 20}, None)
     assert store(folder)[0].newest().step == 20
 

@@ -1,6 +1,5 @@
 """From files to batches: reading, cleaning, duplicates, splits, length buckets."""
 
-import io
 import json
 
 import numpy as np
@@ -21,7 +20,7 @@ from finetune_trainer.data.sources import scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import label_text
-from finetune_trainer.reporting.reporter import Reporter
+from unit.trainer.logs import messages
 from unit.trainer.tiny import reviews, write_jsonl
 
 
@@ -226,15 +225,12 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
             }
         }
     )
-    out = io.StringIO()
-    read_dataset(read_config(made.write(), {}), Reporter(out=out))
-    lines = [json.loads(line) for line in out.getvalue().splitlines()]
-    told = [line["message"] for line in lines if "also stand in the training rows" in line["message"]]
+    lines = messages()
+    read_dataset(read_config(made.write(), {}))
+    told = [line for line in lines if "also stand in the training rows" in line]
     assert [message.split(", which")[0] for message in told] == list(expected.values())
     assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
-    left_out = [
-        line["message"].count(" 9 duplicates") for line in lines if line["message"].startswith("training")
-    ]
+    left_out = [line.count(" 9 duplicates") for line in lines if line.startswith("training")]
     assert left_out == [kind == "Exact"]
 
 
@@ -242,7 +238,7 @@ def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
     rows = [{"text": "it is good", "label": label} for label in ("pos", "neg")]
     made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
     with pytest.raises(DataError, match=r"one label only, 'pos'; .*; 1 duplicates were dropped \(dataset"):
-        read_dataset(read_config(made.write(), {}), Reporter(out=io.StringIO()))
+        read_dataset(read_config(made.write(), {}))
 
 
 def test_a_text_and_its_pair_are_told_apart():

@@ -20,6 +20,7 @@ from finetune_trainer.data.tokens import CHUNK_ROWS, tokenize
 from finetune_trainer.errors import DataError, StoppedError, StorageError
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.labels import label_text
+from unit.trainer.logs import messages
 from unit.trainer.vocabularies import word_pieces
 
 OBJECTIVE = Classification(["neg", "pos"])
@@ -46,8 +47,8 @@ def how(max_length=16):
 
 def examples_of(folder, source, how, check=lambda: None):
     """Examples by way of the cache, and what it said."""
-    said = []
-    with TokenCache(folder, said.append, check) as cache:
+    said = messages()
+    with TokenCache(folder, check) as cache:
         return cache.examples(source, OBJECTIVE, how), said
 
 
@@ -126,7 +127,7 @@ def test_of_several_processes_one_writes_and_the_others_wait_for_it(tmp_path, pa
         if len(waited) == 2:
             examples_of(tmp_path, source(path), encoding)
 
-    with TokenCache(tmp_path, print, write_meanwhile, writes=False) as cache:
+    with TokenCache(tmp_path, write_meanwhile, writes=False) as cache:
         awaited = cache.examples(source(path), OBJECTIVE, encoding)
     assert len(waited) == 2
     assert len(awaited) == CHUNK_ROWS + 10

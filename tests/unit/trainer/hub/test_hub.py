@@ -25,7 +25,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.hub import client
 from finetune_trainer.hub.fetch import at_one_commit, fetch
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from hub_server import TOKEN, HubServer, serving
 from unit.trainer.tiny import Job, merged, reviews
 
@@ -65,7 +65,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 def fetched(tmp_path: Path) -> Callable[..., RunConfig]:
     """Fetches for a job; `model` and `dataset` are as in run.json."""
 
-    def run(model: Any = "hf://org/base", reporter: Reporter | None = None, **dataset: Any) -> RunConfig:
+    def run(model: Any = "hf://org/base", recorder: Recorder | None = None, **dataset: Any) -> RunConfig:
         config = {
             "job": {"name": "tiny", "uid": "uid-1"},
             "model": {"uri": model} if isinstance(model, str) else model,
@@ -78,7 +78,7 @@ def fetched(tmp_path: Path) -> Callable[..., RunConfig]:
                 "hubDir": str(tmp_path / "hub"),
             },
         }
-        return fetch(RunConfig.from_json(config), reporter or Reporter(), Stop())
+        return fetch(RunConfig.from_json(config), recorder or Recorder(), Stop())
 
     return run
 
@@ -148,10 +148,10 @@ def test_data_and_a_tokenizer_have_their_own_commits_and_are_reported_before_the
     rows = hub.repository(
         "datasets/org/reviews", {"data/train.jsonl": REVIEWS, "test.csv": b"text,label\n"}, "v1"
     )
-    reporter = Reporter()
+    recorder = Recorder()
     config = fetched(
         {"uri": "hf://org/base", "tokenizerUri": "hf://org/tokenizer"},
-        reporter,
+        recorder,
         train={"uri": "hf://datasets/org/reviews@v1/data/train.jsonl"},
         test={"uri": "hf://datasets/org/reviews/test.csv"},
     )
@@ -161,7 +161,7 @@ def test_data_and_a_tokenizer_have_their_own_commits_and_are_reported_before_the
     assert config.dataset.test.revision == rows
     assert config.model.tokenizer_path is not None
     assert not list(Path(config.model.tokenizer_path).glob("*.safetensors"))
-    resolved = reporter.report.resolved
+    resolved = recorder.report.resolved
     assert resolved is not None
     found = (resolved.model, resolved.tokenizer, resolved.train, resolved.test)
     assert [part and part.revision for part in found] == [base, other, rows, rows]
@@ -311,10 +311,10 @@ def test_several_processes_take_what_one_downloaded_though_the_branch_moves(
     named = config.model_copy(
         update={"model": config.model.model_copy(update={"path": "", "revision": None})}
     )
-    with at_one_commit(tmp_path / "run.json", named, Reporter(), Stop()) as run_json:
+    with at_one_commit(tmp_path / "run.json", named, Recorder(), Stop()) as run_json:
         hub.repositories["org/base"].commit({"config.json": b"{}"})
         hub.asked.clear()
-        of_a_rank = fetch(RunConfig.from_json(json.loads(run_json.read_text())), Reporter(), Stop())
+        of_a_rank = fetch(RunConfig.from_json(json.loads(run_json.read_text())), Recorder(), Stop())
     assert of_a_rank.model.revision == commit
     assert hub.asked == []
 
@@ -324,7 +324,7 @@ def test_a_stop_ends_a_download(hub: HubServer, tmp_path: Path, fetched: Callabl
     config = fetched()
     shutil.rmtree(tmp_path / "hub")
     with pytest.raises(TrainerError, match="stopped by SIGTERM while hf://org/base was downloaded") as caught:
-        fetch(config, Reporter(), Stop(requested=True))
+        fetch(config, Recorder(), Stop(requested=True))
     assert caught.value.code is ExitCode.INTERRUPTED
 
 

@@ -17,6 +17,7 @@ from finetune_api.run import ExitCode, ProgressEndpoint, RunReport
 from finetune_api.status import CheckpointStatus, EffectiveStatus, EpochStatus, ProgressStatus
 from finetune_trainer.reporting.progress import ProgressClient, body_of
 from ports import free_port
+from unit.trainer.logs import messages
 
 REPORT = RunReport(
     progress=ProgressStatus(percent=34, step=4, total_steps=12, loss=0.5, learning_rate=5e-5, eta_seconds=9),
@@ -133,8 +134,8 @@ def test_a_post_fits_into_what_the_operator_takes_and_keeps_the_goal():
 
 
 def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certificate, endpoint):
-    server, said = endpoint(), []
-    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.2)
+    server, said = endpoint(), messages()
+    client = ProgressClient(spec(tmp_path, certificate, server.url), nobody_prunes, interval=0.2)
     client.offer(REPORT)
     while not server.posts:
         time.sleep(0.01)
@@ -151,10 +152,8 @@ def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certifi
 
 
 def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificate, endpoint):
-    server, said = endpoint(202, 503, 200, 401), []
-    client = ProgressClient(
-        spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.01
-    )
+    server, said = endpoint(202, 503, 200, 401), messages()
+    client = ProgressClient(spec(tmp_path, certificate, server.url), nobody_prunes, interval=0.01)
     for number in range(4):
         client.offer(REPORT)
         while len(server.posts) <= number:
@@ -162,8 +161,8 @@ def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificat
         time.sleep(0.05)
     client.close()
     assert [text.split("/progress: ")[1] for text in said] == [
-        "it answered 202; training goes on",
-        "HTTP Error 401: Unauthorized; training goes on",
+        "it answered 202; training continues",
+        "HTTP Error 401: Unauthorized; training continues",
     ]
 
 
@@ -180,8 +179,8 @@ def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificat
 def test_an_answer_may_prune_and_what_is_not_known_of_it_is_passed_over(
     tmp_path, certificate, endpoint, answer, reason
 ):
-    server, said, asked = endpoint(reply=lambda body: json.dumps(answer).encode()), [], []
-    client = ProgressClient(spec(tmp_path, certificate, server.url), said.append, asked.append)
+    server, said, asked = endpoint(reply=lambda body: json.dumps(answer).encode()), messages(), []
+    client = ProgressClient(spec(tmp_path, certificate, server.url), asked.append)
     client.offer(REPORT)
     client.close()
     assert (asked, said) == ([reason] if reason else [], [])
@@ -191,10 +190,8 @@ def test_answers_that_are_none_are_told_once(tmp_path, certificate, endpoint):
     answers = iter(
         [b"<html>", b"[]", b'{"prune": {}}', b'{"prune": {"reason": 7}}', b'{"prune": true}', b"\xff"]
     )
-    server, said = endpoint(reply=lambda body: next(answers)), []
-    client = ProgressClient(
-        spec(tmp_path, certificate, server.url), said.append, nobody_prunes, interval=0.01
-    )
+    server, said = endpoint(reply=lambda body: next(answers)), messages()
+    client = ProgressClient(spec(tmp_path, certificate, server.url), nobody_prunes, interval=0.01)
     for number in range(6):
         client.offer(REPORT)
         while len(server.posts) <= number:
@@ -203,8 +200,9 @@ def test_answers_that_are_none_are_told_once(tmp_path, certificate, endpoint):
     client.close()
     assert next(answers, None) is None
     assert len(said) == 1
-    assert "is passed over, as it is none: Invalid JSON" in said[0]
-    assert said[0].endswith("training goes on")
+    assert "ignoring an invalid response from" in said[0]
+    assert "Invalid JSON" in said[0]
+    assert said[0].endswith("training continues")
 
 
 def outdone(body):
@@ -260,11 +258,11 @@ def test_a_trial_that_is_pruned_before_it_goes_on_removes_the_checkpoints_of_the
 
 
 def test_a_stranger_behind_the_address_gets_nothing(tmp_path, certificate, endpoint):
-    server, said = endpoint(), []
+    server, said = endpoint(), messages()
     stranger = spec(tmp_path, certificate, server.url).model_copy(
         update={"ca_path": ssl.get_default_verify_paths().cafile}
     )
-    client = ProgressClient(stranger, said.append, nobody_prunes, interval=0.01)
+    client = ProgressClient(stranger, nobody_prunes, interval=0.01)
     client.offer(REPORT)
     client.close()
     assert server.posts == []
@@ -272,8 +270,8 @@ def test_a_stranger_behind_the_address_gets_nothing(tmp_path, certificate, endpo
 
 
 def test_plain_http_is_not_spoken(tmp_path, certificate):
-    said = []
-    client = ProgressClient(spec(tmp_path, certificate, "http://127.0.0.1:9/"), said.append, nobody_prunes)
+    said = messages()
+    client = ProgressClient(spec(tmp_path, certificate, "http://127.0.0.1:9/"), nobody_prunes)
     client.offer(REPORT)
     client.close()
     assert "not HTTPS" in said[0]

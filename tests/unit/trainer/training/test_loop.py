@@ -1,7 +1,6 @@
 """The loop: one update whatever the micro-batches, clipping, memory, numbers that are not finite."""
 
 import dataclasses
-import io
 import itertools
 import json
 import resource
@@ -19,8 +18,9 @@ from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.process.memory import is_out_of_memory
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
+from unit.trainer.logs import messages
 from unit.trainer.tiny import reviews
 
 OBJECTIVES = {
@@ -54,7 +54,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
     tokenizer = load_tokenizer(folder, "right")
     task = OBJECTIVES[objective]
     model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), task, 0).train()
-    log = io.StringIO()
+    log = messages()
     judge = Judge(model, task, choose_compute(Devices(), Precision.FLOAT32, 1), 0, Stop())
     examples = tokenize(source(objective, count), task, tokenizer, 32)
     saved = []
@@ -66,7 +66,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
         validation=examples,
         save=lambda state: saved.append(state.step),
         restore=lambda _: pytest.fail("nothing is rolled back"),
-        reporter=Reporter(out=log),
+        recorder=Recorder(),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
 
@@ -172,7 +172,7 @@ def test_clipped_steps_are_counted_and_both_norms_are_told(model_folder, clippin
 
     run, state, *_ = a_run(model_folder, maxSteps=3, gradientClipping=clipping)
     train(run, state)
-    sample, progress = run.reporter.metrics.registry.get_sample_value, run.reporter.report.progress
+    sample, progress = run.recorder.metrics.registry.get_sample_value, run.recorder.report.progress
     assert sample("finetune_train_clipped_steps_total") == clipped
     assert sample("finetune_train_grad_norm") == pytest.approx(progress.grad_norm, rel=1e-5)
     assert sample("finetune_train_grad_norm_clipped") == pytest.approx(progress.grad_norm_clipped, rel=1e-5)
@@ -190,20 +190,20 @@ def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
 
     clock = itertools.count(1.0)
     run, state, *_ = a_run(model_folder, maxSteps=3, microBatchSize=4)
-    run.reporter.history = History(tmp_path / "metrics.jsonl")
+    run.recorder.open_history(History(tmp_path / "metrics.jsonl"))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     train(run, state)
     lengths = [run.train.lengths[run.batch(step)] for step in range(3)]
     computed = sum(4 * int(half.max()) for batch in lengths for half in (batch[:4], batch[4:]))
     padding = 1 - sum(int(batch.sum()) for batch in lengths) / computed
-    sample, progress = run.reporter.metrics.registry.get_sample_value, run.reporter.report.progress
+    sample, progress = run.recorder.metrics.registry.get_sample_value, run.recorder.report.progress
     assert sample("finetune_train_data_wait_seconds_total") == 3 * 2
     assert sample("finetune_train_step_duration_seconds_sum") == 3 * 5
     assert sample("finetune_train_padding_ratio") == pytest.approx(padding)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert sample("finetune_train_memory_bytes") == resident >= progress.memory_bytes > 2**20
     assert (progress.data_wait_share, progress.padding_ratio) == pytest.approx((2 / 5, padding), rel=1e-5)
-    told = [entry for entry in run.reporter.history.entries() if entry["event"] == "train"]
+    told = [entry for entry in run.recorder.history.entries() if entry["event"] == "train"]
     assert [entry["step"] for entry in told] == [1, 2, 3]
     names = {"gradNorm", "gradNormClipped", "dataWaitShare", "paddingRatio", "memoryBytes"}
     assert all(names <= entry.keys() for entry in told)
@@ -234,7 +234,7 @@ def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
     run, state, *_ = a_run(model_folder)
     run.save, state.step, before = lambda _: time.sleep(0.02), 1, time.time()
     save_now(run, state)
-    sample = run.reporter.metrics.registry.get_sample_value
+    sample = run.recorder.metrics.registry.get_sample_value
     assert sample("finetune_train_checkpoint_duration_seconds") >= 0.02
     assert sample("finetune_train_checkpoint_last_success_timestamp_seconds") >= before
 
@@ -249,8 +249,8 @@ def test_early_stopping_tells_what_the_steps_left_would_have_taken_on_all_ranks(
     state.step, state.seconds, state.patience = 10, 20.0, Patience(best=0.5, bad_evaluations=2)
     told = "stopped early at step 10 of 100, which saved about 12m00s of computing time"
     assert note_early_stop(run, state) == f"; {told}"
-    assert run.reporter.report.early_stopped.saved_seconds == 2 * 90 * 4
-    assert told in log.getvalue()
+    assert run.recorder.report.early_stopped.saved_seconds == 2 * 90 * 4
+    assert told in "\n".join(log)
 
 
 def two_sets_of_parameters():
@@ -302,7 +302,7 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_update_of_the_halves
     other, other_state, *_ = a_run(model_folder, dropout=0.1, microBatchSize=2)
     train_step(other, other_state)
     assert largest_difference(weights(run), weights(other)) == 0
-    assert "micro-batches of 2 from now on" in log.getvalue()
+    assert "micro-batches of 2 from now on" in log[-1]
 
 
 def test_one_example_that_does_not_fit_ends_the_run(model_folder):
@@ -340,7 +340,7 @@ def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(
     assert len(seen) == state.step
     assert f"at step {state.step + 1}" in caught.value.message
     assert "the output of BertForSequenceClassification; no weights were changed" in caught.value.message
-    assert run.reporter.metrics.nonfinite._value.get() == 1
+    assert run.recorder.metrics.nonfinite._value.get() == 1
 
 
 def test_a_batch_that_only_as_a_whole_is_not_finite_is_looked_at_in_its_micro_batches(model_folder):
@@ -355,7 +355,7 @@ def test_a_batch_that_only_as_a_whole_is_not_finite_is_looked_at_in_its_micro_ba
     before = weights(run)
     assert train_step(run, state) is None
     lines = ", ".join(str(line) for line in sorted(run.train.lines[run.batch(0)]))
-    assert f"on train.jsonl row {lines}; first not finite: the gradient of classifier.bias" in log.getvalue()
+    assert f"on train.jsonl row {lines}; first not finite: the gradient of classifier.bias" in "\n".join(log)
     assert largest_difference(before, weights(run)) == 0
 
 

@@ -1,6 +1,5 @@
 """Numbers that are not finite: which rows and which layer, and that no weight ever takes them up."""
 
-import io
 import json
 import math
 import shutil
@@ -10,7 +9,8 @@ import pytest
 
 from finetune_api.run import ExitCode
 from finetune_trainer.optimization.spikes import Spikes
-from finetune_trainer.reporting.reporter import Reporter
+from finetune_trainer.reporting.recorder import Recorder
+from unit.trainer.logs import records
 from unit.trainer.runs import a_run
 from unit.trainer.tiny import reviews
 from unit.trainer.training.test_crash import die, digest, do_at
@@ -271,23 +271,25 @@ def test_a_step_whose_loss_stands_out_is_told_with_its_rows_and_counted():
     run, state = a_run(
         "regression", batchSize=4, microBatchSize=4, optimizer={"name": "SGD", "learningRate": 1e-6}
     )
-    out = run.reporter._out = io.StringIO()
+    logged = records()
     for _ in range(20):
         assert train_step(run, state) is not None
-    assert "spike" not in out.getvalue()
+    assert logged == []
     rows = run.batch(20)
     run.train.targets[rows] += 100
     assert train_step(run, state) is not None
-    (told,) = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert told["message"].startswith("loss spike at step 21: ")
-    assert told["message"].endswith(f" is usual, on train.jsonl row {', '.join(map(str, sorted(rows + 1)))}")
-    assert (told["level"], told["event"]) == ("warning", "spike")
-    assert b"finetune_train_loss_spikes_total 1.0" in generate_latest(run.reporter.metrics.registry)
+    (spike,) = logged
+    assert spike.getMessage().startswith("loss spike at step 21: ")
+    assert spike.getMessage().endswith(
+        f" is usual, on train.jsonl row {', '.join(map(str, sorted(rows + 1)))}"
+    )
+    assert (spike.levelname, spike.facts["event"]) == ("WARNING", "spike")
+    assert b"finetune_train_loss_spikes_total 1.0" in generate_latest(run.recorder.metrics.registry)
 
 
 def test_counters_are_served():
     from prometheus_client import generate_latest
 
-    served = generate_latest(Reporter(out=io.StringIO()).metrics.registry).decode()
+    served = generate_latest(Recorder().metrics.registry).decode()
     for name in ("skipped_steps", "rollbacks", "loss_spikes", "nonfinite"):
         assert f"finetune_train_{name}_total 0.0" in served

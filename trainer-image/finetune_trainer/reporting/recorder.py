@@ -1,15 +1,8 @@
-"""All that a run tells: log lines, metrics.jsonl, /metrics, progress posts, and the RunReport.
+"""The numbers of a run and the RunReport that grows from them: metrics.jsonl, /metrics and progress posts."""
 
-Called from every stage of a run.
-
-Stdout carries one JSON object a line, each with a `message` for people.
-"""
-
-import json
+import logging
 import math
-import sys
-from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig, RunReport
@@ -19,38 +12,31 @@ from finetune_trainer.reporting.history import History
 from finetune_trainer.reporting.metrics import TrainerMetrics
 from finetune_trainer.reporting.progress import ProgressClient
 
+CAVEATS_IN_MESSAGE = 3
+EPOCHS_REPORTED = 50
 
-class Reporter:
-    """Collects the facts of a run in `report` and passes them on; a quiet one, of any rank but 0, only collects."""
+logger = logging.getLogger(__name__)
 
-    def __init__(self, attempt: int = 1, out: TextIO | None = None, *, quiet: bool = False) -> None:
-        self.report = RunReport(attempt=attempt)
+
+class Recorder:
+    """Keeps the newest report and passes it on; history and progress are only those of rank 0."""
+
+    def __init__(self) -> None:
+        self.report = RunReport()
         self.metrics = TrainerMetrics()
         self.history: History | None = None
+        self.caveats: list[str] = []
         self._progress: ProgressClient | None = None
-        self._out, self._quiet = out, quiet
 
     def connect(self, config: RunConfig | CombineConfig, stop: Stop) -> None:
         """Serve /metrics and post progress, as the configuration says; an answer may ask for a stop."""
-        if self._quiet:
-            return
         if config.metrics_port:
             try:
                 self.metrics.serve(config.metrics_port)
             except OSError as error:
-                self.say(f"/metrics is not served on port {config.metrics_port}: {error}", level="warning")
+                logger.warning(f"cannot serve /metrics on port {config.metrics_port}: {error}")
         if config.progress is not None:
-            self._progress = ProgressClient(
-                config.progress, lambda text: self.say(text, level="warning"), stop.prune
-            )
-
-    def say(self, message: str, *, level: str = "info", **facts: Any) -> None:
-        """Write one log line."""
-        if self._quiet:
-            return
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"time": moment, "level": level, "message": message, **facts}
-        print(json.dumps(line, ensure_ascii=False), file=self._out or sys.stdout, flush=True)
+            self._progress = ProgressClient(config.progress, stop.prune)
 
     def update(self, **parts: Any) -> None:
         """Change parts of the report, and offer it to the operator."""
@@ -58,42 +44,68 @@ class Reporter:
         if self._progress is not None:
             self._progress.offer(self.report)
 
-    def training(self, progress: ProgressStatus) -> None:
+    def open_history(self, history: History) -> None:
+        """Write every logged number there too."""
+        self.history = history
+
+    def release_history(self) -> None:
+        """Write nothing more there: the file now lies in the model's folder."""
+        self.history = None
+
+    def caveat(self, sentence: str) -> None:
+        """A warning that a reader of the result must see: logged now, and part of the run's last words."""
+        logger.warning(sentence)
+        if sentence not in self.caveats:
+            self.caveats.append(sentence)
+
+    def with_caveats(self, message: str) -> str:
+        """The run's last words: the message, then the first caveats, at most 1,024 characters."""
+        more = len(self.caveats) - CAVEATS_IN_MESSAGE
+        parts = [
+            message,
+            *self.caveats[:CAVEATS_IN_MESSAGE],
+            *([f"{more} more warnings in the log"] * (more > 0)),
+        ]
+        return "; ".join(parts)[:1024]
+
+    def train_step(self, progress: ProgressStatus) -> None:
         """A logged training step."""
         facts = progress.to_json()
         self.update(progress=progress)
         if self.history is not None:
             self.history.add(event="train", **_numbers(facts))
         eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-        self.say(
+        logger.info(
             f"step {progress.step} of {progress.total_steps} ({progress.percent} %), epoch {progress.epoch:.2f}:"
             f" loss {progress.loss:.4f}, rate {progress.learning_rate:.2e}, gradient {progress.grad_norm:.3g},"
             f" {progress.tokens_per_second:.0f} tokens/s{eta}",
-            event="train",
-            **facts,
+            extra={"facts": {"event": "train", **facts}},
         )
 
-    def back_to(self, step: int, evaluations: list[EpochStatus], best: CheckpointStatus | None) -> None:
-        """Training goes on from a checkpoint: what was told of later steps is taken back."""
+    def rewind(self, step: int, evaluations: list[EpochStatus], best: CheckpointStatus | None) -> None:
+        """Training resumes from the checkpoint of a step: drop what was recorded of later ones."""
         if self.history is not None:
             self.history.rewind(step)
-        self.update(epochs=evaluations[-50:], best=best)
+        self.update(epochs=evaluations[-EPOCHS_REPORTED:], best=best)
 
     def evaluation(
         self, evaluations: list[EpochStatus], best: CheckpointStatus | None, *, improved: bool
     ) -> None:
         """An evaluation on the validation rows; the newest of `evaluations`."""
         newest = evaluations[-1]
-        self.update(epochs=evaluations[-50:], best=best)
+        self.update(epochs=evaluations[-EPOCHS_REPORTED:], best=best)
         values = {"eval_loss": newest.eval_loss, **{f"eval_{k}": v for k, v in newest.metrics.items()}}
         if self.history is not None:
             self.history.add(event="evaluation", step=newest.step, epoch=newest.epoch, **values)
         self.metrics.eval_loss.set(newest.eval_loss if newest.eval_loss is not None else math.nan)
         for name, value in newest.metrics.items():
             self.metrics.eval_metric.labels(name).set(value)
-        told = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
         mark = " (best so far)" if improved else ""
-        self.say(f"evaluation at step {newest.step}: {told}{mark}", event="evaluation", **newest.to_json())
+        logger.info(
+            f"evaluation at step {newest.step}: {scores}{mark}",
+            extra={"facts": {"event": "evaluation", **newest.to_json()}},
+        )
 
     def close(self) -> None:
         """Post what is left."""
