@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 demo: install ## Start a cluster, train a model with one FineTuneJob, show the result
 	@$(PYTHON) -m finetune_demo
 
-demo-clean: install ## Remove what make demo left: the cluster and its results
+demo-clean: install ## Remove everything that make demo created: the cluster and its results
 	@$(PYTHON) -m finetune_cluster down
 	@rm -rf out
 
@@ -34,46 +34,46 @@ cluster-down: install ## Stop the cluster
 kubeconfig: install ## Print the path of the running cluster's kubeconfig
 	@$(PYTHON) -m finetune_cluster kubeconfig
 
-images: install ## Build both images and bring them into the cluster
+images: install ## Build both images and push them to the cluster
 	@$(PYTHON) -m finetune_cluster images
 
 ##@ Test
-test: test-unit test-examples test-integration test-e2e ## Run all tests; starts and removes its own clusters
+test: test-unit test-examples test-integration test-e2e ## Run all tests; creates and removes its own clusters
 
-test-unit: install ## Tests without a cluster, some minutes
+test-unit: install ## Run tests without a cluster; takes some minutes
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/unit tests/conventions
 
 test-examples: install ## Train every example, from its YAML through the operator's plan
 	@$(PYTHON) -m pytest -q -n 2 tests/examples
 
-test-integration: install ## Tests against a real API server and etcd
+test-integration: install ## Run tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
 	@$(PYTHON) -m pytest -q tests/integration tests/chart
 
-test-e2e: install ## Tests on a real node: pods train models
+test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e
 
-bench: install ## Measure; the figures of docs/benchmarks.md
+bench: install ## Run the benchmarks of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
 
-bench-stream: install ## Measure the memory that a 5 GB data file takes; an hour, 9 GB of disk
+bench-stream: install ## Measure memory with a 5 GB data file; takes an hour and 9 GB of disk
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/stream_5gb.py
 
-bench-equivalence: install ## Micro-batches x processes x objectives, beside transformers.Trainer
+bench-equivalence: install ## Compare updates for micro-batches x processes x objectives, and with transformers.Trainer
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/equivalence.py
 
-bench-trainer: install ## Measure the trainer's speed beside a bare loop and transformers.Trainer
+bench-trainer: install ## Measure the trainer's speed against a bare PyTorch loop and transformers.Trainer
 	@$(PYTHON) tests/bench/trainer_speed.py
 
-bench-quality: install ## Measure what the trainer reaches on real data beside a floor
+bench-quality: install ## Measure the trainer's quality on real data against a baseline
 	@$(PYTHON) tests/bench/quality.py
 
 bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
 	@$(PYTHON) tests/bench/architectures.py
 
 ##@ Develop
-install: $(VENV)/complete ## Make the Python environment
+install: $(VENV)/complete ## Create the Python environment
 
 $(VENV)/complete:
 	@hack/bootstrap $(VENV)
@@ -82,7 +82,7 @@ format: install ## Format the code
 	@ruff format -q $(CODE)
 	@ruff check -q --fix $(CODE)
 
-lint: install ## Style, layers, dead code
+lint: install ## Check style, layers and dead code
 	@ruff check $(CODE)
 	@ruff format --check -q $(CODE)
 	@lint-imports --no-logo
@@ -91,13 +91,13 @@ lint: install ## Style, layers, dead code
 types: install ## Check the types
 	@mypy
 
-generate: install ## Write the generated files: CRD and the chart's copy
+generate: install ## Write generated files: the CRD and the chart's copy
 	@$(PYTHON) hack/generate.py
 
-lock: install ## Resolve the dependencies anew and write requirements/
+lock: install ## Resolve the dependencies and write requirements/
 	@hack/lock
 
-verify: lint types generate ## Prove that code is clean and generated files are current
+verify: lint types generate ## Check that the code is clean and generated files are current
 	@test -z "$$(git status --porcelain -- crds charts)" || { git --no-pager diff -- crds charts; git status --short -- crds charts; echo "generated files are not current: run make generate and commit"; exit 1; }
 	@echo "verified"
 
