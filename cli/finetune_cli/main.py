@@ -1,4 +1,4 @@
-"""`finetune watch` follows a job in the terminal, `finetune validate` checks files before they are applied."""
+"""`finetune watch` follows a job in the terminal; `finetune validate` checks files before you apply them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +13,10 @@ def watch(
     name: Annotated[str, typer.Argument(help="Name of the FineTuneJob.")],
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Its namespace; else that of the kubeconfig's context."),
+        typer.Option("--namespace", "-n", help="Namespace of the job. Default: the namespace of the current kubeconfig context."),
     ] = None,
 ) -> None:
-    """Follow a job until it finishes. Exit code 0 when it succeeded, 1 when it failed, 2 when there is none."""
+    """Follow a job until it finishes. Exit code: 0 succeeded, 1 failed, 2 not found."""
     from finetune_cli.watch import current_namespace, follow
 
     raise typer.Exit(follow(name, namespace or current_namespace()))
@@ -24,7 +24,7 @@ def watch(
 
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(help="YAML files with FineTuneJobs.")]) -> None:
-    """Check FineTuneJobs without a cluster. Exit code 1 when one would be refused."""
+    """Validate FineTuneJobs without a cluster. Exit code 1 if the API server would refuse one."""
     from finetune_cli.validate import faults_of
 
     found = [fault for file in files for fault in faults_of(file)]

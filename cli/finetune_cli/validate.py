@@ -1,4 +1,4 @@
-"""Checks FineTuneJobs in YAML files by the rules that the API server applies."""
+"""Validates FineTuneJobs in YAML files with the API server's rules."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +13,9 @@ from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 
 
 def faults_of(file: Path) -> Iterator[str]:
-    """What is wrong with the FineTuneJobs of a file, each with its place; one of them has to be there.
+    """The errors of a file's FineTuneJobs, each with its place; a file without a FineTuneJob is an error.
 
-    Objects of other groups are passed over.
+    Objects of other API groups are ignored.
     """
     try:
         documents = list(YAML(typ="safe").load_all(file.read_text(encoding="utf-8")))
@@ -24,14 +24,14 @@ def faults_of(file: Path) -> Iterator[str]:
         return
     ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
     if not ours:
-        yield f"{file}: there is no FineTuneJob in it; write apiVersion: {API_VERSION} and kind: {KIND}"
+        yield f"{file}: no FineTuneJob found; write apiVersion: {API_VERSION} and kind: {KIND}"
     for number, document in ours:
         place = f"{file}" if len(documents) == 1 else f"{file} (document {number})"
         yield from (f"{place}: {fault}" for fault in _faults(document))
 
 
 def _is_ours(document: Any) -> bool:
-    """By kind or by group: either may be misspelt."""
+    """Matches kind or group, because either may be misspelt."""
     if not isinstance(document, dict):
         return False
     return document.get("kind") == KIND or str(document.get("apiVersion")).startswith(f"{GROUP}/")

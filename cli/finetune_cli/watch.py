@@ -1,4 +1,4 @@
-"""Follows a FineTuneJob in the terminal: a bar where there is a terminal, else a line for every change."""
+"""Follows a FineTuneJob: a progress bar on a terminal, otherwise one line per change."""
 
 import math
 import time
@@ -16,12 +16,12 @@ Status = dict[str, Any]
 _POLL_SECONDS = 1.0
 _TIMEOUT_SECONDS = 30.0
 _PATIENCE_SECONDS = 300.0
-"""For how long a server that does not answer is asked again: training goes on without us."""
+"""How long to retry an API server that does not respond; training continues without us."""
 _EPOCH = "  step {step:>6}  epoch {epoch:>5.2f}  train loss {train}  eval loss {eval}  {metrics}"
 
 
 def current_namespace() -> str:
-    """The namespace of the kubeconfig's current context, as for kubectl; default where it names none."""
+    """The namespace of the current kubeconfig context, as in kubectl; `default` if it has none."""
     from kubernetes import config
 
     try:
@@ -32,7 +32,7 @@ def current_namespace() -> str:
 
 
 def follow(name: str, namespace: str, console: Console | None = None, limit: float = math.inf) -> int:
-    """Follow a job to its end: 0 succeeded, 1 failed, 2 there is no such job, 3 `limit` seconds were too few."""
+    """Follow a job to its end: 0 succeeded, 1 failed, 2 not found, 3 timed out after `limit` seconds."""
     console = console or Console(soft_wrap=True, highlight=False)
     columns = (
         TextColumn("[bold]{task.fields[phase]:<9}"),
@@ -52,7 +52,7 @@ def _follow(name: str, namespace: str, console: Console, view: Progress, deadlin
     said, tenth = "", 0
     for status in _statuses(name, namespace):
         if status is None:
-            console.print(f"[red]there is no FineTuneJob {name} in namespace {namespace}")
+            console.print(f"[red]FineTuneJob {name} not found in namespace {namespace}")
             return 2
         if (message := _message(status)) != said:
             phase = status.get("phase", "Pending")
@@ -67,11 +67,11 @@ def _follow(name: str, namespace: str, console: Console, view: Progress, deadlin
             return 0 if _is(status, "Complete") else 1
         if time.monotonic() > deadline:
             return 3
-    raise AssertionError("the stream of statuses does not end by itself")
+    raise AssertionError("the stream of statuses never ends")
 
 
 def _statuses(name: str, namespace: str) -> Iterator[Status | None]:
-    """The job's status again and again; None where there is no job. Raises what the server says for minutes on end."""
+    """Polls the job's status; None if the job does not exist. Raises errors that persist for minutes."""
     from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -120,7 +120,7 @@ def _print_epochs(status: Status, seen: set[int], console: Console) -> None:
 
 
 def _tenth(status: Status) -> int:
-    """Tenths of the steps done, as lines where no bar can be drawn."""
+    """Tenths of the steps done; each is one line when there is no terminal."""
     return int((status.get("progress") or {}).get("percent") or 0) // 10
 
 

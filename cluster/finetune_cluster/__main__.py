@@ -1,4 +1,4 @@
-"""`python -m finetune_cluster COMMAND`: start, stop and look at the cluster that CLUSTER names."""
+"""`python -m finetune_cluster COMMAND`: start, stop and inspect the cluster that CLUSTER selects."""
 
 import sys
 from typing import Annotated
@@ -21,13 +21,13 @@ app = typer.Typer(
 
 @app.command()
 def up() -> None:
-    """Start the cluster; quick when it runs and is well."""
+    """Start the cluster. Quick if it is already running."""
     chosen_cluster().up()
 
 
 @app.command()
 def down() -> None:
-    """Stop the cluster and leave nothing of it but caches and logs."""
+    """Stop the cluster and remove everything except caches and logs."""
     chosen_cluster().down()
 
 
@@ -50,28 +50,28 @@ def kubeconfig() -> None:
 
 @app.command()
 def images() -> None:
-    """Build the operator's and the trainer's image where they changed, and give them to the cluster."""
+    """Build the images of operator and trainer if they changed, and push them to the cluster."""
     for key, reference in chosen_cluster().images().items():
         typer.echo(f"{key} {reference}")
 
 
 @app.command()
-def volumes(count: Annotated[int, typer.Option(min=0, help="How many must be available.")] = 32) -> None:
-    """Delete released volumes with their data, and make new ones until COUNT are available."""
+def volumes(count: Annotated[int, typer.Option(min=0, help="Number of volumes that must be available.")] = 32) -> None:
+    """Delete released volumes with their data, and create new ones until COUNT are available."""
     created = chosen_cluster().volumes(count)
     say(f"{created} new volumes, {count} available")
 
 
 @app.command()
 def build(programs: list[str]) -> None:
-    """Build programs into the cache, where they are not there yet: etcd, kubectl, helm, …"""
+    """Build missing programs into the cache: etcd, kubectl, helm, …"""
     for program in programs:
         binary(program)
 
 
 @app.command("host-path")
 def host_path(namespace: str, claim: str) -> None:
-    """Print the host's folder behind a bound PersistentVolumeClaim (embedded cluster only)."""
+    """Print the host folder of a bound PersistentVolumeClaim (embedded cluster only)."""
     typer.echo(chosen_cluster().host_path(namespace, claim))
 
 

@@ -32,7 +32,7 @@ def create() -> None:
 
 
 def files_for_daemons() -> list[Path]:
-    """To which a daemon writes its pid: one hierarchy is enough to be found again."""
+    """The file that a daemon writes its pid to; one hierarchy is enough to find it again."""
     by_usefulness = sorted(hierarchies(), key=lambda path: "pids" not in path.name)
     return [by_usefulness[0] / NAME / "daemons" / "cgroup.procs"] if by_usefulness else []
 

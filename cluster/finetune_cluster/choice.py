@@ -1,4 +1,4 @@
-"""Which cluster is meant: CLUSTER=auto|embedded|kind|existing."""
+"""Selects the cluster: CLUSTER=auto|embedded|kind|existing."""
 
 import os
 from collections.abc import Callable
@@ -20,13 +20,13 @@ class Cluster(Protocol):
 
     @property
     def kubeconfig(self) -> Path:
-        """Its kubeconfig; an error with a remedy where it does not run."""
+        """Its kubeconfig; an error with a remedy if it is not running."""
 
     def up(self) -> None:
         """Make sure that it runs."""
 
     def down(self) -> None:
-        """Make sure that it does not run any more, if it is ours."""
+        """Make sure that it is stopped, if it is ours."""
 
     def describe(self) -> str:
         """One line: what it is and where."""
@@ -45,7 +45,7 @@ class Cluster(Protocol):
 
 
 def chosen_cluster() -> Cluster:
-    """The cluster that CLUSTER names; where it is unset, what fits this machine."""
+    """The cluster that CLUSTER selects; if unset, the one that fits this machine."""
     wanted = os.environ.get("CLUSTER", "auto")
     kind = choose(wanted, docker=lambda: succeeds(["docker", "info"]), root=os.geteuid() == 0)
     makers: dict[str, Callable[[], Cluster]] = {
@@ -69,5 +69,5 @@ def choose(wanted: str, *, docker: Callable[[], bool], root: bool) -> str:
     raise ClusterError(
         "No cluster can be started here: Docker does not answer (`docker info`), and without it the embedded "
         "cluster needs root. Start Docker, or run this as root with CLUSTER=embedded, "
-        "or use a cluster of your own with CLUSTER=existing."
+        "or use an existing cluster with CLUSTER=existing."
     )

@@ -1,4 +1,4 @@
-"""Runs the tools this package is made of, and turns their failures into one readable error."""
+"""Runs external tools and turns their failures into one readable error."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def run(
 
 
 def run_logged(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None) -> None:
-    """Run something long; all that it prints goes to the log as it comes."""
+    """Run a long command; its output goes to the log immediately."""
     arguments = [str(part) for part in command]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a+", errors="replace") as output:

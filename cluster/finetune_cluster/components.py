@@ -59,7 +59,7 @@ def build_all() -> None:
 
 
 def independent(paths: nodeconfig.NodePaths, made: Credentials) -> list[Component]:
-    """What can start at once; the API server waits for etcd by itself."""
+    """Components that can start at once; the API server waits for etcd."""
     etcd = Etcd(paths.state / "etcd", 2379, 2380, f"http://{NODE_ADDRESS}:{_ETCD_HEALTH_PORT}")
     api_server = [
         *controlplane.api_server(binary("kube-apiserver"), etcd, made, API_PORT),
@@ -81,7 +81,7 @@ def independent(paths: nodeconfig.NodePaths, made: Credentials) -> list[Componen
 
 
 def clients_of_api(paths: nodeconfig.NodePaths, made: Credentials) -> list[Component]:
-    """What needs the API server and the roles that it makes for them when it gets ready."""
+    """Components that need the API server and the roles that it creates when it becomes ready."""
     manager = controlplane.controller_manager(
         binary("kube-controller-manager"), made, made.kubeconfig(_MANAGER), _MANAGER_PORT, NODE_ADDRESS
     )

@@ -1,5 +1,5 @@
-"""The one error of this package: what is wrong and what the reader can do about it."""
+"""The error of this package: what is wrong, and the remedy."""
 
 
 class ClusterError(Exception):
-    """The cluster cannot do what was asked; the message ends with a remedy."""
+    """The cluster cannot do what was requested; the message ends with a remedy."""

@@ -1,4 +1,4 @@
-"""A cluster that is somebody else's: used through the current kubeconfig, never created, never deleted."""
+"""An existing cluster, used through the current kubeconfig, never created, never deleted."""
 
 import os
 from pathlib import Path
@@ -48,5 +48,5 @@ class ExistingCluster:
 
     def host_path(self, namespace: str, claim: str) -> Path:
         raise ClusterError(
-            f"{namespace}/{claim} is on no folder of this machine; use kubectl cp to see its files"
+            f"{namespace}/{claim} is not on this machine; use kubectl cp to see its files"
         )

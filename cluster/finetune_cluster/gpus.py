@@ -1,4 +1,4 @@
-"""GPUs that are not there, but that the node reports: it proves scheduling of GPU jobs, not CUDA."""
+"""Simulated GPUs that the node reports: tests the scheduling of GPU jobs, not CUDA."""
 
 import json
 import os

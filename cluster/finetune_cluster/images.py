@@ -1,4 +1,4 @@
-"""Makes our images available to a cluster: builds what changed, pushes or loads it, writes images.json."""
+"""Makes our images available to a cluster: builds changed ones, pushes or loads them, writes images.json."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def kind_images(cluster: str) -> dict[str, str]:
 
 
 def pushed_images() -> dict[str, str]:
-    """Images built by Docker and pushed to IMAGE_REGISTRY, for a cluster that we know nothing about."""
+    """Images built by Docker and pushed to IMAGE_REGISTRY, for any other cluster."""
     registry = os.environ.get("IMAGE_REGISTRY")
     if not registry or not succeeds(["docker", "info"]):
         raise ClusterError(

@@ -1,4 +1,4 @@
-"""What the images are made of, and the tag that follows from it (pure but for reading the files)."""
+"""The inputs of the images, and the tag derived from them (pure except for reading the files)."""
 
 import hashlib
 from collections.abc import Iterable
@@ -42,12 +42,12 @@ SPECS = (
 
 
 def tag(spec: ImageSpec, project: Path) -> str:
-    """A short hash of everything that the build of the image reads."""
+    """A short hash of all inputs of the image build."""
     return content_hash(project, (spec.dockerfile, *spec.inputs))
 
 
 def content_hash(root: Path, inputs: Iterable[str]) -> str:
-    """Hash names and contents of files and folders below root; byte code and other left-overs do not count."""
+    """Hash names and contents of files and folders below root; byte code and other leftovers are ignored."""
     digest = hashlib.sha256()
     for file in sorted({file for name in inputs for file in _files(root / name)}):
         name = file.relative_to(root).as_posix().encode()

@@ -42,7 +42,7 @@ def exclusive(action: str) -> Iterator["Claim"]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Waiting until another command on the node cluster is done, to run `{action}`")
+            say(f"Waiting for another command on the node cluster to finish, to run `{action}`")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield Claim(file)
 
@@ -58,7 +58,7 @@ class Claim:
         owner = _read(self._file)
         if owner is not None and owner.state != str(state):
             raise ClusterError(
-                "Only one node cluster can run on a machine, and there is one already, of " + owner.describe()
+                "Only one node cluster can run on a machine, and one is already running, of " + owner.describe()
             )
 
     def take(self, state: Path) -> None:

@@ -128,7 +128,7 @@ class NodeCluster:
         return rows
 
     def _prepare(self) -> None:
-        """Make the sandbox, secrets and configuration; a marker tells that all of it is there."""
+        """Create the sandbox, secrets and configuration; a marker file records that all of it exists."""
         shutil.rmtree(self.logs, ignore_errors=True)
         (self.state / "run").mkdir(parents=True, exist_ok=True)
         sysctls.save(self.state / "run" / "sysctls.json")

@@ -1,4 +1,4 @@
-"""Tells on stderr what is being done and how long it took; stdout belongs to the results."""
+"""Reports on stderr what is being done and how long it took; stdout is for results."""
 
 import shutil
 import sys

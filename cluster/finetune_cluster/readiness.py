@@ -1,4 +1,4 @@
-"""Waits until something answers, and says why where it does not."""
+"""Waits until an endpoint responds, and reports why if it does not."""
 
 import ssl
 import time
@@ -19,7 +19,7 @@ def wait_until(
     deadline = time.monotonic() + seconds
     while not ready():
         if not alive():
-            raise ClusterError(f"{what} ended instead of getting ready")
+            raise ClusterError(f"{what} ended before it was ready")
         if time.monotonic() > deadline:
             raise ClusterError(f"{what} was not ready after {seconds:.0f} s")
         time.sleep(0.1)

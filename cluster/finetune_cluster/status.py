@@ -1,4 +1,4 @@
-"""The table that `status` prints, the same for every kind of cluster."""
+"""The table that `status` prints, for every kind of cluster."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

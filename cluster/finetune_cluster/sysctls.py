@@ -1,4 +1,4 @@
-"""The kubelet changes a few kernel settings of the host; they are put back when the cluster goes."""
+"""The kubelet changes a few kernel settings of the host; they are restored when the cluster stops."""
 
 import contextlib
 import json

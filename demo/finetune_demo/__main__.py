@@ -1,4 +1,4 @@
-"""`make demo`: a cluster, the operator, one FineTuneJob, and what came out of it. Ends by itself."""
+"""`make demo`: starts a cluster and the operator, runs one FineTuneJob, and shows the result."""
 
 import json
 import os
@@ -26,16 +26,16 @@ QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 NAMESPACE, CLAIM, JOB = "default", "demo", "movie-sentiment"
 PATIENCE = "--timeout=180s"
 TIME_LIMIT = 1200.0
-"""Seconds that the job may take; it takes about one minute on two cores."""
+"""Timeout of the job in seconds; it takes about one minute on two cores."""
 MARGIN = 0.02
-"""By how much the model has to beat the floor for the demo to be a success."""
+"""Minimum margin over the baseline for the demo to succeed."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
 @contextmanager
 def stage(text: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
+    """Print what starts, and how long it took."""
     console.print(f"[bold]▸ {text}[/]")
     start = time.monotonic()
     yield
@@ -43,12 +43,12 @@ def stage(text: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run the demo: 0 when the model was trained and beats the floor."""
+    """Run the demo: 0 if the model was trained and beats the baseline."""
     start = time.monotonic()
     try:
         return _run(start)
     except (ClusterError, PlatformError) as error:
-        console.print(f"[red]the demo stopped: {escape(str(error))}")
+        console.print(f"[red]the demo failed: {escape(str(error))}")
         return 1
 
 
@@ -56,13 +56,13 @@ def _run(start: float) -> int:
     cluster = chosen_cluster()
     with stage(f"Cluster: {cluster.describe()}"):
         cluster.up()
-    with stage("Images of the operator and the trainer"):
+    with stage("Images of operator and trainer"):
         platform = Platform(cluster.kubeconfig, cluster.images())
     os.environ["KUBECONFIG"] = str(platform.kubeconfig)
-    with stage("Operator, installed with Helm"):
+    with stage("Install the operator with Helm"):
         platform.install_operator()
     with tempfile.TemporaryDirectory() as folder:
-        with stage("Model and reviews, onto the volume of the claim “demo”"):
+        with stage("Copy model and reviews to the claim “demo”"):
             materials = Path(folder)
             prepare(materials)
             _remove_earlier_run(platform)
@@ -84,7 +84,7 @@ def _remove_earlier_run(platform: Platform) -> None:
 
 def _explain_failure(platform: Platform) -> int:
     console.print(platform.kubectl("get", "ftj", JOB, "-n", NAMESPACE, "-o", "wide"), markup=False)
-    console.print(f"[red]the job failed, or took too long; see kubectl describe ftj {JOB}")
+    console.print(f"[red]the job failed or timed out; see kubectl describe ftj {JOB}")
     return 1
 
 
@@ -93,7 +93,7 @@ def _show_result(platform: Platform, data: Path, start: float) -> int:
     model = status["model"]
     claim, _, path = model["uri"].removeprefix("pvc://").partition("/")
     target = ROOT / "out" / JOB
-    with stage("The model's folder, copied from its volume"):
+    with stage("Copy the model from its volume"):
         platform.copy_out(NAMESPACE, claim, path, target)
     console.print("\n" + platform.kubectl("get", "ftj", "-n", NAMESPACE).rstrip(), "\n")
     accuracy = model["metrics"]["test_accuracy"]
@@ -103,10 +103,10 @@ def _show_result(platform: Platform, data: Path, start: float) -> int:
     verdict = "above" if better else "[red]NOT enough above[/]"
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     console.print(
-        f"The model is {accuracy - baseline:+.3f} {verdict} the floor. All of it took {minutes} min {seconds} s."
+        f"The model is {accuracy - baseline:+.3f} {verdict} the baseline. The demo took {minutes} min {seconds} s."
     )
-    console.print(f"Look around with  export KUBECONFIG={platform.kubeconfig}")
-    console.print("Remove everything with  make demo-clean")
+    console.print(f"To inspect the cluster:  export KUBECONFIG={platform.kubeconfig}")
+    console.print("To remove everything:  make demo-clean")
     return 0 if better else 1
 
 
@@ -122,7 +122,7 @@ def _table(status: dict[str, Any], accuracy: float, baseline: float, folder: Pat
     table.add_row("model", model["uri"])
     table.add_row("digest", model["digest"])
     table.add_row("trained on", status["effective"].get("device"))
-    table.add_row("its folder, copied out", f"{shown}/")
+    table.add_row("local copy", f"{shown}/")
     table.add_row("model card", f"{shown}/README.md")
     table.add_row("learning curve", f"{shown}/learning-curve.png")
     return table

@@ -1,4 +1,4 @@
-"""The accuracy that a fine-tuned model has to beat: TF-IDF of words and pairs of words, and a linear model.
+"""The baseline that a fine-tuned model must beat: TF-IDF of words and word pairs with a linear model.
 
 python -m finetune_demo.floor TRAIN.jsonl TEST.jsonl
 """

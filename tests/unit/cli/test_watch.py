@@ -99,4 +99,4 @@ def test_a_job_is_looked_for_where_kubectl_would(
 def test_a_job_that_is_not_there_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
     code, shown = followed(monkeypatch, ApiException(status=404))
     assert code == 2
-    assert "there is no FineTuneJob job in namespace team" in shown
+    assert "FineTuneJob job not found in namespace team" in shown
