@@ -13,7 +13,11 @@ def watch(
     name: Annotated[str, typer.Argument(help="Name of the FineTuneJob.")],
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Namespace of the job. Default: the namespace of the current kubeconfig context."),
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Namespace of the job. Default: the namespace of the current kubeconfig context.",
+        ),
     ] = None,
 ) -> None:
     """Follow a job until it finishes. Exit code: 0 succeeded, 1 failed, 2 not found."""

@@ -56,7 +56,9 @@ def images() -> None:
 
 
 @app.command()
-def volumes(count: Annotated[int, typer.Option(min=0, help="Number of volumes that must be available.")] = 32) -> None:
+def volumes(
+    count: Annotated[int, typer.Option(min=0, help="Number of volumes that must be available.")] = 32,
+) -> None:
     """Delete released volumes with their data, and create new ones until COUNT are available."""
     created = chosen_cluster().volumes(count)
     say(f"{created} new volumes, {count} available")

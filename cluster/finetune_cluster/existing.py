@@ -47,6 +47,4 @@ class ExistingCluster:
         return 0
 
     def host_path(self, namespace: str, claim: str) -> Path:
-        raise ClusterError(
-            f"{namespace}/{claim} is not on this machine; use kubectl cp to see its files"
-        )
+        raise ClusterError(f"{namespace}/{claim} is not on this machine; use kubectl cp to see its files")

@@ -58,7 +58,8 @@ class Claim:
         owner = _read(self._file)
         if owner is not None and owner.state != str(state):
             raise ClusterError(
-                "Only one node cluster can run on a machine, and one is already running, of " + owner.describe()
+                "Only one node cluster can run on a machine, and one is already running, of "
+                + owner.describe()
             )
 
     def take(self, state: Path) -> None:

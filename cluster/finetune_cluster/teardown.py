@@ -43,7 +43,9 @@ def end_processes(sandbox: Sandbox) -> None:
     while left := sandbox.pids():
         _signal(left, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise ClusterError(f"Processes {sorted(left)} do not end, even with SIGKILL; see `ps` for the reason")
+            raise ClusterError(
+                f"Processes {sorted(left)} do not end, even with SIGKILL; see `ps` for the reason"
+            )
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""Texts that a user reads avoid words that nobody searches for: old-fashioned ones, and loose ones for the field's terms."""
+"""Texts for users avoid old-fashioned words, and loose ones where the field has a term that people search for."""
 
 import ast
 import re
