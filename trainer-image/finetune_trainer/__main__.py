@@ -119,7 +119,7 @@ def _run(
     recorder.update(attempt=config.job.attempt)
     if process.rank == 0:
         recorder.connect(config, stop)
-    threads = configure(processes=process.world)
+    threads = configure(processes=process.world_size)
     keep_freed_memory()
     from finetune_trainer.training.run import run
 

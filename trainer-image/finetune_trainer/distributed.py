@@ -1,15 +1,13 @@
-"""The ranks of a run: what each one does of a batch, what they tell each other, how they share the model.
+"""The ranks of a run: each one's part of a batch, the collectives between them, the sharded model.
 
 Gradients are summed by one explicit all-reduce at the end of a step, not by DistributedDataParallel's hooks within the
-backward pass. So a rank that fails half-way, for want of memory, still takes part in everything that follows, and all
-go back together instead of hanging; any choice of trained parameters may change between steps; and nothing has to be
+backward pass. So a rank that runs out of memory half-way still takes part in every later collective, and all ranks
+repeat the step instead of hanging; the set of trained parameters may change between steps; and nothing has to be
 scaled back. The price: the all-reduce does not overlap with the last backward pass."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,13 +22,11 @@ from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.errors import DeviceMemoryError, PeerLostError
 from finetune_trainer.layers.float32 import Float32Linear
 from finetune_trainer.process.devices import Compute
-from finetune_trainer.process.launch import EXCHANGE_SECONDS, Process
+from finetune_trainer.process.launch import Process
 from finetune_trainer.process.memory import is_out_of_memory
 
-TIMEOUT = timedelta(seconds=float(os.environ.get(EXCHANGE_SECONDS, "1800")))
-"""For one exchange: as long as rank 0 may take to write a checkpoint or the model."""
 BUCKET_ELEMENTS = 2**24
-"""Gradients are joined in copies of at most so many numbers (64 MiB)."""
+"""Gradients are all-reduced in copies of at most this number of elements (64 MiB)."""
 T = TypeVar("T")
 
 
@@ -39,70 +35,70 @@ class Ranks:
     """This process among those of the run."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     sharded: bool = False
-    """The model is divided among the ranks: its forward and backward pass communicate."""
-    normalised: bool = False
-    """A batch normalisation takes the rows of all ranks: forward and backward pass communicate too."""
+    """The model is sharded over the ranks: its forward and backward passes communicate."""
+    sync_batch_norm: bool = False
+    """Batch normalisation uses the rows of all ranks: forward and backward passes communicate too."""
 
     @property
-    def first(self) -> bool:
-        """Whether this is the rank that talks and writes."""
+    def is_main(self) -> bool:
+        """Whether this is the rank that logs and writes."""
         return self.rank == 0
 
-    def deal(self, batch: Indices, size: int) -> list[tuple[Indices, bool]]:
+    def shard_batch(self, batch: Indices, size: int) -> list[tuple[Indices, bool]]:
         """This rank's micro-batches, as many on every rank, and whether each counts.
 
-        Every world-th example: of a batch sorted by length all ranks get the same lengths. A rank that has fewer
+        Every world_size-th example: of a batch sorted by length all ranks get the same lengths. A rank that has fewer
         examples computes one of the batch once more, which does not count: passes that communicate need all ranks.
         """
-        mine = [(part, True) for part in micro_batches(batch[self.rank :: self.world], size)]
-        needed = -(-len(batch[:: self.world]) // size)
+        mine = [(part, True) for part in micro_batches(batch[self.rank :: self.world_size], size)]
+        needed = -(-len(batch[:: self.world_size]) // size)
         return mine + [(batch[-1:], False)] * (needed - len(mine))
 
-    def total(self, *numbers: float) -> list[float]:
+    def all_reduce_sum(self, *numbers: float) -> list[float]:
         """Each number summed over the ranks, the same to the last bit on all."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(numbers)
         totals = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(totals)
         return totals.tolist()
 
-    def gather(self, value: T) -> list[T]:
-        """What every rank has, in their order."""
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank."""
         found: list[Any] = [value]
-        if self.world > 1:
-            found *= self.world
+        if self.world_size > 1:
+            found *= self.world_size
             dist.all_gather_object(found, value)
         return found
 
-    def decided(self, value: T) -> T:
-        """What rank 0 has."""
-        told: list[Any] = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(told, src=0)
-        return told[0]  # type: ignore[no-any-return]
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value."""
+        values: list[Any] = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[no-any-return]
 
     def check_memory(self, error: RuntimeError) -> None:
-        """Return if a pass failed for want of memory alone, and the ranks can take it back together."""
+        """Return if a pass only ran out of memory and the ranks can repeat it together; else raise."""
         if not is_out_of_memory(error):
             raise error
-        if self.sharded or (self.normalised and self.world > 1):
+        if self.sharded or (self.sync_batch_norm and self.world_size > 1):
             field = "training.sharding: Full" if self.sharded else "model.head.batchNorm"
             raise DeviceMemoryError(
-                f"out of device memory on rank {self.rank} of {self.world}; lower training.microBatchSize, which"
-                f" cannot change on the way with {field}"
+                f"out of device memory on rank {self.rank} of {self.world_size}; lower training.microBatchSize;"
+                f" with {field} it cannot be reduced automatically during training"
             ) from error
 
-    def join_gradients(self, parameters: list[nn.Parameter], weight: float) -> float:
-        """Join the ranks' gradients; returns by what they have to be multiplied to be that of the mean over `weight`.
+    def all_reduce_gradients(self, parameters: list[nn.Parameter], weight: float) -> float:
+        """Sum the gradients over the ranks; returns the factor that makes them those of the mean over `weight`.
 
-        Not done here, so that one pass over the gradients does for this and for clipping.
+        The caller multiplies, so that scaling and clipping share one pass over the gradients.
         """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.sharded:  # reduced already, to their mean over the ranks
-            return self.world / weight
-        if self.world > 1:
+        if self.sharded:  # fully_shard has averaged them over the ranks
+            return self.world_size / weight
+        if self.world_size > 1:
             for bucket in _buckets(gradients):
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
                 dist.all_reduce(flat)
@@ -111,48 +107,51 @@ class Ranks:
                     gradient.copy_(part.view_as(gradient))
         return 1.0 / weight
 
-    def share(self, model: nn.Module, layers: list[nn.Module], compute: Compute) -> None:
-        """Bring the model to the device with the weights of rank 0; with sharding divide it, layer by layer.
+    def place_model(self, model: nn.Module, layers: list[nn.Module], compute: Compute) -> None:
+        """Move the model to the device with the weights of rank 0; with sharding, shard it layer by layer.
 
-        Divided weights are kept, and their gradients joined, in float32, whatever they are computed in.
+        Sharded weights are kept, and their gradients reduced, in float32, whatever they are computed in.
         """
         if not self.sharded:
             model.to(compute.device)
-        if self.world == 1:
+        if self.world_size == 1:
             return
         for tensor in [*model.parameters(), *model.buffers()]:
             dist.broadcast(tensor.detach(), src=0)
         if not self.sharded:
             return
-        mesh = init_device_mesh(compute.device.type, (self.world,))
+        mesh = init_device_mesh(compute.device.type, (self.world_size,))
         exact = [module for module in model.modules() if isinstance(module, Float32Linear)]
         for module in [*exact, *layers, model]:
             dtype = torch.float32 if module in exact else compute.dtype
             policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-            # said for the root too: after an evaluation its parameters would stay whole, unknown to the optimizer
+            # for the root too: after an evaluation its parameters would stay unsharded, unknown to the optimizer
             fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def join(process: Process, compute: Compute, sharding: Sharding, *, normalised: bool = False) -> Ranks:
-    """Meet the other processes; nothing to do for the only one. Numbers go by gloo, a GPU's tensors by NCCL."""
-    if process.world == 1:
+def init_process_group(
+    process: Process, compute: Compute, sharding: Sharding, *, sync_batch_norm: bool = False
+) -> Ranks:
+    """Join the other processes; a no-op for a single one. Numbers go by gloo, a GPU's tensors by NCCL."""
+    if process.world_size == 1:
         return Ranks()
     backend = "gloo" if compute.device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, rank=process.rank, world_size=process.world, timeout=TIMEOUT)
-    assert dist.get_world_size() == process.world
-    return Ranks(process.rank, process.world, sharding is Sharding.FULL, normalised)
+    timeout = process.collective_timeout
+    dist.init_process_group(backend, rank=process.rank, world_size=process.world_size, timeout=timeout)
+    assert dist.get_world_size() == process.world_size
+    return Ranks(process.rank, process.world_size, sharding is Sharding.FULL, sync_batch_norm)
 
 
-def leave() -> None:
-    """Take leave of the others; without it NCCL complains."""
+def destroy_process_group() -> None:
+    """Leave the process group; without this NCCL warns."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def lost_peers() -> Iterator[None]:
-    """Turn what an exchange says when another rank is gone or silent into a PeerLostError."""
+    """Turn the error of a collective whose peer is gone or silent into a PeerLostError."""
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
@@ -161,31 +160,31 @@ def lost_peers() -> Iterator[None]:
         raise PeerLostError(f"another process of this run was lost: {str(error)[:300]}") from error
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A divided tensor put together in the memory of the CPU, for which all ranks are needed; others as they are."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered in CPU memory, in which all ranks take part; any other tensor as it is."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
-def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, where `like` is divided, on its device."""
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of a full tensor where `like` is sharded, on its device."""
     tensor = tensor.to(like.device)
     if not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def put_together(model: nn.Module) -> None:
-    """Replace divided parameters by whole ones, on every rank; the model is to be saved then, not to compute."""
+def unshard(model: nn.Module) -> None:
+    """Replace sharded parameters by full ones, on every rank: to save the model, not to compute with it."""
     known: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor) and parameter not in known:
-                known[parameter] = nn.Parameter(whole(parameter.detach()), parameter.requires_grad)
+                known[parameter] = nn.Parameter(full_tensor(parameter.detach()), parameter.requires_grad)
             module.register_parameter(name, known.get(parameter, parameter))
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """In their order, of like type, of at most BUCKET_ELEMENTS unless one alone has more."""
+    """In order, each of one dtype and of at most BUCKET_ELEMENTS unless a single gradient has more."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         full = sum(part.numel() for part in bucket) + gradient.numel() > BUCKET_ELEMENTS

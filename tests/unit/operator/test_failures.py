@@ -26,7 +26,7 @@ from unit.operator.worlds import (
 WHERE = RunReport(
     exit_code=65, message="reviews.jsonl, row 17: label is missing; add it or raise maxInvalidRows"
 )
-HUNG = RunReport(message="the process of rank 1 did not react any more, and was killed")
+HUNG = RunReport(message="the process of rank 1 did not respond and was killed")
 OUTDONE = RunReport(exit_code=77, message="pruned at step 6: eval_loss was 0.7 at step 6; others are better")
 
 
@@ -83,7 +83,7 @@ COUNTED = [
         "one rank killed",
         over(137, report=HUNG),
         "Killed",
-        "rank 1 did not react any more, and was killed on node",
+        "rank 1 did not respond and was killed on node",
     ),
     Class("terminated", over(143), "Killed", "SIGTERM from outside on node n1"),
     Class("segmentation fault", over(139), "Crashed", "signal 11 on node n1"),

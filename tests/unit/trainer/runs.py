@@ -111,7 +111,7 @@ def a_run(
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
     spec = spec.resolved(KINDS.get(objective, objective))
     model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
-    ranks.share(model, layers_of(model), compute)
+    ranks.place_model(model, layers_of(model), compute)
     seed_everything(spec.seed + ranks.rank)
     rows = examples(objective, count)
     run = Run(
@@ -129,9 +129,12 @@ def a_run(
 
 def weights(run: Any) -> dict[str, Any]:
     """Every parameter, whole, as an array."""
-    from finetune_trainer.distributed import whole
+    from finetune_trainer.distributed import full_tensor
 
-    return {name: whole(value.detach()).clone().numpy() for name, value in run.judge.model.named_parameters()}
+    return {
+        name: full_tensor(value.detach()).clone().numpy()
+        for name, value in run.judge.model.named_parameters()
+    }
 
 
 def largest_difference(left: dict[str, Any], right: dict[str, Any]) -> float:
@@ -146,11 +149,13 @@ def on_ranks(
     """What `body` returns, or the error it raises, on each of `world` forked ranks that joined."""
 
     def run(process: Process) -> Any:
-        from finetune_trainer.distributed import join, lost_peers
+        from finetune_trainer.distributed import init_process_group, lost_peers
         from finetune_trainer.process.devices import choose_compute
 
         with lost_peers():
-            return body(join(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding))
+            return body(
+                init_process_group(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding)
+            )
 
     results = [folder / f"result-{rank}" for rank in range(world)]
     for path in results:

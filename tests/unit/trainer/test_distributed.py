@@ -238,7 +238,7 @@ def test_a_trial_pruned_through_rank_0_ends_on_all_ranks_at_the_same_step_and_sa
 
         saved = []
         run, state = a_run("classification", ranks, save=lambda state: saved.append(state.step), **TRAINING)
-        if ranks.first:
+        if ranks.is_main:
             steps = iter(range(1, 9))
             run.optimizer.register_step_post_hook(lambda *_: next(steps) == 3 and run.stop.prune("too slow"))
         with pytest.raises(PrunedError) as caught:
@@ -254,7 +254,7 @@ def test_a_trial_pruned_through_rank_0_ends_on_all_ranks_at_the_same_step_and_sa
 def test_a_pruning_during_evaluation_reaches_all_ranks(tmp_path):
     def body(ranks):
         run, _ = a_run("classification", ranks, **TRAINING)
-        if ranks.first:
+        if ranks.is_main:
             run.stop.prune("too slow")
         return run.judge.evaluate(run.validation, 2), run.stopping, run.stop.pruned
 

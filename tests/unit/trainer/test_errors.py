@@ -126,7 +126,7 @@ CASES = {
         {"devices": {"gpus": 1}},
         None,
         69,
-        "1 GPU(s) were asked for, but torch sees 0",
+        "1 GPU(s) requested, but torch sees 0",
     ),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune_trainer.distributed import Ranks, divided_like, whole
+from finetune_trainer.distributed import Ranks, full_tensor, shard_like
 from finetune_trainer.models.adapters import untrained
 
 Tensors = dict[str, Tensor]
@@ -19,11 +19,11 @@ Tensors = dict[str, Tensor]
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensors]:
     """All tensors by file: model, optimizer, random. Every rank takes part; rank 0 gets the whole of them."""
     return {
-        "model": {name: whole(tensor) for name, tensor in _model_tensors(model).items()},
+        "model": {name: full_tensor(tensor) for name, tensor in _model_tensors(model).items()},
         "optimizer": _optimizer_tensors(model, optimizer),
         "random": {
             f"{_of_rank(rank)}{name}": tensor
-            for rank, tensors in enumerate(ranks.gather(_random_tensors()))
+            for rank, tensors in enumerate(ranks.all_gather(_random_tensors()))
             for name, tensor in tensors.items()
         },
     }
@@ -50,7 +50,7 @@ def restore_model(saved: Tensors, model: nn.Module) -> None:
     assert current.keys() == saved.keys(), f"other tensors: {sorted(current.keys() ^ saved.keys())[:5]}"
     with torch.no_grad():
         for name, tensor in current.items():
-            tensor.copy_(divided_like(saved[name], tensor))
+            tensor.copy_(shard_like(saved[name], tensor))
 
 
 def _model_tensors(model: nn.Module) -> Tensors:
@@ -66,7 +66,7 @@ def _model_tensors(model: nn.Module) -> Tensors:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": whole(value).contiguous()
+        f"{names[parameter]}/{key}": full_tensor(value).contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if value is not None
@@ -79,7 +79,7 @@ def _restore_optimizer(saved: Tensors, model: nn.Module, optimizer: torch.optim.
     for path, tensor in saved.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        states.setdefault(parameter, {})[key] = divided_like(tensor, parameter)
+        states.setdefault(parameter, {})[key] = shard_like(tensor, parameter)
     optimizer.state.clear()
     optimizer.state.update(states)
 

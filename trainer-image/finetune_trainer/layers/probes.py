@@ -44,7 +44,7 @@ def why_not_packed(model: Any, longest: int) -> str | None:
             attention_mask=torch.from_numpy(block_causal(documents.numpy())),
         )[:, len(first) :]
     except REFUSALS as error:
-        return f"{name} does not take them ({_told(error)})"
+        return f"{name} does not take them ({_describe(error)})"
     if not torch.allclose(alone, together, rtol=1e-3, atol=1e-4 * float(alone.abs().max())):
         return f"{name} does not keep them apart"
     return None
@@ -56,7 +56,7 @@ def why_not_headed(model: Any) -> str | None:
     try:
         _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
     except REFUSALS as error:
-        return _told(error)
+        return _describe(error)
     return None
 
 
@@ -68,7 +68,7 @@ def why_not_bfloat16(model: Any) -> str | None:
             try:
                 logits = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
             except REFUSALS as error:  # some take only texts with their own last token, in any format
-                return _told(error) if enabled else None
+                return _describe(error) if enabled else None
             if not logits.isfinite().all():
                 return "its outputs are not finite" if enabled else None
     return None
@@ -84,5 +84,5 @@ def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
         model.train(training)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0][:200]

@@ -19,7 +19,7 @@ def freeze(model: Any, spec: FreezeSpec) -> None:
             f"model.freeze.layers is {spec.layers}, but the model has {len(layers)} layers",
             FaultPlace(field="model.freeze.layers"),
         )
-    apply_thaw(model, spec, 0, 1)
+    apply_unfreezing(model, spec, 0, 1)
     if spec.embeddings:
         for module in embeddings_of(model):
             module.requires_grad_(requires_grad=False)
@@ -32,7 +32,7 @@ def frozen_layers(spec: FreezeSpec, step: int, steps_per_epoch: int) -> int:
     return max(0, spec.layers - step // _interval(spec.unfreeze_every, steps_per_epoch))
 
 
-def apply_thaw(model: Any, spec: FreezeSpec, step: int, steps_per_epoch: int) -> bool:
+def apply_unfreezing(model: Any, spec: FreezeSpec, step: int, steps_per_epoch: int) -> bool:
     """Set what is trained in this step; True if that changed.
 
     Gradual unfreezing (Howard & Ruder 2018): a pure function of the step, so that a resumed run needs nothing saved.
@@ -46,8 +46,8 @@ def apply_thaw(model: Any, spec: FreezeSpec, step: int, steps_per_epoch: int) ->
     return changed
 
 
-def trained_later(model: Any, spec: FreezeSpec | None) -> set[Any]:
-    """Parameters that are frozen at first and thawed later: the optimizer has to know them from the start."""
+def unfrozen_later(model: Any, spec: FreezeSpec | None) -> set[Any]:
+    """Parameters that are frozen at first and unfrozen later: the optimizer has to know them from the start."""
     if spec is None or spec.unfreeze_every is None:
         return set()
     return {parameter for layer in layers_of(model)[: spec.layers] for parameter in layer.parameters()}

@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils import clip_grad_value_, get_total_norm
 
 from finetune_api.training import GradientClippingSpec
-from finetune_trainer.distributed import whole
+from finetune_trainer.distributed import full_tensor
 
 NORM_EPSILON = 1e-6
 """In torch's clip_grad_norm_, which this has to equal."""
@@ -31,7 +31,7 @@ def scale_and_clip(
     more: whether it was clipped, and to which norm, cannot be known from the norm before.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total = scale * whole(get_total_norm(gradients))
+    total = scale * full_tensor(get_total_norm(gradients))
     norm = after = float(total)
     clipped = bool(spec and spec.max_norm and norm > spec.max_norm)
     if spec and spec.max_norm:
@@ -40,7 +40,7 @@ def scale_and_clip(
     for gradient in gradients:
         gradient.mul_(scale)
     if spec and spec.max_value is not None:
-        clipped = float(whole(get_total_norm(gradients, float("inf")))) > spec.max_value
+        clipped = float(full_tensor(get_total_norm(gradients, float("inf")))) > spec.max_value
         clip_grad_value_(parameters, spec.max_value)
-        after = float(whole(get_total_norm(gradients))) if clipped else norm
+        after = float(full_tensor(get_total_norm(gradients))) if clipped else norm
     return Norms(norm, after, clipped)

@@ -19,7 +19,7 @@ Group = dict[str, Any]
 def build_optimizer(
     model: Any, spec: OptimizerSpec, layer_decay: float | None = None, later: set[Any] | None = None
 ) -> "torch.optim.Optimizer":
-    """AdamW (Loshchilov & Hutter 2019) or SGD, fused, over what is trained now and what is thawed `later`.
+    """AdamW (Loshchilov & Hutter 2019) or SGD, fused, over what is trained now and what is unfrozen `later`.
 
     Raises ConfigurationError when nothing is.
     """
@@ -44,7 +44,7 @@ def parameter_groups(
     model: Any, weight_decay: float, layer_decay: float | None, later: set[Any]
 ) -> list[Group]:
     """One group for every depth and kind, in the model's order; a group without decay has weight_decay 0."""
-    vectors, depths = undecayed(model), depths_of(model) if layer_decay else {}
+    vectors, depths = no_decay_parameters(model), depths_of(model) if layer_decay else {}
     groups: dict[tuple[int, bool], Group] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter not in later:
@@ -60,7 +60,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def undecayed(model: "torch.nn.Module") -> set[Any]:
+def no_decay_parameters(model: "torch.nn.Module") -> set[Any]:
     """Biases, and the weights of norms of any shape; matrices decay, those of the embeddings too."""
     norms = [module for module in model.modules() if is_norm(module)]
     return {parameter for parameter in model.parameters() if parameter.ndim < 2} | {
@@ -102,7 +102,7 @@ def groups_of(optimizer: "torch.optim.Optimizer") -> list[ParameterGroupStatus]:
     ]
 
 
-def told(groups: list[ParameterGroupStatus]) -> str:
+def format_groups(groups: list[ParameterGroupStatus]) -> str:
     """The groups for the log."""
     return "; ".join(
         f"{group.name}: {group.parameters:,} parameters, weight decay {group.weight_decay:g},"

@@ -78,8 +78,8 @@ def seed_everything(seed: int) -> None:
 def _check_gpus(wanted: int, seen: int) -> None:
     if seen < wanted:
         raise NoGpuError(
-            f"{wanted} GPU(s) were asked for, but torch sees {seen}: driver, container toolkit or allocation are at"
-            " fault on this node",
+            f"{wanted} GPU(s) requested, but torch sees {seen}: check the driver, container toolkit and device"
+            " plugin on this node",
             FaultPlace(field="resources.gpusPerNode"),
         )
 

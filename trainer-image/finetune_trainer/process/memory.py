@@ -1,4 +1,4 @@
-"""Memory of a run: what its parts need at least, and the most it held so far."""
+"""Memory of a run: what it needs at least, what it has used at most, and what to do when it runs out."""
 
 import resource
 import sys
@@ -17,20 +17,20 @@ NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATU
 """What torch's allocator on the CPU, the driver of a GPU and cuBLAS say, which raise plain RuntimeErrors."""
 
 
-def needed(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
-    """The sentence that says what is needed before a single activation: for an evaluation the parameters alone.
+def memory_estimate(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
+    """A sentence: the memory that the run needs without activations; an evaluation needs the parameters alone.
 
-    Of a GPU also the most that was allocated.
+    On a GPU also the peak that was allocated.
     """
     parts = {"parameters": sum(_bytes(parameter) for parameter in model.parameters())}
     if optimizer is not None:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         parts["gradients"] = sum(map(_bytes, trained))
         parts["optimizer state"] = _states(optimizer) * parts["gradients"]
-    told = " + ".join(f"{_readable(size)} {name}" for name, size in parts.items())
+    summands = " + ".join(f"{_readable(size)} {name}" for name, size in parts.items())
     peak = cuda_peak()
-    most = "" if peak is None else f"; at most {_readable(peak)} were allocated"
-    return f"without activations {_readable(sum(parts.values()))} are needed ({told}){most}"
+    most = "" if peak is None else f"; the peak was {_readable(peak)}"
+    return f"without activations {_readable(sum(parts.values()))} are needed ({summands}){most}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -40,11 +40,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
-def halved(size: int, longest: int, needed: str) -> int:
-    """The next smaller micro-batch; raises DeviceMemoryError, with what is `needed`, when one example does not fit."""
+def next_micro_batch_size(size: int, longest: int, estimate: str) -> int:
+    """The next smaller micro-batch; raises DeviceMemoryError, with the `estimate`, when one example does not fit."""
     if size <= 1:
         raise DeviceMemoryError(
-            f"out of device memory with one example of {longest} tokens: {needed}; lower"
+            f"out of device memory with one example of {longest} tokens: {estimate}; lower"
             " dataset.preprocessing.maxLength, freeze more of the model, or ask for a larger device"
         )
     return size // 2
@@ -64,8 +64,8 @@ def memory_errors(model: "nn.Module", optimizer: "Optimizer | None" = None) -> I
             else "take a smaller model"
         )
         raise DeviceMemoryError(
-            f"out of device memory outside of forward and backward passes: {needed(model, optimizer)}; {less}, or ask"
-            " for a larger device"
+            "out of device memory outside of forward and backward passes:"
+            f" {memory_estimate(model, optimizer)}; {less}, or ask for a larger device"
         ) from error
 
 

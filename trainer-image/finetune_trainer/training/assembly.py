@@ -44,10 +44,10 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
     inputs.checkpoints.environment |= {
         "device": compute.name,
         "threads": str(threads),
-        "processes": str(process.world),
+        "processes": str(process.world_size),
     }
     told = f"computing on {compute.name} in {compute.precision.value}"
-    told += f" in {process.world} processes" if process.world > 1 else ""
+    told += f" in {process.world_size} processes" if process.world_size > 1 else ""
     logger.info(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
     return compute
 
@@ -55,9 +55,9 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
 def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, Any, Any]":
     """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
     from finetune_trainer.checkpoints.snapshot import capture, restore
-    from finetune_trainer.models.freezing import trained_later
+    from finetune_trainer.models.freezing import unfrozen_later
     from finetune_trainer.models.precision import fitting
-    from finetune_trainer.optimization.optimizer import build_optimizer, groups_of, told
+    from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
     from finetune_trainer.process.devices import seed_everything
     from finetune_trainer.training.context import Run
     from finetune_trainer.training.evaluate import Judge
@@ -69,7 +69,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     compute = fitting([lambda: model], compute, config.training.precision, "training.precision")
     inputs.checkpoints.environment["precision"] = compute.precision.value
     with memory_errors(model):
-        ranks.share(model, layers_of(model), compute)
+        ranks.place_model(model, layers_of(model), compute)
     model.train()
     stop_if_asked(inputs.stop)
     train, validation, *test = tokenize_all(inputs, tokenizer, most)
@@ -81,22 +81,22 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         model,
         config.training.optimizer,
         config.model.layer_learning_rate_decay,
-        trained_later(model, config.model.freeze),
+        unfrozen_later(model, config.model.freeze),
     )
-    logger.info(f"parameter groups: {told(groups_of(optimizer))}")
+    logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
     checkpoints = inputs.checkpoints
 
     def save(state: TrainState) -> None:
         best, tensors = state.best.step if state.best else None, capture(model, optimizer, ranks)
-        if ranks.first:
+        if ranks.is_main:
             checkpoints.save(state.step, tensors, state.to_json(), best)
-        ranks.decided(None)  # none ends before the checkpoint is whole
+        ranks.broadcast(None)  # none ends before the checkpoint is whole
 
     def restore_newest(before: int | None) -> TrainState | None:
         loaded = newest(checkpoints, ranks, before)
         if loaded is None:
             return None
-        if ranks.first:
+        if ranks.is_main:
             checkpoints.drop_after(loaded.step)
         restore(loaded.tensors, model, optimizer, ranks)
         return TrainState.from_json(loaded.state)
@@ -114,7 +114,7 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         recorder,
         config.model.freeze,
     )
-    if ranks.first:
+    if ranks.is_main:
         training.debug = debug_of(config.training.debug, model, checkpoints.folder)
     seed_everything(config.training.seed + ranks.rank)
     _tell_effective(inputs, training, model)
@@ -209,13 +209,13 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
         micro_batch_size=config.training.micro_batch_size,
         total_steps=training.total_steps,
         parameter_groups=groups_of(training.optimizer)[:GROUPS_REPORTED],
-        processes=judge.ranks.world,
+        processes=judge.ranks.world_size,
     )
     inputs.recorder.update(effective=effective)
 
 
 def newest(checkpoints: Checkpoints, ranks: "Ranks", before: int | None = None) -> Loaded | None:
     """The newest whole checkpoint, or the newest before a step, as rank 0 found it."""
-    loaded = checkpoints.newest(before) if ranks.first else None
-    step = ranks.decided(loaded.step if loaded else None)
+    loaded = checkpoints.newest(before) if ranks.is_main else None
+    step = ranks.broadcast(loaded.step if loaded else None)
     return loaded if loaded or step is None else checkpoints.load(step)

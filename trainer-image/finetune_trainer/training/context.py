@@ -79,12 +79,12 @@ class Run:
     @property
     def stopping(self) -> bool:
         """Whether training ends before the next step; other ranks have to be told first."""
-        return self.stop.agreed or (self.ranks.world == 1 and self.stop.requested)
+        return self.stop.agreed or (self.ranks.world_size == 1 and self.stop.requested)
 
     def exchange(self, *numbers: float) -> list[float]:
         """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
-        *totals, stop, save = self.ranks.total(*numbers, self.stop.requested, _struck(self))
-        self.stop.agree(stop, self.ranks.decided(self.stop.pruned) if stop else None)
+        *totals, stop, save = self.ranks.all_reduce_sum(*numbers, self.stop.requested, _struck(self))
+        self.stop.agree(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
         self.clock_struck = save > 0
         return totals
 
@@ -139,7 +139,7 @@ def checkpoint_due(run: Run, state: TrainState) -> bool:
 def _struck(run: Run) -> bool:
     every = run.training.checkpoint.every
     minutes = every.minutes if every else None
-    return bool(minutes) and run.ranks.first and time.monotonic() - run.saved_at >= 60 * (minutes or 0)
+    return bool(minutes) and run.ranks.is_main and time.monotonic() - run.saved_at >= 60 * (minutes or 0)
 
 
 def _every(run: Run, interval: EvaluationInterval | CheckpointInterval | None, step: int) -> bool:

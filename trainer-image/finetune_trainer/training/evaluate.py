@@ -12,7 +12,7 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.objectives import Meter, Objective
 from finetune_trainer.process.devices import Compute
-from finetune_trainer.process.memory import halved, needed
+from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
 from finetune_trainer.process.stop import Stop
 
 EVALUATION_FACTOR = 4
@@ -43,9 +43,9 @@ class Judge:
                 return None
             if not full:
                 break
-            size = halved(size, int(examples.lengths.max()), needed(self.model))
+            size = next_micro_batch_size(size, int(examples.lengths.max()), memory_estimate(self.model))
         joined = self.objective.meter()
-        for parts in self.ranks.gather(meter.parts()):
+        for parts in self.ranks.all_gather(meter.parts()):
             joined.add(parts)
         mean = loss_sum / weight if weight else math.nan
         return {"loss": mean, **joined.scores(mean)}
@@ -55,11 +55,11 @@ class Judge:
         loss_sum, weight, full = 0.0, 0.0, 0.0
         self.model.eval()
         try:
-            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world):
-                ((batch, counts),) = self.ranks.deal(everyones, size)
+            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
+                ((batch, counts),) = self.ranks.shard_batch(everyones, size)
                 own = self._score(examples, batch, meter, counts=counts)
-                *sums, full, stop = self.ranks.total(*own, self.stop.requested)
-                self.stop.agree(stop, self.ranks.decided(self.stop.pruned) if stop else None)
+                *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
+                self.stop.agree(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
                 if full or stop:
                     break
                 loss_sum, weight = loss_sum + sums[0], weight + sums[1]

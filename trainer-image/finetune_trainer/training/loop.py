@@ -15,10 +15,10 @@ from finetune_api.status import CheckpointStatus
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import PrunedError, StoppedError
-from finetune_trainer.models.freezing import apply_thaw, trained_parameters
+from finetune_trainer.models.freezing import apply_unfreezing, trained_parameters
 from finetune_trainer.optimization.clipping import scale_and_clip
 from finetune_trainer.optimization.schedules import factor
-from finetune_trainer.process.memory import halved, needed
+from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
 from finetune_trainer.training.context import Run, Step, checkpoint_due, evaluation_due, is_finished
 from finetune_trainer.training.nonfinite import (
     Statistics,
@@ -65,15 +65,17 @@ def train(run: Run, state: TrainState) -> None:
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
         if finished:
             return
-        thaw(run, state)
+        unfreeze(run, state)
         taken = train_step(run, state)
         if taken is not None:
             log_step(run, state, taken)
 
 
-def thaw(run: Run, state: TrainState) -> None:
+def unfreeze(run: Run, state: TrainState) -> None:
     """Train from this step on what gradual unfreezing adds, and say so."""
-    if run.freeze is not None and apply_thaw(run.judge.model, run.freeze, state.step, run.steps_per_epoch):
+    if run.freeze is not None and apply_unfreezing(
+        run.judge.model, run.freeze, state.step, run.steps_per_epoch
+    ):
         trained = trained_parameters(run.judge.model)
         logger.info(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
@@ -127,8 +129,8 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics:
         if passes is not None:
             return passes
         longest = int(run.train.lengths[batch].max())
-        parts = needed(run.judge.model, run.optimizer)
-        state.micro_batch_size = halved(state.micro_batch_size, longest, parts)
+        parts = memory_estimate(run.judge.model, run.optimizer)
+        state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts)
         logger.warning(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
             f" the batch of {run.training.batch_size} stays as it is"
@@ -156,7 +158,7 @@ def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
         return None
-    scale = run.ranks.join_gradients(_parameters(run), weight or 1.0)
+    scale = run.ranks.all_reduce_gradients(_parameters(run), weight or 1.0)
     return Passes(loss_sum, weight, positions, scale)
 
 
@@ -164,7 +166,7 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]
     """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
     judge, positions = run.judge, 0
     total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
-    for micro, counts in run.ranks.deal(batch, size):
+    for micro, counts in run.ranks.shard_batch(batch, size):
         began = time.perf_counter()
         inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
         run.waited += time.perf_counter() - began

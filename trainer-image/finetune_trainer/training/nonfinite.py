@@ -174,7 +174,7 @@ def _pass(run: Run, rows: Indices) -> str | None:
 
 def _anywhere(run: Run, found: str | None) -> str | None:
     """What the first rank that found something found: one of them may compute wrongly alone."""
-    return next(filter(None, run.ranks.gather(found)), None)
+    return next(filter(None, run.ranks.all_gather(found)), None)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def note_early_stop(run: Run, state: TrainState) -> str:
         f"{stopping.metric} did not improve by more than {stopping.min_delta:g}"
         f" in {stopping.patience} evaluations (best {best})"
     )
-    left, processes = run.total_steps - state.step, run.ranks.world
+    left, processes = run.total_steps - state.step, run.ranks.world_size
     saved = round(state.seconds / state.step * left * processes)
     run.recorder.update(
         early_stopped=EarlyStoppedStatus(

@@ -54,14 +54,16 @@ def train_and_publish(
     """From the files to the published model."""
     inputs = read_inputs(config, recorder, stop, process)
     compute = start_torch(inputs, threads)
-    from finetune_trainer.distributed import join, leave, lost_peers
+    from finetune_trainer.distributed import destroy_process_group, init_process_group, lost_peers
 
     with lost_peers():
         head = config.model.head
-        normalised = head is not None and head.batch_norm
-        ranks = join(process, compute, config.training.sharding, normalised=normalised)
+        sync_batch_norm = head is not None and head.batch_norm
+        ranks = init_process_group(
+            process, compute, config.training.sharding, sync_batch_norm=sync_batch_norm
+        )
         training, tokenizer, test = assemble(inputs, compute, ranks)
-        fence = inputs.checkpoints.fence() if ranks.first else nullcontext()
+        fence = inputs.checkpoints.fence() if ranks.is_main else nullcontext()
         with fence, memory_errors(training.judge.model, training.optimizer):
             state = resume(inputs, training)
             ending = train_and_tell(inputs, training, state)
@@ -70,7 +72,7 @@ def train_and_publish(
             message = f"{_trained(state, metrics)}{ending}{_refused(state)}{looked}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
             model = publish_model(inputs, training, tokenizer, metrics)
-        leave()
+        destroy_process_group()
     return recorder.report.model_copy(update={"model": model})
 
 
@@ -125,7 +127,7 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
 
     step, stopping = state.step, inputs.config.training.early_stopping
     if stopping and stopping.restore_best and state.best and state.best.step != step:
-        step = training.ranks.decided(_best_step(inputs, state.best.step, step))
+        step = training.ranks.broadcast(_best_step(inputs, state.best.step, step))
         if step != state.step:
             restore_model(inputs.checkpoints.load(step).tensors["model"], training.judge.model)
     chosen = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
@@ -155,12 +157,12 @@ def _best_step(inputs: Inputs, best: int, last: int) -> int:
 
 def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metrics) -> Any:
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
-    from finetune_trainer.distributed import put_together
+    from finetune_trainer.distributed import unshard
 
     recorder, checkpoints, ranks = inputs.recorder, inputs.checkpoints, training.ranks
-    put_together(training.judge.model)
-    if not ranks.first:
-        return ranks.decided(None)
+    unshard(training.judge.model)
+    if not ranks.is_main:
+        return ranks.broadcast(None)
     assert recorder.history is not None
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
@@ -170,4 +172,4 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     recorder.release_history()
     clear(checkpoints, inputs.config)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
-    return ranks.decided(model)
+    return ranks.broadcast(model)

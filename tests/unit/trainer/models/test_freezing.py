@@ -6,11 +6,11 @@ import pytest
 
 from finetune_api.model import FreezeSpec
 from finetune_trainer.models.freezing import (
-    apply_thaw,
+    apply_unfreezing,
     freeze,
     frozen_layers,
-    trained_later,
     trained_parameters,
+    unfrozen_later,
 )
 from finetune_trainer.optimization.optimizer import build_optimizer
 from unit.trainer.optimization.test_optimizer import kill_before_step, tiny_bert, weights_of
@@ -34,12 +34,12 @@ def test_how_many_layers_are_frozen_is_the_table_one_computes_by_hand(spec, expe
     assert [frozen_layers(spec, step, 3) for step in range(8)] == expected
 
 
-def test_the_layer_nearest_to_the_head_is_thawed_first_and_embeddings_never():
+def test_the_layer_nearest_to_the_head_is_unfrozen_first_and_embeddings_never():
     model = tiny_bert(3)
     freeze(model, EVERY_TWO)
     seen = []
     for step in range(6):
-        changed = apply_thaw(model, EVERY_TWO, step, 10)
+        changed = apply_unfreezing(model, EVERY_TWO, step, 10)
         seen.append((changed, trained_layers(model)))
     assert seen == [
         (False, [2]),
@@ -52,16 +52,16 @@ def test_the_layer_nearest_to_the_head_is_thawed_first_and_embeddings_never():
     assert not model.bert.embeddings.word_embeddings.weight.requires_grad
 
 
-def test_the_optimizer_knows_what_is_thawed_later_and_nothing_that_stays_frozen():
+def test_the_optimizer_knows_what_is_unfrozen_later_and_nothing_that_stays_frozen():
     from finetune_api.training import OptimizerSpec
 
     model = tiny_bert(3)
     freeze(model, EVERY_TWO)
     before = trained_parameters(model)
-    optimizer = build_optimizer(model, OptimizerSpec(), later=trained_later(model, EVERY_TWO))
+    optimizer = build_optimizer(model, OptimizerSpec(), later=unfrozen_later(model, EVERY_TWO))
     known = {p for group in optimizer.param_groups for p in group["params"]}
     assert known == set(model.parameters()) - set(model.bert.embeddings.parameters())
-    apply_thaw(model, EVERY_TWO, 4, 10)
+    apply_unfreezing(model, EVERY_TWO, 4, 10)
     assert before < trained_parameters(model) == sum(p.numel() for p in known)
 
 

@@ -130,7 +130,7 @@ def a_normalised_run(ranks=None, size=8, count=16, **training):
     from unit.trainer.runs import a_run
 
     sgd = {"name": "SGD", "learningRate": 0.1}
-    ranks = ranks and replace(ranks, normalised=True)
+    ranks = ranks and replace(ranks, sync_batch_norm=True)
     training |= {"maxSteps": 3, "microBatchSize": size, "optimizer": sgd}
     run, state = a_run("classification", ranks, count=count, **training)
     description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}

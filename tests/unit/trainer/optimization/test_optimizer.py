@@ -3,7 +3,12 @@
 import pytest
 
 from finetune_api.training import OptimizerSpec
-from finetune_trainer.optimization.optimizer import build_optimizer, groups_of, parameter_groups, told
+from finetune_trainer.optimization.optimizer import (
+    build_optimizer,
+    format_groups,
+    groups_of,
+    parameter_groups,
+)
 
 
 def tiny_bert(layers=3):
@@ -73,7 +78,7 @@ def test_the_rates_of_a_step_are_the_schedules_times_the_scale(model_folder):
     rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
     assert rates["depth 0, decay"] == pytest.approx(5e-5)
     assert rates["depth 2, no decay"] == pytest.approx(1.25e-5)
-    assert "depth 3, decay" in told(groups_of(run.optimizer))
+    assert "depth 3, decay" in format_groups(groups_of(run.optimizer))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

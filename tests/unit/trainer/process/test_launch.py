@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from finetune_api.run import ExitCode, RunReport, to_message
-from finetune_trainer.process.launch import EXCHANGE_SECONDS, PEER_LOST, Process, _Processes, launch
+from finetune_trainer.process.launch import (
+    COLLECTIVE_TIMEOUT,
+    PEER_LOST,
+    Process,
+    _Processes,
+    collective_timeout,
+    launch,
+)
 from finetune_trainer.process.stop import Stop
 from unit.trainer.tiny import reviews
 
@@ -208,7 +215,7 @@ def test_a_rank_that_hangs_while_none_fails_ends_the_run_when_the_others_have_wa
     make_job, monkeypatch, frozen
 ):
     """The first rank writes, the others wait for it; it waits for them."""
-    monkeypatch.setenv(EXCHANGE_SECONDS, "10")
+    monkeypatch.setenv(COLLECTIVE_TIMEOUT, "10")
     made, answers = make_job(training=TRAINING | {"epochs": 10_000}, **TWO), []
     path = made.write()
     thread = threading.Thread(target=lambda: answers.append(launch(path, 2, Stop(), grace=0.1)))
@@ -221,7 +228,7 @@ def test_a_rank_that_hangs_while_none_fails_ends_the_run_when_the_others_have_wa
     ((code, report),) = answers
     assert 5 < time.monotonic() - began < 60
     assert code == 128 + signal.SIGKILL
-    assert report.message == f"the process of rank {frozen} did not react any more, and was killed"
+    assert report.message == f"the process of rank {frozen} did not respond and was killed"
     assert all(gone(rank) for rank in ranks)
 
 
@@ -256,3 +263,18 @@ def test_the_answer_is_that_of_the_first_rank_that_failed_by_itself(tmp_path, en
 
 def test_without_a_launcher_there_is_one_process():
     assert Process.current({"RANK": "3", "WORLD_SIZE": "4"}) == Process(0, 1, None)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 1800), ("10", 10), ("0.5", 0.5), ("604800", 604_800)])
+def test_the_collective_timeout_is_the_users_own_or_half_an_hour(text, seconds):
+    assert collective_timeout({COLLECTIVE_TIMEOUT: text}).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "nan", "inf", "1e300", "604801", "ten", "10s", " "])
+def test_an_impossible_collective_timeout_ends_the_run_before_a_process_starts(make_job, monkeypatch, text):
+    monkeypatch.setenv(COLLECTIVE_TIMEOUT, text)
+    made = make_job(training=TRAINING, **TWO)
+    assert made.run() == ExitCode.CONFIGURATION
+    assert made.report.message.startswith(
+        f"FINETUNE_COLLECTIVE_TIMEOUT_SECONDS={text!r}: set a number of seconds"
+    )

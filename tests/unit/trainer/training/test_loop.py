@@ -213,19 +213,19 @@ def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
 def test_the_memory_of_a_gpu_is_what_torch_allocated_there(monkeypatch):
     import torch
 
-    from finetune_trainer.process.memory import needed, peak
+    from finetune_trainer.process.memory import memory_estimate, peak
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
     assert peak() == 3 * 2**30
     layer = torch.nn.Linear(1023, 1024)
     sgd = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
-    assert needed(layer, sgd) == (
+    assert memory_estimate(layer, sgd) == (
         "without activations 12.00 MiB are needed (4.00 MiB parameters + 4.00 MiB gradients + 4.00 MiB optimizer"
-        " state); at most 3.00 GiB were allocated"
+        " state); the peak was 3.00 GiB"
     )
     layer.weight.requires_grad_(requires_grad=False)
-    assert "(4.00 MiB parameters + 0.00 MiB gradients + 0.00 MiB" in needed(layer, sgd)
+    assert "(4.00 MiB parameters + 0.00 MiB gradients + 0.00 MiB" in memory_estimate(layer, sgd)
 
 
 def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
