@@ -1,7 +1,7 @@
 """`spec.model`: the checkpoint that training starts from."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -136,7 +136,7 @@ class AdapterSpec(OneOf):
 class ModelTechniques(ApiModel):
     """How a base model is changed before training; the same in a spec and in a RunConfig."""
 
-    rules = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.adapter) || !has(self.freeze)",
             "model.adapter already freezes the whole model; remove model.freeze",

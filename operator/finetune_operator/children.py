@@ -7,6 +7,7 @@ from typing import Any
 from finetune_operator.cache import Cache, Key, labels_in, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ForeignObjectError
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_UID, attempt_name
 from finetune_operator.plan.workload import plan
@@ -26,12 +27,12 @@ class Children:
         self._cluster, self._cache, self._settings = cluster, cache, settings
         self._ca_certificate = ca_certificate
 
-    async def create_attempt(self, job: FineTuneJob, attempt: int) -> None:
+    async def create_attempt(self, job: FineTuneJob, resolved: Resolved, attempt: int) -> None:
         """Create the objects of an attempt; those that exist already are left as they are.
 
         Raises ForeignObjectError when a name is taken by an object that is not this job's.
         """
-        wanted = plan(job, attempt, self._settings, self._ca_certificate())
+        wanted = plan(job, resolved, attempt, self._settings, self._ca_certificate())
         needed = [("ConfigMap", wanted.config_map)]
         if wanted.claim:
             needed.append(("PersistentVolumeClaim", wanted.claim))

@@ -8,7 +8,7 @@ from finetune_api.run import RunReport
 from finetune_operator.cache import Cache, Child, labels_in
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
-from finetune_operator.plan.effective import output_uri_of
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
 from finetune_operator.plan.pod import CONTAINER
@@ -18,7 +18,11 @@ Body = dict[str, Any]
 
 
 async def observe(
-    job: FineTuneJob, cache: Cache, cluster: Cluster, report: tuple[RunReport, datetime] | None
+    job: FineTuneJob,
+    resolved: Resolved,
+    cache: Cache,
+    cluster: Cluster,
+    report: tuple[RunReport, datetime] | None,
 ) -> Observation:
     """What is seen of a job's children.
 
@@ -28,7 +32,7 @@ async def observe(
     await _confirm_missing(job, cache, cluster)
     jobs = tuple(job_view(child.body) for child in cache.jobs_of(job.namespace, job.uid))
     pods = tuple(pod_view(child) for child in cache.pods_of(job.namespace, job.uid))
-    inputs = await _inputs(job, cluster) if _waits(job, jobs, pods) else ()
+    inputs = await _inputs(job, resolved.output_uri, cluster) if _waits(job, jobs, pods) else ()
     return Observation(jobs, pods, inputs, *(report or (None, None)))
 
 
@@ -51,10 +55,8 @@ def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...
     return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
 
 
-async def _inputs(job: FineTuneJob, cluster: Cluster) -> tuple[InputView, ...]:
-    places = {
-        (place.scheme, place.name): place for place in [*input_locations(job), uris.parse(output_uri_of(job))]
-    }
+async def _inputs(job: FineTuneJob, output_uri: str, cluster: Cluster) -> tuple[InputView, ...]:
+    places = {(place.scheme, place.name): place for place in [*input_locations(job), uris.parse(output_uri)]}
     return tuple([await _input(job, place, cluster) for place in places.values()])
 
 

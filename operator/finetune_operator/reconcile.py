@@ -28,6 +28,7 @@ from finetune_operator.errors import ApiError, ConflictError, ForeignObjectError
 from finetune_operator.events import transitions
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import observe
+from finetune_operator.plan.effective import Resolved, resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.reports import Reports
 from finetune_operator.settings import OperatorSettings
@@ -83,12 +84,13 @@ class Reconciler:
             status = rejected(status_of(body), body["metadata"]["generation"], _first_error(error), now)
             await self._post_events(await self._write(body, status))
             return None
-        seen = await observe(job, self.cache, self.cluster, self.reports.get(job.uid))
-        decision = decide(job, seen, now, self.settings)
+        resolved = resolve(job, self.settings)
+        observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid))
+        decision = decide(job, resolved, observation, now, self.settings)
         events = await self._write(body, decision.status)
         refusal: Exception | None = None
         try:
-            await self._act(replace(job, status=decision.status), decision)
+            await self._act(replace(job, status=decision.status), resolved, decision)
         except (ForeignObjectError, ApiError) as error:
             if decision.action is not Action.CREATE_ATTEMPT:
                 raise
@@ -125,10 +127,10 @@ class Reconciler:
             except (ApiError, ClientError, TimeoutError) as error:
                 logger.warning("an Event was not posted: %r", error)
 
-    async def _act(self, job: FineTuneJob, decision: Decision) -> None:
+    async def _act(self, job: FineTuneJob, resolved: Resolved, decision: Decision) -> None:
         attempt = decision.status.attempt
         if decision.action is Action.CREATE_ATTEMPT and attempt:
-            await self.children.create_attempt(job, attempt)
+            await self.children.create_attempt(job, resolved, attempt)
         elif decision.action is Action.STOP_ATTEMPT and attempt:
             await self.children.stop_attempt(job, attempt)
         elif decision.action is Action.DELETE_CHILDREN:

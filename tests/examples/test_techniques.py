@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from builders import stored
 from examples.materials import lay_out
 from finetune_api.run import ExitCode, RunReport
+from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.plan.volumes import OUTPUT
 from finetune_operator.reconcile import parse
@@ -69,7 +70,8 @@ def _here(example: Path, claim: Path, folder: Path) -> Job:
     for there, here in FROM_HUB.items():
         text = text.replace(there, here)
     body: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
-    planned = run_config(parse(stored(body)), 1, SETTINGS).to_json()
+    of = parse(stored(body))
+    planned = run_config(of, resolve(of, SETTINGS), 1, SETTINGS).to_json()
     planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))
     changes = {"metricsPort": 0, "terminationLog": str(folder / "termination")}

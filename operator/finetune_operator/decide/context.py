@@ -8,15 +8,17 @@ from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.conditions import Verdict, conditions_of
 from finetune_operator.decide.display import display_of
 from finetune_operator.decide.observation import Observation
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
 
 @dataclass(frozen=True)
 class Context:
-    """A FineTuneJob, what is observed of its children, the time and the settings."""
+    """A FineTuneJob, what its defaults become, what is observed of its children, the time and the settings."""
 
     job: FineTuneJob
+    resolved: Resolved
     observation: Observation
     now: datetime
     settings: OperatorSettings

@@ -27,7 +27,7 @@ from finetune_operator.decide.deadlines import deadline_verdict, end_of_children
 from finetune_operator.decide.ending import fail
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.decide.observation import Observation
-from finetune_operator.plan.effective import image_of, output_uri_of, resources_of
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
@@ -42,9 +42,11 @@ def finished(status: FineTuneJobStatus) -> bool:
     return status.completion_time is not None
 
 
-def decide(job: FineTuneJob, observation: Observation, now: datetime, settings: OperatorSettings) -> Decision:
+def decide(
+    job: FineTuneJob, resolved: Resolved, observation: Observation, now: datetime, settings: OperatorSettings
+) -> Decision:
     """The next step of a job's life."""
-    context = Context(job, observation, now, settings)
+    context = Context(job, resolved, observation, now, settings)
     if finished(context.status):
         return _after_the_end(context)
     if attempt := context.open_attempt:
@@ -78,7 +80,7 @@ def _between_attempts(context: Context) -> Decision:
         return context.conclude(Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message))
     if over_deadline(context):
         return fail(context, deadline_verdict(context))
-    if not image_allowed(image_of(context.job, context.settings), context.settings):
+    if not image_allowed(context.resolved.image, context.settings):
         return fail(context, _refused_image(context))
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
@@ -116,14 +118,14 @@ def _beginning(status: FineTuneJobStatus, number: int) -> str:
 
 def _accept(context: Context) -> Context:
     """Write out what the defaults become. Once an attempt: an upgraded operator must not restate a running one's."""
-    job, settings = context.job, context.settings
+    job, resolved = context.job, context.resolved
     found = context.status.effective or EffectiveStatus()
     effective = found.model_copy(
         update={
             "training": job.spec.resolved_training(),
-            "resources": resources_of(job, settings),
-            "output_uri": output_uri_of(job),
-            "image": image_of(job, settings),
+            "resources": resolved.resources,
+            "output_uri": resolved.output_uri,
+            "image": resolved.image,
         }
     )
     return context.update(effective=effective)

@@ -18,7 +18,6 @@ from finetune_operator.decide.display import success_message
 from finetune_operator.decide.failure import Evidence, Failure, classify, termination_report
 from finetune_operator.decide.observation import PodView
 from finetune_operator.decide.reports import unverified_model, with_attempt_report, with_report
-from finetune_operator.plan.effective import output_uri_of, resources_of
 
 STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value})
 """Reasons that the operator itself writes on an attempt before it deletes the Job."""
@@ -42,7 +41,7 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
         return _succeed(context, attempt, report)
     if stopped:
         return _stopped(context, attempt)
-    limits = resources_of(context.job, context.settings).limits or {}
+    limits = context.resolved.resources.limits or {}
     evidence = Evidence(pod, report, bool(context.job.spec.command), limits.get("memory"))
     return _failed(context, attempt, classify(evidence))
 
@@ -78,7 +77,7 @@ def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> 
 
 
 def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None) -> Decision | Context:
-    own_script, uri = bool(context.job.spec.command), output_uri_of(context.job)
+    own_script, uri = bool(context.job.spec.command), context.resolved.output_uri
     model = (
         unverified_model(uri, context.status, context.now)
         if own_script

@@ -6,7 +6,6 @@ from datetime import timedelta
 from finetune_api.status import AttemptStatus, Reason
 from finetune_operator.decide.context import Context
 from finetune_operator.decide.observation import InputView, PodView
-from finetune_operator.plan.effective import resources_of
 from finetune_operator.plan.hub import TOKEN_KEY, secret_of
 from finetune_operator.plan.naming import attempt_name
 
@@ -76,7 +75,7 @@ def _unbound_message(item: InputView, namespace: str) -> str:
 def _unscheduled(context: Context, pod: PodView | None) -> Pending | None:
     if pod is None or not pod.unschedulable:
         return None
-    wanted = resources_of(context.job, context.settings)
+    wanted = context.resolved.resources
     if f"Insufficient {wanted.gpu_resource}" in pod.unschedulable:
         hint = (
             f"; no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"

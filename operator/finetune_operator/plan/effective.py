@@ -1,5 +1,7 @@
 """What the defaults become: the spec's own values, else the administrator's."""
 
+from dataclasses import dataclass
+
 from finetune_api.resources import ResourcesSpec
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import output_claim_name
@@ -8,7 +10,21 @@ from finetune_operator.settings import OperatorSettings
 MODEL_FOLDER = "model"
 
 
-def resources_of(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
+@dataclass(frozen=True)
+class Resolved:
+    """What a spec leaves to the administrator, written out."""
+
+    resources: ResourcesSpec
+    output_uri: str
+    image: str
+
+
+def resolve(job: FineTuneJob, settings: OperatorSettings) -> Resolved:
+    """The spec's own values, else the administrator's."""
+    return Resolved(_resources(job, settings), _output_uri(job), _image(job, settings))
+
+
+def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     """`spec.resources` with every default written out."""
     asked = job.spec.resources or ResourcesSpec()
     return ResourcesSpec(
@@ -21,13 +37,13 @@ def resources_of(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     )
 
 
-def output_uri_of(job: FineTuneJob) -> str:
+def _output_uri(job: FineTuneJob) -> str:
     """The model's folder."""
     if job.spec.output and job.spec.output.uri:
         return job.spec.output.uri
     return f"pvc://{output_claim_name(job)}/{MODEL_FOLDER}"
 
 
-def image_of(job: FineTuneJob, settings: OperatorSettings) -> str:
+def _image(job: FineTuneJob, settings: OperatorSettings) -> str:
     """The trainer image."""
     return job.spec.image or settings.trainer_image

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
 from finetune_api.status import Reason
-from finetune_operator.plan.effective import image_of, resources_of
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.hub import hub_environment, token_mount
 from finetune_operator.plan.naming import attempt_name, labels_of
@@ -18,9 +19,11 @@ _TOKEN_SECONDS = 3600
 _SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyDir of the pod's own
 
 
-def pod_template(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+def pod_template(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> dict[str, Any]:
     """The pod template of an attempt."""
-    mounts = [*mounts_of(job), *_own_mounts(job, attempt, settings)]
+    mounts = [*mounts_of(job, resolved.output_uri), *_own_mounts(job, resolved, attempt, settings)]
     return {
         "metadata": {"labels": settings.pod_labels | labels_of(job, attempt)},
         "spec": _without_nones(
@@ -34,22 +37,26 @@ def pod_template(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> 
                 "securityContext": _pod_security(settings),
                 "runtimeClassName": settings.runtime_class,
                 "volumes": [mount.volume for mount in mounts],
-                "containers": [_container(job, settings, mounts)],
+                "containers": [_container(job, resolved, settings, mounts)],
             }
             | _scheduling(job, settings)
         ),
     }
 
 
-def _container(job: FineTuneJob, settings: OperatorSettings, mounts: list[Mount]) -> dict[str, Any]:
+def _container(
+    job: FineTuneJob, resolved: Resolved, settings: OperatorSettings, mounts: list[Mount]
+) -> dict[str, Any]:
     command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
     return command | {
         "name": CONTAINER,
-        "image": image_of(job, settings),
+        "image": resolved.image,
         "imagePullPolicy": settings.image_pull_policy.value,
-        "env": [{"name": name, "value": value} for name, value in _environment(job, settings).items()],
+        "env": [
+            {"name": name, "value": value} for name, value in _environment(job, resolved, settings).items()
+        ],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
-        "resources": _resources(job, settings),
+        "resources": _resources(resolved.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -65,14 +72,14 @@ def _container(job: FineTuneJob, settings: OperatorSettings, mounts: list[Mount]
     }
 
 
-def _environment(job: FineTuneJob, settings: OperatorSettings) -> dict[str, str]:
+def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> dict[str, str]:
     env = {
         "HOME": "/home/finetune",
         "HF_HOME": "/home/finetune/huggingface",
         "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
     } | hub_environment(job, settings)
     if job.spec.command:
-        env |= script_environment(job) | _progress_environment(settings)
+        env |= script_environment(job, resolved.output_uri) | _progress_environment(settings)
     return env | {variable.name: variable.value for variable in job.spec.env or []}
 
 
@@ -87,13 +94,15 @@ def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
     }
 
 
-def _own_mounts(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> list[Mount]:
+def _own_mounts(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> list[Mount]:
     config = {"name": "config", "configMap": {"name": attempt_name(job, attempt)}}
     scratch = [
         Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
     ]
     memory: dict[str, Any] = {"medium": "Memory"}
-    if size := resources_of(job, settings).shared_memory:
+    if size := resolved.resources.shared_memory:
         memory["sizeLimit"] = size
     shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
     return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
@@ -111,8 +120,7 @@ def _token_mount(settings: OperatorSettings) -> list[Mount]:
     return [Mount(volume, TOKEN_PATH.rpartition("/")[0])]
 
 
-def _resources(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
-    wanted = resources_of(job, settings)
+def _resources(wanted: ResourcesSpec) -> dict[str, Any]:
     limits = dict(wanted.limits or {})
     if wanted.gpus_per_node:
         limits[str(wanted.gpu_resource)] = str(wanted.gpus_per_node)

@@ -14,7 +14,7 @@ from finetune_api.run import (
     ValidationSplit,
 )
 from finetune_api.status import Commit, ResolvedData, ResolvedModel
-from finetune_operator.plan.effective import resources_of
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.volumes import output_paths, path_of
 from finetune_operator.settings import OperatorSettings
@@ -25,7 +25,7 @@ CA_FILE = "ca.crt"
 METRICS_PORT = 9100
 
 
-def run_config(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> RunConfig:
+def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> RunConfig:
     """The RunConfig of an attempt of a job without a command of its own."""
     spec, training = job.spec, job.spec.resolved_training()
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
@@ -35,9 +35,9 @@ def run_config(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> Ru
         dataset=_dataset(job),
         objective=spec.objective,
         training=training,
-        output=output_paths(job),
+        output=output_paths(job, resolved.output_uri),
         devices=Devices(
-            gpus=resources_of(job, settings).gpus_per_node or 0,
+            gpus=resolved.resources.gpus_per_node or 0,
             simulated=settings.simulate_gpus,
         ),
         progress=_progress(settings),

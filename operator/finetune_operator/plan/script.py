@@ -5,9 +5,9 @@ from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.volumes import output_paths, path_of
 
 
-def script_environment(job: FineTuneJob) -> dict[str, str]:
+def script_environment(job: FineTuneJob, output_uri: str) -> dict[str, str]:
     """The variables that name inputs and outputs."""
-    paths = output_paths(job)
+    paths = output_paths(job, output_uri)
     env = {"FINETUNE_OUTPUT_DIR": paths.model_dir, "FINETUNE_CHECKPOINT_DIR": paths.checkpoint_dir}
     if job.spec.model:
         env |= _place("MODEL", "DIR", job.spec.model.uri)

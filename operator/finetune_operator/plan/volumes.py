@@ -10,7 +10,6 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.run import OutputPaths
-from finetune_operator.plan.effective import output_uri_of
 from finetune_operator.plan.finetunejob import FineTuneJob
 
 OUTPUT = "/mnt/output"
@@ -60,10 +59,10 @@ def uses_hub(job: FineTuneJob) -> bool:
     return any(map(uris.is_hub, input_uris(job)))
 
 
-def mounts_of(job: FineTuneJob) -> list[Mount]:
+def mounts_of(job: FineTuneJob, output_uri: str) -> list[Mount]:
     """The volumes of inputs and output."""
     mounts = [_input_mount(number, place) for number, place in enumerate(input_locations(job))]
-    output = uris.parse(output_uri_of(job))
+    output = uris.parse(output_uri)
     volume = {"name": "output", "persistentVolumeClaim": {"claimName": output.name}}
     return [*mounts, Mount(volume, OUTPUT, read_only=False)]
 
@@ -78,14 +77,13 @@ def _input_mount(number: int, place: uris.Location) -> Mount:
     return Mount(volume, f"/mnt/{_kind(place)}/{place.name}")
 
 
-def output_paths(job: FineTuneJob) -> OutputPaths:
+def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
     """Model, staging and checkpoint folders, all on the output claim."""
-    uri = output_uri_of(job)
     state = f"{OUTPUT}/.finetune/{job.uid}"
     return OutputPaths(
-        model_dir=f"{OUTPUT}/{uris.parse(uri).path}",
+        model_dir=f"{OUTPUT}/{uris.parse(output_uri).path}",
         staging_dir=f"{state}/model",
         checkpoint_dir=f"{state}/checkpoints",
         hub_dir=f"{state}/hub" if uses_hub(job) else None,
-        uri=uri,
+        uri=output_uri,
     )

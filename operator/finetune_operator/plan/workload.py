@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
 from finetune_operator.plan.pod import pod_template
@@ -22,16 +23,18 @@ class Plan:
     job: dict[str, Any]
 
 
-def plan(job: FineTuneJob, attempt: int, settings: OperatorSettings, ca_certificate: str) -> Plan:
+def plan(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, ca_certificate: str
+) -> Plan:
     """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by."""
     return Plan(
         claim=None if job.spec.output and job.spec.output.uri else _claim(job, settings),
-        config_map=_config_map(job, attempt, settings, ca_certificate),
-        job=_job(job, attempt, settings),
+        config_map=_config_map(job, resolved, attempt, settings, ca_certificate),
+        job=_job(job, resolved, attempt, settings),
     )
 
 
-def _job(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -41,17 +44,17 @@ def _job(job: FineTuneJob, attempt: int, settings: OperatorSettings) -> dict[str
             "podReplacementPolicy": "Failed",  # no second pod while the first may still write
             "completions": 1,
             "parallelism": 1,
-            "template": pod_template(job, attempt, settings),
+            "template": pod_template(job, resolved, attempt, settings),
         },
     }
 
 
 def _config_map(
-    job: FineTuneJob, attempt: int, settings: OperatorSettings, ca_certificate: str
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, ca_certificate: str
 ) -> dict[str, Any]:
     data = {CA_FILE: ca_certificate}
     if not job.spec.command:
-        data[RUN_CONFIG_KEY] = json.dumps(run_config(job, attempt, settings).to_json(), indent=2)
+        data[RUN_CONFIG_KEY] = json.dumps(run_config(job, resolved, attempt, settings).to_json(), indent=2)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -7,9 +7,8 @@ import pytest
 from builders import UID, job, stored
 from finetune_operator.cache import Cache, Key
 from finetune_operator.plan.naming import labels_of
-from finetune_operator.plan.workload import plan
 from finetune_operator.reconcile import parse
-from unit.operator.worlds import settings
+from unit.operator.worlds import planned
 
 Json = dict[str, Any]
 KEY = Key("default", "movie-sentiment")
@@ -21,7 +20,7 @@ def a_job(version: int = 1, uid: str = UID) -> Json:
 
 
 def a_child(version: int = 1, *, uid: str = "job-uid", owner: str = UID) -> Json:
-    made = plan(parse(stored(job(), uid=owner)), 1, settings(), "").job
+    made = planned(job(), uid=owner).job
     return with_version(made | {"metadata": made["metadata"] | {"uid": uid}}, version)
 
 

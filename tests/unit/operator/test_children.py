@@ -8,9 +8,8 @@ import pytest
 from builders import UID, job, stored
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
-from finetune_operator.plan.workload import plan
 from finetune_operator.reconcile import parse
-from unit.operator.worlds import settings
+from unit.operator.worlds import planned, settings
 
 Body = dict[str, Any]
 
@@ -39,7 +38,7 @@ def finished(attempt: int, recorded: list[int]) -> Body:
 def made(server: ApiServer, cache: Cache, attempts: list[int]) -> None:
     """The Jobs and ConfigMaps of these attempts."""
     for number in attempts:
-        of = plan(parse(stored(job())), number, settings(), "")
+        of = planned(job(), number)
         for kind, body in (("Job", of.job), ("ConfigMap", of.config_map)):
             added = {"uid": f"{kind}-{number}", "resourceVersion": "1"}
             body["metadata"] |= added

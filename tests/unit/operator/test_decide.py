@@ -8,7 +8,7 @@ from builders import script_job
 from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RunReport
 from finetune_api.status import CheckpointStatus, ConditionType, FineTuneJobStatus, Phase, ProgressStatus
-from finetune_operator.decide.decision import decide, rejected
+from finetune_operator.decide.decision import rejected
 from finetune_operator.decide.observation import Observation
 from unit.operator.worlds import (
     CREATE,
@@ -22,6 +22,7 @@ from unit.operator.worlds import (
     Life,
     child,
     condition,
+    decide_with,
     ended_pod,
     over,
     parsed,
@@ -483,7 +484,7 @@ def test_checkpoints_of_the_reports_stay_when_a_later_report_says_nothing_of_the
 def test_the_same_question_has_the_same_answer() -> None:
     job = parsed()
     observation = seen(child(), running_pod())
-    assert decide(job, observation, T0, settings()) == decide(job, observation, T0, settings())
+    assert decide_with(job, observation, 0) == decide_with(job, observation, 0)
 
 
 def test_a_number_that_no_label_can_carry_is_the_end_and_says_so() -> None:

@@ -14,11 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.actions import Action, Decision
-from finetune_operator.decide.decision import decide
 from finetune_operator.decide.observation import ContainerEnd, JobView, Observation, PodView
 from finetune_operator.plan.finetunejob import FineTuneJob
 from unit.operator import worlds
-from unit.operator.worlds import MODEL, RunReport, parsed, seconds
+from unit.operator.worlds import MODEL, RunReport, decide_with, parsed, seconds
 
 SETTINGS = worlds.settings(retry_backoff=2)
 CODES = [75, 75, 75, 75, 70, 137, 139, 1, 0, 65]
@@ -125,10 +124,10 @@ class Histories(RuleBasedStateMachine):
 
     def reconcile(self, crash: bool = False) -> None:
         seen = self._confirmed()
-        decision = decide(self.job, seen, seconds(self.now), SETTINGS)
+        decision = decide_with(self.job, seen, self.now, SETTINGS)
         self._check_step(decision)
         self.job = replace(self.job, status=FineTuneJobStatus.from_json(decision.status.to_json()))
-        again = decide(self.job, seen, seconds(self.now), SETTINGS)
+        again = decide_with(self.job, seen, self.now, SETTINGS)
         assert again.status == decision.status, "a second look says something else"
         assert again.action in (decision.action, Action.NOTHING) or decision.action is Action.NOTHING
         if crash:
@@ -269,7 +268,7 @@ class Histories(RuleBasedStateMachine):
         assert (status.model is not None) == (status.phase == "Succeeded")
         assert not [pod for pod in self.cluster.pods.values() if not pod.finished]
         self.sync()
-        last = decide(self.job, self.view, seconds(self.now), SETTINGS)
+        last = decide_with(self.job, self.view, self.now, SETTINGS)
         assert (last.status, last.action) == (status, Action.NOTHING)
 
 

@@ -11,13 +11,12 @@ from builders import UID, job, stored
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import lenient
 from finetune_operator.cache import Cache, Child
-from finetune_operator.decide.decision import decide
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import job_view, pod_view, time_of
 from finetune_operator.plan.naming import labels_of
 from finetune_operator.reconcile import parse, status_of
 from unit.operator import worlds
-from unit.operator.worlds import Life, child, parsed, seconds, seen
+from unit.operator.worlds import Life, child, parsed, seen
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -90,7 +89,7 @@ STATUS = st.dictionaries(
 def test_a_status_with_anything_in_it_is_read_decided_on_and_written(status: Any) -> None:
     body = stored(job()) | {"status": status}
     job_of = parse(body)
-    decision = decide(job_of, seen(), seconds(0), worlds.settings())
+    decision = worlds.decide_with(job_of, seen(), 0)
     assert FineTuneJobStatus.from_json(decision.status.to_json()) == decision.status
     cache = Cache()
     cache.put_finetunejob(body)

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from builders import job, script_spec, spec, stored
+from builders import job, script_spec, spec
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.schema import structural
-from finetune_operator.plan.workload import plan
-from finetune_operator.reconcile import parse
-from unit.operator.worlds import settings
+from unit.operator.worlds import planned
 
 Json = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -118,7 +116,7 @@ def plan_of(written: Json) -> str | None:
         FineTuneJobSpec.from_json(written)
     except ValidationError:
         return None
-    return str(plan(parse(stored(job() | {"spec": written})), 1, settings(), ""))
+    return str(planned(job() | {"spec": written}))
 
 
 def reaches_the_plan(place: Place, schema: Json) -> bool:

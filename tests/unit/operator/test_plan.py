@@ -10,12 +10,13 @@ import yaml
 
 from builders import job, script_job, stored
 from finetune_api.run import RunConfig
+from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.volumes import path_of
 from finetune_operator.plan.workload import Plan, plan
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
-from unit.operator.worlds import settings
+from unit.operator.worlds import planned, settings
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 UPDATE = "UPDATE_GOLDEN=1 python -m pytest tests/unit/operator/test_plan.py"
@@ -74,7 +75,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def of(written: dict[str, Any], attempt: int = 1, given: OperatorSettings | None = None) -> Plan:
-    return plan(parse(stored(written)), attempt, given or settings(), "-- certificate --\n")
+    return planned(written, attempt, given)
 
 
 CASES = {
@@ -202,7 +203,7 @@ def test_two_jobs_of_one_name_share_neither_claim_nor_checkpoints() -> None:
 
 
 def names_of(one: FineTuneJob) -> set[str]:
-    made = plan(one, 1, settings(), "")
+    made = plan(one, resolve(one, settings()), 1, settings(), "")
     assert made.claim
     config = json.loads(made.config_map["data"]["run.json"])
     return {made.claim["metadata"]["name"], made.job["metadata"]["name"], config["output"]["checkpointDir"]}

@@ -13,10 +13,9 @@ from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.errors import ApiError
 from finetune_operator.metrics import Metrics
-from finetune_operator.plan.workload import plan
-from finetune_operator.reconcile import Reconciler, parse
+from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
-from unit.operator.worlds import T0, settings
+from unit.operator.worlds import T0, planned, settings
 
 Body = dict[str, Any]
 
@@ -99,7 +98,7 @@ async def test_a_retry_is_given_the_commit_that_the_ended_attempt_told_with_its_
 
 
 def ended_job() -> Body:
-    (made,) = [plan(parse(stored(job())), 1, settings(), "").job]
+    made = planned(job()).job
     added = {"uid": "job-uid", "resourceVersion": "1"}
     failed = {"type": "Failed", "status": "True"}
     return made | {"metadata": made["metadata"] | added, "status": {"conditions": [failed]}}

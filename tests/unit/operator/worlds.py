@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from builders import job, stored
+from builders import UID, job, stored
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, Condition, ConditionType, FineTuneJobStatus, ModelStatus
 from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.decision import decide
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.workload import Plan, plan
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
 
@@ -100,6 +102,22 @@ def over(code: int, attempt: int = 1, **fields: Any) -> Observation:
     )
 
 
+def decide_with(
+    of: FineTuneJob, observation: Observation, at: float, given: OperatorSettings | None = None
+) -> Decision:
+    """The decision of a reconcile, `at` seconds after the beginning."""
+    given = given or settings()
+    return decide(of, resolve(of, given), observation, seconds(at), given)
+
+
+def planned(
+    written: dict[str, Any], attempt: int = 1, given: OperatorSettings | None = None, uid: str = UID
+) -> Plan:
+    """The objects of an attempt of a job as a user writes it."""
+    of, given = parse(stored(written, uid=uid)), given or settings()
+    return plan(of, resolve(of, given), attempt, given, "-- certificate --\n")
+
+
 @dataclass
 class Life:
     """A job from visit to visit."""
@@ -109,7 +127,7 @@ class Life:
 
     def reconcile(self, observation: Observation | None = None, at: float = 0) -> Decision:
         """One visit, `at` seconds after the beginning; its status is stored, as the API server would."""
-        decision = decide(self.job, observation or Observation(), seconds(at), self.settings)
+        decision = decide_with(self.job, observation or Observation(), at, self.settings)
         status = FineTuneJobStatus.from_json(decision.status.to_json())
         assert status == decision.status, "the status does not survive the API server"
         self.job = replace(self.job, status=status)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from builders import stored
 from finetune_api.run import ExitCode, RunConfig
+from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
@@ -422,7 +423,8 @@ def test_the_example_trains_from_the_hub_as_the_operator_plans_it(
     parts = {"train": reviews(640), "validation": reviews(40, start=1000), "test": reviews(40, start=2000)}
     files = {f"{part}.parquet": parquet(rows) for part, rows in parts.items()}
     hub.repository("datasets/cornell-movie-review-data/rotten_tomatoes", files)
-    planned = run_config(parse(stored(example)), 1, OperatorSettings(trainer_image="trainer")).to_json()
+    of, settings = parse(stored(example)), OperatorSettings(trainer_image="trainer")
+    planned = run_config(of, resolve(of, settings), 1, settings).to_json()
     moved = json.loads(json.dumps(planned).replace("/mnt/output", str(tmp_path)))
     tiny = {"optimizer": {"learningRate": 5e-3}}  # random weights of width 32 need larger steps
     own = {"training": tiny, "metricsPort": 0, "terminationLog": str(tmp_path / "termination")}
