@@ -34,7 +34,7 @@ cluster-down: install ## Stop the cluster
 kubeconfig: install ## Print the path of the running cluster's kubeconfig
 	@$(PYTHON) -m finetune_cluster kubeconfig
 
-images: install ## Build both images and push them to the cluster
+images: install ## Build all images and push them to the cluster
 	@$(PYTHON) -m finetune_cluster images
 
 ##@ Test

@@ -49,9 +49,13 @@ def kubeconfig() -> None:
 
 
 @app.command()
-def images() -> None:
-    """Build the images of operator and trainer if they changed, and push them to the cluster."""
-    for key, reference in chosen_cluster().images().items():
+def images(
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="operator, trainer, script; all by default.")
+    ] = None,
+) -> None:
+    """Build the images that changed, and push them to the cluster."""
+    for key, reference in chosen_cluster().images(*(keys or ())).items():
         typer.echo(f"{key} {reference}")
 
 

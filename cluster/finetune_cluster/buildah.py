@@ -49,7 +49,8 @@ class Buildah:
         arguments = ["--isolation=chroot", "--layers", "--pull=never", *_certificate_options()]
         dockerfile = folders.PROJECT / spec.dockerfile
         with step(f"Building the image {image} (log: {self._log})"):
-            self._run("bud", *arguments, "--file", str(dockerfile), "--tag", image, str(folders.PROJECT))
+            source = [f"--file={dockerfile}", f"--target={spec.target}", str(folders.PROJECT)]
+            self._run("bud", *arguments, f"--tag={image}", *source)
 
     def push(self, image: str, registry: str) -> None:
         """Push without compression where this buildah can: the way is short, and gigabytes take minutes."""

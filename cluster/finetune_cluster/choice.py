@@ -34,8 +34,8 @@ class Cluster(Protocol):
     def status(self) -> list[Row]:
         """Its components."""
 
-    def images(self) -> dict[str, str]:
-        """Make our images available and return their references."""
+    def images(self, *keys: str) -> dict[str, str]:
+        """Make our images with these keys available, or all of them, and return their references."""
 
     def volumes(self, count: int) -> int:
         """Make sure that `count` volumes are available; returns how many are new."""

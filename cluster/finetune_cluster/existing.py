@@ -5,6 +5,7 @@ from pathlib import Path
 
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.images import pushed_images
+from finetune_cluster.imagespecs import chosen
 from finetune_cluster.kubectl import Kubectl
 from finetune_cluster.progress import say
 from finetune_cluster.status import Row
@@ -39,8 +40,8 @@ class ExistingCluster:
         ready = Kubectl(self.kubeconfig).run("get", "--raw=/readyz").strip()
         return [Row("kube-apiserver", "", ready == "ok")]
 
-    def images(self) -> dict[str, str]:
-        return pushed_images()
+    def images(self, *keys: str) -> dict[str, str]:
+        return pushed_images(chosen(keys))
 
     def volumes(self, count: int) -> int:
         """None: an existing cluster has its own StorageClass."""

@@ -1,9 +1,9 @@
-"""Makes our images available to a cluster: builds changed ones, pushes or loads them, writes images.json."""
+"""Makes our images available to a cluster: builds changed ones, and pushes or loads them."""
 
-import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_cluster import folders, nodeconfig
@@ -11,7 +11,7 @@ from finetune_cluster.binaries import binary
 from finetune_cluster.buildah import Buildah
 from finetune_cluster.commands import run, succeeds
 from finetune_cluster.errors import ClusterError
-from finetune_cluster.imagespecs import SPECS, ImageSpec, tag
+from finetune_cluster.imagespecs import ImageSpec, tag
 from finetune_cluster.progress import say, step
 from finetune_cluster.sandbox import NODE_ADDRESS
 
@@ -20,30 +20,29 @@ _MANIFESTS = (
 )
 
 
-def embedded_images(logs: Path) -> dict[str, str]:
+def embedded_images(specs: Sequence[ImageSpec], logs: Path) -> dict[str, str]:
     """Images in the embedded cluster's registry; the references are as its node sees them."""
     registry = f"{NODE_ADDRESS}:{nodeconfig.REGISTRY_PORT}"
     references = {}
-    for spec in SPECS:
+    for spec in specs:
         name = f"{spec.name}:{tag(spec, folders.PROJECT)}"
         if not _in_registry(registry, name):
             builder = Buildah(folders.cache() / "buildah", logs / "images.log")
             builder.build(spec, f"localhost/{name}")
             builder.push(f"localhost/{name}", registry)
         references[spec.key] = f"127.0.0.1:{nodeconfig.REGISTRY_PORT}/{name}"
-    return _written(references)
+    return references
 
 
-def kind_images(cluster: str) -> dict[str, str]:
-    """Images built by Docker and loaded into the nodes of a kind cluster."""
-    references = {spec.key: _docker_build(spec, "localhost") for spec in SPECS}
-    for reference in references.values():
-        with step(f"Loading {reference} into kind"):
-            run([binary("kind"), "load", "docker-image", reference, "--name", cluster])
-    return _written(references)
+def kind_images(specs: Sequence[ImageSpec], cluster: str) -> dict[str, str]:
+    """Images built by Docker and loaded into the nodes of a kind cluster, in one archive: they share layers."""
+    references = {spec.key: _docker_build(spec, "localhost") for spec in specs}
+    with step(f"Loading {', '.join(references.values())} into kind"):
+        run([binary("kind"), "load", "docker-image", *references.values(), "--name", cluster])
+    return references
 
 
-def pushed_images() -> dict[str, str]:
+def pushed_images(specs: Sequence[ImageSpec]) -> dict[str, str]:
     """Images built by Docker and pushed to IMAGE_REGISTRY, for any other cluster."""
     registry = os.environ.get("IMAGE_REGISTRY")
     if not registry or not succeeds(["docker", "info"]):
@@ -51,11 +50,11 @@ def pushed_images() -> dict[str, str]:
             "Images for CLUSTER=existing are built by Docker and pushed to IMAGE_REGISTRY. "
             "Start Docker and set IMAGE_REGISTRY to a registry that the cluster can pull from, e.g. ghcr.io/you"
         )
-    references = {spec.key: _docker_build(spec, registry) for spec in SPECS}
+    references = {spec.key: _docker_build(spec, registry) for spec in specs}
     for reference in references.values():
         with step(f"Pushing {reference}"):
             run(["docker", "push", reference])
-    return _written(references)
+    return references
 
 
 def _docker_build(spec: ImageSpec, prefix: str) -> str:
@@ -70,6 +69,8 @@ def _docker_build(spec: ImageSpec, prefix: str) -> str:
                 "build",
                 "--file",
                 folders.PROJECT / spec.dockerfile,
+                "--target",
+                spec.target,
                 "--tag",
                 reference,
                 folders.PROJECT,
@@ -96,10 +97,3 @@ def _in_registry(registry: str, name: str) -> bool:
         raise ClusterError(
             f"The cluster's registry does not answer: {error}. Try: python -m finetune_cluster up"
         ) from error
-
-
-def _written(references: dict[str, str]) -> dict[str, str]:
-    file = folders.state() / "images.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(references, indent=2) + "\n")
-    return references

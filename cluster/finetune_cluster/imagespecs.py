@@ -1,7 +1,7 @@
 """The inputs of the images, and the tag derived from them (pure except for reading the files)."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,16 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One of our images: its key in images.json, name, Dockerfile and other inputs, relative to the project."""
+    """One of our images: its key and name, and what it is built from, relative to the project."""
 
     key: str
     name: str
     dockerfile: str
+    target: str
     inputs: tuple[str, ...]
+
+
+_TRAINER_INPUTS = (*_SHARED, "requirements/trainer.txt", "trainer-image/finetune_trainer")
 
 
 SPECS = (
@@ -30,15 +34,32 @@ SPECS = (
         "operator",
         "finetune-operator",
         "operator/Dockerfile",
+        "operator",
         (*_SHARED, "requirements/operator.txt", "operator/finetune_operator"),
     ),
     ImageSpec(
         "trainer",
         "finetune-trainer",
         "trainer-image/Dockerfile",
-        (*_SHARED, "requirements/trainer.txt", "trainer-image/finetune_trainer"),
+        "trainer",
+        _TRAINER_INPUTS,
+    ),
+    ImageSpec(
+        "script",
+        "finetune-script",
+        "trainer-image/Dockerfile",
+        "script",
+        (*_TRAINER_INPUTS, "requirements/scripts.txt"),
     ),
 )
+
+
+def chosen(keys: Collection[str]) -> tuple[ImageSpec, ...]:
+    """The images with these keys; all where none is named."""
+    if unknown := set(keys) - {spec.key for spec in SPECS}:
+        known = ", ".join(spec.key for spec in SPECS)
+        raise ClusterError(f"There is no image {', '.join(sorted(unknown))}; known are {known}")
+    return tuple(spec for spec in SPECS if not keys or spec.key in keys)
 
 
 def tag(spec: ImageSpec, project: Path) -> str:

@@ -9,6 +9,7 @@ from finetune_cluster.commands import run
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.gpus import simulate_gpus, wanted_gpus
 from finetune_cluster.images import kind_images
+from finetune_cluster.imagespecs import chosen
 from finetune_cluster.kubectl import Kubectl
 from finetune_cluster.progress import step
 from finetune_cluster.status import Row
@@ -55,8 +56,8 @@ class KindCluster:
         nodes = Kubectl(self.kubeconfig).get("nodes")["items"]
         return [Row(node["metadata"]["name"], "container", _ready(node["status"])) for node in nodes]
 
-    def images(self) -> dict[str, str]:
-        return kind_images(NAME)
+    def images(self, *keys: str) -> dict[str, str]:
+        return kind_images(chosen(keys), NAME)
 
     def volumes(self, count: int) -> int:
         """None: kind makes volumes for the class `standard` as they are claimed."""

@@ -16,6 +16,7 @@ from finetune_cluster.credentials import Credentials
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.gpus import simulate_gpus, simulated_gpus, wanted_gpus
 from finetune_cluster.images import embedded_images
+from finetune_cluster.imagespecs import chosen
 from finetune_cluster.kubectl import Kubectl
 from finetune_cluster.progress import step
 from finetune_cluster.readiness import healthy, last_lines, wait_until
@@ -89,10 +90,10 @@ class NodeCluster:
         """The host's folder behind a bound PersistentVolumeClaim."""
         return VolumePool(self._kubectl, self.state / "volumes").host_path(namespace, claim)
 
-    def images(self) -> dict[str, str]:
-        """Build the operator's and the trainer's image where they changed; returns their references."""
+    def images(self, *keys: str) -> dict[str, str]:
+        """Build the images with these keys, or all, where they changed; returns their references."""
         assert self.kubeconfig
-        references = embedded_images(self.logs)
+        references = embedded_images(chosen(keys), self.logs)
         ctr = [str(binary("ctr")), "--namespace=k8s.io", "images"]
         present = self._sandbox.run([*ctr, "list", "--quiet"]).split()
         for reference in set(references.values()) - set(present):

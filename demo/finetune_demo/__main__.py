@@ -57,7 +57,7 @@ def _run(start: float) -> int:
     with stage(f"Cluster: {cluster.describe()}"):
         cluster.up()
     with stage("Images of operator and trainer"):
-        platform = Platform(cluster.kubeconfig, cluster.images())
+        platform = Platform(cluster.kubeconfig, cluster.images("operator", "trainer"))
     os.environ["KUBECONFIG"] = str(platform.kubeconfig)
     with stage("Install the operator with Helm"):
         platform.install_operator()

@@ -50,6 +50,8 @@ class Platform:
             "platform.simulateGPUs": "true",
             "defaults.output.size": "2Gi",
         }
+        if "script" in self.images:
+            values["trainer.scriptImage"] = self.images["script"]
         options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
         extra = [part for setting in settings for part in ("--set", setting)]
         helm = [str(binary("helm")), "--kubeconfig", str(self.kubeconfig), "upgrade", "--install"]

@@ -40,10 +40,12 @@ class OperatorSettings(BaseSettings):
     """Namespaces to watch, as a JSON list; empty for all."""
     trainer_image: str
     """Image of the trainer."""
+    script_image: str | None = None
+    """Image of jobs with spec.command and without spec.image; the trainer image when not set."""
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     """When trainer images are pulled."""
     allowed_images: list[str] = []
-    """Shell patterns of images that spec.image may name, as a JSON list; the trainer image is always allowed."""
+    """Shell patterns of images that spec.image may name, as a JSON list; trainer and script image always may."""
     output_size: str = "10Gi"
     """Size of the claim that is made for a job without spec.output.uri."""
     output_storage_class: str | None = None

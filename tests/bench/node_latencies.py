@@ -26,7 +26,7 @@ def main() -> None:
     """Print both figures as median and range."""
     cluster = chosen_cluster()
     cluster.up()
-    platform = Platform(cluster.kubeconfig, cluster.images())
+    platform = Platform(cluster.kubeconfig, cluster.images("operator", "trainer"))
     platform.install_operator("defaults.output.size=1Gi")
     platform.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s")
     platform.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})

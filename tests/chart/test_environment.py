@@ -1,10 +1,13 @@
 """The chart's values become the operator's settings: every variable is known, every value arrives."""
 
+import pytest
+
 from chart.rendering import ALL, NAMESPACED, Json, Rendered
 from finetune_api.resources import TaintEffect, Toleration, TolerationOperator
 from finetune_operator.settings import OperatorSettings, PullPolicy, load
 
 TRAINER = "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
+SCRIPT = "ghcr.io/finetune-dev/finetune-script:0.1.0"
 PREFIX = "FINETUNE_OPERATOR_"
 # settings that the chart does not offer: the ports are the pod's own, the rest is for tests and for measuring
 NOT_IN_THE_CHART = {
@@ -37,6 +40,7 @@ def test_the_chart_offers_every_setting_but_those_we_left_out() -> None:
 def test_the_charts_defaults_are_the_operators() -> None:
     assert settings_of({}) == OperatorSettings(
         trainer_image=TRAINER,
+        script_image=SCRIPT,
         progress_url="https://finetune-operator.finetune-system.svc",
         tls_secret="finetune-system/finetune-operator-tls",
     )
@@ -46,6 +50,7 @@ def test_every_value_arrives() -> None:
     assert settings_of(ALL) == OperatorSettings(
         namespaces=["team-a", "team-b"],
         trainer_image="127.0.0.1:5000/finetune-trainer:abc",
+        script_image="127.0.0.1:5000/finetune-script:abc",
         image_pull_policy=PullPolicy.NEVER,
         allowed_images=["registry.example/team/*"],
         output_size="1Ti",
@@ -84,3 +89,20 @@ def test_every_value_arrives() -> None:
 def test_the_operator_watches_the_namespaces_that_it_has_rights_in() -> None:
     assert settings_of(NAMESPACED).namespaces == ["team-a", "team-b"]
     assert settings_of({"rbac": {"scope": "namespaces"}}).namespaces == ["finetune-system"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "script"),
+    [
+        ({"image": "registry.example/trainer:1"}, "registry.example/trainer:1"),
+        (
+            {"image": "registry.example/trainer:1", "scriptImage": "registry.example/script:1"},
+            "registry.example/script:1",
+        ),
+        ({"scriptImage": "registry.example/script:1"}, "registry.example/script:1"),
+    ],
+)
+def test_scripts_of_a_cluster_with_its_own_trainer_image_need_no_other_registry(
+    trainer: Json, script: str
+) -> None:
+    assert settings_of({"trainer": trainer}).script_image == script

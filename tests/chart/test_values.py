@@ -38,6 +38,7 @@ def nested(place: str, value: Any) -> Json:
         ("operator.logFormat", "xml"),
         ("operator.logLevel", "info"),
         ("trainer.image", "finetune-trainer"),
+        ("trainer.scriptImage", "finetune-script"),
         ("trainer.allowedImages", "registry.example/*"),
         ("trainer.requests", {"memory": "16 GiB"}),
         ("trainer.limits", {"cpu": -1}),

@@ -42,7 +42,7 @@ def _runs(cluster: object) -> bool:
 
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's model and reviews, a tiny model, broken data and the example script, as they lie on the claim."""
+    """The demo's model and reviews, a tiny model, broken data and the scripts, as they lie on the claim."""
     folder = tmp_path_factory.mktemp("materials")
     prepare(folder)
     save_tiny_model(folder / "models" / "minilm", folder / "models" / "tiny")
@@ -54,7 +54,8 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = folder / "scripts"
     scripts.mkdir()
     example = Path(__file__).resolve().parents[2] / "examples" / "own-script" / "train.py"
-    (scripts / "train.py").write_text(example.read_text())
+    for script in (example, Path(__file__).with_name("library_script.py")):
+        (scripts / script.name).write_text(script.read_text())
     return folder
 
 

@@ -1,4 +1,4 @@
-"""An unmodified Hugging Face Trainer script under spec.command reports its progress by itself."""
+"""Scripts under spec.command: unmodified, with the libraries of the script image, and with progress in the status."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
     spec = yaml.safe_load(EXAMPLE.read_text())["spec"]
     spec["model"]["uri"] = "pvc://demo/models/tiny"
     spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
-    spec["env"] = [{"name": "EPOCHS", "value": "40"}]  # half a minute: it tells its steps every few seconds
+    spec["env"] = [{"name": "EPOCHS", "value": "40"}]  # half a minute: it reports its steps every few seconds
     jobs.apply("own-script", spec)
     seen = jobs.wait("own-script", "in progress", lambda s: (s.get("progress") or {}).get("step", 0) > 0)
     assert seen["progress"]["step"] <= seen["progress"]["totalSteps"]
@@ -22,3 +22,16 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
     assert status["model"]["format"] == "Unverified"
     assert "digest" not in status["model"]
     assert status["model"]["uri"].endswith("/model")
+
+
+def test_a_script_uses_the_libraries_of_the_script_image_without_the_internet(jobs: Jobs) -> None:
+    spec = {
+        "command": ["python", "/mnt/claims/demo/scripts/library_script.py"],
+        "model": {"uri": "pvc://demo/models/tiny"},
+        "dataset": {"train": {"uri": "pvc://demo/data/few.jsonl"}},
+    }
+    jobs.apply("script-libraries", spec)
+    status = jobs.wait_phase("script-libraries", "Succeeded")
+    assert status["effective"]["image"] == jobs.platform.images["script"]
+    assert status["progress"]["percent"] == 100
+    assert 0 <= status["model"]["metrics"]["mean_token_accuracy"] <= 1  # TRL's own, from its last log

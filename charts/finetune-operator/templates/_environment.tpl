@@ -6,6 +6,8 @@
 {{- with .Values.trainer }}
 - name: {{ $prefix }}TRAINER_IMAGE
   value: {{ include "finetune-operator.trainerImage" $ | quote }}
+- name: {{ $prefix }}SCRIPT_IMAGE
+  value: {{ include "finetune-operator.scriptImage" $ | quote }}
 - name: {{ $prefix }}IMAGE_PULL_POLICY
   value: {{ .pullPolicy | quote }}
 - name: {{ $prefix }}ALLOWED_IMAGES

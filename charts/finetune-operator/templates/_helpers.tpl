@@ -48,6 +48,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.trainer.image | default (printf "ghcr.io/finetune-dev/finetune-trainer:%s" .Chart.AppVersion) -}}
 {{- end }}
 
+{{- /* Who brings a trainer image of another registry gets nothing from ours. */}}
+{{- define "finetune-operator.scriptImage" -}}
+{{- $ours := printf "ghcr.io/finetune-dev/finetune-script:%s" .Chart.AppVersion -}}
+{{- coalesce .Values.trainer.scriptImage .Values.trainer.image $ours -}}
+{{- end }}
+
 {{- /* The namespaces that the operator may work in, as JSON; empty for all. */}}
 {{- define "finetune-operator.namespaces" -}}
 {{- if eq .Values.rbac.scope "namespaces" -}}

@@ -138,7 +138,7 @@ def _waiting(context: Context, until: datetime) -> Decision:
 
 
 def _refused_image(context: Context) -> Verdict:
-    allowed = ", ".join(context.settings.allowed_images) or "none but the trainer's own"
+    allowed = ", ".join(context.settings.allowed_images) or "none but the trainer image and the script image"
     return Verdict(
         Phase.FAILED,
         Reason.IMAGE_NOT_ALLOWED,

@@ -7,7 +7,7 @@ from finetune_operator.settings import OperatorSettings
 
 def image_allowed(image: str, settings: OperatorSettings) -> bool:
     """Whether the administrator allows this image, by a shell pattern of which no part matches a slash."""
-    return image == settings.trainer_image or any(
+    return image in (settings.trainer_image, settings.script_image) or any(
         _matches(image, pattern) for pattern in settings.allowed_images
     )
 

@@ -45,5 +45,7 @@ def _output_uri(job: FineTuneJob) -> str:
 
 
 def _image(job: FineTuneJob, settings: OperatorSettings) -> str:
-    """The trainer image."""
-    return job.spec.image or settings.trainer_image
+    """The image that the job names, else the trainer image or, for a job with a command, the script image."""
+    if job.spec.image:
+        return job.spec.image
+    return (job.spec.command and settings.script_image) or settings.trainer_image

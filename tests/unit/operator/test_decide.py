@@ -326,6 +326,11 @@ def test_a_longer_deadline_given_in_time_lets_the_job_go_on() -> None:
     assert (life.phase, decision.requeue_at) == ("Running", seconds(500))
 
 
+def test_a_script_s_status_names_the_script_image() -> None:
+    life = Life(parsed(script_job()), settings(script_image="registry.example/script:1")).running()
+    assert life.status.effective.image == "registry.example/script:1"
+
+
 def test_an_image_that_is_not_allowed_fails_before_anything_is_made() -> None:
     life = Life(parsed(image="docker.example/evil:1"), settings(allowed_images=["registry.example/*"]))
     decision = life.reconcile()
@@ -339,6 +344,8 @@ def test_an_image_that_is_not_allowed_fails_before_anything_is_made() -> None:
     ("image", "allowed"),
     [
         (TRAINER, True),
+        ("docker.example/script:1", True),
+        ("docker.example/script:2", False),
         ("registry.example/team/trainer:3", True),
         ("registry.example/team/sub/trainer:3", False),
         ("registry.example.evil/team/trainer:3", False),
@@ -346,7 +353,8 @@ def test_an_image_that_is_not_allowed_fails_before_anything_is_made() -> None:
     ],
 )
 def test_a_pattern_s_star_ends_at_a_slash(image: str, *, allowed: bool) -> None:
-    life = Life(parsed(image=image), settings(allowed_images=["registry.example/*/trainer*"]))
+    given = settings(allowed_images=["registry.example/*/trainer*"], script_image="docker.example/script:1")
+    life = Life(parsed(image=image), given)
     life.reconcile()
     assert (life.phase != "Failed") is allowed
 

@@ -16,7 +16,7 @@ from finetune_operator.plan.volumes import path_of
 from finetune_operator.plan.workload import Plan, plan
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
-from unit.operator.worlds import planned, settings
+from unit.operator.worlds import TRAINER, planned, settings
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 UPDATE = "UPDATE_GOLDEN=1 python -m pytest tests/unit/operator/test_plan.py"
@@ -48,7 +48,9 @@ FULL_JOB = job(
     output={"uri": "pvc://models/movie-sentiment"},
     env=[{"name": "NCCL_DEBUG", "value": "WARN"}],
 )
+SCRIPT = "registry.example/script:1"
 FULL_SETTINGS = settings(
+    script_image=SCRIPT,
     requests={"cpu": "1", "memory": "2Gi"},
     node_selector={"pool": "training"},
     image_pull_secrets=["platform"],
@@ -207,6 +209,29 @@ def names_of(one: FineTuneJob) -> set[str]:
     assert made.claim
     config = json.loads(made.config_map["data"]["run.json"])
     return {made.claim["metadata"]["name"], made.job["metadata"]["name"], config["output"]["checkpointDir"]}
+
+
+@pytest.mark.parametrize(
+    ("written", "script_image", "image"),
+    [
+        (script_job(), SCRIPT, SCRIPT),
+        (script_job(), None, TRAINER),
+        (script_job(image="registry.example/mine:2"), SCRIPT, "registry.example/mine:2"),
+        (job(), SCRIPT, TRAINER),
+        (job(image=SCRIPT), SCRIPT, SCRIPT),
+    ],
+    ids=[
+        "a script",
+        "a script without a script image",
+        "a script in its own image",
+        "a trainer",
+        "a trainer there",
+    ],
+)
+def test_a_command_runs_in_the_script_image_unless_the_job_names_one(
+    written: dict[str, Any], script_image: str | None, image: str
+) -> None:
+    assert container_of(of(written, given=settings(script_image=script_image)))["image"] == image
 
 
 def test_a_script_finds_its_files_by_variables_and_posts_progress_as_transformers_does() -> None:
