@@ -1,38 +1,97 @@
-"""Draws the learning curve of a run."""
+"""Draws the learning curve: losses and the best metric over the steps, with the best evaluation and an early stop."""
 
 from pathlib import Path
 from typing import Any
 
-from finetune_api.metrics import plain
+from finetune_api.metrics import improves, plain
 
 Entry = dict[str, Any]
-COLOURS = {"train": "C0", "evaluation": "C1"}
+Points = list[tuple[int, float]]
+
+TRAINING, VALIDATION, BEST, STOPPED = "#4878a8", "#d9731a", "#2a7f3f", "#777777"
+SMOOTHED_FROM = 8
+"""Fewer points are drawn as they are."""
 
 
-def draw_curve(path: Path, entries: list[Entry], best_metric: str) -> None:
-    """Training and validation loss over the steps, and the deciding metric below if it is another one."""
+def draw_curve(path: Path, entries: list[Entry], best_metric: str, stopped_at: int | None = None) -> None:
+    """Write the picture: training and validation loss, and beside them the best metric if it is another one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     metric = plain(best_metric)
-    rows = 1 if metric == "loss" else 2
-    figure = Figure(figsize=(7, 3.2 * rows), layout="constrained")
+    evaluations = points(entries, "evaluation", f"eval_{metric}")
+    panels = 1 if metric == "loss" else 2
+    figure = Figure(figsize=(7.2 if panels == 1 else 10, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
-    _line(axes[0], entries, "train", "loss", "training")
-    _line(axes[0], entries, "evaluation", "eval_loss", "validation", marker="o")
-    axes[0].set_ylabel("loss")
-    if rows == 2:
-        _line(axes[1], entries, "evaluation", f"eval_{metric}", "validation", marker="o")
+    axes = figure.subplots(1, panels, squeeze=False, sharex=True)[0]
+    _losses(axes[0], entries)
+    if panels == 2:
+        axes[1].plot(*_xy(evaluations), color=VALIDATION, marker="o", markersize=4, label="validation")
         axes[1].set_ylabel(metric)
+    best = best_of(evaluations, metric)
     for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend()
-    axes[-1].set_xlabel("optimizer step")
+        _mark(axis, metric, best, stopped_at)
+        _finish(axis)
+    if best is not None:
+        axes[-1].plot(*_xy([best]), color=BEST, marker="*", markersize=14, linestyle="none", zorder=5)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def _line(axis: Any, entries: list[Entry], event: str, key: str, label: str, marker: str = "") -> None:
-    points = [(e["step"], e[key]) for e in entries if e.get("event") == event and e.get(key) is not None]
-    color = COLOURS[event]
-    axis.plot([x for x, _ in points], [y for _, y in points], color, label=label, marker=marker, markersize=4)
+def points(entries: list[Entry], event: str, key: str) -> Points:
+    """Step and value of every entry of a kind that has the number."""
+    return [(e["step"], e[key]) for e in entries if e.get("event") == event and e.get(key) is not None]
+
+
+def smoothed(found: Points) -> Points:
+    """Exponential moving average over about a sixth of the points, without bias towards 0 at the start."""
+    keep = 1 - 2 / (max(3, len(found) / 6) + 1)
+    total = weight = 0.0
+    means = []
+    for step, value in found:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append((step, total / weight))
+    return means
+
+
+def _losses(axis: Any, entries: list[Entry]) -> None:
+    train, validation = points(entries, "train", "loss"), points(entries, "evaluation", "eval_loss")
+    if len(train) < SMOOTHED_FROM:
+        axis.plot(*_xy(train), color=TRAINING, label="training")
+    else:
+        axis.plot(*_xy(train), color=TRAINING, alpha=0.3, linewidth=1, label="training, raw")
+        axis.plot(*_xy(smoothed(train)), color=TRAINING, linewidth=2, label="training, smoothed")
+    axis.plot(*_xy(validation), color=VALIDATION, marker="o", markersize=4, label="validation")
+    axis.set_ylabel("loss")
+
+
+def best_of(evaluations: Points, metric: str) -> tuple[int, float] | None:
+    """The best evaluation, the first of equal ones; None without any."""
+    best: tuple[int, float] | None = None
+    for step, value in evaluations:
+        if improves(metric, value, best and best[1]):
+            best = step, value
+    return best
+
+
+def _mark(axis: Any, metric: str, best: tuple[int, float] | None, stopped_at: int | None) -> None:
+    """Vertical lines at the best evaluation and at an early stop."""
+    if best is not None:
+        label = f"best {metric}: {best[1]:.4g} at step {best[0]:,}"
+        axis.axvline(best[0], color=BEST, linestyle=":", linewidth=1.4, label=label)
+    if stopped_at is not None:
+        label = f"early stop at step {stopped_at:,}"
+        axis.axvline(stopped_at, color=STOPPED, linestyle="--", linewidth=1.2, label=label)
+
+
+def _finish(axis: Any) -> None:
+    axis.set_xlabel("optimizer step")
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(y=0.08)
+    axis.legend(framealpha=0.85, edgecolor="none", fontsize=9)
+
+
+def _xy(found: Points) -> tuple[list[int], list[float]]:
+    return [x for x, _ in found], [y for _, y in found]

@@ -25,6 +25,8 @@ class Trained:
     history: History
     looks: Path | None = None
     """A folder with what training.debug asked for."""
+    stopped_at: int | None = None
+    """The step of an early stop."""
 
     def write(self, folder: Path) -> ModelStatus:
         """All but the card and the records."""
@@ -37,7 +39,7 @@ class Trained:
         if self.looks is not None:
             shutil.copytree(self.looks, folder, dirs_exist_ok=True)
         best = self.config.training.evaluation.best_metric
-        draw_curve(folder / "learning-curve.png", self.history.entries(), best)
+        draw_curve(folder / "learning-curve.png", self.history.entries(), best, self.stopped_at)
         return ModelStatus(
             uri="", format=model_format(spec), base_model=spec.uri or spec.path, metrics=self.metrics
         )

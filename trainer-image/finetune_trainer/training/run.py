@@ -167,7 +167,10 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     checkpoints.assert_owner()
     training.judge.objective.finish(training.judge.model)
     looks = training.debug.folder if training.debug else None
-    trained = Trained(inputs.config, training.judge.model, tokenizer, metrics, recorder.history, looks)
+    early = recorder.report.early_stopped
+    trained = Trained(
+        inputs.config, training.judge.model, tokenizer, metrics, recorder.history, looks, early and early.step
+    )
     model = publish(inputs.config, trained, recorder.report, checkpoints.assert_owner)
     recorder.release_history()
     clear(checkpoints, inputs.config)
