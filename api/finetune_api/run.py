@@ -6,7 +6,7 @@ laptop. So this is a file format: all paths explicit, versioned, frozen by a gol
 
 from collections.abc import Iterator
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
@@ -23,6 +23,7 @@ from finetune_api.status import (
     EpochStatus,
     ModelStatus,
     ProgressStatus,
+    Reason,
     ResolvedStatus,
 )
 from finetune_api.training import TrainingSpec
@@ -60,6 +61,38 @@ class ExitCode(IntEnum):
     INTERRUPTED = 75
     PRUNED = 77
     """Ended by the response to a progress POST. Code 76 is internal to the trainer: a process that lost a peer."""
+
+
+class Retry(StrEnum):
+    """Whether another attempt follows a failed one."""
+
+    NEVER = "no"
+    COUNTED = "yes"
+    FREE = "yes, not counted"
+
+
+class Ending(NamedTuple):
+    """What an exit code of the trainer stands for."""
+
+    meaning: str
+    reason: Reason
+    retry: Retry
+
+
+ENDINGS = {
+    ExitCode.DONE: Ending("done", Reason.SUCCEEDED, Retry.NEVER),
+    ExitCode.CONFIGURATION: Ending("invalid configuration", Reason.CONFIGURATION_ERROR, Retry.NEVER),
+    ExitCode.DATA: Ending("invalid data", Reason.DATA_ERROR, Retry.NEVER),
+    ExitCode.NOT_FOUND: Ending("model or data not found", Reason.NOT_FOUND, Retry.NEVER),
+    ExitCode.NO_GPU: Ending("fewer GPUs visible than requested", Reason.GPUS_NOT_SEEN, Retry.COUNTED),
+    ExitCode.FAULT: Ending("a bug in the trainer", Reason.TRAINER_FAULT, Retry.COUNTED),
+    ExitCode.OUT_OF_MEMORY: Ending("out of memory", Reason.OUT_OF_MEMORY, Retry.NEVER),
+    ExitCode.DIVERGED: Ending("NaN or infinite loss or gradient", Reason.DIVERGED, Retry.NEVER),
+    ExitCode.STORAGE: Ending("writing failed", Reason.STORAGE_FAILED, Retry.COUNTED),
+    ExitCode.INTERRUPTED: Ending("stopped", Reason.INTERRUPTED, Retry.FREE),
+    ExitCode.PRUNED: Ending("pruned", Reason.PRUNED, Retry.NEVER),
+}
+"""The one table of exit codes: the operator classifies by it, and tests compare the pages with it."""
 
 
 class JobIdentity(ApiModel):

@@ -1,24 +1,18 @@
 """The cluster's secrets: an authority, the API server's certificate, one token per user, kubeconfigs."""
 
 import base64
-import datetime
-import ipaddress
 import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from trustme import CA, LeafCert
 
 from finetune_cluster.errors import ClusterError
 
 _IN_CLUSTER_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
-_VALID = datetime.timedelta(days=3650)
+_CLIENT = "kube-apiserver-kubelet-client"
 
 
 @dataclass(frozen=True)
@@ -37,13 +31,13 @@ class Credentials:
 
     @property
     def kubelet_client(self) -> tuple[Path, Path]:
-        """With which the API server shows itself to the kubelet, for logs and exec."""
+        """The API server's client certificate for the kubelet, for logs and exec."""
         return self.folder / "kubelet-client.crt", self.folder / "kubelet-client.key"
 
     @property
     def service_account(self) -> tuple[Path, Path]:
-        """Public and private key of ServiceAccount tokens."""
-        return self.folder / "service-account.pub", self.folder / "service-account.key"
+        """Certificate, whose public key verifies ServiceAccount tokens, and the private key that signs them."""
+        return self.folder / "service-account.crt", self.folder / "service-account.key"
 
     @property
     def tokens(self) -> Path:
@@ -66,11 +60,13 @@ def create(folder: Path, server: str, addresses: Sequence[str], users: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     made = Credentials(folder)
-    authority = _Authority.create("finetune-cluster")
-    made.ca.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
-    authority.issue(made.server, "kube-apiserver", addresses=(*addresses, *_IN_CLUSTER_NAMES))
-    authority.issue(made.kubelet_client, "kube-apiserver-kubelet-client", group="system:masters")
-    _write_service_account_keys(*made.service_account)
+    authority = CA(organization_name="finetune-cluster")
+    authority.cert_pem.write_to_path(made.ca)
+    _write(made.server, authority.issue_cert(*addresses, *_IN_CLUSTER_NAMES, common_name="kube-apiserver"))
+    # a certificate without any alternative name is refused by Go
+    client = authority.issue_cert(_CLIENT, common_name=_CLIENT, organization_name="system:masters")
+    _write(made.kubelet_client, client)
+    _write(made.service_account, authority.issue_cert("service-account"))
     tokens = {user: secrets.token_urlsafe(32) for user in users}
     made.tokens.write_text(
         "".join(f'{tokens[user]},{user},{user},"{group}"\n' for user, group in users.items())
@@ -99,85 +95,9 @@ def render_kubeconfig(server: str, authority: str, user: str, token: str) -> str
     )
 
 
-@dataclass(frozen=True)
-class _Authority:
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @classmethod
-    def create(cls, name: str) -> "_Authority":
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            key_cert_sign=True,
-            crl_sign=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        builder = (
-            _builder(subject, subject, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        )
-        return cls(key, builder.sign(key, hashes.SHA256()))
-
-    def issue(
-        self, files: tuple[Path, Path], name: str, *, group: str = "", addresses: Sequence[str] = ()
-    ) -> None:
-        """Write a certificate and its key; with addresses it serves them, without it is a client."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
-        if group:
-            attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group))
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if addresses else ExtendedKeyUsageOID.CLIENT_AUTH
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        builder = (
-            _builder(x509.Name(attributes), self.certificate.subject, key.public_key())
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(authority, critical=False)
-        )
-        if addresses:
-            names = x509.SubjectAlternativeName([_general_name(address) for address in addresses])
-            builder = builder.add_extension(names, critical=False)
-        certificate_file, key_file = files
-        certificate_file.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM))
-        _write_private(key_file, key)
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + _VALID)
-    )
-
-
-def _general_name(address: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(address))
-    except ValueError:
-        return x509.DNSName(address)
-
-
-def _write_service_account_keys(public: Path, private: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    _write_private(private, key)
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def _write_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+def _write(files: tuple[Path, Path], certificate: LeafCert) -> None:
+    """Write a certificate and its private key."""
+    certificate_file, key_file = files
+    key_file.touch(mode=0o600)
+    certificate.cert_chain_pems[0].write_to_path(certificate_file)
+    certificate.private_key_pem.write_to_path(key_file)

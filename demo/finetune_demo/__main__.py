@@ -19,7 +19,7 @@ from finetune_cluster.choice import chosen_cluster
 from finetune_cluster.errors import ClusterError
 from finetune_demo.floor import floor
 from finetune_demo.materials import prepare
-from finetune_demo.platform import Platform, PlatformError
+from finetune_demo.platform import Platform
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
@@ -47,7 +47,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         return _run(start)
-    except (ClusterError, PlatformError) as error:
+    except ClusterError as error:
         console.print(f"[red]the demo failed: {escape(str(error))}")
         return 1
 

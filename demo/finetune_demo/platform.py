@@ -1,7 +1,5 @@
 """Helpers of the demo and the end-to-end tests: install the chart, copy files to and from claims."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_cluster.binaries import binary
+from finetune_cluster.commands import run
+from finetune_cluster.kubectl import Kubectl
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
 SYSTEM = "finetune-system"
 _USER = 65532
 _HELPER_IMAGE_COMMAND = ["sleep", "3600"]
-
-
-class PlatformError(Exception):
-    """A command failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +24,16 @@ class Platform:
     images: dict[str, str]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl prints. Raises PlatformError."""
-        return _run([str(binary("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments], stdin)
+        """The output of kubectl. Raises ClusterError."""
+        return Kubectl(self.kubeconfig).run(*arguments, stdin=stdin)
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """An object, or a List of objects."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
-        return found
+        return Kubectl(self.kubeconfig).get(*arguments)
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Apply objects."""
-        self.kubectl(
-            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        )
+        Kubectl(self.kubeconfig).apply(objects)
 
     def install_operator(self, *settings: str) -> None:
         """Install or upgrade the chart, for a cluster that simulates its GPUs, and wait until it is ready."""
@@ -56,7 +49,7 @@ class Platform:
         extra = [part for setting in settings for part in ("--set", setting)]
         helm = [str(binary("helm")), "--kubeconfig", str(self.kubeconfig), "upgrade", "--install"]
         target = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
-        _run([*helm, *target, "--wait", "--timeout", "3m", *options, *extra])
+        run([*helm, *target, "--wait", "--timeout", "3m", *options, *extra])
 
     def make_claim(self, namespace: str, name: str, size: str = "2Gi") -> None:
         """A claim of the default storage class."""
@@ -85,14 +78,6 @@ class Platform:
             yield name
         finally:
             self.kubectl("delete", "pod", "-n", namespace, name, "--grace-period=0", "--force", "--wait=true")
-
-
-def _run(command: list[str], stdin: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip()[-1500:]
-        raise PlatformError(f"{Path(command[0]).name} {' '.join(command[3:7])} … failed: {words}")
-    return done.stdout
 
 
 def _object(version: str, kind: str, namespace: str, name: str) -> dict[str, Any]:

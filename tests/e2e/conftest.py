@@ -12,7 +12,7 @@ from e2e.tiny_model import save_tiny_model
 from finetune_cluster.choice import chosen_cluster
 from finetune_cluster.errors import ClusterError
 from finetune_demo.materials import prepare
-from finetune_demo.platform import Platform, PlatformError
+from finetune_demo.platform import Platform
 
 NAMESPACE = "e2e"
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -76,5 +76,5 @@ def jobs(platform: Platform, materials: Path) -> Iterator[Jobs]:
 
 
 def _delete_namespace(platform: Platform, waiting: str) -> None:
-    with contextlib.suppress(PlatformError):
+    with contextlib.suppress(ClusterError):
         platform.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", waiting)

@@ -7,13 +7,14 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
-from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.errors import PeerLostError, TrainerError
 from finetune_trainer.hub.fetch import at_one_commit, uses_hub
@@ -26,20 +27,20 @@ from finetune_trainer.reporting.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
-HELP = """\
+_CODES = " · ".join(f"{code:d} {ending.meaning}" for code, ending in ENDINGS.items())
+HELP = f"""\
 Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
 of several.
 
 RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
 
-  {"job": {"name": "sentiment"},
-   "model": {"path": "models/minilm"},
-   "dataset": {"train": {"path": "data/train.jsonl"}},
-   "objective": {"classification": {}},
-   "output": {"modelDir": "out/model", "stagingDir": "out/.staging", "checkpointDir": "out/.checkpoints"}}
+  {{"job": {{"name": "sentiment"}},
+   "model": {{"path": "models/minilm"}},
+   "dataset": {{"train": {{"path": "data/train.jsonl"}}}},
+   "objective": {{"classification": {{}}}},
+   "output": {{"modelDir": "out/model", "stagingDir": "out/.staging", "checkpointDir": "out/.checkpoints"}}}}
 
-Exit codes: 0 done · 64 configuration · 65 data · 66 not found · 69 GPUs not seen · 70 fault of the trainer ·
-71 out of device memory · 72 diverged · 74 storage · 75 stopped, checkpoint saved · 77 pruned
+{textwrap.fill(f"Exit codes: {_CODES}", 110)}
 """
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 QUIET = {

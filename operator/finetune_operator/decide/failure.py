@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from finetune_api.run import ExitCode, RunReport
+from finetune_api.run import ENDINGS, Ending, ExitCode, Retry, RunReport
 from finetune_api.status import Reason
 from finetune_operator import lenient
 from finetune_operator.decide.observation import PodView
@@ -38,19 +38,6 @@ class Evidence:
 
 
 Check = Callable[[Evidence], Failure | None]
-
-_FATAL = {
-    ExitCode.CONFIGURATION: Reason.CONFIGURATION_ERROR,
-    ExitCode.DATA: Reason.DATA_ERROR,
-    ExitCode.NOT_FOUND: Reason.NOT_FOUND,
-    ExitCode.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
-    ExitCode.DIVERGED: Reason.DIVERGED,
-}
-_COUNTED = {
-    ExitCode.NO_GPU: Reason.GPUS_NOT_SEEN,
-    ExitCode.FAULT: Reason.TRAINER_FAULT,
-    ExitCode.STORAGE: Reason.STORAGE_FAILED,
-}
 
 
 def termination_report(pod: PodView | None) -> RunReport | None:
@@ -92,10 +79,10 @@ def _interrupted(evidence: Evidence) -> Failure | None:
 
 
 def _users_fault(evidence: Evidence) -> Failure | None:
-    code = _code(evidence)
-    if evidence.own_script or code not in _FATAL:
+    ending = _ending(evidence)
+    if ending is None or ending.retry is not Retry.NEVER:
         return None
-    return Failure(_FATAL[ExitCode(code)], _reported_message(evidence), retry=False)
+    return Failure(ending.reason, _reported_message(evidence), retry=False)
 
 
 def _pruned(evidence: Evidence) -> Failure | None:
@@ -118,10 +105,10 @@ def _out_of_memory(evidence: Evidence) -> Failure | None:
 
 
 def _trainers_fault(evidence: Evidence) -> Failure | None:
-    code = _code(evidence)
-    if evidence.own_script or code not in _COUNTED:
+    ending = _ending(evidence)
+    if ending is None or ending.retry is not Retry.COUNTED:
         return None
-    return Failure(_COUNTED[ExitCode(code)], _reported_message(evidence), retry=True)
+    return Failure(ending.reason, _reported_message(evidence), retry=True)
 
 
 def _own_script(evidence: Evidence) -> Failure | None:
@@ -184,8 +171,8 @@ def _unknown(evidence: Evidence) -> Failure:
 CHECKS: tuple[Check, ...] = (
     _preempted,
     _interrupted,
-    _users_fault,
     _pruned,
+    _users_fault,
     _out_of_memory,
     _trainers_fault,
     _own_script,
@@ -201,6 +188,12 @@ def classify(evidence: Evidence) -> Failure:
         if failure := check(evidence):
             return failure
     return _unknown(evidence)
+
+
+def _ending(evidence: Evidence) -> Ending | None:
+    """What the trainer's exit code stands for; a script's codes are its own."""
+    known = None if evidence.own_script else next((c for c in ExitCode if c == _code(evidence)), None)
+    return ENDINGS[known] if known else None
 
 
 def _code(evidence: Evidence) -> int | None:

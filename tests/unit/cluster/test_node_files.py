@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 from finetune_cluster import credentials, nodeconfig, volumes
 from finetune_cluster.toolchain import OLDEST_GO, version_of
@@ -57,6 +59,25 @@ def test_the_api_server_is_trusted_under_every_address_that_it_is_called_by(tmp_
     config = yaml.safe_load(made.kubeconfig("admin").read_text())
     authority = base64.b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"])
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+
+
+def test_the_api_server_is_an_administrator_to_the_kubelet_and_has_an_alternative_name(
+    tmp_path: Path,
+) -> None:
+    made = credentials.create(tmp_path, "https://127.0.0.1:6443", ["127.0.0.1"], {})
+    certificate = x509.load_pem_x509_certificate(made.kubelet_client[0].read_bytes())
+    groups = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    assert [group.value for group in groups] == ["system:masters"]
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert len(names) == 1, "Go refuses a critical extension that is empty"
+
+
+def test_tokens_are_signed_with_the_key_of_the_certificate_that_verifies_them(tmp_path: Path) -> None:
+    made = credentials.create(tmp_path, "https://127.0.0.1:6443", ["127.0.0.1"], {})
+    certificate, key = (path.read_bytes() for path in made.service_account)
+    public = load_pem_private_key(key, None).public_key()
+    assert x509.load_pem_x509_certificate(certificate).public_key() == public
+    assert {path.stat().st_mode & 0o77 for path in tmp_path.glob("*.key")} == {0}
 
 
 def test_new_volumes_fill_the_gaps_that_recycled_ones_left() -> None:
