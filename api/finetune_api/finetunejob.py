@@ -112,8 +112,8 @@ def _metrics_fit(objective: str) -> Rule:
     applies = f"has(self.objective) && has(self.objective.{field}) && has(self.training)"
     evaluation, stopping = "self.training.evaluation", "self.training.earlyStopping"
     cel = (
-        f"!({applies}) || !((has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
-        f" || (has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
+        f"!({applies}) || !((has({evaluation}) && has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
+        f" || (has({evaluation}) && has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
         f" || (has({stopping}) && has({stopping}.metric) && {stopping}.metric in [{names}]))"
     )
     return Rule(

@@ -69,7 +69,7 @@ class FreezeSpec(ApiModel):
 
     rules = (
         Rule(
-            "!has(self.unfreezeEvery) || self.layers > 0",
+            "!has(self.unfreezeEvery) || (has(self.layers) && self.layers > 0)",
             "unfreezeEvery unfreezes the layers that freeze.layers counts; set layers to 1 or more",
             lambda s: s.unfreeze_every is None or s.layers > 0,
         ),
@@ -97,7 +97,7 @@ class HeadSpec(ApiModel):
     """How token outputs are pooled into one vector per text: Mean, Max, First (the [CLS] token) or Last."""
     rules = (
         Rule(
-            "!self.batchNorm || has(self.hiddenSizes)",
+            "!(has(self.batchNorm) && self.batchNorm) || has(self.hiddenSizes)",
             "batchNorm normalises hidden layers; set hiddenSizes, for example [256]",
             lambda s: not s.batch_norm or s.hidden_sizes is not None,
         ),

@@ -44,7 +44,7 @@ class ClassificationSpec(ApiModel):
     rules = (
         _labels_keep_their_order(),
         Rule(
-            "!self.multiLabel || self.labelSmoothing == 0.0",
+            "!(has(self.multiLabel) && self.multiLabel) || !has(self.labelSmoothing) || self.labelSmoothing == 0.0",
             "labelSmoothing is for one label per text; remove it, or remove multiLabel",
             lambda s: not s.multi_label or s.label_smoothing == 0,
             ".labelSmoothing",

@@ -59,7 +59,7 @@ def read_assignment(text: str) -> tuple[str, Any]:
 def fields_of(kind: type[ApiModel]) -> Iterator[str]:
     """The paths of all fields, including objects."""
     for name, field in kind.model_fields.items():
-        wire, inner = field.alias or name, _object_in(field.annotation)
+        wire, inner = field.alias or name, object_in(field.annotation)
         yield wire
         if inner is not None:
             yield from (f"{wire}.{below}" for below in fields_of(inner))
@@ -83,20 +83,20 @@ def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> Non
         else:
             if not isinstance(holder.get(name), dict):
                 holder[name] = {}
-            holder, inner = holder[name], _object_in(field.annotation)
+            holder, inner = holder[name], object_in(field.annotation)
 
 
 def _fields(kind: type[ApiModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in kind.model_fields.items()}
 
 
-def _object_in(annotation: Any) -> type[ApiModel] | None:
+def object_in(annotation: Any) -> type[ApiModel] | None:
     """The object type of a field, optional or not; None for values, lists and maps."""
     if isinstance(annotation, type) and issubclass(annotation, ApiModel):
         return annotation
     if get_origin(annotation) in (list, dict):
         return None
-    return next(filter(None, map(_object_in, get_args(annotation))), None)
+    return next(filter(None, map(object_in, get_args(annotation))), None)
 
 
 def _nearest(path: str, kind: type[ApiModel]) -> str:

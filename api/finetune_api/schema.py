@@ -17,7 +17,24 @@ def structural(model: type[BaseModel]) -> dict[str, Any]:
     Raises TypeError for types that a structural schema cannot express: unions, recursive models, tuples.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
-    return _lower(schema, schema.get("$defs", {}), ())
+    return _with_safe_defaults(_lower(schema, schema.get("$defs", {}), ()), filled=True)
+
+
+def _with_safe_defaults(node: dict[str, Any], *, filled: bool) -> dict[str, Any]:
+    """The same schema with defaults only in objects that server-side apply cannot empty (`filled`).
+
+    A user may write `{}` for an object without a required member. kubectl apply then owns the defaults that the API
+    server fills in, and a later server-side apply of the same file removes them; an object that loses its last member
+    becomes null (kubernetes#135841), which only a default of the object itself replaces. The defaults that are left
+    out here come from the parsed types.
+    """
+    if "properties" not in node:
+        return node
+    members = {}
+    for name, child in node["properties"].items():
+        kept = {key: value for key, value in child.items() if filled or key != "default"}
+        members[name] = _with_safe_defaults(kept, filled="default" in kept or "required" in kept)
+    return node | {"properties": members}
 
 
 def _lower(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, ...]) -> dict[str, Any]:

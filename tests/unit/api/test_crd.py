@@ -1,13 +1,17 @@
 """The conventions of the CustomResourceDefinition: each keeps out a fault that a cluster shows only later."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from finetune_api.base import ApiModel
 from finetune_api.crd import crd
 from finetune_api.finetunejob import IMMUTABLE, WHILE_SUSPENDED, FineTuneJobSpec
+from finetune_api.overrides import object_in
 from unit.api.schemas import Place, crd_schema, nodes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,6 +95,56 @@ def test_no_field_whose_presence_a_rule_of_its_object_asks_for_has_a_default() -
     assert ("spec", "training", "microBatchSize") in asked
     assert ("spec", "training", "epochs") in asked
     assert places([place for place in asked if place in defaulted]) == []
+
+
+def test_an_object_that_may_be_written_empty_has_members_with_defaults_only_if_it_has_one_itself() -> None:
+    """Else `kubectl apply --server-side` after `kubectl apply` makes null of it: kubernetes#135841."""
+    emptied = [
+        (*place, name)
+        for place, node in SPEC[1:]
+        if "required" not in node and "default" not in node
+        for name, member in node.get("properties", {}).items()
+        if "default" in member
+    ]
+    assert places(emptied) == []
+    assert ("spec", "dataset", "preprocessing", "maxLength") in {p for p, node in SPEC if "default" in node}
+
+
+def defaults_of(model: type[ApiModel], place: Place = ("spec",)) -> Iterator[tuple[Place, Any]]:
+    """The place and default of every field that is a value and has one."""
+    for name, field in model.model_fields.items():
+        here, inner = (*place, field.alias or name), object_in(field.annotation)
+        if inner is not None:
+            yield from defaults_of(inner, here)
+        elif not field.is_required() and field.default is not None:
+            yield here, field.default
+
+
+def test_kubectl_explain_tells_every_default_also_where_the_server_does_not_fill_it_in() -> None:
+    described = {place: node["description"] for place, node in SPEC if "description" in node}
+    defaults = dict(defaults_of(FineTuneJobSpec))
+    assert len(defaults) > 50
+    untold = [place for place in defaults if "Default: " not in described[place]]
+    assert places(untold) == []
+
+
+def test_a_rule_asks_whether_a_field_is_there_before_it_reads_it() -> None:
+    absent = [
+        (*place, name)
+        for place, node in SPEC
+        for name, member in node.get("properties", {}).items()
+        if name not in node.get("required", []) and "default" not in member
+    ]
+    rules = {place: node.get("x-kubernetes-validations", []) for place, node in SPEC}
+    unasked = [
+        place
+        for place in absent
+        for rule in rules[place[:-1]]
+        if re.search(rf"\bself\.{place[-1]}\b", rule["rule"])
+        and f"has(self.{place[-1]})" not in rule["rule"]
+        and f"has(oldSelf.{place[-1]})" not in rule["rule"]
+    ]
+    assert places(unasked) == []
 
 
 def test_what_an_administrator_may_default_has_no_default_here() -> None:
