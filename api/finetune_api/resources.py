@@ -1,32 +1,156 @@
 """`spec.resources` and `spec.scheduling`: resources of the training pods, and where they may run."""
 
+import re
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, Name, Quantity
+from finetune_api.base import ApiModel, Name, Quantity, Rule
 
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_PLAIN_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_QUALIFIED = rf"^({_DOMAIN}/)?{_PLAIN_NAME}$"
+_EXTENDED = rf"^{_DOMAIN}/{_PLAIN_NAME}$"
+_PLAIN_RESOURCE = "^(cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*(Ki|Mi|Gi))$"
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
+LabelValue = Annotated[
+    str, StringConstraints(max_length=63, pattern="^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
+]
+TaintKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_QUALIFIED)]
 Quantities = Annotated[dict[Annotated[str, Field(max_length=128)], Quantity], Field(max_length=16)]
+_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1)} | {
+    f"{letter}{binary}": Decimal(1024 if binary else 1000) ** power
+    for binary in ("", "i")
+    for power, letter in ((1, "K" if binary else "k"), (2, "M"), (3, "G"), (4, "T"), (5, "P"))
+}
+
+
+def amount_of(quantity: str) -> Decimal:
+    """The number that a quantity stands for."""
+    number = quantity.rstrip("mkKMGTPi")
+    return Decimal(number) * _SUFFIXES[quantity[len(number) :]]
+
+
+def _of_both(spec: Any) -> list[tuple[str, str]]:
+    """Name and quantity of all requests and limits."""
+    return [*(spec.requests or {}).items(), *(spec.limits or {}).items()]
+
+
+def _in_both(condition: str) -> str:
+    """A condition on every name `k` of the two maps, in CEL; {held} stands for the map."""
+    return " && ".join(
+        f"(!has({held}) || {held}.all(k, {condition.replace('{held}', held)}))"
+        for held in ("self.requests", "self.limits")
+    )
+
+
+def _names_are_known() -> Rule:
+    return Rule(
+        _in_both(
+            f"k.matches('{_PLAIN_RESOURCE}')"
+            f" || (k.matches(r'{_EXTENDED}') && !k.contains('kubernetes.io/') && !k.startsWith('requests.'))"
+        ),
+        "a name in requests and limits is cpu, memory, ephemeral-storage, hugepages-2Mi or alike, or an extended"
+        " resource with its domain, such as rdma/hca",
+        lambda s: all(
+            re.fullmatch(_PLAIN_RESOURCE, name)
+            or (
+                re.fullmatch(_EXTENDED, name)
+                and "kubernetes.io/" not in name
+                and not name.startswith("requests.")
+            )
+            for name, _ in _of_both(s)
+        ),
+    )
+
+
+def _gpus_have_fields() -> Rule:
+    return Rule(
+        _in_both("!k.endsWith('/gpu') && !(has(self.gpuResource) && k == self.gpuResource)"),
+        "GPUs are not written in requests or limits; write gpusPerNode: 1, and gpuResource where it is not the"
+        " administrator's",
+        lambda s: not any(name.endswith("/gpu") or name == s.gpu_resource for name, _ in _of_both(s)),
+    )
+
+
+def _extended_are_whole() -> Rule:
+    return Rule(
+        _in_both("!k.contains('/') || string({held}[k]).matches('^[0-9]+$')"),
+        "an extended resource is counted in whole units; write for example rdma/hca: 1",
+        lambda s: all("/" not in name or quantity.isdecimal() for name, quantity in _of_both(s)),
+    )
+
+
+def _requests_fit_limits() -> Rule:
+    compared = "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k])))"
+    return Rule(
+        f"!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || {compared} <= 0)",
+        "a request is larger than the limit of the same resource; lower requests or raise limits",
+        lambda s: all(
+            amount_of(quantity) <= amount_of(s.limits[name])
+            for name, quantity in (s.requests or {}).items()
+            if name in (s.limits or {})
+        ),
+    )
+
+
+def _not_overcommitted(name: str) -> bool:
+    return "/" in name or name.startswith("hugepages-")
+
+
+def _the_same_in_both() -> Rule:
+    compared = "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k])))"
+    return Rule(
+        "!has(self.requests) || self.requests.all(k, !(k.contains('/') || k.startsWith('hugepages-'))"
+        f" || (has(self.limits) && k in self.limits && {compared} == 0))",
+        "extended resources and hugepages cannot be overcommitted; write them in limits alone",
+        lambda s: all(
+            name in (s.limits or {}) and amount_of(s.limits[name]) == amount_of(quantity)
+            for name, quantity in (s.requests or {}).items()
+            if _not_overcommitted(name)
+        ),
+    )
+
+
+def _hugepages_have_company() -> Rule:
+    huge = "k.startsWith('hugepages-')"
+    plain = " || ".join(
+        f"(has(self.{m}) && ('cpu' in self.{m} || 'memory' in self.{m}))" for m in ("requests", "limits")
+    )
+    return Rule(
+        f"({_in_both(f'!{huge}')}) || {plain}",
+        "hugepages need cpu or memory beside them, for example memory: 16Gi",
+        lambda s: (
+            not any(name.startswith("hugepages-") for name, _ in _of_both(s))
+            or any(name in ("cpu", "memory") for name, _ in _of_both(s))
+        ),
+    )
 
 
 class ResourcesSpec(ApiModel):
     """Compute resources of the training pods."""
 
+    rules = (
+        _names_are_known(),
+        _gpus_have_fields(),
+        _extended_are_whole(),
+        _requests_fit_limits(),
+        _the_same_in_both(),
+        _hugepages_have_company(),
+    )
     nodes: Annotated[int, Field(ge=1, le=1)] | None = None
     """Number of pods that train together. Only 1 is supported for now. Default: 1."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
     """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: set by the administrator, 1 on GPU clusters."""
-    gpu_resource: (
-        Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] | None
-    ) = None
+    gpu_resource: Annotated[str, StringConstraints(pattern=_EXTENDED, max_length=128)] | None = None
     """Name of the extended resource for GPUs, for example amd.com/gpu. Default: set by the administrator, usually nvidia.com/gpu."""
     requests: Quantities | None = None
-    """Resource requests of the pod, for example {cpu: "4", memory: 16Gi}."""
+    """Resource requests of the pod, for example {cpu: "4", memory: 16Gi}. A request must not exceed the limit."""
     limits: Quantities | None = None
-    """Resource limits of the pod, for example {memory: 16Gi}."""
+    """Resource limits of the pod, for example {memory: 16Gi}. GPUs are set by gpusPerNode."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, for example 1Gi."""
 
@@ -49,7 +173,26 @@ class TaintEffect(StrEnum):
 class Toleration(ApiModel):
     """A toleration, as in a Pod."""
 
-    key: LabelKey | None = None
+    rules = (
+        Rule(
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            "a toleration without key tolerates every taint; write operator: Exists, or give the key",
+            lambda s: s.key is not None or s.operator is TolerationOperator.EXISTS,
+        ),
+        Rule(
+            "!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
+            "operator Exists takes no value; remove value, or write operator: Equal",
+            lambda s: not s.value or s.operator is not TolerationOperator.EXISTS,
+            ".value",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds belongs to the effect NoExecute; write effect: NoExecute, or remove it",
+            lambda s: s.toleration_seconds is None or s.effect is TaintEffect.NO_EXECUTE,
+            ".tolerationSeconds",
+        ),
+    )
+    key: TaintKey | None = None
     """Taint key that the toleration applies to. Empty with operator Exists matches all taints."""
     operator: TolerationOperator | None = None
     """Exists or Equal. Equal also compares the value."""
@@ -64,6 +207,15 @@ class Toleration(ApiModel):
 class SchedulingSpec(ApiModel):
     """Where the pods may run."""
 
+    rules = (
+        Rule(
+            f"!has(self.nodeSelector) || self.nodeSelector.all(k, k.matches(r'{_QUALIFIED}'))",
+            "a key of nodeSelector is a label's name: letters, digits, '-', '_' and '.', after a domain and '/' where it"
+            " has one, such as topology.kubernetes.io/zone",
+            lambda s: all(re.fullmatch(_QUALIFIED, key) for key in s.node_selector or {}),
+            ".nodeSelector",
+        ),
+    )
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] | None = None
     """Labels that a node must have, for example {gpu: a100}. Labels that the administrator requires cannot be overridden."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None

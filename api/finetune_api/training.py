@@ -280,7 +280,7 @@ class TrainingSpec(ApiModel):
             lambda s: s.epochs is None or s.max_steps is None,
         ),
         Rule(
-            "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+            f"!has(self.microBatchSize) || self.microBatchSize <= (has(self.batchSize) ? self.batchSize : {BATCH_SIZE})",
             "microBatchSize must not be larger than batchSize, the number of examples in a whole optimizer step",
             lambda s: s.micro_batch_size is None or s.micro_batch_size <= s.batch_size,
             ".microBatchSize",
@@ -290,7 +290,7 @@ class TrainingSpec(ApiModel):
     """Number of passes over the training data. Default: 3, unless maxSteps is set."""
     max_steps: PositiveInt | None = None
     """Number of optimizer steps to train, as an alternative to epochs. For example 1000."""
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = BATCH_SIZE
     """Examples per optimizer step, in total over all gradient accumulation steps and all GPUs."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Examples per forward pass on each device. Gradient accumulation makes up the rest of batchSize. A smaller value needs less memory. Default: as many as hold 2,048 tokens at dataset.preprocessing.maxLength, but at least 8 and at most batchSize."""

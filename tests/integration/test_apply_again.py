@@ -49,7 +49,15 @@ EMPTY: dict[str, Json] = {
     "parts of the training": job(
         training={
             part: {}
-            for part in ("optimizer", "schedule", "evaluation", "earlyStopping", "checkpoint", "onNonFinite", "debug")
+            for part in (
+                "optimizer",
+                "schedule",
+                "evaluation",
+                "earlyStopping",
+                "checkpoint",
+                "onNonFinite",
+                "debug",
+            )
         }
     ),
     "a profile and a plateau": job(

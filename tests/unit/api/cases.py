@@ -50,6 +50,14 @@ def _data(**fields: Any) -> Json:
     return spec(dataset={"train": {"uri": REVIEWS}} | fields)
 
 
+def _resources(**fields: Any) -> Json:
+    return spec(resources=fields)
+
+
+def _tolerated(**fields: Any) -> Json:
+    return spec(scheduling={"tolerations": [fields]})
+
+
 def _optimizer(**fields: Any) -> Json:
     return spec(training={"optimizer": fields})
 
@@ -184,8 +192,20 @@ ACCEPTED = [
     Case("invalid rows as a share", _data(maxInvalidRows="1%")),
     Case("all rows invalid", _data(maxInvalidRows="100%")),
     Case("cpu as a number", spec(resources={"requests": {"cpu": 4}, "limits": {"cpu": 4}})),
-    Case("cpu in quotes", spec(resources={"requests": {"cpu": "4"}, "limits": {"cpu": "0.5"}})),
+    Case("cpu in quotes", spec(resources={"requests": {"cpu": "0.5"}, "limits": {"cpu": "4"}})),
     Case("memory in bytes", spec(resources={"requests": {"memory": 17_179_869_184}})),
+    Case("a request in another unit than its limit", _resources(requests={"cpu": "500m"}, limits={"cpu": 1})),
+    Case(
+        "a request as large as its limit",
+        _resources(requests={"memory": "1Gi"}, limits={"memory": 1073741824}),
+    ),
+    Case("a network card", _resources(limits={"rdma/hca_a": 1})),
+    Case("hugepages beside memory", _resources(limits={"hugepages-2Mi": "64Mi", "memory": "1Gi"})),
+    Case("scratch space", _resources(limits={"ephemeral-storage": "10Gi"})),
+    Case("any taint", _tolerated(operator="Exists")),
+    Case("any value of a taint", _tolerated(key="gpu", operator="Exists", value="")),
+    Case("a taint without a value", _tolerated(key="node.example.com/broken")),
+    Case("a zone", spec(scheduling={"nodeSelector": {"topology.kubernetes.io/zone": "a", "x": ""}})),
     Case("training on the cpu", spec(resources={"gpusPerNode": 0})),
     Case("training on several gpus", spec(resources={"gpusPerNode": 4})),
     Case("a script on several gpus", script_spec(resources={"gpusPerNode": 8})),
@@ -346,6 +366,71 @@ BROKEN_RULES = [
     Case("a repository in a repository", _model(uri="hf://org/name/model"), _MODEL),
     Case("a tokenizer of nothing", _model(tokenizer={}), "give uri (another tokenizer) or addTokens"),
     Case(
+        "more asked for than allowed",
+        _resources(requests={"cpu": 4}, limits={"cpu": "3500m"}),
+        "a request is larger than the limit",
+    ),
+    Case(
+        "more memory asked for in another unit",
+        _resources(requests={"memory": "1Gi"}, limits={"memory": "1G"}),
+        "a request is larger than the limit",
+    ),
+    *(
+        Case(f"{name} as a resource", _resources(limits={name: 1}), "a name in requests and limits is cpu")
+        for name in (
+            "gpu",
+            "storage",
+            "pods",
+            "hugepages-",
+            "kubernetes.io/x",
+            "requests.rdma/hca",
+            "a_b/c",
+            "a/b/c",
+        )
+    ),
+    *(
+        Case(
+            f"GPUs in {place}",
+            _resources(**{place: {"nvidia.com/gpu": 1}}),
+            "GPUs are not written in requests",
+        )
+        for place in ("requests", "limits")
+    ),
+    Case(
+        "accelerators of another name in limits",
+        _resources(gpuResource="habana.ai/gaudi", limits={"habana.ai/gaudi": 1}),
+        "GPUs are not written in requests",
+    ),
+    Case(
+        "half a card",
+        _resources(limits={"rdma/hca": "500m"}),
+        "an extended resource is counted in whole units",
+    ),
+    Case("a card in requests alone", _resources(requests={"rdma/hca": 1}), "cannot be overcommitted"),
+    Case(
+        "more hugepages in limits",
+        _resources(requests={"hugepages-2Mi": "2Mi", "cpu": 1}, limits={"hugepages-2Mi": "4Mi"}),
+        "cannot be overcommitted",
+    ),
+    Case("hugepages alone", _resources(limits={"hugepages-1Gi": "1Gi"}), "hugepages need cpu or memory"),
+    Case("a toleration of nothing", _tolerated(effect="NoSchedule"), "a toleration without key"),
+    Case("a value without a key", _tolerated(operator="Equal", value="x"), "a toleration without key"),
+    Case(
+        "any taint of a value",
+        _tolerated(key="gpu", operator="Exists", value="a"),
+        "operator Exists takes no",
+    ),
+    Case("seconds without effect", _tolerated(key="gpu", tolerationSeconds=5), "tolerationSeconds belongs"),
+    Case(
+        "seconds for another effect",
+        _tolerated(key="gpu", effect="NoSchedule", tolerationSeconds=5),
+        "tolerationSeconds belongs",
+    ),
+    *(
+        Case(f"the label {key!r}", spec(scheduling={"nodeSelector": {key: "a"}}), "a key of nodeSelector is")
+        for key in ("a b", "-a", "Zone.example/a", "a/b/c", "x" * 64, "example.com/")
+    ),
+    Case(
         "nothing to unfreeze",
         _model(freeze={"unfreezeEvery": {"steps": 1}}),
         "unfreezeEvery unfreezes the layers",
@@ -428,6 +513,18 @@ WRONG_TYPES_AND_BOUNDS = [
     Case("an empty command", script_spec(command=[]), field="spec.command"),
     Case("a number as an argument", script_spec(command=["run", 1]), field="spec.command[1]"),
     Case("an image with a space", spec(image="a b"), field="spec.image"),
+    *(
+        Case(
+            f"the label value {value!r}",
+            spec(scheduling={"nodeSelector": {"gpu": value}}),
+            field="spec.scheduling.nodeSelector.gpu",
+        )
+        for value in ("a b", "-a", "a/b", "x" * 64)
+    ),
+    Case("a taint that no node has", _tolerated(key="a b"), field="spec.scheduling.tolerations[0].key"),
+    Case("a taint's value", _tolerated(key="a", value="b c"), field="spec.scheduling.tolerations[0].value"),
+    Case("a GPU without a name", _resources(gpuResource="nvidia.com/"), field="spec.resources.gpuResource"),
+    Case("a GPU of no domain", _resources(gpuResource="-a.b/gpu"), field="spec.resources.gpuResource"),
     Case("two nodes", spec(resources={"nodes": 2}), field="spec.resources.nodes"),
     Case(
         "a fraction of a cpu without quotes",
