@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 from contextlib import AsyncExitStack
 
@@ -40,7 +41,7 @@ async def run(settings: OperatorSettings) -> None:
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
         resync = Resync(cluster, cache, queue, settings)
-        await stack.enter_async_context(serving(status_app(metrics, resync.missing), settings.http_port))
+        await stack.enter_async_context(serving(status_app(metrics, resync.readiness), settings.http_port))
         if settings.progress_url and settings.progress_port:
             endpoint = ProgressEndpoint(
                 cluster, cache, reports, settings.progress_audience, queue.add, utc_now
@@ -53,7 +54,9 @@ async def run(settings: OperatorSettings) -> None:
 
 
 async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
-    """Watch at once, work only after the first LIST; the end of Kopf ends everything."""
+    """Our first LIST, then Kopf's: both at once would need twice the memory. The end of Kopf ends everything."""
+    if not await _first_list(resync):
+        return
     work = asyncio.create_task(_work(queue, resync))
     watch = asyncio.create_task(
         kopf.operator(
@@ -75,8 +78,21 @@ async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQ
             task.result()
 
 
+async def _first_list(resync: Resync) -> bool:
+    """Whether it is in; SIGTERM ends it, for Kopf does not listen yet."""
+    loop, first = asyncio.get_running_loop(), asyncio.create_task(resync.once())
+    loop.add_signal_handler(signal.SIGTERM, first.cancel)
+    try:
+        await asyncio.wait({first})
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        first.cancel()
+    if not first.cancelled():
+        first.result()
+    return not first.cancelled()
+
+
 async def _work(queue: WorkQueue, resync: Resync) -> None:
-    await resync.once()
     async with asyncio.TaskGroup() as group:
         group.create_task(resync.repeat())
         group.create_task(queue.work())

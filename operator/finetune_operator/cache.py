@@ -2,16 +2,24 @@
 
 Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
 late event never hides a write of ours. It holds no truth: a restart fills it again.
+
+It keeps of an object what is read of it. Anybody who may create objects decides how large they are, so annotations,
+pod specs and large specs of FineTuneJobs are left out.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
-from finetune_operator.plan.naming import JOB_NAME, JOB_UID, name_in
+from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID, name_in
 
 Body = dict[str, Any]
+
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
+_LABELS = (JOB_NAME, JOB_UID, ATTEMPT)
+_LARGEST_SPEC = 32 * 1024
 
 
 class Key(NamedTuple):
@@ -42,9 +50,14 @@ class Child:
 
 @dataclass
 class Cache:
-    """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels."""
+    """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels.
+
+    A FineTuneJob whose spec is too large to keep is here without it. `unserved` has the namespaces of which the last
+    LIST was refused, and why: what is known of them is not to be acted on.
+    """
 
     finetunejobs: dict[Key, Body] = field(default_factory=dict)
+    unserved: dict[str, str] = field(default_factory=dict)
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
 
@@ -53,7 +66,7 @@ class Cache:
         key = Key(*id_of(body))
         known = self.finetunejobs.get(key)
         if known is None or _version(body) >= _version(known):
-            self.finetunejobs[key] = _slim(body)
+            self.finetunejobs[key] = _kept_finetunejob(body)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
         return key
@@ -102,7 +115,7 @@ class Cache:
         else:
             newer = _version(body) >= _version(before.body) + before.deleted
         if newer:
-            self._store(kind, owner, Child(_slim(body)))
+            self._store(kind, owner, Child(_kept_child(body)))
         return key
 
     def drop_child(self, kind: str, body: Body) -> Key | None:
@@ -116,7 +129,7 @@ class Cache:
             self._remove(kind, owner or "", id_of(body))  # its FineTuneJob went first
             return key
         last = body if _version(body) >= _version(before.body) else before.body
-        self._store(kind, owner or "", Child(_slim(last), deleted=True))
+        self._store(kind, owner or "", Child(_kept_child(last), deleted=True))
         return key
 
     def _owners(self, key: Key | None) -> list[str]:
@@ -147,14 +160,12 @@ class Cache:
                 if child.deleted:
                     self._remove(kind, uid, at)
 
-    def replace_finetunejobs(self, bodies: Iterable[Body], before: set[Key]) -> Iterator[Key]:
-        """Apply a LIST: what was known `before` it and is not in it was deleted while no watch was open."""
-        listed = {self.put_finetunejob(body) for body in bodies}
-        for key in before - listed:
+    def drop_unlisted(self, keys: Iterable[Key]) -> None:
+        """Forget FineTuneJobs that were known before a LIST and are not in it."""
+        for key in keys:
             if body := self.finetunejobs.get(key):
-                yield self.drop_finetunejob(body)
+                self.drop_finetunejob(body)
         self._forget_orphans()
-        yield from listed
 
     def _forget_orphans(self) -> None:
         """Children outlive their FineTuneJob for a while; their last events come after it is forgotten."""
@@ -162,20 +173,25 @@ class Cache:
         for owner in {owner for kind in self.children.values() for owner in kind} - living:
             self._forget_children(owner)
 
-    def replace_children(self, kind: str, bodies: Iterable[Body], before: set[str]) -> None:
-        """The same for Jobs or Pods; `before` holds uids."""
-        listed = set()
-        for body in bodies:
-            listed.add(uid_of(body))
-            self.put_child(kind, body)
+    def drop_unlisted_children(self, kind: str, uids: set[str]) -> None:
+        """The same for Jobs or Pods, by their uids."""
         for known in list(self.children[kind].values()):
             for child in list(known.values()):
-                if not child.deleted and uid_of(child.body) in before - listed:
+                if not child.deleted and uid_of(child.body) in uids:
                     self.drop_child(kind, child.body)
 
-    def uids(self, kind: str) -> set[str]:
-        """The uids of all known Jobs or Pods."""
-        return {uid_of(child.body) for known in self.children[kind].values() for child in known.values()}
+    def keys_in(self, namespace: str | None) -> set[Key]:
+        """The keys of all known FineTuneJobs, or of those of one namespace."""
+        return {key for key in self.finetunejobs if namespace in (None, key.namespace)}
+
+    def uids_in(self, namespace: str | None, kind: str) -> set[str]:
+        """The uids of all known Jobs or Pods, or of those of one namespace."""
+        return {
+            uid_of(child.body)
+            for known in self.children[kind].values()
+            for at, child in known.items()
+            if namespace in (None, at.namespace)
+        }
 
 
 def id_of(body: Body) -> Id:
@@ -226,7 +242,25 @@ def _version(body: Body) -> int:
     return int(body["metadata"]["resourceVersion"])
 
 
-def _slim(body: Body) -> Body:
-    """Without managedFields, which are half of an object's size."""
-    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
-    return {**body, "metadata": metadata}
+def _kept_finetunejob(body: Body) -> Body:
+    kept = {"metadata": _identity(body)} | {key: body[key] for key in ("status",) if key in body}
+    spec = body.get("spec")
+    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": spec}
+
+
+def _kept_child(body: Body) -> Body:
+    labels, metadata = labels_in(body), body["metadata"]
+    references = metadata.get("ownerReferences")
+    kept = {
+        "labels": {name: labels[name] for name in _LABELS if name in labels},
+        "ownerReferences": [
+            one for one in references or [] if isinstance(one, dict) and one.get("controller")
+        ],
+    }
+    spec = body.get("spec") or {}
+    node = {"nodeName": spec["nodeName"]} if "nodeName" in spec else {}
+    return {"metadata": _identity(body) | kept, "spec": node, "status": body.get("status")}
+
+
+def _identity(body: Body) -> Body:
+    return {name: body["metadata"][name] for name in _IDENTITY if name in body["metadata"]}

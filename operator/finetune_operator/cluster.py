@@ -7,7 +7,7 @@ It uses `kubernetes.aio` for configuration, credentials and transport, and none 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +20,9 @@ Body = dict[str, Any]
 Observer = Callable[[str, int], None]
 
 _TIMEOUT = 30.0
-_PAGE = 500
+PAGE = 20
+"""Objects of a page: at 1.5 MiB each, the most that etcd takes, a page is 30 MiB."""
+
 PATHS = {
     "FineTuneJob": ("apis/" + API_VERSION, PLURAL),
     "Job": ("apis/batch/v1", "jobs"),
@@ -102,21 +104,28 @@ class Cluster:
     async def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """The object, or None."""
         try:
-            return await self._request("GET", _path(kind, namespace, name))
+            return await self.read(kind, namespace, name)
         except NotFoundError:
             return None
 
+    async def read(self, kind: str, namespace: str, name: str) -> Body:
+        """The object. Raises NotFoundError."""
+        return await self._request("GET", _path(kind, namespace, name))
+
     async def list_all(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:
-        """All objects of a kind, in pages. The items carry neither kind nor apiVersion."""
-        items: list[Body] = []
+        """All objects of a kind. The items carry neither kind nor apiVersion."""
+        return [item async for page in self.pages(kind, namespace, selector) for item in page]
+
+    async def pages(self, kind: str, namespace: str | None, selector: str = "") -> AsyncIterator[list[Body]]:
+        """All objects of a kind, a few at a time: how large they are is not ours to say."""
         token = ""
         while True:
-            query = {"limit": str(_PAGE), "labelSelector": selector, "continue": token}
+            query = {"limit": str(PAGE), "labelSelector": selector, "continue": token}
             page = await self._request("GET", _path(kind, namespace), {k: v for k, v in query.items() if v})
-            items += page["items"]
             token = page["metadata"].get("continue", "")
+            yield page["items"]
             if not token:
-                return items
+                return
 
     async def create(self, kind: str, body: Body) -> Body:
         """Create an object. Raises AlreadyExistsError."""

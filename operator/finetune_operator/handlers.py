@@ -14,7 +14,7 @@ import kopf
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_operator.backoff import backoff, jitter
 from finetune_operator.cache import Cache, Key
-from finetune_operator.cluster import Cluster, Credentials
+from finetune_operator.cluster import PAGE, Cluster, Credentials
 from finetune_operator.plan.naming import SELECTOR
 from finetune_operator.workqueue import WorkQueue
 
@@ -94,7 +94,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     configured.peering.standalone = True
     configured.watching.server_timeout = 600
     configured.watching.inactivity_timeout = 70
-    configured.watching.chunk_size = 500
+    configured.watching.chunk_size = PAGE
     configured.watching.label_selectors["batch", "v1", "jobs"] = SELECTOR
     configured.watching.label_selectors["", "v1", "pods"] = SELECTOR
     configured.networking.request_timeout = 30

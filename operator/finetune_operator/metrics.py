@@ -144,8 +144,14 @@ class _Jobs(Collector):
         jobs = GaugeMetricFamily("finetune_jobs", "FineTuneJobs", labels=("namespace", "phase"))
         for (namespace, phase), count in phases.items():
             jobs.add_metric([namespace, phase], count)
-        yield jobs
-        yield progress
+        unserved = GaugeMetricFamily(
+            "finetune_operator_namespace_unserved",
+            "1 for a namespace that the operator should serve and may not list",
+            labels=("namespace",),
+        )
+        for namespace in self._cache.unserved:
+            unserved.add_metric([namespace], 1)
+        yield from (jobs, progress, unserved)
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, Phase, Reason
 from finetune_operator import lenient
-from finetune_operator.cache import Cache, Key, uid_of
+from finetune_operator.cache import Cache, Key, id_of, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.actions import Action, Decision
@@ -61,7 +61,7 @@ class Reconciler:
     async def __call__(self, key: Key) -> float | None:
         """One reconcile; answers the seconds after which to requeue."""
         body = self.cache.finetunejobs.get(key)
-        if body is None or "deletionTimestamp" in body["metadata"]:
+        if body is None or "deletionTimestamp" in body["metadata"] or key.namespace in self.cache.unserved:
             return None  # owner references clean up, with or without us
         try:
             with self.metrics.reconcile():
@@ -78,6 +78,8 @@ class Reconciler:
 
     async def _reconcile(self, body: Body) -> float | None:
         now = self.clock()
+        if "spec" not in body:  # too large for the cache
+            body = await self._whole(body)
         try:
             job = parse(body)
         except ValidationError as error:
@@ -100,6 +102,12 @@ class Reconciler:
             return await self._refused(job, decision.status, refusal)
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
+
+    async def _whole(self, kept: Body) -> Body:
+        """The FineTuneJob with its spec. Raises NotFoundError."""
+        found = await self.cluster.read("FineTuneJob", *id_of(kept))
+        self.cache.put_finetunejob(found)
+        return found
 
     async def _write(self, body: Body, status: FineTuneJobStatus) -> list[Body]:
         """Write the status if it says anything new; the Events of its transitions."""

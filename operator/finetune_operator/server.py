@@ -9,8 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from finetune_operator.metrics import Metrics
 
 
-def status_app(metrics: Metrics, ready: Callable[[], str | None]) -> web.Application:
-    """`ready` answers what is missing, None when nothing is."""
+def status_app(metrics: Metrics, readiness: Callable[[], tuple[bool, str]]) -> web.Application:
+    """`readiness` answers whether the operator is ready, and what is missing."""
 
     async def expose(_: web.Request) -> web.Response:
         return web.Response(body=metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -19,8 +19,8 @@ def status_app(metrics: Metrics, ready: Callable[[], str | None]) -> web.Applica
         return web.Response(text="ok")
 
     async def is_ready(_: web.Request) -> web.Response:
-        missing = ready()
-        return web.Response(text=missing or "ok", status=503 if missing else 200)
+        ready, text = readiness()
+        return web.Response(text=text, status=200 if ready else 503)
 
     app = web.Application()
     app.router.add_get("/metrics", expose)

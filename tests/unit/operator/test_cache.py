@@ -1,5 +1,6 @@
 """The cache: the newest version wins, deleted things stay deleted, strangers are not children."""
 
+import json
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_children_that_outlive_their_job_are_forgotten_when_they_go() -> None:
     cache.put_child("Pod", a_pod(3))
     cache.drop_child("Pod", a_pod(4))
     cache.put_child("Job", a_child(3))
-    assert list(cache.replace_finetunejobs([], set())) == []
+    cache.drop_unlisted([])
     assert cache.children == {"Job": {}, "Pod": {}}
 
 
@@ -137,25 +138,18 @@ def test_a_list_makes_up_for_the_deletions_that_nobody_told() -> None:
     cache.put_finetunejob(a_job())
     cache.put_child("Job", a_child(2))
     cache.put_child("Pod", a_pod(3))
-    before = {kind: cache.uids(kind) for kind in ("Job", "Pod")}
+    before = {kind: cache.uids_in("default", kind) for kind in ("Job", "Pod")}
+    assert all(not cache.uids_in("elsewhere", kind) for kind in ("Job", "Pod"))
     cache.put_child("Pod", with_name(a_pod(9, uid="born later"), "later"))
     for kind in ("Pod", "Job"):
-        cache.replace_children(kind, [], before[kind])
+        cache.drop_unlisted_children(kind, before[kind])
     assert versions(cache) == [("3", True), ("9", False)]
-    assert list(cache.replace_finetunejobs([], {KEY})) == [KEY]
+    cache.drop_unlisted({KEY})
     assert cache.finetunejobs == {}
 
 
 def with_name(body: Json, name: str) -> Json:
     return body | {"metadata": body["metadata"] | {"name": name}}
-
-
-def test_a_job_created_while_the_list_was_under_way_is_kept() -> None:
-    cache = Cache()
-    before = set(cache.finetunejobs)
-    cache.put_finetunejob(a_job())
-    list(cache.replace_finetunejobs([], before))
-    assert KEY in cache.finetunejobs
 
 
 @pytest.mark.parametrize(
@@ -218,7 +212,7 @@ def test_a_pod_that_replaces_one_of_its_name_is_the_only_one_found() -> None:
     assert cache.pod("second")
 
 
-@pytest.mark.parametrize("kind", ["forget_deleted", "replace_finetunejobs"])
+@pytest.mark.parametrize("kind", ["forget_deleted", "drop_unlisted"])
 def test_no_pod_stays_in_the_index_when_its_job_is_forgotten(kind: str) -> None:
     cache = Cache()
     cache.put_finetunejob(a_job())
@@ -227,7 +221,7 @@ def test_no_pod_stays_in_the_index_when_its_job_is_forgotten(kind: str) -> None:
         cache.drop_child("Pod", a_pod(3))
         cache.forget_deleted(UID)
     else:
-        list(cache.replace_finetunejobs([], {KEY}))
+        cache.drop_unlisted([KEY])
     assert cache._pods == {}
 
 
@@ -254,3 +248,40 @@ def test_a_job_of_an_attempt_that_a_lost_status_forgot_is_known(attempt: str) ->
     labels = child["metadata"]["labels"] | {"finetune.dev/attempt": attempt}
     named = {"labels": labels, "name": f"movie-sentiment-{UID[:8]}-a{attempt}"}
     assert cache.put_child("Job", child | {"metadata": child["metadata"] | named}) == KEY
+
+
+def test_what_strangers_may_make_large_is_not_kept() -> None:
+    cache, large = Cache(), {"x": "y" * 250_000}
+    cache.put_finetunejob(with_large_metadata(a_job(), large))
+    cache.put_child("Job", with_large_metadata(a_child(), large) | {"spec": {"template": large}})
+    pod = with_large_metadata(a_pod(), large)
+    cache.put_child(
+        "Pod", pod | {"spec": {"nodeName": "n1", "containers": [large]}, "status": {"phase": "Running"}}
+    )
+    (kept_job,) = cache.jobs_of("default", UID)
+    (kept_pod,) = cache.pods_of("default", UID)
+    assert cache.finetunejobs[KEY]["spec"] == job()["spec"]
+    assert kept_pod.body["spec"] == {"nodeName": "n1"}
+    assert kept_pod.body["status"] == {"phase": "Running"}
+    for body in (cache.finetunejobs[KEY], kept_job.body, kept_pod.body):
+        assert len(json.dumps(body)) < 2000
+    cache.drop_child("Pod", with_version(pod, 9))
+    assert len(json.dumps([child.body for child in cache.pods_of("default", UID)])) < 2000
+
+
+def with_large_metadata(body: Json, large: Json) -> Json:
+    added = {
+        "annotations": large,
+        "managedFields": [large],
+        "labels": body["metadata"].get("labels", {}) | large,
+    }
+    return body | {"metadata": body["metadata"] | added}
+
+
+@pytest.mark.parametrize("field", ["command", "env", "image"])
+def test_a_finetunejob_with_a_large_spec_is_kept_without_it(field: str) -> None:
+    cache, body = Cache(), a_job()
+    cache.put_finetunejob(body | {"spec": body["spec"] | {field: "x" * 40_000}, "status": {"attempt": 3}})
+    kept = cache.finetunejobs[KEY]
+    assert "spec" not in kept
+    assert (kept["metadata"]["uid"], kept["status"]) == (UID, {"attempt": 3})

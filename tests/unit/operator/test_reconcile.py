@@ -11,7 +11,7 @@ from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
-from finetune_operator.errors import ApiError
+from finetune_operator.errors import ApiError, NotFoundError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
@@ -111,3 +111,49 @@ def ended_pod(message: str) -> Body:
     owner = {"kind": "Job", "name": of_job["name"], "uid": "job-uid", "controller": True}
     metadata = of_job | {"name": "pod", "uid": "pod-uid", "ownerReferences": [owner]}
     return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [container]}}
+
+
+class Stored(ApiServer):
+    """The same, and the FineTuneJob can be read."""
+
+    def __init__(self, body: Body | None) -> None:
+        super().__init__(
+            body or {}, lambda _, made: versioned(made, 2) | {"metadata": made["metadata"] | ANSWERED}
+        )
+        self.stored, self.reads = body, 0
+
+    async def read(self, kind: str, namespace: str, name: str) -> Body:
+        self.reads += 1
+        if self.stored is None:
+            raise NotFoundError("GET", name, 404, "not found")
+        return self.stored
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        return self.stored
+
+
+ANSWERED = {"uid": "u", "resourceVersion": "2"}
+LARGE = stored(job(env=[{"name": f"V{number}", "value": "y" * 4096} for number in range(64)]))
+
+
+async def test_a_spec_that_is_too_large_for_the_cache_is_read_when_it_is_needed() -> None:
+    server, cache = Stored(LARGE), Cache()
+    key = cache.put_finetunejob(LARGE)
+    assert await reconciler(server, cache)(key) == 15
+    assert server.reads == 1
+    assert server.written[0]["attempt"] == 1
+
+
+async def test_one_that_is_deleted_meanwhile_is_forgotten() -> None:
+    server, cache = Stored(None), Cache()
+    key = cache.put_finetunejob(LARGE)
+    assert await reconciler(server, cache)(key) is None
+    assert cache.finetunejobs == {}
+
+
+async def test_nothing_is_done_in_a_namespace_that_is_not_served() -> None:
+    server, cache = Stored(LARGE), Cache()
+    key = cache.put_finetunejob(LARGE)
+    cache.unserved["default"] = "403"
+    assert await reconciler(server, cache)(key) is None
+    assert (server.reads, server.written) == (0, [])

@@ -1,0 +1,139 @@
+"""What an editor of one namespace makes does not stop the operator for the others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from builders import script_job
+from finetune_api import API_VERSION, KIND
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import (
+    CHILDREN,
+    JOBS,
+    Operator,
+    Rest,
+    World,
+    make_namespace,
+    running,
+    shared_server,
+    until,
+)
+
+Json = dict[str, Any]
+
+WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def server() -> ApiServer:
+    return shared_server()
+
+
+@pytest.fixture(scope="module")
+def operator(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    for name in ("evil", "good"):
+        make_namespace(Rest(server), name)
+    folder = tmp_path_factory.mktemp("operator")
+    with running(server.kubeconfig, folder, namespaces=["evil", "good"], workers=WORKERS) as started:
+        yield started
+
+
+@pytest.fixture
+def evil(operator: Operator, server: ApiServer) -> World:
+    return World(Rest(server), "evil")
+
+
+@pytest.fixture
+def good(operator: Operator, server: ApiServer) -> World:
+    return World(Rest(server), "good")
+
+
+def forged_job(world: World, owner: Json, attempt: str, **metadata: Any) -> Json:
+    """A Job with all the signs of an attempt of ours."""
+    name, uid = owner["metadata"]["name"], owner["metadata"]["uid"]
+    labels = {
+        "app.kubernetes.io/managed-by": "finetune-operator",
+        "finetune.dev/job-name": name,
+        "finetune.dev/job-uid": uid,
+        "finetune.dev/attempt": attempt,
+    }
+    reference = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    container = {"name": "trainer", "image": "x"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    body = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": f"{name}-{uid[:8]}-a{attempt}",
+            "labels": labels,
+            "ownerReferences": [reference],
+        }
+        | metadata,
+        "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 1, "template": template},
+    }
+    return world.rest("POST", world.at(CHILDREN), body)
+
+
+def suspended_job(world: World, name: str) -> Json:
+    spec = {"suspend": True, "ttlSecondsAfterFinished": 0, "retry": {"limit": 0}}
+    return world.rest("POST", world.at(JOBS), script_job(name, resources={"gpusPerNode": 0}, **spec))
+
+
+def requests(operator: Operator) -> int:
+    return sum(
+        int(float(line.rpartition(" ")[2]))
+        for line in operator.metrics().splitlines()
+        if line.startswith("finetune_operator_api_requests_total")
+    )
+
+
+def test_a_jobs_attempt_number_drives_no_loop(operator: Operator, evil: World, good: World) -> None:
+    names = [f"loop-{number}" for number in range(4 * WORKERS)]
+    for name in names:
+        forged_job(evil, suspended_job(evil, name), "999999999")
+    for name in names:
+        evil.change(name, suspend=False)
+    good.pod(good.apply())
+    for name in names:
+        until(lambda name=name: evil.status(name).get("attempt") == 1, f"{name} has its own first attempt")
+    for name in names:
+        evil.end(evil.run(name), 1)
+    for name in names:
+        evil.until_phase(name, "Failed")
+    before = requests(operator)
+    good.succeed(good.run(good.apply()))
+    assert requests(operator) - before < 1000
+
+
+@pytest.mark.parametrize("attempt", ["0", "07", "-1", "1e3", "100000", "٣"])
+def test_an_impossible_attempt_number_belongs_to_no_attempt(evil: World, attempt: str) -> None:
+    owner = suspended_job(evil, f"odd-{abs(hash(attempt)) % 10**6}")
+    name = owner["metadata"]["name"]
+    if attempt.isascii() and attempt.isalnum():
+        forged_job(evil, owner, attempt)
+    evil.change(name, suspend=False)
+    evil.pod(name)
+    assert evil.status(name)["attempt"] == 1
+
+
+def test_an_attempt_that_a_lost_status_forgot_is_still_found_and_cleared(
+    operator: Operator, evil: World
+) -> None:
+    owner = suspended_job(evil, "forgotten")
+    forged_job(evil, owner, "41")
+    evil.change("forgotten", suspend=False)
+    until(
+        lambda: (evil.status("forgotten").get("attempt") or 0) >= 41, "it goes on from the Job that it finds"
+    )
+    before = requests(operator)
+    evil.until_phase("forgotten", "Failed")
+    until(lambda: not evil.children("forgotten"), "its children are cleared")
+    assert requests(operator) - before < 60
