@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from finetune_api import API_VERSION, KIND, PLURAL
-from finetune_operator.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from finetune_operator.errors import AlreadyExistsError, ApiError, Cause, ConflictError, NotFoundError
 from finetune_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
@@ -132,7 +132,7 @@ class Cluster:
         try:
             return await self._request("POST", _path(kind, body["metadata"]["namespace"]), body=body)
         except ConflictError as error:
-            raise AlreadyExistsError("POST", _path(kind, None), 409, str(error)) from error
+            raise AlreadyExistsError("POST", error.path, 409, error.message) from error
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Delete exactly this object in the foreground; its being gone already, or being another, is no error."""
@@ -206,7 +206,19 @@ def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
 def _error(verb: str, path: str, status: int, text: bytes) -> ApiError:
     kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
     try:
-        message = json.loads(text).get("message", "")
-    except ValueError:
-        message = text.decode(errors="replace").strip()[:300]
-    return kinds.get(status, ApiError)(verb, path, status, message)
+        answer = json.loads(text)
+        message, causes = answer.get("message", ""), _causes(answer)
+    except (ValueError, AttributeError):  # not JSON, or not an object: a proxy's words
+        message, causes = text.decode(errors="replace").strip()[:300], ()
+    return kinds.get(status, ApiError)(verb, path, status, message, causes)
+
+
+def _causes(answer: Body) -> tuple[Cause, ...]:
+    """The fields at fault, as far as a Status names them."""
+    details = answer.get("details")
+    found = details.get("causes") if isinstance(details, dict) else None
+    return tuple(
+        Cause(str(one.get("field", "")), str(one.get("message", "")))
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict)
+    )

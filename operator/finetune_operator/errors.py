@@ -9,6 +9,15 @@ OperatorError
 └── ForeignObjectError     a child's name is taken by an object that is not ours
 """
 
+from typing import NamedTuple
+
+
+class Cause(NamedTuple):
+    """What the API server says of one field."""
+
+    field: str
+    message: str
+
 
 class OperatorError(Exception):
     """Base of all errors of the operator."""
@@ -21,9 +30,11 @@ class SettingsError(OperatorError):
 class ApiError(OperatorError):
     """The API server refused a request."""
 
-    def __init__(self, verb: str, path: str, status: int, message: str) -> None:
+    def __init__(
+        self, verb: str, path: str, status: int, message: str, causes: tuple[Cause, ...] = ()
+    ) -> None:
         super().__init__(f"{verb} {path}: {status} {message}")
-        self.status = status
+        self.path, self.status, self.message, self.causes = path, status, message, causes
 
 
 class NotFoundError(ApiError):

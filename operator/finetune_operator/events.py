@@ -13,6 +13,8 @@ _WARNINGS = {
     Reason.IMAGE_PULL_FAILED,
     Reason.WAITING_TO_RETRY,
     Reason.INVALID_SPEC,
+    Reason.CHILD_REFUSED,
+    Reason.CHILD_NAME_CONFLICT,
 }
 
 
@@ -25,6 +27,17 @@ def transitions(
         return []
     warning = after.phase is Phase.FAILED or reason in _WARNINGS
     return [_event(body, "Warning" if warning else "Normal", reason, message, now)]
+
+
+def refused(body: dict[str, Any], message: str, now: datetime) -> dict[str, Any]:
+    """An Event for what the status may not be able to say: the API server refuses what the operator asks.
+
+    Its name is always the same, so that there is one of them however often it is tried.
+    """
+    event = _event(body, "Warning", "Refused", message[:1024], now)
+    meta = body["metadata"]
+    name = f"{meta['name']}.{meta['uid'][:8]}.refused"
+    return event | {"metadata": {"name": name, "namespace": meta["namespace"]}}
 
 
 def _now_says(status: FineTuneJobStatus) -> tuple[str, str]:

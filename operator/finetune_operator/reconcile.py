@@ -14,18 +14,18 @@ from aiohttp import ClientError
 from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus, Phase, Reason
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator import lenient
 from finetune_operator.cache import Cache, Key, id_of, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.actions import Action, Decision
-from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import decide, finished, rejected
+from finetune_operator.decide.refusal import may_pass, refusal
 from finetune_operator.decide.size import shrink_to_limit
 from finetune_operator.errors import ApiError, ConflictError, ForeignObjectError, NotFoundError
-from finetune_operator.events import transitions
+from finetune_operator.events import refused, transitions
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.plan.effective import Resolved, resolve
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 Body = dict[str, Any]
 
-_REFUSED = (400, 403, 413, 422)
 _REQUEUE_AFTER_REFUSAL = 30.0
+_REQUEUE_AFTER_NOT_FOUND = 5.0
 
 
 def utc_now() -> datetime:
@@ -74,7 +74,11 @@ class Reconciler:
             if await self.cluster.get("FineTuneJob", *key) is None:
                 # deleted meanwhile, perhaps before the answer to our last write put it back into the cache
                 self.cache.drop_finetunejob(body)
-            return None
+                return None
+            return _REQUEUE_AFTER_NOT_FOUND
+        except ApiError as error:
+            await self._post_events([refused(body, str(error), self.clock())])
+            raise
 
     async def _reconcile(self, body: Body) -> float | None:
         now = self.clock()
@@ -90,16 +94,16 @@ class Reconciler:
         observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid))
         decision = decide(job, resolved, observation, now, self.settings)
         events = await self._write(body, decision.status)
-        refusal: Exception | None = None
+        refused_with: ApiError | ForeignObjectError | None = None
         try:
             await self._act(replace(job, status=decision.status), resolved, decision)
         except (ForeignObjectError, ApiError) as error:
-            if decision.action is not Action.CREATE_ATTEMPT:
+            if decision.action is not Action.CREATE_ATTEMPT or may_pass(error, decision.status, now):
                 raise
-            refusal = error
+            refused_with = error
         await self._post_events(events)  # after the action, which must not wait for them
-        if refusal:
-            return await self._refused(job, decision.status, refusal)
+        if refused_with:
+            return await self._refused(job, decision.status, refused_with)
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
@@ -144,17 +148,14 @@ class Reconciler:
         elif decision.action is Action.DELETE_CHILDREN:
             await self.children.delete_all(job)
 
-    async def _refused(self, job: FineTuneJob, status: FineTuneJobStatus, error: Exception) -> float:
+    async def _refused(
+        self, job: FineTuneJob, status: FineTuneJobStatus, error: ApiError | ForeignObjectError
+    ) -> float:
         """A child cannot be made, and a retry at once will not help: say why, and requeue."""
-        if isinstance(error, ApiError) and error.status not in _REFUSED:
-            raise error
         body = self.cache.finetunejobs.get(Key(job.namespace, job.name))
         if body is None or uid_of(body) != job.uid:
             return 0  # deleted meanwhile, and perhaps created again
-        conflict = isinstance(error, ForeignObjectError)
-        reason = Reason.CHILD_NAME_CONFLICT if conflict else Reason.CHILD_REFUSED
-        verdict = Verdict(Phase.PENDING, reason, str(error), stalled=conflict)
-        status = with_verdict(status, body["metadata"]["generation"], verdict, self.clock())
+        status = with_verdict(status, body["metadata"]["generation"], refusal(error), self.clock())
         await self._post_events(await self._write(body, status))
         return _REQUEUE_AFTER_REFUSAL
 

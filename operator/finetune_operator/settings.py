@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
-from finetune_api.resources import Toleration
+from finetune_api.resources import Quantities, Toleration
 from finetune_operator.errors import SettingsError
 
 _PREFIX = "FINETUNE_OPERATOR_"
@@ -58,9 +58,9 @@ class OperatorSettings(BaseSettings):
     """Extended resource that stands for a GPU."""
     simulate_gpus: bool = False
     """The cluster only pretends to have GPUs: train on the CPU and say so. For the embedded cluster."""
-    requests: dict[str, str] = {}
+    requests: Quantities = {}
     """Requests of training pods when the job does not say, as JSON."""
-    limits: dict[str, str] = {}
+    limits: Quantities = {}
     """Limits of training pods when the job does not say, as JSON."""
     node_selector: dict[str, str] = {}
     """Node selector of every training pod, as JSON; the job's own is added and changes none of it."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from finetune_operator.backoff import backoff, jitter
 from finetune_operator.cache import Key
+from finetune_operator.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,17 @@ class WorkQueue:
         try:
             async with asyncio.timeout(self._time_limit):
                 requeue_after = await self._reconcile(key)
-        except Exception:
+        except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = jitter(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
-            logger.exception("reconcile of %s/%s failed; retrying in %.1f s", key.namespace, key.name, pause)
+            logger.exception(
+                "reconcile of %s/%s failed: %r; retrying in %.1f s",
+                key.namespace,
+                key.name,
+                error,
+                pause,
+                exc_info=not isinstance(error, OperatorError),  # what the API server says needs no traceback
+            )
             self._on_error()
             self.add_after(key, pause)
             return

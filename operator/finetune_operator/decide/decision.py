@@ -27,7 +27,7 @@ from finetune_operator.decide.deadlines import deadline_verdict, end_of_children
 from finetune_operator.decide.ending import fail
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.decide.observation import Observation
-from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.effective import Resolved, conflict_of
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
 
@@ -82,6 +82,9 @@ def _between_attempts(context: Context) -> Decision:
         return fail(context, deadline_verdict(context))
     if not image_allowed(context.resolved.image, context.settings):
         return fail(context, _refused_image(context))
+    if conflict := conflict_of(context.resolved.resources, context.settings):
+        message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
+        return context.conclude(Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True))
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
     return _open_attempt(_accept(context))

@@ -1,5 +1,6 @@
 """What the defaults become: the spec's own values, else the administrator's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_api.resources import ResourcesSpec
@@ -27,7 +28,7 @@ def resolve(job: FineTuneJob, settings: OperatorSettings) -> Resolved:
 def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     """`spec.resources` with every default written out."""
     asked = job.spec.resources or ResourcesSpec()
-    return ResourcesSpec(
+    return ResourcesSpec.model_construct(  # `conflict_of` tells whether the two go together
         nodes=asked.nodes or 1,
         gpus_per_node=settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node,
         gpu_resource=asked.gpu_resource or settings.gpu_resource,
@@ -35,6 +36,19 @@ def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
         limits=settings.limits | (asked.limits or {}),
         shared_memory=asked.shared_memory,
     )
+
+
+def conflict_of(resources: ResourcesSpec, settings: OperatorSettings) -> str | None:
+    """What is wrong with a job's resources beside the administrator's, each of which is valid alone."""
+    broken = next((rule for rule in ResourcesSpec.rules if rule.holds and not rule.holds(resources)), None)
+    if broken is None:
+        return None
+    defaults = f"requests {_written(settings.requests)} and limits {_written(settings.limits)}"
+    return f"spec.resources does not fit the administrator's defaults, {defaults}: {broken.message}"
+
+
+def _written(quantities: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name}: {quantity}" for name, quantity in quantities.items()) + "}"
 
 
 def _output_uri(job: FineTuneJob) -> str:

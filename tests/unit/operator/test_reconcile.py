@@ -1,9 +1,13 @@
 """What a visit does when the cluster changes, or does not answer, between two of its requests."""
 
+import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from aiohttp import ClientConnectionError
 
 from builders import job, stored
@@ -11,7 +15,7 @@ from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
-from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
@@ -157,3 +161,86 @@ async def test_nothing_is_done_in_a_namespace_that_is_not_served() -> None:
     cache.unserved["default"] = "403"
     assert await reconciler(server, cache)(key) is None
     assert (server.reads, server.written) == (0, [])
+
+
+class Refusing(ApiServer):
+    """Refuses the creation of one kind, and with `status_code` the status."""
+
+    def __init__(self, kind: str, code: int, status_code: int | None = None) -> None:
+        super().__init__(stored(job()), self._answer)
+        self.kind, self.code, self.status_code, self.events = kind, code, status_code, list[Body]()
+
+    def _answer(self, kind: str, made: Body) -> Body:
+        if kind == "Event":
+            self.events.append(made)
+        if kind == self.kind:
+            raise (AlreadyExistsError if self.code == 409 else ApiError)(
+                "POST", kind, self.code, "no, said a webhook"
+            )
+        return versioned(made, 2) | {"metadata": made["metadata"] | ANSWERED}
+
+    async def write_status(self, namespace: str, name: str, version: str, status: Body) -> Body:
+        if self.status_code:
+            raise ApiError("PUT", "status", self.status_code, "no status, said a webhook")
+        return await super().write_status(namespace, name, version, status)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        return self.body if kind == "FineTuneJob" else None
+
+    async def list_all(self, kind: str, namespace: str, selector: str) -> list[Body]:
+        return []
+
+
+CODES = [400, 401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504]
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("kind", ["ConfigMap", "PersistentVolumeClaim", "Job"])
+async def test_a_refusal_of_any_child_with_any_code_is_in_the_status_after_the_second_try(
+    kind: str, code: int
+) -> None:
+    server, cache, clock = Refusing(kind, code), Cache(), Clock()
+    reconcile = replace(reconciler(server, cache), clock=clock)
+    key = cache.put_finetunejob(server.body)
+    with contextlib.suppress(ApiError):
+        await reconcile(key)
+    clock.now += timedelta(seconds=3)
+    assert await reconcile(key) == 30
+    condition = condition_of(server.written[-1], "Running")
+    assert condition["reason"] == "ChildRefused"
+    assert "no, said a webhook" in condition["message"]
+
+
+@dataclass
+class Clock:
+    now: datetime = T0
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def condition_of(status: Body, kind: str) -> Body:
+    found: list[Body] = [one for one in status["conditions"] if one["type"] == kind]
+    return found[0]
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 413, 422, 429, 500, 503])
+async def test_a_refusal_of_the_status_itself_is_an_event(code: int) -> None:
+    server, cache = Refusing("nothing", 0, status_code=code), Cache()
+    key = cache.put_finetunejob(server.body)
+    with pytest.raises(ApiError):
+        await reconciler(server, cache)(key)
+    (event,) = server.events
+    assert (event["type"], event["reason"]) == ("Warning", "Refused")
+    assert "no status, said a webhook" in event["message"]
+
+
+async def test_resources_that_do_not_fit_the_administrators_are_stalled_until_they_are_changed() -> None:
+    body, cache = stored(job(resources={"requests": {"cpu": 4}})), Cache()
+    server = Refusing("nothing", 0)
+    limited = replace(reconciler(server, cache), settings=settings(limits={"cpu": "2"}))
+    assert await limited(cache.put_finetunejob(body)) is None
+    assert condition_of(server.written[-1], "Stalled")["status"] == "True"
+    message = condition_of(server.written[-1], "Running")["message"]
+    assert "limits {cpu: 2}: a request is larger than the limit" in message
+    assert "spec.suspend" in message
