@@ -116,11 +116,18 @@ class Cluster:
         """All objects of a kind. The items carry neither kind nor apiVersion."""
         return [item async for page in self.pages(kind, namespace, selector) for item in page]
 
-    async def pages(self, kind: str, namespace: str | None, selector: str = "") -> AsyncIterator[list[Body]]:
+    async def pages(
+        self, kind: str, namespace: str | None, selector: str = "", fields: str = ""
+    ) -> AsyncIterator[list[Body]]:
         """All objects of a kind, a few at a time: how large they are is not ours to say."""
         token = ""
         while True:
-            query = {"limit": str(PAGE), "labelSelector": selector, "continue": token}
+            query = {
+                "limit": str(PAGE),
+                "labelSelector": selector,
+                "fieldSelector": fields,
+                "continue": token,
+            }
             page = await self._request("GET", _path(kind, namespace), {k: v for k, v in query.items() if v})
             token = page["metadata"].get("continue", "")
             yield page["items"]

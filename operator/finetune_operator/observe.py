@@ -1,6 +1,6 @@
 """From the cluster to an Observation. Parses foreign objects with care: a strange value is None, never an exception."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import uris
@@ -8,6 +8,7 @@ from finetune_api.run import RunReport
 from finetune_operator.cache import Cache, Child, labels_in
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_operator.errors import ApiError
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
@@ -16,6 +17,9 @@ from finetune_operator.plan.volumes import input_locations
 
 Body = dict[str, Any]
 
+_USUAL_POD = timedelta(seconds=3)
+_FORBIDDEN = 403
+
 
 async def observe(
     job: FineTuneJob,
@@ -23,17 +27,20 @@ async def observe(
     cache: Cache,
     cluster: Cluster,
     report: tuple[RunReport, datetime] | None,
+    now: datetime,
 ) -> Observation:
     """What is seen of a job's children.
 
     That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
-    server itself; inputs are looked at only while a pod does not start.
+    server itself; inputs are looked at only while a pod does not start, Events only while there is no pod.
     """
     await _confirm_missing(job, cache, cluster)
     jobs = tuple(job_view(child.body) for child in cache.jobs_of(job.namespace, job.uid))
     pods = tuple(pod_view(child) for child in cache.pods_of(job.namespace, job.uid))
     inputs = await _inputs(job, resolved.output_uri, cluster) if _waits(job, jobs, pods) else ()
-    return Observation(jobs, pods, inputs, *(report or (None, None)))
+    without_pod = _job_without_pod(job, jobs, pods, now)
+    refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
+    return Observation(jobs, pods, inputs, refusal, *(report or (None, None)))
 
 
 async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> None:
@@ -53,6 +60,32 @@ def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...
     if job.status.attempt is None or not any(view.attempt == job.status.attempt for view in jobs):
         return False
     return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
+
+
+def _job_without_pod(
+    job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...], now: datetime
+) -> JobView | None:
+    """The newest attempt's Job, if it has made no pod though it has had the time."""
+    number, attempts = job.status.attempt, job.status.attempts
+    begun = attempts[-1].start_time if attempts else None
+    if begun is None or now - begun < _USUAL_POD or any(pod.attempt == number for pod in pods):
+        return None
+    return next((view for view in jobs if view.attempt == number and not view.finished), None)
+
+
+async def _pod_refusal(namespace: str, uid: str, cluster: Cluster) -> str | None:
+    """Why the Job controller cannot make the Job's pod: the newest of its Events, as far as they may be read."""
+    fields = f"involvedObject.uid={uid},reason=FailedCreate"
+    try:
+        async for page in cluster.pages("Event", namespace, fields=fields):
+            newest = max(page, key=lambda event: int(event["metadata"]["resourceVersion"]), default=None)
+            return _text(
+                newest, "message"
+            )  # of the first page: who may make Events decides how many there are
+    except ApiError as error:
+        if error.status != _FORBIDDEN:
+            raise
+    return None
 
 
 async def _inputs(job: FineTuneJob, output_uri: str, cluster: Cluster) -> tuple[InputView, ...]:

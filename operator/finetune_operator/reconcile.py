@@ -91,7 +91,7 @@ class Reconciler:
             await self._post_events(await self._write(body, status))
             return None
         resolved = resolve(job, self.settings)
-        observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid))
+        observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid), now)
         decision = decide(job, resolved, observation, now, self.settings)
         events = await self._write(body, decision.status)
         refused_with: ApiError | ForeignObjectError | None = None

@@ -92,24 +92,26 @@ class WorkQueue:
         try:
             async with asyncio.timeout(self._time_limit):
                 requeue_after = await self._reconcile(key)
-        except Exception as error:
-            failures = self._failures[key] = self._failures.get(key, 0) + 1
-            pause = jitter(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
-            logger.exception(
-                "reconcile of %s/%s failed: %r; retrying in %.1f s",
-                key.namespace,
-                key.name,
-                error,
-                pause,
-                exc_info=not isinstance(error, OperatorError),  # what the API server says needs no traceback
-            )
-            self._on_error()
-            self.add_after(key, pause)
+        except OperatorError as error:  # what the API server says needs no traceback
+            pause = self._retry(key)
+            logger.warning("reconcile of %s/%s failed, retrying in %.1f s: %s", *key, pause, error)
+            return
+        except Exception:
+            pause = self._retry(key)
+            logger.exception("reconcile of %s/%s failed, retrying in %.1f s", *key, pause)
             return
         self._failures.pop(key, None)
         self._due.pop(key, None)
         if requeue_after is not None:
             self.add_after(key, requeue_after)
+
+    def _retry(self, key: Key) -> float:
+        """Requeue a key that failed; returns the seconds until then."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        pause = jitter(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+        self._on_error()
+        self.add_after(key, pause)
+        return pause
 
     async def _timer_loop(self) -> None:
         """Add the keys that are due."""

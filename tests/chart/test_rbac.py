@@ -16,7 +16,7 @@ ON_JOBS: set[Right] = {
     *(("", "pods", verb) for verb in ("get", "list", "watch")),
     *(("", "configmaps", verb) for verb in ("create", "delete", "get")),
     *(("", "persistentvolumeclaims", verb) for verb in ("create", "get")),
-    ("", "events", "create"),
+    *(("", "events", verb) for verb in ("create", "list")),
 }
 ON_TOKENS: set[Right] = {("authentication.k8s.io", "tokenreviews", "create")}
 ON_ITS_SECRET: set[Right] = {("", "secrets", "get"), ("", "secrets", "update")}

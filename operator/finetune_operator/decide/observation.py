@@ -76,11 +76,15 @@ class InputView:
 
 @dataclass(frozen=True)
 class Observation:
-    """All that a decision may look at. `inputs` is filled only while a pod does not start."""
+    """All that a decision may look at. `inputs` is filled only while a pod does not start.
+
+    `pod_refusal` says why the newest attempt's Job has no pod, in the words of whoever refuses it.
+    """
 
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
     inputs: tuple[InputView, ...] = ()
+    pod_refusal: str | None = None
     report: RunReport | None = None
     report_time: datetime | None = None
 

@@ -33,6 +33,7 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     pod = next((pod for pod in context.observation.pods_of(attempt.number) if not pod.finished), None)
     return (
         _missing(context)
+        or _refused(context, attempt, pod)
         or _unbound(context, attempt, pod)
         or _unscheduled(context, pod)
         or _waiting(pod)
@@ -50,16 +51,28 @@ def _missing(context: Context) -> Pending | None:
     )
 
 
+def _refused(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A quota, a limit range or a policy refuses the pod: only the Job's Events say so."""
+    if pod is not None or context.observation.pod_refusal is None:
+        return None
+    name = attempt_name(context.job, attempt.number)
+    return Pending(
+        Reason.CHILD_REFUSED,
+        f"the pod of Job {name} is refused: {context.observation.pod_refusal[:800]};"
+        " the pod is created when that is resolved",
+    )
+
+
 def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
-    """A claim that binds with its first consumer waits for a node like the pod: that is normal."""
+    """A claim that binds with its first consumer waits for a pod, and with it for a node: that is normal."""
     item = next((item for item in context.observation.inputs if not item.bound), None)
-    if item is None or not _claims_hinder(context, attempt, pod):
+    if item is None or pod is None or not _claims_hinder(context, attempt, pod):
         return None
     return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, context.job.namespace))
 
 
-def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView | None) -> bool:
-    if pod and pod.unschedulable:
+def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView) -> bool:
+    if pod.unschedulable:
         return "persistentvolume" in pod.unschedulable.lower().replace(" ", "")
     return context.now >= (attempt.start_time or context.now) + _USUAL_BINDING
 

@@ -1,5 +1,6 @@
 """Why a job does not run yet: one sentence, with what to do."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
             "ClaimNotBound",
             "the claim demo of storage class fast is not bound to a volume; see kubectl describe pvc demo -n default",
         ),
+        ([claim(bound=False)], "Starting", "waiting for the pod of Job"),
         ([claim(bound=False), pod()], "ClaimNotBound", "the claim demo without storage class is not bound"),
         (
             [pod(unschedulable=NO_GPU)],
@@ -110,3 +112,37 @@ def test_a_scheduler_s_long_answer_leaves_room_for_the_remedy() -> None:
     _, message = pending(pod(unschedulable=NO_GPU + " node(s) had a taint." * 200))
     assert len(message) <= 1024
     assert message.endswith("set resources.gpusPerNode: 0 to train on CPU")
+
+
+QUOTA = 'Error creating: pods "a" is forbidden: exceeded quota: q, requested: requests.cpu=4'
+
+
+def refused(*views: View) -> tuple[str, str]:
+    life = Life()
+    life.reconcile()
+    life.reconcile(replace(seen(child(), *views), pod_refusal=QUOTA), at=60)
+    return life.reason, life.message
+
+
+@pytest.mark.parametrize(
+    "views", [[], [claim(bound=False)]], ids=["plain", "with a claim that waits for its pod"]
+)
+def test_a_pod_that_is_refused_is_told_with_the_words_of_who_refuses_it(views: list[View]) -> None:
+    reason, message = refused(*views)
+    assert reason == "ChildRefused"
+    assert f"the pod of Job movie-sentiment-7d2c1e8a-a1 is refused: {QUOTA}" in message
+
+
+def test_a_missing_claim_comes_before_a_refused_pod() -> None:
+    assert refused(claim(exists=False))[0] == "MissingObject"
+
+
+def test_once_there_is_a_pod_an_old_refusal_says_nothing() -> None:
+    assert refused(pod(unschedulable=NO_GPU))[0] == "Unschedulable"
+
+
+def test_a_very_long_refusal_fits_the_status() -> None:
+    life = Life()
+    life.reconcile()
+    life.reconcile(replace(seen(child()), pod_refusal="x" * 5000), at=60)
+    assert len(life.message) <= 1024

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -244,3 +244,58 @@ async def test_resources_that_do_not_fit_the_administrators_are_stalled_until_th
     message = condition_of(server.written[-1], "Running")["message"]
     assert "limits {cpu: 2}: a request is larger than the limit" in message
     assert "spec.suspend" in message
+
+
+class WithoutPod(Refusing):
+    """The Job has no pod; its Events say why, if they may be read."""
+
+    def __init__(self, *events: Body, code: int | None = None) -> None:
+        super().__init__("nothing", 0)
+        self.listed, self.refusal, self.asked = list(events), code, list[str]()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        return {"metadata": {"name": name}, "status": {"phase": "Bound"}}
+
+    async def pages(
+        self, kind: str, namespace: str | None, selector: str = "", fields: str = ""
+    ) -> AsyncIterator[list[Body]]:
+        self.asked.append(fields)
+        if self.refusal:
+            raise ApiError("GET", "events", self.refusal, "events is forbidden")
+        yield self.listed
+
+
+def event_of(version: int, message: str) -> Body:
+    return {"metadata": {"resourceVersion": str(version)}, "message": message}
+
+
+async def waiting(server: WithoutPod, after: float) -> Body:
+    """The status of a job whose Job has had no pod for some seconds."""
+    started = {"attempt": 1, "attempts": [{"number": 1, "startTime": "2026-01-01T12:00:00Z"}]}
+    cache, clock = Cache(), Clock(T0 + timedelta(seconds=after))
+    of = ended_job()
+    cache.put_child("Job", {key: value for key, value in of.items() if key != "status"})
+    key = cache.put_finetunejob(server.body | {"status": started})
+    await replace(reconciler(server, cache), clock=clock)(key)
+    return server.written[-1] if server.written else {}
+
+
+async def test_why_a_job_has_no_pod_is_read_from_the_newest_of_its_events() -> None:
+    server = WithoutPod(event_of(99, "quota of before"), event_of(100, "exceeded quota: q"))
+    condition = condition_of(await waiting(server, 5), "Running")
+    assert condition["reason"] == "ChildRefused"
+    assert "exceeded quota: q" in condition["message"]
+    assert server.asked == ["involvedObject.uid=job-uid,reason=FailedCreate"]
+
+
+async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
+    server = WithoutPod(event_of(1, "exceeded quota"))
+    await waiting(server, 2)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "server", [WithoutPod(), WithoutPod(code=403)], ids=["no events", "not allowed to read them"]
+)
+async def test_without_an_event_it_waits_for_the_pod(server: WithoutPod) -> None:
+    assert condition_of(await waiting(server, 5), "Running")["reason"] == "Starting"
