@@ -25,8 +25,8 @@ def _with_safe_defaults(node: dict[str, Any], *, filled: bool) -> dict[str, Any]
 
     A user may write `{}` for an object without a required member. kubectl apply then owns the defaults that the API
     server fills in, and a later server-side apply of the same file removes them; an object that loses its last member
-    becomes null (kubernetes#135841), which only a default of the object itself replaces. The defaults that are left
-    out here come from the parsed types.
+    becomes null (kubernetes#135841), which only a default of the object itself replaces. The defaults that are
+    omitted here come from the parsed types.
     """
     if "properties" not in node:
         return node

@@ -7,7 +7,7 @@ from finetune_operator.decide.conditions import Verdict
 from finetune_operator.errors import ApiError, ForeignObjectError
 
 _AT_ONCE = (400, 403, 413, 422)
-"""Codes that a second try does not change. Others are told when they last."""
+"""Codes that a second try does not change. Others are reported only if they last."""
 _NEVER_VALID = (413, 422)
 _TRANSIENT = timedelta(seconds=2)
 _POD = "spec.template.spec"
@@ -28,7 +28,7 @@ _CREATE = "create a new FineTuneJob with another value"
 
 
 def may_pass(error: ApiError | ForeignObjectError, status: FineTuneJobStatus, now: datetime) -> bool:
-    """Whether it is too early to tell of it: the API server, or a webhook, may answer in a moment."""
+    """Whether it is too early to report it: the API server, or a webhook, may answer in a moment."""
     if isinstance(error, ForeignObjectError) or error.status in _AT_ONCE:
         return False
     begun = status.attempts[-1].start_time if status.attempts else None

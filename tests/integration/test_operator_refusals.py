@@ -1,0 +1,181 @@
+"""What the API server, a webhook or a quota refuses is in the status: never "attempt 1 begins" for hours."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import (
+    Operator,
+    Rest,
+    World,
+    make_namespace,
+    running,
+    shared_server,
+    until,
+)
+
+Json = dict[str, Any]
+
+_numbers = count(1)
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+
+
+@pytest.fixture(scope="module")
+def server() -> ApiServer:
+    return shared_server()
+
+
+@pytest.fixture(scope="module")
+def rest(server: ApiServer) -> Rest:
+    return Rest(server)
+
+
+NAMESPACES = [f"refusals-{number}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def operator(server: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    for name in NAMESPACES:
+        make_namespace(rest, name)
+    folder = tmp_path_factory.mktemp("operator")
+    with running(server.kubeconfig, folder, namespaces=NAMESPACES) as started:
+        yield started
+        assert "Traceback" not in started.log(), started.log()
+
+
+@pytest.fixture
+def world(operator: Operator, rest: Rest) -> World:
+    """A namespace of the test's own."""
+    return World(rest, NAMESPACES[next(_numbers) - 1])
+
+
+def webhook(namespace: str, group: str, resource: str, operation: str = "CREATE") -> Json:
+    """A webhook for one namespace whose service does not answer."""
+    name = f"down-{namespace}"
+    rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": [operation], "resources": [resource]}
+    return {
+        "metadata": {"name": name},
+        "webhooks": [
+            {
+                "name": "down.example.com",
+                "clientConfig": {"url": "https://127.0.0.1:9/"},
+                "rules": [rule],
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("group", "resource"), [("batch", "jobs"), ("", "configmaps"), ("", "persistentvolumeclaims")]
+)
+def test_a_webhook_that_is_down_is_told_and_the_job_goes_on_when_it_is_gone(
+    world: World, rest: Rest, group: str, resource: str
+) -> None:
+    made = webhook(world.namespace, group, resource)
+    rest("POST", WEBHOOKS, made)
+    try:
+        name = world.apply()
+        condition = world.until_reason(name, "ChildRefused")
+        assert "failed calling webhook" in condition["message"]
+        assert world.status(name)["phase"] == "Pending"
+    finally:
+        rest("DELETE", f"{WEBHOOKS}/{made['metadata']['name']}")
+    world.succeed(world.run(name))
+    world.until_phase(name, "Succeeded")
+
+
+def test_a_status_that_cannot_be_written_is_an_event(world: World, rest: Rest) -> None:
+    made = webhook(world.namespace, "finetune.dev", "finetunejobs/status", "UPDATE")
+    rest("POST", WEBHOOKS, made)
+    try:
+        name = world.apply()
+        until(lambda: world.events(name), "an Event says so")
+        event = world.events(name)[0]
+        assert (event["type"], event["reason"]) == ("Warning", "Refused")
+        assert "failed calling webhook" in event["message"]
+    finally:
+        rest("DELETE", f"{WEBHOOKS}/{made['metadata']['name']}")
+    world.pod(name)
+
+
+def quota(world: World, **hard: str) -> None:
+    spec = {"hard": {name.replace("_", "."): value for name, value in hard.items()}}
+    path = world.at("/api/v1/namespaces/{}/resourcequotas")
+    world.rest("POST", path, {"metadata": {"name": "q"}, "spec": spec})
+    until(lambda: (world.rest.get(f"{path}/q") or {}).get("status", {}).get("hard"), "the quota is in force")
+
+
+def binds_with_its_first_consumer(rest: Rest) -> str:
+    """A storage class; its name."""
+    name = f"waiting-{next(_numbers)}"
+    body = {
+        "metadata": {"name": name},
+        "provisioner": "example.com/none",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    rest("POST", CLASSES, body)
+    return name
+
+
+BIG = {"gpusPerNode": 0, "requests": {"cpu": "4"}}
+
+
+def test_a_quota_on_pods_is_told_in_its_own_words(world: World) -> None:
+    quota(world, requests_cpu="1")
+    name = world.apply(resources=BIG)
+    condition = world.until_reason(name, "ChildRefused")
+    assert "exceeded quota: q, requested: requests.cpu=4" in condition["message"]
+    world.rest("DELETE", world.at("/api/v1/namespaces/{}/resourcequotas/q"))
+    world.succeed(world.run(name))
+
+
+def test_a_claim_that_waits_for_its_first_consumer_is_not_blamed_for_a_quota(
+    server: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = make_namespace(rest, "first-consumer")
+    quota(world, requests_cpu="1")
+    settings = {"namespaces": ["first-consumer"], "output_storage_class": binds_with_its_first_consumer(rest)}
+    with running(server.kubeconfig, tmp_path_factory.mktemp("operator"), **settings):
+        name = world.apply(resources=BIG)
+        assert "exceeded quota" in world.until_reason(name, "ChildRefused")["message"]
+        later = world.status(name)["attempts"][0]["startTime"]
+        assert later
+        assert world.claims(name)[0]["spec"]["storageClassName"] == settings["output_storage_class"]
+
+
+def test_a_priority_class_that_does_not_exist_is_told(world: World) -> None:
+    name = world.apply(scheduling={"priorityClassName": "no-such-class"})
+    assert "no-such-class" in world.until_reason(name, "ChildRefused")["message"]
+
+
+def test_a_limit_range_is_told(world: World) -> None:
+    limit = {"type": "Container", "max": {"cpu": "1"}}
+    path = world.at("/api/v1/namespaces/{}/limitranges")
+    world.rest("POST", path, {"metadata": {"name": "l"}, "spec": {"limits": [limit]}})
+    name = world.apply(resources=BIG | {"limits": {"cpu": "4"}})
+    assert "maximum cpu usage per Container is 1" in world.until_reason(name, "ChildRefused")["message"]
+
+
+def test_a_job_that_can_never_be_valid_is_stalled_and_says_which_field_of_ours_to_change(
+    world: World,
+) -> None:
+    odd = {"gpusPerNode": 0, "limits": {"hugepages-2Mi": "3Mi", "memory": "1Gi"}}
+    name = world.apply(resources=odd)
+    condition = world.until_reason(name, "ChildRefused")
+    assert "spec.resources.limits" in condition["message"]
+    assert "spec.suspend: true" in condition["message"]
+    assert world.condition(name, "Stalled")["status"] == "True"
+    assert world.condition(name, "Reconciling") == {}
+    world.change(name, suspend=True)
+    world.until_phase(name, "Suspended")
+    world.change(name, suspend=False, resources={"limits": {"hugepages-2Mi": "4Mi"}})
+    world.succeed(world.run(name, attempt=2))
+    world.until_phase(name, "Succeeded")
