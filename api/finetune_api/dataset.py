@@ -12,6 +12,11 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 MaxInvalidRows = Annotated[str, IntOrString(r"^([0-9]{1,18}|(100|[0-9]{1,2})(\.[0-9]{1,3})?%)$")]
 
 
+TEXT_COLUMN = "(has({0}.text) ? {0}.text : 'text')"
+LABEL_COLUMN = "(has({0}.label) ? {0}.label : 'label')"
+"""CEL for the names in `columns`, which may lack a default."""
+
+
 class DataFormat(StrEnum):
     """The format of a data file."""
 
@@ -96,6 +101,18 @@ class ValidationSpec(ApiModel):
 class ColumnsSpec(ApiModel):
     """Names of the columns in the data files."""
 
+    rules = (
+        Rule(
+            f"!(has(self.textPair) && self.textPair in [{TEXT_COLUMN.format('self')}, {LABEL_COLUMN.format('self')}])"
+            f" && !(has(self.prompt) && self.prompt == {TEXT_COLUMN.format('self')})"
+            " && !(has(self.prompt) && has(self.textPair) && self.prompt == self.textPair)",
+            "text, textPair, prompt and label must be different columns; one column cannot be used twice",
+            lambda s: (
+                s.text_pair not in (s.text, s.label)
+                and (s.prompt is None or s.prompt not in (s.text, s.text_pair))
+            ),
+        ),
+    )
     text: ColumnName = "text"
     """Column with the text. For token classification, the column with the list of words."""
     text_pair: ColumnName | None = None

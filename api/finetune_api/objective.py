@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule, Unique
-from finetune_api.dataset import Packing
+from finetune_api.dataset import LABEL_COLUMN, TEXT_COLUMN, Packing
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -131,6 +131,14 @@ def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
             "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
             lambda dataset: dataset.columns.prompt is not None,
             f"{root}dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
+        ),
+        only_for(
+            "causal_lm",
+            ".dataset.columns.label",
+            "has(self.dataset.columns) && "
+            f"{TEXT_COLUMN.format('self.dataset.columns')} == {LABEL_COLUMN.format('self.dataset.columns')}",
+            lambda dataset: dataset.columns.text == dataset.columns.label,
+            f"{root}dataset.columns: text and label must be different columns; the label would be read from the text",
         ),
         only_for(
             "causal_lm",

@@ -313,10 +313,13 @@ def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
 
 
 def _shortened(report: RunReport) -> Iterator[RunReport]:
-    """Shorter and shorter versions: without parameter groups, older evaluations, whole parts, the end of the message."""
+    """Shorter and shorter versions: without parameter groups, reasons of invalid rows, older evaluations, whole parts, the end of the message."""
     if report.effective and report.effective.parameter_groups:
         effective = report.effective.model_copy(update={"parameter_groups": None})
         report = report.model_copy(update={"effective": effective})
+        yield report
+    if report.resolved and report.resolved != (shorter := report.resolved.without_invalid_reasons()):
+        report = report.model_copy(update={"resolved": shorter})
         yield report
     while len(report.epochs) > 1:
         report = report.model_copy(update={"epochs": report.epochs[(len(report.epochs) + 1) // 2 :]})

@@ -247,6 +247,17 @@ class EarlyStoppedStatus(ApiModel):
     """Estimated compute time saved: seconds that the remaining steps would have taken, summed over all GPUs, or on the CPU if no GPU is used."""
 
 
+class InvalidRows(ApiModel):
+    """Rows that were skipped for one reason."""
+
+    reason: Annotated[str, Field(max_length=128)]
+    """Reason, as the log gives it for the first of these rows."""
+    rows: Count
+    """Number of rows."""
+    first_row: Count
+    """The first of these rows, counted as in error messages."""
+
+
 class ResolvedData(ApiModel):
     """A data file as it was read."""
 
@@ -262,6 +273,16 @@ class ResolvedData(ApiModel):
     """Number of invalid rows, which were skipped."""
     duplicate_rows: Count | None = None
     """Number of duplicate rows, which were dropped."""
+    conflicting_duplicates: Count | None = None
+    """Number of dropped duplicates whose label differs from that of the row that was kept."""
+    invalid_reasons: Annotated[list[InvalidRows], Field(max_length=3)] | None = None
+    """Most frequent reasons for skipping rows, at most 3."""
+    truncated_rows: Count | None = None
+    """Number of texts longer than preprocessing.maxLength, which were truncated."""
+    tokens: Count | None = None
+    """Number of tokens before truncation."""
+    truncated_tokens: Count | None = None
+    """Number of tokens that truncation removed."""
 
 
 class ResolvedModel(ApiModel):
@@ -290,6 +311,12 @@ class ResolvedStatus(ApiModel):
     """Test rows."""
     image: Annotated[str, Field(max_length=1024)] | None = None
     """The trainer image with its digest."""
+
+    def without_invalid_reasons(self) -> "ResolvedStatus":
+        """A shorter copy, for a report that has to fit into a termination message."""
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        shorter = {n: p.model_copy(update={"invalid_reasons": None}) for n, p in parts.items() if p}
+        return self.model_copy(update=shorter)
 
 
 class ParameterGroupStatus(ApiModel):

@@ -58,6 +58,10 @@ def _tolerated(**fields: Any) -> Json:
     return spec(scheduling={"tolerations": [fields]})
 
 
+def _causal(**fields: Any) -> Json:
+    return spec(dataset={"train": {"uri": REVIEWS}} | fields, objective={"causalLM": {}})
+
+
 def _optimizer(**fields: Any) -> Json:
     return spec(training={"optimizer": fields})
 
@@ -294,6 +298,7 @@ ACCEPTED += [
     Case("momentum", _optimizer(name="SGD", momentum=0.9)),
 ]
 
+_COLUMN_TWICE = "must be different columns; one column cannot be used twice"
 _GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
 _FOREIGN = "spec.training names a metric that classification does not have"
 _RESERVED = "this variable controls the interpreter, the loader or the trainer"
@@ -352,6 +357,12 @@ BROKEN_RULES = [
     Case("a file and a share", _data(validation={"uri": REVIEWS, "fraction": 0.1}), _GIVEN_TWICE),
     Case("a file, stratified", _data(validation={"uri": REVIEWS, "stratify": False}), _GIVEN_TWICE),
     Case("a file in groups", _data(validation={"uri": REVIEWS, "groupBy": "id"}), _GIVEN_TWICE),
+    Case("a column as text and pair", _data(columns={"text": "a", "textPair": "a"}), _COLUMN_TWICE),
+    Case("the default column as text and pair", _data(columns={"textPair": "text"}), _COLUMN_TWICE),
+    Case("a column as pair and label", _data(columns={"textPair": "label"}), _COLUMN_TWICE),
+    Case("a column as prompt and text", _causal(columns={"prompt": "text"}), _COLUMN_TWICE),
+    Case("a column as prompt and pair", _causal(columns={"prompt": "a", "textPair": "a"}), _COLUMN_TWICE),
+    Case("a column as text and label", _data(columns={"text": "label"}), "text and label must be different"),
     Case("the format of a share", _data(validation={"format": "csv"}), "format belongs to uri"),
     Case(
         "stratified groups",

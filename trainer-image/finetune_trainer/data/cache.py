@@ -37,7 +37,7 @@ TOKENS = "tokens"
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
-FORMAT = 2
+FORMAT = 3
 """Of the files and of what is written into them; another number makes all caches anew."""
 
 

@@ -10,14 +10,19 @@ from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.deduplicate import Deduplicator
-from finetune_trainer.data.rows import ReadOptions
+from finetune_trainer.data.rows import ReadLabel, ReadOptions
 from finetune_trainer.data.sources import FileIndex, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
-from finetune_trainer.objectives.labels import named
+from finetune_trainer.objectives.base import Label
+from finetune_trainer.objectives.labels import IGNORED_LABEL, UnknownLabelError, named
+from finetune_trainer.objectives.lookalikes import look_alikes, missing_values, no_label, shown
+from finetune_trainer.reporting.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+
+LOOK_ALIKES_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Dataset:
         return {name: part.resolved for name, part in parts.items() if part is not None}
 
 
-def read_dataset(config: RunConfig, check: Callable[[], None] = lambda: None) -> Dataset:
+def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None] = lambda: None) -> Dataset:
     """Check, clean, deduplicate and split, training rows first; `check` is called now and then meanwhile.
 
     Raises what `scan` and `split_rows` raise.
@@ -57,7 +62,7 @@ def read_dataset(config: RunConfig, check: Callable[[], None] = lambda: None) ->
     )
     train = scan("dataset.train", spec.train, reading, duplicates, check)
     labels = _labels(kind, options, train)
-    later = replace(reading, read_label=partial(kind.read_label, options, labels=labels), group_by=None)
+    later = replace(reading, read_label=_read_known(kind, options, labels, train.name), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config)
     else:
@@ -67,6 +72,7 @@ def read_dataset(config: RunConfig, check: Callable[[], None] = lambda: None) ->
     objective = kind.build(options, labels, train.labels)
     _log_sizes(train, validation, test)
     _warn_unlearned(labels or [], train)
+    _warn_look_alikes(labels or [], train, recorder)
     return Dataset(train.source, validation.source, test.source if test else None, objective)
 
 
@@ -77,13 +83,49 @@ def _labels(kind: type[Objective[Any]], options: Any, train: FileIndex) -> list[
         repeated = train.resolved.duplicate_rows
         if not repeated:
             raise
-        told = f"{error.message}; {repeated} duplicates were dropped (dataset.preprocessing.deduplicate)"
-        raise DataError(told, error.place) from error
+        message = f"{error.message}; {repeated} duplicates were dropped (dataset.preprocessing.deduplicate)"
+        raise DataError(message, error.place) from error
+
+
+def _read_known(kind: type[Objective[Any]], options: Any, labels: list[str] | None, train: str) -> ReadLabel:
+    """Reads the labels of evaluation rows, which are those of the training rows."""
+    fixed = kind.fixed_labels(options) is not None
+
+    def read(value: object) -> Label:
+        try:
+            return kind.read_label(options, value, labels)
+        except UnknownLabelError as error:
+            origin = (
+                "" if fixed else f", the labels found in {train}; write all of them into objective's labels"
+            )
+            raise ValueError(f"{error}{origin}") from error
+
+    return read
+
+
+def _warn_look_alikes(labels: list[str], train: FileIndex, recorder: Recorder) -> None:
+    """Labels that differ only by accident are classes of their own, and the scores look good."""
+    counts = train.labels.counts()
+    pairs = look_alikes(labels)
+    for one, other, difference in pairs[:LOOK_ALIKES_NAMED]:
+        recorder.caveat(
+            f"the labels {shown(one)} ({counts.get(one, 0)} rows) and {shown(other)} ({counts.get(other, 0)} rows)"
+            f" differ only in {difference}; correct the data if they mean the same"
+        )
+    if len(pairs) > LOOK_ALIKES_NAMED:
+        logger.warning(f"{len(pairs) - LOOK_ALIKES_NAMED} more pairs of labels look alike")
+    for label in missing_values(labels)[:LOOK_ALIKES_NAMED]:
+        recorder.caveat(f"the label {shown(label)} ({counts.get(label, 0)} rows) looks like a missing value")
+    if no_label(labels):
+        recorder.caveat(
+            f"the label -1 ({counts.get('-1', 0)} rows) means 'no label' in Hugging Face datasets; if it does here,"
+            " remove these rows"
+        )
 
 
 def _warn_unlearned(labels: list[str], train: FileIndex) -> None:
     """A label that no training row has, by the spec or by the split, is never predicted, and nothing else shows it."""
-    present = set(train.labels.names)
+    present = set(train.labels.names) - {IGNORED_LABEL}
     missing = [label for label in labels if label not in present]
     if missing:
         logger.warning(

@@ -1,4 +1,4 @@
-"""The labels of many rows in little memory: eight bytes for a label. Filled by `sources`, read by objectives."""
+"""The labels of many rows in little memory: eight bytes for a label."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -61,6 +61,13 @@ class Labels(Sequence[Label]):
     def names(self) -> list[str]:
         """Those of the rows, sorted; none where labels are numbers."""
         return sorted(self._names)
+
+    def counts(self) -> dict[str, int]:
+        """How often each name occurs; empty where labels are numbers."""
+        if not self._names:
+            return {}
+        numbers = np.frombuffer(self._values).astype(np.int64)
+        return dict(zip(self._names, np.bincount(numbers, minlength=len(self._names)).tolist(), strict=True))
 
     def strata(self) -> npt.NDArray[np.int64] | None:
         """The place of each row's label among the sorted names; None where rows have several or numbers."""

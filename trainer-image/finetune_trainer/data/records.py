@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 BOM = b"\xef\xbb\xbf"
+HEADER_AGAIN = "repeats the names of the columns: files seem to be joined with their headers; remove this row"
 LONGEST_ROW = 8 * 1024 * 1024
 """Bytes: a row beyond that is a file put together wrongly, and would take gigabytes to tokenize."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -178,7 +179,13 @@ def _decoded(path: Path, unreadable: dict[int, RowError]) -> Iterator[str]:
             yield line.decode(errors="replace")
 
 
+def _name_of(value: str) -> str:
+    return value.strip("\ufeff \t").casefold()
+
+
 def _csv_record(line: int, header: list[str], values: list[str]) -> Record | RowError:
+    if sorted(map(_name_of, values)) == sorted(map(_name_of, header)):
+        return RowError(line, HEADER_AGAIN)
     if len(values) != len(header):
         return RowError(line, f"has {len(values)} fields where the header has {len(header)}")
     return Record(line, dict(zip(header, values, strict=True)))

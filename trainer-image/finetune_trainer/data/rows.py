@@ -2,20 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_trainer.data.cleaning import Clean, cleaner
-from finetune_trainer.data.records import LONGEST_ROW, Record, RowError, too_long
+from finetune_trainer.data.records import HEADER_AGAIN, LONGEST_ROW, Record, RowError, too_long
 from finetune_trainer.objectives.base import Label
+from finetune_trainer.objectives.labels import is_ignored, named_type
+from finetune_trainer.objectives.lookalikes import INVISIBLE
 
 ReadLabel = Callable[[object], Label]
 """Reads a label as written in the file; raises ValueError with the end of a sentence, 'is not …'."""
 Text = str | tuple[str, ...]
 """A text, or the words of one."""
+UNSEEN = string.whitespace + "\u00a0\u2028\u2029\u3000" + INVISIBLE
 
 
 @dataclass(frozen=True)
@@ -108,27 +113,26 @@ class _LabelKind:
         if self._options.label_lists:
             written = _listed(written)
         for value in written if isinstance(written, list | tuple) else [written]:
-            kind = _kind(value)
+            if self._options.of_words and is_ignored(value):
+                continue
+            kind = named_type(value)
             self._first = self._first or (kind, record.line)
             if kind != self._first[0]:
                 first, row_of_first = self._first
-                told = f"has {kind} as label, {json.dumps(value)[:40]}, where row {row_of_first} has {first}"
-                return RowError(record.line, f"{told}; write all labels of a file alike", column)
+                message = (
+                    f"has {kind} as label, {json.dumps(value)[:40]}, where row {row_of_first} has {first}"
+                )
+                return RowError(record.line, f"{message}; write all labels of a file alike", column)
         return None
-
-
-def _kind(label: Any) -> str:
-    if isinstance(label, str):
-        return "a text"
-    return "a boolean" if isinstance(label, bool) else "a number"
 
 
 def _row(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
     values: dict[str, Any] = {}
     for name in options.wanted.values():
         if name not in record.fields:
-            there = ", ".join(map(str, record.fields)) or "none"
-            return RowError(record.line, f"is missing; available columns: {there}", name)
+            return RowError(record.line, missing_column(name, record.fields), name)
+    if len(options.wanted) > 1 and all(record.fields[name] == name for name in options.wanted.values()):
+        return RowError(record.line, HEADER_AGAIN)
     for part, name in options.wanted.items():
         try:
             values[part] = _value(part, record.fields[name], options, clean)
@@ -146,7 +150,7 @@ def _value(part: str, value: Any, options: ReadOptions, clean: Clean) -> Label:
     if part == "label":
         return options.read_label(_listed(value) if options.label_lists else value)
     if part == "group":
-        return str(value)
+        return None if value is None or value == "" or value != value else str(value)
     if part == "prompt":
         return _text(value, clean, 0)
     if part == "text" and options.of_words:
@@ -166,18 +170,20 @@ def _listed(value: Any) -> Any:
 
 def _text(value: Any, clean: Clean, least: int) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"is not a text but {_name(value)}")
+        raise ValueError(f"is not a text but {named_type(value)}{_remedy(value)}")
     if len(value) > LONGEST_ROW:
         raise ValueError(too_long(len(value), "characters"))
     text = clean(value)
+    if least and not text.strip(UNSEEN):
+        raise ValueError("is empty" if not text else "has only white space or invisible characters")
     if len(text) < least:
-        raise ValueError("is empty" if not text else f"has {len(text)} characters, fewer than {least}")
+        raise ValueError(f"has {len(text)} characters, fewer than {least}")
     return text
 
 
 def _words(value: Any, clean: Clean, least: int) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"is not a list of words but {_name(value)}")
+        raise ValueError(f"is not a list of words but {named_type(value)}")
     if not value:
         raise ValueError("has no word")
     words = tuple(_text(word, clean, 0) for word in value)
@@ -192,7 +198,21 @@ def _words(value: Any, clean: Clean, least: int) -> tuple[str, ...]:
     return words
 
 
-def _name(value: Any) -> str:
-    if isinstance(value, list):
-        return f"a list with {_name(next((v for v in value if not isinstance(v, str)), None))}"
-    return "null" if value is None else type(value).__name__
+def _remedy(value: object) -> str:
+    """What to do about a value that is not a text, where its form shows where it comes from."""
+    if isinstance(value, dict) and value and all(str(key).isdigit() for key in value):
+        return "; this is pandas' to_json() by column: write it with orient='records', lines=True"
+    return ""
+
+
+def missing_column(name: str, fields: Mapping[str, Any]) -> str:
+    """The reason of an error: the column that is not there, those that are, and the nearest."""
+    names = [str(field) for field in fields]
+    known = {field.strip(UNSEEN).casefold(): field for field in names}
+    near = get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.75)
+    hint = f"; did you mean {known[near[0]]!r}?" if near else ""
+    if "messages" in fields or "conversations" in fields:
+        hint = "; conversations are not read: write each as one text, for example with tokenizer.apply_chat_template"
+    elif any(isinstance(value, list) and value and isinstance(value[0], dict) for value in fields.values()):
+        hint = "; the rows seem to be nested in a column: write one JSON object per line"
+    return f"is missing; available columns: {', '.join(map(repr, names[:20])) or 'none'}{hint}"

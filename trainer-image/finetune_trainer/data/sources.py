@@ -5,6 +5,7 @@ duplicates are dropped and the split is decided. A `Source` then streams the row
 iterated. So memory does not grow with the size of the texts."""
 
 import hashlib
+import logging
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,9 +22,12 @@ from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.formats import READERS, format_of
 from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Record, RowError
+from finetune_trainer.data.rejected import Rejected
 from finetune_trainer.data.rows import ReadOptions, Row, digest64, rows_of
 from finetune_trainer.errors import DataError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
+
+logger = logging.getLogger(__name__)
 
 Indices = npt.NDArray[np.int64]
 CHECK_EVERY = 4096
@@ -155,15 +159,39 @@ def scan(
         revision=data.revision,
         digest=f"sha256:{digest}",
         rows=len(kept.lines),
-        invalid_rows=kept.invalid,
+        invalid_rows=kept.rejected.rows,
+        invalid_reasons=kept.rejected.reported() or None,
     )
     everything = kept.build(path, kind, resolved)
     new = duplicates.is_new(everything.digests)
     chosen = everything if new.all() else everything.take(np.flatnonzero(new))
     if not len(chosen):
         raise DataError(f"{field}: {name} holds no usable row", FaultPlace(field=field, file=name))
-    told = chosen.resolved.model_copy(update={"duplicate_rows": len(everything) - len(chosen)})
-    return replace(chosen, resolved=told)
+    counted = {"duplicate_rows": len(everything) - len(chosen)}
+    if conflicts := conflicting(everything, new):
+        counted["conflicting_duplicates"] = len(conflicts)
+        line, first = conflicts[0]
+        logger.warning(
+            f"{name}: {len(conflicts)} of the dropped duplicates have another label than the row that was kept, for"
+            f" example row {line} and row {first}; one of the labels is wrong"
+        )
+    if kept.rejected.rows:
+        logger.warning(f"{name}: skipped {kept.rejected.described()}")
+    if kept.ungrouped:
+        logger.info(f"{name}: {kept.ungrouped} rows have no {options.group_by}; each is a group of its own")
+    return replace(chosen, resolved=chosen.resolved.model_copy(update=counted))
+
+
+def conflicting(index: FileIndex, new: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Rows of dropped duplicates whose label differs from that of the equal text before them, with that one's row."""
+    repeated = new & np.isin(index.digests, index.digests[~new])
+    first = {int(index.digests[row]): row for row in np.flatnonzero(repeated)}
+    pairs = ((row, first.get(int(index.digests[row]))) for row in np.flatnonzero(~new))
+    return [
+        (int(index.lines[row]), int(index.lines[kept]))
+        for row, kept in pairs
+        if kept is not None and index.options.labelled and index.labels[row] != index.labels[kept]
+    ]
 
 
 class IndexBuilder:
@@ -172,7 +200,8 @@ class IndexBuilder:
     def __init__(self, field: str, name: str, options: ReadOptions, duplicates: Deduplicator) -> None:
         self.field, self.name, self.options, self.duplicates = field, name, options, duplicates
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
-        self.invalid, self.first = 0, RowError(0, "")
+        self.rejected, self.first = Rejected(), RowError(0, "")
+        self.ungrouped = 0
 
     def add(self, found: Row | RowError) -> None:
         """Raises DataError once more rows than allowed are faulty."""
@@ -182,30 +211,35 @@ class IndexBuilder:
         self.lines.append(found.line)
         self.digests.append(found.digest())
         self.duplicates.add(found)
-        if found.group is not None:
-            self.groups.append(digest64(found.group))
+        if self.options.group_by:
+            self.ungrouped += found.group is None
+            self.groups.append(digest64(f"\0{found.line}" if found.group is None else found.group))
         if self.options.labelled:
             self.labels.append(found.label)
 
     def _count(self, error: RowError) -> None:
-        if not self.invalid or error.fatal:
+        if not self.rejected.rows or error.fatal:
             self.first = error
-        self.invalid += error.rows
+        self.rejected.add(error)
         allowed = self.options.max_invalid_rows
-        if error.fatal or (not allowed.endswith("%") and self.invalid > int(allowed)):
+        if error.fatal or (not allowed.endswith("%") and self.rejected.rows > int(allowed)):
             raise self._refused()
 
     def check_share(self) -> None:
         """Raises DataError where the share of faulty rows is too large, or no other is left."""
-        allowed, rows = self.options.max_invalid_rows, len(self.lines) + self.invalid
-        too_many = allowed.endswith("%") and self.invalid * 100 > float(allowed[:-1]) * rows
-        if too_many or (self.invalid and not self.lines):
+        allowed, invalid = self.options.max_invalid_rows, self.rejected.rows
+        rows = len(self.lines) + invalid
+        too_many = allowed.endswith("%") and invalid * 100 > float(allowed[:-1]) * rows
+        if too_many or (invalid and not self.lines):
             raise self._refused()
 
     def _refused(self) -> DataError:
         first, allowed = self.first, self.options.max_invalid_rows
         column = f", column {first.column}" if first.column else ""
-        several = f" ({self.invalid} rows cannot be used, and dataset.maxInvalidRows is {allowed})"
+        reasons = f": {self.rejected.described()[:300]}" if self.rejected.several else ""
+        several = (
+            f" ({self.rejected.rows} rows cannot be used, and dataset.maxInvalidRows is {allowed}{reasons})"
+        )
         return DataError(
             f"{self.name}, row {first.line}{column} {first.reason}"
             f"{'' if allowed == '0' or first.fatal else several}",

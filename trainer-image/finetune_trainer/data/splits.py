@@ -23,7 +23,7 @@ def split_rows(
         raise DataError("one row cannot be split into training and validation rows", FaultPlace(field=FIELD))
     if split.group_by:
         train, held_out = _by_group(rows, split, seed)
-        how = f"by groups of {split.group_by}"
+        how = f"by groups of {split.group_by} ({len(held_out) / len(rows):.1%} held out, {split.fraction:.1%} wanted)"
     elif classification and split.stratify is not False:
         train, held_out, how = _by_label(rows, split, seed)
     else:
@@ -87,13 +87,27 @@ def _by_label(rows: FileIndex, split: ValidationSplit, seed: int) -> tuple[Indic
 
 def _by_group(rows: FileIndex, split: ValidationSplit, seed: int) -> tuple[Indices, Indices]:
     assert rows.groups is not None
-    names, members = np.unique(rows.groups, return_inverse=True)
-    number = len(names)
-    if number < 2:
+    names, members, sizes = np.unique(rows.groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
         raise DataError(
             f"groupBy: all rows have the same value of {split.group_by}; a split needs at least two groups",
             FaultPlace(field=f"{FIELD}.groupBy"),
         )
-    _, chosen = _at_random(number, split.fraction, seed)
-    held_out = np.isin(members, chosen)
+    held_out = np.isin(members, _groups_for(sizes, split.fraction, seed))
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _groups_for(sizes: Indices, fraction: float, seed: int) -> list[int]:
+    """Groups in random order that together hold as near to `fraction` of the rows as they can without more.
+
+    Where every group is larger than that, the smallest one.
+    """
+    room = max(1, round(int(sizes.sum()) * fraction))
+    chosen: list[int] = []
+    for group in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        if sizes[group] <= room and len(chosen) < len(sizes) - 1:
+            chosen.append(group)
+            room -= int(sizes[group])
+        if not room:
+            break
+    return chosen or [int(np.argmin(sizes))]

@@ -12,13 +12,11 @@ from finetune_api.run import FaultPlace
 from finetune_trainer.data.encoding import Encoded, Encoding, encode
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
-from finetune_trainer.errors import DataError
+from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.objectives import Objective
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
 """Rows tokenized at once: enough for the tokenizer's threads, few enough that its lists stay small."""
-SMALL_VOCABULARY = 1 << 16
-"""Up to which a token id needs two bytes only."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Examples:
 
     name: str
     ids: npt.NDArray[Any]
-    """uint16, or int32 for a large vocabulary."""
+    """uint16 if the tokenizer's largest id fits, else int32."""
     types: npt.NDArray[np.int8] | None
     """Token type ids, of pairs where the model knows them."""
     offsets: npt.NDArray[np.int64]
@@ -77,7 +75,7 @@ def arrays_of(
     source: Source, objective: Objective[Any], how: Encoding
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The arrays of Examples in pieces, to be concatenated by name. Raises DataError for a row without a token."""
-    total, small = 0, len(how.tokenizer) <= SMALL_VOCABULARY
+    total, dtype = 0, id_type(how.tokenizer)
     yield {"offsets": np.zeros(1, dtype=np.int64)}
     for chunk in _chunks(source.rows):
         found = encode(chunk, objective, how)
@@ -85,7 +83,7 @@ def arrays_of(
         if not lengths.all():
             raise _no_token(source, chunk[int(np.argmin(lengths))].line)
         part: dict[str, npt.NDArray[Any]] = {
-            "ids": np.concatenate(found.ids).astype(np.uint16 if small else np.int32),
+            "ids": narrowed(np.concatenate(found.ids), dtype),
             "offsets": total + np.cumsum(lengths),
             "targets": _targets(found),
             "lines": np.asarray([row.line for row in chunk], dtype=np.int64),
@@ -94,6 +92,24 @@ def arrays_of(
             part["types"] = np.concatenate(found.types).astype(np.int8)
         total += int(lengths.sum())
         yield part
+
+
+def id_type(tokenizer: Any) -> Any:
+    """The type for token ids: it follows the largest id, as a pruned vocabulary has few entries and large ids."""
+    return (
+        np.uint16 if max(tokenizer.get_vocab().values(), default=0) <= np.iinfo(np.uint16).max else np.int32
+    )
+
+
+def narrowed(ids: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    """The ids in a smaller type, if it holds them all. Raises ConfigurationError for an id outside the vocabulary."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= np.iinfo(dtype).max:
+        raise ConfigurationError(
+            f"the tokenizer gives the token id {int(ids.max())}, which is not in its vocabulary; check its"
+            " post-processor in tokenizer.json",
+            FaultPlace(field="model.tokenizer"),
+        )
+    return ids.astype(dtype)
 
 
 def _no_token(source: Source, line: int) -> DataError:

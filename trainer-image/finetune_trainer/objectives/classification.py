@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.objective import ClassificationSpec, ClassWeights
+from finetune_api.run import FaultPlace
+from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.base import Label, Loss, Meter, Objective
 from finetune_trainer.objectives.labels import (
     balanced_weights,
     found_labels,
     ids_of,
+    is_ignored,
     known_label,
-    known_labels,
+    label_set,
 )
 from finetune_trainer.objectives.losses import summed_cross_entropy
 from finetune_trainer.objectives.meters import ConfusionMeter, LabelSetMeter
@@ -52,13 +55,18 @@ class Classification(Objective[ClassificationSpec]):
     ) -> str | tuple[str, ...]:
         """A label's string form, or with several labels those of a list's elements, each once; it may be empty."""
         if options.multi_label:
-            return tuple(dict.fromkeys(known_labels(value, labels)))
+            return label_set(value, labels)
+        if is_ignored(value):
+            raise ValueError("has the label -100, which means 'ignored' in transformers; remove the row")
         return known_label(value, labels)
 
     @classmethod
     def found_labels(cls, options: ClassificationSpec, values: Sequence[Label], source: str) -> list[str]:
         """As the spec fixes them, else those of the training rows."""
-        return found_labels(options.labels, (label for value in values for label in _set_of(value)), source)
+        found = found_labels(options.labels, (label for value in values for label in _set_of(value)), source)
+        if options.multi_label and set(found) in ({"0", "1"}, {"true", "false"}):
+            _check_multi_hot(values, source)
+        return found
 
     @classmethod
     def build(
@@ -110,6 +118,16 @@ def positive_weights(counts: npt.NDArray[np.int64], rows: int) -> tuple[float, .
     """(rows without the label) / (rows with it); 1 for a label that all rows or none have."""
     weights = (rows - counts) / np.maximum(counts, 1)
     return tuple(np.where((counts == 0) | (counts == rows), 1.0, weights).tolist())
+
+
+def _check_multi_hot(values: Sequence[Label], source: str) -> None:
+    """Two labels, 0 and 1, that every row has are one number for each of two labels: [0, 1] and [1, 0]."""
+    if all(len(_set_of(value)) == 2 for value in values):
+        raise DataError(
+            f"{source}: every row has both labels, 0 and 1, which looks like one number for every label; write the"
+            ' names of the labels that apply, such as ["sport"]',
+            FaultPlace(field="dataset.columns.label", file=source),
+        )
 
 
 def _set_of(value: Label) -> tuple[str, ...]:

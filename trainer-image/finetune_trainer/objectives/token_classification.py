@@ -1,11 +1,12 @@
 """One label for every word: cross-entropy over the first token of each word (Devlin et al. 2019).
 
+A word whose label is -100 is ignored, as in transformers.
 Class weights are counted on the training labels before texts are cut to dataset.preprocessing.maxLength.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -15,7 +16,13 @@ import numpy.typing as npt
 
 from finetune_api.objective import ClassWeights, TokenClassificationSpec
 from finetune_trainer.objectives.base import Label, Loss, Objective
-from finetune_trainer.objectives.labels import balanced_weights, found_labels, ids_of, known_labels
+from finetune_trainer.objectives.labels import (
+    IGNORED_LABEL,
+    balanced_weights,
+    found_labels,
+    ids_of,
+    words_labels,
+)
 from finetune_trainer.objectives.losses import summed_cross_entropy
 from finetune_trainer.objectives.meters import ConfusionMeter
 
@@ -38,7 +45,7 @@ class TokenClassification(Objective[TokenClassificationSpec]):
         cls, options: TokenClassificationSpec, value: object, labels: list[str] | None
     ) -> tuple[str, ...]:
         """The labels of a text's words."""
-        return known_labels(value, labels)
+        return words_labels(value, labels)
 
     @classmethod
     def found_labels(
@@ -78,5 +85,7 @@ class TokenClassification(Objective[TokenClassificationSpec]):
         return ConfusionMeter(self.outputs)
 
 
-def _words(values: Sequence[Label]) -> chain[str]:
-    return chain.from_iterable(cast("Sequence[tuple[str, ...]]", values))
+def _words(values: Sequence[Label]) -> Iterator[str]:
+    """The labels of all words that are not ignored."""
+    of_all = chain.from_iterable(cast("Sequence[tuple[str, ...]]", values))
+    return (label for label in of_all if label != IGNORED_LABEL)

@@ -48,7 +48,7 @@ def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Proc
     check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
     check_adapter(config.model)
     folder = check_folder(config.model)
-    dataset = read_dataset(config, lambda: stop_if_asked(stop))
+    dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
     if process.rank == 0:
         checkpoints.claim()
     found = dataset.resolved

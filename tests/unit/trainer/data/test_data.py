@@ -11,15 +11,17 @@ from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
 from finetune_api.run import DataInput, ValidationSplit
 from finetune_trainer.config import read_config
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
-from finetune_trainer.data.cleaning import cleaner, collapse_whitespace, strip_markup
+from finetune_trainer.data.cleaning import cleaner, collapse_whitespace
 from finetune_trainer.data.dataset import read_dataset
 from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.markup import strip_markup
 from finetune_trainer.data.records import Record, RowError, read_csv, read_jsonl
 from finetune_trainer.data.rows import ReadOptions, Row
 from finetune_trainer.data.sources import scan, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import label_text
+from finetune_trainer.reporting.recorder import Recorder
 from unit.trainer.logs import messages
 from unit.trainer.tiny import reviews, write_jsonl
 
@@ -141,7 +143,7 @@ def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
     with pytest.raises(DataError) as caught:
         source(path)
     assert caught.value.message == (
-        "pvc://data/a.csv, row 2, column text is missing; available columns: review, label"
+        "pvc://data/a.csv, row 2, column text is missing; available columns: 'review', 'label'"
     )
     assert caught.value.place.model_dump() == {
         "field": "dataset.train",
@@ -226,7 +228,7 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
         }
     )
     lines = messages()
-    read_dataset(read_config(made.write(), {}))
+    read_dataset(read_config(made.write(), {}), Recorder())
     told = [line for line in lines if "also stand in the training rows" in line]
     assert [message.split(", which")[0] for message in told] == list(expected.values())
     assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
@@ -238,7 +240,33 @@ def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
     rows = [{"text": "it is good", "label": label} for label in ("pos", "neg")]
     made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
     with pytest.raises(DataError, match=r"one label only, 'pos'; .*; 1 duplicates were dropped \(dataset"):
-        read_dataset(read_config(made.write(), {}))
+        read_dataset(read_config(made.write(), {}), Recorder())
+
+
+def test_duplicates_with_another_label_are_counted_and_one_is_named(tmp_path, caplog):
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [
+            {"text": "b", "label": "x"},
+            *({"text": "a", "label": label} for label in ("pos", "neg", "pos", "neg")),
+        ],
+    )
+    found = source(path, preprocessing=PreprocessingSpec(deduplicate="Exact")).resolved
+    assert (found.duplicate_rows, found.conflicting_duplicates) == (3, 2)
+    assert "2 of the dropped duplicates have another label" in caplog.text
+    assert "row 3 and row 2" in caplog.text
+
+
+def test_skipped_rows_are_counted_by_reason_with_the_first_row_of_each(tmp_path, caplog):
+    texts = ["a", None, "b", 3, None, "", ["c", "d"], 12, "e"]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": "x"} for text in texts])
+    found = source(path, max_invalid_rows="90%").resolved
+    assert [(each.rows, each.first_row, each.reason) for each in found.invalid_reasons] == [
+        (2, 2, "column text is not a text but null"),
+        (2, 4, "column text is not a text but a number"),
+        (1, 6, "column text is empty"),
+    ]
+    assert "1 rows: column text is not a text but a list of texts (first row 7)" in caplog.text
 
 
 def test_a_text_and_its_pair_are_told_apart():
@@ -258,10 +286,38 @@ def test_cleaning_follows_the_documented_order():
         ("x<script>alert(1)</script>y", "xy"),
         ("<b>bold</b>face", "boldface"),
         ("AT&amp;T &copy;", "AT&T ©"),
+        ("<!-- a remark -->fine<!DOCTYPE html>", "fine"),
+        ("<ul><li>a<li>b</ul>c", "a\nb\nc"),
+        ("<div class='x'>cut off", "cut off"),
+        ("x</div>y", "x\ny"),
     ],
 )
 def test_markup_goes_and_text_stays(markup, text):
     assert strip_markup(markup) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I use <script> tags in HTML?",
+        "see <style> in css, then more text",
+        "a <template> b",
+        "List<String> items, Map<K, V>",
+        "mail <user@example.org> now",
+        "if a <b and c> d",
+        "cp <source> <dest>",
+        "a <!-- that never ends",
+        "an <unknown-element>x</unknown-element>",
+        "i <3 you, 1<2>0",
+    ],
+)
+def test_what_is_no_closed_element_of_html_is_text(text):
+    assert strip_markup(text) == text
+
+
+def test_markup_that_never_closes_takes_linear_time():
+    for piece in ("<!--", "<script>", "<b ", '<b "', "<?php ", "<p>"):
+        strip_markup(piece * 20_000)
 
 
 @settings(deadline=None)
@@ -319,6 +375,28 @@ def test_labels_that_no_side_has_room_for_are_counted(tmp_path):
     assert split_rows(pairs, ValidationSplit(), 0, True)[2] == told
     several = rows(tmp_path, "b", "a", *["often"] * 19)
     assert "as the labels a, b have one row each" in split_rows(several, ValidationSplit(), 0, True)[2]
+
+
+def test_a_share_of_groups_is_a_share_of_their_rows(tmp_path):
+    """One group of 51 rows and nine of one row: a tenth of the rows are six of the nine."""
+    all_rows = rows(tmp_path, *["x"] * 60, group=lambda number: "large" if number < 51 else f"g{number}")
+    _, held_out, how = split_rows(all_rows, ValidationSplit(fraction=0.1, group_by="group"), 0, True)
+    assert len(held_out) == 6
+    assert how == "by groups of group (10.0% held out, 10.0% wanted)"
+
+
+def test_where_every_group_is_too_large_the_smallest_is_held_out_and_the_share_is_told(tmp_path):
+    all_rows = rows(tmp_path, *["x"] * 10, group=lambda number: "a" if number < 7 else "b")
+    _, held_out, how = split_rows(all_rows, ValidationSplit(fraction=0.1, group_by="group"), 0, True)
+    assert (len(held_out), how) == (3, "by groups of group (30.0% held out, 10.0% wanted)")
+
+
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_a_row_without_a_group_is_a_group_of_its_own(tmp_path, caplog, missing):
+    caplog.set_level("INFO")
+    all_rows = rows(tmp_path, *["x"] * 20, group=lambda number: missing if number < 19 else "g")
+    assert len(set(all_rows.groups.tolist())) == 20
+    assert "19 rows have no group; each is a group of its own" in caplog.text
 
 
 def test_one_group_cannot_be_split(tmp_path):

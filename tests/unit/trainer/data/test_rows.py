@@ -84,13 +84,17 @@ def test_words_and_their_labels_are_read_from_every_format(tmp_path):
         ({"text": ["a", "b"], "label": ["x"]}, "has 1 labels for 2 words", "label"),
         ({"text": [], "label": []}, "has no word", "text"),
         ({"text": ["a", " "], "label": ["x", "y"]}, "has no characters in word 2", "text"),
-        ({"text": ["a", 3], "label": ["x", "y"]}, "is not a list of words but a list with int", "text"),
+        (
+            {"text": ["a", 3], "label": ["x", "y"]},
+            "is not a list of words but a list of texts and numbers",
+            "text",
+        ),
         (
             {"text": "a b", "label": ["x", "y"]},
             "is not a list but the text 'a b'; write a list as JSON",
             "text",
         ),
-        ({"text": {"a": 1}, "label": ["x"]}, "is not a list of words but dict", "text"),
+        ({"text": {"a": 1}, "label": ["x"]}, "is not a list of words but an object with the keys a", "text"),
         ({"text": ["a"], "label": None}, "is not a list but NoneType", "label"),
     ],
 )
@@ -159,7 +163,7 @@ def test_parquet_rows_are_numbered_over_row_groups_and_unused_columns_are_not_re
     rows = [{"text": f"t{n}", "label": n, "other": {"deep": [n]}} for n in range(5)]
     assert read(source(parquet(tmp_path, rows))) == [(n + 1, f"t{n}", str(n)) for n in range(5)]
     assert refusal(parquet(tmp_path, rows), columns={"text": "review"}) == (
-        "a.parquet, row 1, column review is missing; available columns: text, label, other",
+        "a.parquet, row 1, column review is missing; available columns: 'text', 'label', 'other'",
         (1, "review"),
     )
 
@@ -214,3 +218,57 @@ def test_a_row_of_fifty_megabytes_is_named_and_the_others_are_read(tmp_path):
     assert refusal(lines) == (f"a.jsonl, row 2 has 50,000,027 bytes, {why}", (2, None))
     assert refusal(commas) == (f"a.csv, row 3 has 50,000,003 bytes, {why}", (3, None))
     assert refusal(table) == (f"a.parquet, row 2, column text has 50,000,000 characters, {why}", (2, "text"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["text,label", '"text","label"', "\ufefftext,label", "label,text", " Text , LABEL "],
+)
+def test_a_header_in_the_middle_of_a_csv_file_is_refused_with_its_line(tmp_path, row):
+    path = csv(tmp_path, f"text,label\na dull film,neg\n{row}\na fine film,pos\n")
+    assert refusal(path)[0].startswith("a.csv, row 3 repeats the names of the columns")
+    assert read(source(path, max_invalid_rows="1")) == [(2, "a dull film", "neg"), (4, "a fine film", "pos")]
+
+
+def test_a_header_that_became_a_row_of_jsonl_is_refused_too(tmp_path):
+    path = jsonl(tmp_path, {"text": "fine", "label": "x"}, {"text": "text", "label": "label"})
+    assert refusal(path)[0].startswith("a.jsonl, row 2 repeats the names of the columns")
+
+
+@pytest.mark.parametrize("text", [" ", "\t", "\u200b", "\ufeff \u200d", "\u00ad", "\u3000"])
+def test_a_text_that_shows_nothing_is_no_usable_row(tmp_path, text):
+    path = jsonl(tmp_path, {"text": "fine", "label": "x"}, {"text": text, "label": "x"})
+    assert refusal(path)[0] == "a.jsonl, row 2, column text has only white space or invisible characters"
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"text ": "a", "label": "x"}, "available columns: 'text ', 'label'; did you mean 'text '?"),
+        ({"Text": "a", "label": "x"}, "did you mean 'Text'?"),
+        ({"\ufefftext": "a", "label": "x"}, "did you mean '\\ufefftext'?"),
+        ({"texts": "a", "label": "x"}, "did you mean 'texts'?"),
+        ({"messages": [], "label": "x"}, "conversations are not read: write each as one text"),
+        ({"data": [{"text": "a"}]}, "nested in a column: write one JSON object per line"),
+    ],
+)
+def test_a_missing_column_says_what_is_there_instead(tmp_path, fields, hint):
+    assert hint in refusal(jsonl(tmp_path, fields))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (["a", "b"], "is not a text but a list of texts"),
+        (None, "is not a text but null"),
+        ({"0": "a", "1": "b"}, "write it with orient='records', lines=True"),
+        (True, "is not a text but a boolean"),
+    ],
+)
+def test_a_value_that_is_no_text_is_named_in_the_words_of_data_files(tmp_path, text, why):
+    assert why in refusal(jsonl(tmp_path, {"text": text, "label": "x"}))[0]
+
+
+def test_bytes_of_parquet_are_refused_with_the_remedy(tmp_path):
+    path = parquet(tmp_path, [{"text": b"fine", "label": "x"}])
+    assert "is not a text but bytes (a column without a text type; cast it to string)" in refusal(path)[0]

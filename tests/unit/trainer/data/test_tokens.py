@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
-from finetune_trainer.data.tokens import CHUNK_ROWS, tokenize
+from finetune_trainer.data.tokens import CHUNK_ROWS, id_type, narrowed, tokenize
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
@@ -145,3 +150,25 @@ def test_many_rows_are_tokenized_in_chunks_that_join_without_a_seam():
     assert examples.lengths.tolist() == [2 + 2 * (1 + n % 3) for n in range(1, count + 1)]
     assert examples.lines.tolist() == list(range(1, count + 1))
     assert examples.ids.dtype == np.uint16
+
+
+def test_token_ids_of_a_pruned_vocabulary_do_not_wrap():
+    """Few entries, large ids: the type of the ids follows the largest."""
+    vocabulary = {"[UNK]": 0, "the": 65_540, "film": 70_000}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    examples = tokenize(source(Row(1, "the film", None, 1.0, None)), Regression(), tokenizer, 8)
+    assert examples.ids.tolist() == [65_540, 70_000]
+
+
+@pytest.mark.parametrize(("largest", "name"), [(65_535, "uint16"), (65_536, "int32")])
+def test_ids_are_kept_in_two_bytes_up_to_the_largest_that_fits(largest, name):
+    backend = Tokenizer(WordLevel({"[UNK]": 0, "film": largest}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert np.dtype(id_type(tokenizer)).name == name
+
+
+def test_an_id_outside_the_vocabulary_is_refused():
+    with pytest.raises(ConfigurationError, match="token id 70000, which is not in its vocabulary"):
+        narrowed(np.array([1, 70_000]), np.uint16)

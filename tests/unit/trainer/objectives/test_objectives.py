@@ -95,7 +95,7 @@ def test_lists_are_read_and_their_mistakes_named():
     assert TokenClassification.read_label(TokenClassificationSpec(), ["O", "O"], None) == ("O", "O")
     assert Regression.read_label(RegressionSpec(targets=2), [1, "2.5"], None) == (1.0, 2.5)
     for read, why in (
-        (lambda: Classification.read_label(several, "a", None), "not a list of labels but str"),
+        (lambda: Classification.read_label(several, "a", None), "not a list of labels but a text"),
         (lambda: Classification.read_label(several, ["a", "c"], ["a", "b"]), "'c', which is not one of a, b"),
         (lambda: TokenClassification.read_label(TokenClassificationSpec(), [None], None), "null"),
         (lambda: Regression.read_label(RegressionSpec(targets=2), [1], None), "has 1 numbers"),
@@ -144,3 +144,33 @@ def test_numbers_may_be_written_as_decimals_of_databases():
 def test_numbers_may_be_written_as_texts():
     assert Regression.read_label(RegressionSpec(), "-1.5", None) == -1.5
     assert Regression.build(RegressionSpec(), None, []).encode([1.0, 2.5]).tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("value", [[1, 0, 1], [1.0, 0.0, 1.0], [True, False, True], ["0", "1", "0"], [0, 0]])
+def test_a_number_for_every_label_is_refused(value):
+    several = ClassificationSpec(multi_label=True)
+    with pytest.raises(ValueError, match=r"looks like one number for every label.*write the names"):
+        Classification.read_label(several, value, None)
+
+
+def test_a_number_for_each_of_two_labels_shows_over_all_rows_only():
+    several = ClassificationSpec(multi_label=True)
+    with pytest.raises(DataError, match="every row has both labels, 0 and 1"):
+        Classification.found_labels(several, [("0", "1"), ("1", "0")], "a.jsonl")
+    assert Classification.found_labels(several, [("0", "1"), ("1",)], "a.jsonl") == ["0", "1"]
+
+
+@pytest.mark.parametrize("ignored", [-100, -100.0, "-100"])
+def test_a_word_labelled_minus_100_is_ignored(ignored):
+    spec = TokenClassificationSpec(class_weights="Balanced")
+    value = TokenClassification.read_label(spec, ["O", ignored, "B"], ["B", "O"])
+    labels = TokenClassification.found_labels(TokenClassificationSpec(), [value], "a.jsonl")
+    objective = TokenClassification.build(spec, labels, [value])
+    assert labels == ["B", "O"]
+    assert [ids.tolist() for ids in objective.encode([value])] == [[1, -100, 0]]
+    assert objective.class_weights == (1.0, 1.0)
+
+
+def test_a_text_labelled_minus_100_is_refused():
+    with pytest.raises(ValueError, match=r"-100, which means 'ignored'"):
+        Classification.read_label(ClassificationSpec(), -100, None)
