@@ -94,7 +94,7 @@ CASES = {
         {"dataset": {"columns": {"text": "review"}}},
         None,
         65,
-        "row 1, column review is missing; available columns: text, label, rating, review_id",
+        "row 1, column review is missing; available columns: 'text', 'label', 'rating', 'review_id'",
     ),
     "a label outside the list": (
         {"objective": {"classification": {"labels": ["neg", "pos"]}}},
