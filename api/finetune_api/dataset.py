@@ -12,11 +12,6 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 MaxInvalidRows = Annotated[str, IntOrString(r"^([0-9]{1,18}|(100|[0-9]{1,2})(\.[0-9]{1,3})?%)$")]
 
 
-TEXT_COLUMN = "(has({0}.text) ? {0}.text : 'text')"
-LABEL_COLUMN = "(has({0}.label) ? {0}.label : 'label')"
-"""CEL for the names in `columns`, which may lack a default."""
-
-
 class DataFormat(StrEnum):
     """The format of a data file."""
 
@@ -103,8 +98,8 @@ class ColumnsSpec(ApiModel):
 
     rules = (
         Rule(
-            f"!(has(self.textPair) && self.textPair in [{TEXT_COLUMN.format('self')}, {LABEL_COLUMN.format('self')}])"
-            f" && !(has(self.prompt) && self.prompt == {TEXT_COLUMN.format('self')})"
+            "!(has(self.textPair) && self.textPair in [self.text, self.label])"
+            " && !(has(self.prompt) && self.prompt == self.text)"
             " && !(has(self.prompt) && has(self.textPair) && self.prompt == self.textPair)",
             "text, textPair, prompt and label must be different columns; one column cannot be used twice",
             lambda s: (

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule, Unique
-from finetune_api.dataset import LABEL_COLUMN, TEXT_COLUMN, Packing
+from finetune_api.dataset import Packing
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -135,8 +135,7 @@ def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
         only_for(
             "causal_lm",
             ".dataset.columns.label",
-            "has(self.dataset.columns) && "
-            f"{TEXT_COLUMN.format('self.dataset.columns')} == {LABEL_COLUMN.format('self.dataset.columns')}",
+            "has(self.dataset.columns) && self.dataset.columns.text == self.dataset.columns.label",
             lambda dataset: dataset.columns.text == dataset.columns.label,
             f"{root}dataset.columns: text and label must be different columns; the label would be read from the text",
         ),
