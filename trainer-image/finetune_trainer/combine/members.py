@@ -16,7 +16,7 @@ from finetune_trainer.errors import ConfigurationError, NotFoundError, input_err
 from finetune_trainer.files import sha256
 from finetune_trainer.models.folder import ModelFolder, check_folder
 from finetune_trainer.models.load import DROPOUTS
-from finetune_trainer.publishing.folder import SUMS, flaws, record_of
+from finetune_trainer.publishing.folder import SUMS, integrity_errors, record_of
 from finetune_trainer.shipped.custom_head import DESCRIPTION
 
 _NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", *DROPOUTS}
@@ -90,7 +90,7 @@ def _read(field: str, given: MemberInput) -> Member:
                 f"it has no {SUMS} and run.json, so it is no model that this trainer published"
             )
         with input_errors(name, field):
-            damaged, digest = flaws(path), f"sha256:{sha256(path / SUMS)}"
+            damaged, digest = integrity_errors(path), f"sha256:{sha256(path / SUMS)}"
         if damaged:
             raise NotFoundError(f"it is damaged: {damaged[0]}; train it again")
         if given.digest not in (None, digest):

@@ -8,7 +8,7 @@ from finetune_api.dataset import Packing
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace
 from finetune_api.status import EffectiveStatus
-from finetune_trainer.checkpoints.store import Checkpoints, Loaded
+from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.data.learnable import check_learnable
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.find import layers_of
@@ -16,9 +16,8 @@ from finetune_trainer.models.embeddings import add_tokens, check_fit
 from finetune_trainer.models.load import check_encoder, check_summary, checkpoint_activations, load_model
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.process.memory import memory_errors
-from finetune_trainer.training.inputs import Inputs, stop_if_asked
-from finetune_trainer.training.looks import debug_of
-from finetune_trainer.training.state import TrainState
+from finetune_trainer.training.inputs import DEBUG_DIR, TOKENS, Inputs, stop_if_asked
+from finetune_trainer.versions import versions
 
 if TYPE_CHECKING:
     from finetune_trainer.data.tokens import Examples
@@ -41,11 +40,6 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
     process = inputs.process
     compute = choose_compute(config.devices, config.training.precision, threads, process.rank)
     seed_everything(config.training.seed)
-    inputs.checkpoints.environment |= {
-        "device": compute.name,
-        "threads": str(threads),
-        "processes": str(process.world_size),
-    }
     told = f"computing on {compute.name} in {compute.precision.value}"
     told += f" in {process.world_size} processes" if process.world_size > 1 else ""
     logger.info(told + (f" with {threads} threads" if "cpu" in compute.name else ""))
@@ -54,12 +48,13 @@ def start_torch(inputs: Inputs, threads: int) -> "Compute":
 
 def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, Any, Any]":
     """Load the model, tokenize the rows, build the optimizer; returns the run, the tokenizer and the test examples."""
-    from finetune_trainer.checkpoints.snapshot import capture, restore
     from finetune_trainer.models.freezing import unfrozen_later
     from finetune_trainer.models.precision import fitting
     from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
     from finetune_trainer.process.devices import seed_everything
+    from finetune_trainer.training.checkpointing import CheckpointIO
     from finetune_trainer.training.context import Run
+    from finetune_trainer.training.debug import Debug
     from finetune_trainer.training.evaluate import Judge
 
     config, recorder = inputs.config, inputs.recorder
@@ -67,7 +62,6 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
     most = longest(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     packed = _packs(inputs, model, most, compute)
     compute = fitting([lambda: model], compute, config.training.precision, "training.precision")
-    inputs.checkpoints.environment["precision"] = compute.precision.value
     with memory_errors(model):
         ranks.place_model(model, layers_of(model), compute)
     model.train()
@@ -84,23 +78,6 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         unfrozen_later(model, config.model.freeze),
     )
     logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
-    checkpoints = inputs.checkpoints
-
-    def save(state: TrainState) -> None:
-        best, tensors = state.best.step if state.best else None, capture(model, optimizer, ranks)
-        if ranks.is_main:
-            checkpoints.save(state.step, tensors, state.to_json(), best)
-        ranks.broadcast(None)  # none ends before the checkpoint is whole
-
-    def restore_newest(before: int | None) -> TrainState | None:
-        loaded = newest(checkpoints, ranks, before)
-        if loaded is None:
-            return None
-        if ranks.is_main:
-            checkpoints.drop_after(loaded.step)
-        restore(loaded.tensors, model, optimizer, ranks)
-        return TrainState.from_json(loaded.state)
-
     pad_id = tokenizer.pad_token_id or 0
     judge = Judge(model, inputs.dataset.objective, compute, pad_id, inputs.stop, ranks)
     training = Run(
@@ -109,13 +86,12 @@ def assemble(inputs: Inputs, compute: "Compute", ranks: "Ranks") -> "tuple[Run, 
         config.training,
         train,
         validation,
-        save,
-        restore_newest,
+        CheckpointIO(store_of(inputs, compute), model, optimizer, ranks),
         recorder,
         config.model.freeze,
     )
-    if ranks.is_main:
-        training.debug = debug_of(config.training.debug, model, checkpoints.folder)
+    if ranks.is_main and config.training.debug is not None:
+        training.debug = Debug(config.training.debug, model, inputs.fence.folder / DEBUG_DIR)
     seed_everything(config.training.seed + ranks.rank)
     _tell_effective(inputs, training, model)
     return training, tokenizer, test[0] if test else None
@@ -175,7 +151,7 @@ def tokenize_all(inputs: Inputs, tokenizer: Any, most: int) -> "list[Examples]":
     how = Encoding(tokenizer, most, mask_prompt=causal.mask_prompt if causal else False)
     parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
     writes = inputs.process.rank == 0
-    with TokenCache(inputs.checkpoints.folder, lambda: stop_if_asked(inputs.stop), writes) as cache:
+    with TokenCache(inputs.fence.folder / TOKENS, lambda: stop_if_asked(inputs.stop), writes) as cache:
         return [cache.examples(part, dataset.objective, how) for part in parts]
 
 
@@ -214,8 +190,16 @@ def _tell_effective(inputs: Inputs, training: "Run", model: Any) -> None:
     inputs.recorder.update(effective=effective)
 
 
-def newest(checkpoints: Checkpoints, ranks: "Ranks", before: int | None = None) -> Loaded | None:
-    """The newest whole checkpoint, or the newest before a step, as rank 0 found it."""
-    loaded = checkpoints.newest(before) if ranks.is_main else None
-    step = ranks.broadcast(loaded.step if loaded else None)
-    return loaded if loaded or step is None else checkpoints.load(step)
+def store_of(inputs: Inputs, compute: "Compute") -> CheckpointStore:
+    """The checkpoints of this run, with what computes it now."""
+    import torch
+
+    environment = versions() | {
+        "device": compute.name,
+        "threads": str(torch.get_num_threads()),
+        "processes": str(inputs.process.world_size),
+        "precision": compute.precision.value,
+    }
+    return CheckpointStore(
+        inputs.fence, inputs.fingerprint, environment, inputs.config.training.checkpoint.keep
+    )

@@ -1,7 +1,6 @@
 """A run while it trains: its parts, and what its plan asks for at a step."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,10 +11,12 @@ from finetune_api.training import CheckpointInterval, EvaluationInterval, Traini
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.layers.batch_norm import norms_of
 from finetune_trainer.optimization.clipping import Norms
 from finetune_trainer.optimization.spikes import Spikes
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.debug import Debug
 from finetune_trainer.training.evaluate import Judge
 from finetune_trainer.training.state import TrainState
@@ -32,12 +33,7 @@ class Run:
     training: TrainingSpec
     train: Examples
     validation: Examples
-    save: Callable[[TrainState], None]
-    """Writes a checkpoint."""
-    restore: Callable[[int | None], TrainState | None]
-    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
-    ones and returns its state; None if there is none.
-    """
+    checkpoints: CheckpointIO
     recorder: Recorder
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
@@ -74,7 +70,7 @@ class Run:
     @cached_property
     def norms(self) -> list[torch.nn.Module]:
         """Layers with running statistics, which every forward pass in training changes."""
-        return [module for module in self.judge.model.modules() if hasattr(module, "running_mean")]
+        return norms_of(self.judge.model)
 
     @property
     def stopping(self) -> bool:

@@ -3,6 +3,7 @@
 without training.debug there is none of it. The files lie
 beside the checkpoints while training lasts, then in the model's folder."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from finetune_api.training import DebugSpec
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.layers.find import watched
 from finetune_trainer.reporting.history import History
-from finetune_trainer.reporting.recorder import short
+from finetune_trainer.reporting.recorder import Recorder, short
+
+logger = logging.getLogger(__name__)
 
 STATISTICS, TRACE = "statistics.jsonl", "trace.json"
 LEARNED = 0.1
@@ -100,6 +103,16 @@ class Debug:
         with storage_errors("the profile", self.folder):
             self._profiler.export_chrome_trace(str(self.folder / TRACE))
         self._profiler = None
+
+
+def report_findings(debug: Debug | None, recorder: Recorder, step: int) -> str:
+    """End the debugging aids after the last step, and report what they showed; returns it for the final message."""
+    if debug is None or recorder.history is None:
+        return ""
+    found = debug.finish(step, recorder.history.entries())
+    for sentence in found:
+        logger.warning(sentence)
+    return "".join(f"; {sentence}" for sentence in found)
 
 
 def _profiler() -> torch.profiler.profile:

@@ -24,8 +24,6 @@ from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-Statistics = list[tuple[Tensor, Tensor]]
-"""Buffers of batch normalisation, each with what it held before a step."""
 ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
 
 
@@ -86,10 +84,10 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
     if failed <= state.failed_step and state.returned_step > 0:
         before = state.returned_step
     while True:
-        earlier = run.restore(before)
+        earlier = run.checkpoints.restore(before)
         if earlier is None:
             raise DivergedError(f"diverged {told}; no checkpoint is left to go back to; {ADVICE}")
-        _return_to(run, state, earlier, failed)
+        state.roll_back_to(earlier, failed, run.training.on_non_finite.learning_rate_factor)
         again = find(run, state, batch)
         if again.layer is None:
             break
@@ -107,19 +105,6 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
         f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
         extra={"facts": {"event": "rollback"}},
     )
-
-
-def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) -> None:
-    """Make the state that of a checkpoint, but for what is known of failures since."""
-    times = state.nonfinite - earlier.nonfinite
-    kept = {
-        "nonfinite": state.nonfinite,
-        "micro_batch_size": state.micro_batch_size,
-        "rate_factor": earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times,
-        "failed_step": failed,
-        "returned_step": earlier.step,
-    }
-    vars(state).update(vars(earlier) | kept)
 
 
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
@@ -205,17 +190,6 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 def all_finite(tensor: Tensor) -> bool:
     """Whether it has no NaN and no infinity."""
     return bool(torch.isfinite(tensor).all())
-
-
-def running_statistics(norms: list[nn.Module]) -> Statistics:
-    """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
-    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-
-
-def put_back(statistics: Statistics) -> None:
-    """Undo what forward passes did to running statistics."""
-    for buffer, content in statistics:
-        buffer.copy_(content)
 
 
 def _from(finding: Finding) -> str:

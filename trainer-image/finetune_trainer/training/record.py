@@ -146,8 +146,8 @@ def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
 
 
 def padding(state: TrainState) -> float:
-    """Share of all computed positions that were padding."""
-    return 1 - state.tokens / state.positions if state.positions else 0.0
+    """Share of padding in all computed tokens."""
+    return 1 - state.tokens / state.computed_tokens if state.computed_tokens else 0.0
 
 
 def note_early_stop(run: Run, state: TrainState) -> str:

@@ -16,7 +16,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import publish, published
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import Recorder, duration, short
-from finetune_trainer.training.assembly import assemble, newest, start_torch
+from finetune_trainer.training.assembly import assemble, start_torch
 from finetune_trainer.training.inputs import (
     Inputs,
     clear,
@@ -24,7 +24,6 @@ from finetune_trainer.training.inputs import (
     nothing_left_if_pruned,
     read_inputs,
 )
-from finetune_trainer.training.looks import finish
 from finetune_trainer.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ def train_and_publish(
     inputs = read_inputs(config, recorder, stop, process)
     compute = start_torch(inputs, threads)
     from finetune_trainer.distributed import destroy_process_group, init_process_group, lost_peers
+    from finetune_trainer.training.debug import report_findings
 
     with lost_peers():
         head = config.model.head
@@ -63,13 +63,13 @@ def train_and_publish(
             process, compute, config.training.sharding, sync_batch_norm=sync_batch_norm
         )
         training, tokenizer, test = assemble(inputs, compute, ranks)
-        fence = inputs.checkpoints.fence() if ranks.is_main else nullcontext()
+        fence = inputs.fence.guard() if ranks.is_main else nullcontext()
         with fence, memory_errors(training.judge.model, training.optimizer):
             state = resume(inputs, training)
             ending = train_and_tell(inputs, training, state)
-            looked = finish(training, state)
+            findings = report_findings(training.debug, recorder, state.step)
             metrics = final_metrics(inputs, training, state, test)
-            message = f"{_trained(state, metrics)}{ending}{_refused(state)}{looked}"
+            message = f"{_trained(state, metrics)}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
             model = publish_model(inputs, training, tokenizer, metrics)
         destroy_process_group()
@@ -78,16 +78,12 @@ def train_and_publish(
 
 def resume(inputs: Inputs, training: "Run") -> TrainState:
     """The state of the newest whole checkpoint, put into model and optimizer, or a fresh one."""
-    from finetune_trainer.checkpoints.snapshot import restore
-
     spec, recorder = inputs.config.training, inputs.recorder
-    ranks = training.ranks
-    loaded = newest(inputs.checkpoints, ranks) if spec.checkpoint.resume is Resume.AUTO else None
-    state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
-    if loaded is not None:
-        restore(loaded.tensors, training.judge.model, training.optimizer, ranks)
-        state = TrainState.from_json(loaded.state)
-        logger.info(f"going on from the checkpoint of step {loaded.step}")
+    state = training.checkpoints.restore() if spec.checkpoint.resume is Resume.AUTO else None
+    if state is not None:
+        logger.info(f"going on from the checkpoint of step {state.step}")
+    else:
+        state = TrainState(micro_batch_size=spec.micro_batch_size or 1)
     recorder.rewind(state.step, state.evaluations, state.best)
     recorder.update(from_step=state.step)
     if training.debug is not None:
@@ -106,7 +102,7 @@ def train_and_tell(inputs: Inputs, training: "Run", state: TrainState) -> str:
     if effective is not None:
         recorder.update(effective=effective.model_copy(update={"micro_batch_size": state.micro_batch_size}))
     logger.info(
-        f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed positions were padding"
+        f"training ended at step {state.step}; {100 * padding(state):.1f} % of the computed tokens were padding"
     )
     return note_early_stop(training, state)
 
@@ -122,14 +118,11 @@ def _refused(state: TrainState) -> str:
 
 def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any) -> Metrics:
     """Metrics of the weights that are recorded: eval_ of their evaluation, test_ measured now, once."""
-    from finetune_trainer.checkpoints.snapshot import restore_model
     from finetune_trainer.training.evaluate import EVALUATION_FACTOR, defined
 
     step, stopping = state.step, inputs.config.training.early_stopping
     if stopping and stopping.restore_best and state.best and state.best.step != step:
-        step = training.ranks.broadcast(_best_step(inputs, state.best.step, step))
-        if step != state.step:
-            restore_model(inputs.checkpoints.load(step).tensors["model"], training.judge.model)
+        step = _restore_best(training, state.best.step, step)
     chosen = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
     metrics = {"eval_loss": chosen.eval_loss, **{f"eval_{name}": v for name, v in chosen.metrics.items()}}
     if test is not None:
@@ -145,8 +138,9 @@ def final_metrics(inputs: Inputs, training: "Run", state: TrainState, test: Any)
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _best_step(inputs: Inputs, best: int, last: int) -> int:
-    if inputs.checkpoints.has(best):
+def _restore_best(training: "Run", best: int, last: int) -> int:
+    """Put the best weights into the model where they are still there; returns the step of its weights now."""
+    if training.checkpoints.restore_weights(best):
         logger.info(f"the weights of step {best}, the best ones, are recorded")
         return best
     logger.warning(
@@ -159,20 +153,26 @@ def publish_model(inputs: Inputs, training: "Run", tokenizer: Any, metrics: Metr
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
     from finetune_trainer.distributed import unshard
 
-    recorder, checkpoints, ranks = inputs.recorder, inputs.checkpoints, training.ranks
+    recorder, fence, ranks = inputs.recorder, inputs.fence, training.ranks
     unshard(training.judge.model)
     if not ranks.is_main:
         return ranks.broadcast(None)
     assert recorder.history is not None
-    checkpoints.assert_owner()
+    fence.assert_owner()
     training.judge.objective.finish(training.judge.model)
-    looks = training.debug.folder if training.debug else None
+    debug_files = training.debug.folder if training.debug else None
     early = recorder.report.early_stopped
     trained = Trained(
-        inputs.config, training.judge.model, tokenizer, metrics, recorder.history, looks, early and early.step
+        inputs.config,
+        training.judge.model,
+        tokenizer,
+        metrics,
+        recorder.history,
+        debug_files,
+        early and early.step,
     )
-    model = publish(inputs.config, trained, recorder.report, checkpoints.assert_owner)
+    model = publish(inputs.config, trained, recorder.report, fence.assert_owner)
     recorder.release_history()
-    clear(checkpoints, inputs.config)
+    clear(fence, inputs.config)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
     return ranks.broadcast(model)

@@ -21,6 +21,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
 from unit.trainer.logs import messages
+from unit.trainer.runs import Checkpoints
 from unit.trainer.tiny import reviews
 
 OBJECTIVES = {
@@ -64,8 +65,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
         training=spec,
         train=examples,
         validation=examples,
-        save=lambda state: saved.append(state.step),
-        restore=lambda _: pytest.fail("nothing is rolled back"),
+        checkpoints=Checkpoints(lambda state: saved.append(state.step)),
         recorder=Recorder(),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
@@ -232,7 +232,7 @@ def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
     from finetune_trainer.training.loop import save_now
 
     run, state, *_ = a_run(model_folder)
-    run.save, state.step, before = lambda _: time.sleep(0.02), 1, time.time()
+    run.checkpoints, state.step, before = Checkpoints(lambda _: time.sleep(0.02)), 1, time.time()
     save_now(run, state)
     sample = run.recorder.metrics.registry.get_sample_value
     assert sample("finetune_train_checkpoint_duration_seconds") >= 0.02
