@@ -121,7 +121,8 @@ def a_run(
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute, seed_everything
     from finetune_trainer.training.context import Run
-    from finetune_trainer.training.evaluate import Judge
+    from finetune_trainer.training.evaluator import Evaluator
+    from finetune_trainer.training.task import Task
 
     ranks = ranks or Ranks()
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
@@ -129,9 +130,13 @@ def a_run(
     model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
     ranks.place_model(model, layers_of(model), compute)
     seed_everything(spec.seed + ranks.rank)
-    rows = examples(objective, count)
+    rows, stop = examples(objective, count), Stop()
+    task = Task(model.train(), OBJECTIVES[objective], compute, 0)
     run = Run(
-        judge=Judge(model.train(), OBJECTIVES[objective], compute, 0, Stop(), ranks),
+        task=task,
+        evaluator=Evaluator(task, ranks, stop),
+        ranks=ranks,
+        stop=stop,
         optimizer=build_optimizer(model, spec.optimizer),
         training=spec,
         train=rows,
@@ -147,8 +152,7 @@ def weights(run: Any) -> dict[str, Any]:
     from finetune_trainer.distributed import full_tensor
 
     return {
-        name: full_tensor(value.detach()).clone().numpy()
-        for name, value in run.judge.model.named_parameters()
+        name: full_tensor(value.detach()).clone().numpy() for name, value in run.task.model.named_parameters()
     }
 
 

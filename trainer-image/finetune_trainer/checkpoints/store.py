@@ -9,12 +9,15 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune_trainer.checkpoints.fence import TEMPORARY, Fence
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from finetune_trainer.checkpoints.fence import Fence
+from finetune_trainer.checkpoints.folder import path_of, steps_in
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.files import (  # fmt: skip
     files_of,
@@ -25,9 +28,6 @@ from finetune_trainer.files import (  # fmt: skip
     sync_tree,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Loaded:
 
     step: int
     state: dict[str, Any]
-    tensors: "dict[str, dict[str, Tensor]]"
+    tensors: dict[str, dict[str, Tensor]]
 
 
 class CheckpointStore:
@@ -66,7 +66,7 @@ class CheckpointStore:
         self._whole: set[int] = set()
 
     def save(
-        self, step: int, tensors: "dict[str, dict[str, Tensor]]", state: dict[str, Any], best: int | None
+        self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], best: int | None
     ) -> None:
         """Write the checkpoint of a step, unless it is already there whole; then drop the ones no longer needed."""
         if step in self._whole:
@@ -102,8 +102,6 @@ class CheckpointStore:
 
     def load(self, step: int) -> Loaded:
         """A checkpoint that was found whole by `newest` or `has`."""
-        from safetensors.torch import load_file
-
         path = path_of(self.folder, step)
         self._compare(json.loads((path / MANIFEST).read_text())["environment"])
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
@@ -154,10 +152,8 @@ class CheckpointStore:
             )
 
     def _write(
-        self, folder: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", state: dict[str, Any]
+        self, folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
     ) -> None:
-        from safetensors.torch import save_file
-
         for name, content in tensors.items():
             save_file(content, folder / f"{name}.safetensors")
         write_json(folder / STATE, state)
@@ -183,37 +179,6 @@ class CheckpointStore:
         self._whole.discard(step)
         (path_of(self.folder, step) / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path_of(self.folder, step), ignore_errors=True)
-
-
-def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return folder / f"step-{step:08}"
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of all folders that are named as checkpoints are."""
-    named = (path.name.removeprefix("step-") for path in folder.glob("step-" + "[0-9]" * 8))
-    return [int(number) for number in named]
-
-
-def remove_all(fence: Fence, beside: Iterable[str] = ()) -> None:
-    """Remove all checkpoints after success, and the named files and folders `beside` them.
-
-    The folder goes too, unless something else is in it.
-    """
-    folder = fence.folder
-    with storage_errors("the removal of the checkpoints", folder):
-        fence.assert_owner()
-        for path in [
-            *(path_of(folder, step) for step in steps_in(folder)),
-            *folder.glob(f"{TEMPORARY}*"),
-            *(folder / name for name in beside),
-        ]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        fence.release()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

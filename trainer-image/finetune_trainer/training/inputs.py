@@ -14,7 +14,7 @@ from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig
 from finetune_api.status import ResolvedStatus
 from finetune_trainer.checkpoints.fence import Fence
-from finetune_trainer.checkpoints.store import remove_all
+from finetune_trainer.checkpoints.folder import remove_all
 from finetune_trainer.config import fingerprint
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import PrunedError
@@ -122,4 +122,4 @@ def nothing_left_if_pruned(config: RunConfig, process: Process) -> Iterator[None
 
 def stop_if_asked(stop: Stop, when: str = " before this attempt took a step") -> None:
     if stop.requested:
-        raise stop.error(when)
+        raise stop.to_error(when)

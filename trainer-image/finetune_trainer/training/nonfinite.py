@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from finetune_api.training import NonFiniteAction
 from finetune_trainer.data.batching import Indices, micro_batches
-from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError
 from finetune_trainer.layers.find import watched
 from finetune_trainer.training.context import Run, rows_named
@@ -113,8 +112,8 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
     Never more than a micro-batch at once: more may not fit into the device. Every rank computes the same, as passes of
     a divided model need all of them, and what one finds all know.
     """
-    judge, size = run.judge, state.micro_batch_size
-    judge.model.eval()
+    model, size = run.task.model, state.micro_batch_size
+    model.eval()
     try:
         with torch.random.fork_rng():
             parts = [part for part in micro_batches(batch, size) if _origin(run, part, size)]
@@ -122,7 +121,7 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
             suspects = [*rows, *parts, batch]
             layer = next(filter(None, (_origin(run, suspect, size) for suspect in suspects)), None)
     finally:
-        judge.model.train()
+        model.train()
         run.optimizer.zero_grad(set_to_none=True)
     return Finding(np.array(sorted(int(row[0]) for row in rows)) if rows else batch, layer)
 
@@ -137,17 +136,16 @@ def _origin(run: Run, rows: Indices, size: int) -> str | None:
         found = _pass(run, part)
         if found is not None:
             return found
-    gradients = [(name, p.grad) for name, p in run.judge.model.named_parameters() if p.grad is not None]
+    gradients = [(name, p.grad) for name, p in run.task.model.named_parameters() if p.grad is not None]
     broken = [name for name, gradient in gradients if not all_finite(gradient)]
     return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
 
 
 def _pass(run: Run, rows: Indices) -> str | None:
     """Add to the gradients, if outputs and loss are finite on all ranks; else what is not, first."""
-    judge = run.judge
-    inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
-    with _first_output(judge.model) as seen:
-        loss = judge.objective.loss(judge.logits(inputs), targets)
+    inputs, targets = run.task.collate(run.train, rows)
+    with _first_output(run.task.model) as seen:
+        loss = run.task.loss(inputs, targets)
     found = f"the output of {seen[0]}" if seen else None
     if found is None and not torch.isfinite(loss.loss_sum):
         found = "the loss of finite outputs"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.checkpoints.fence import Fence
-from finetune_trainer.checkpoints.store import CheckpointStore, path_of, remove_all
+from finetune_trainer.checkpoints.folder import path_of, remove_all
+from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.errors import StoppedError, StorageError
 from unit.trainer.logs import messages
 

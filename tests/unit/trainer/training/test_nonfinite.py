@@ -100,7 +100,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_weights_and_is_counted(make_job, 
     made = validated(make_job(rows=rows_with(17), model=poisoned, training=SKIP))
     assert made.run_apart() == ExitCode.DONE
     assert all(tensor.isfinite().all() for tensor in load_file(made.model_dir / "model.safetensors").values())
-    assert made.report.message.endswith("; 2 times a step was not finite")
+    assert made.report.message.endswith("; 2 steps had a NaN or infinite loss or gradient")
     assert (
         "row 17; first not finite: the output of bert.embeddings.LayerNorm; the step is left out" in made.log
     )
@@ -123,7 +123,7 @@ def test_skipped_steps_are_skipped_again_after_a_crash(make_job, poisoned):
     assert made.run_apart(lambda: do_at("step", 12, die)) == -signal.SIGKILL
     assert made.changed({"job": {"attempt": 2}}).run_apart() == ExitCode.DONE
     assert digest(made) == digest(whole)
-    assert made.report.message.endswith("; 2 times a step was not finite")
+    assert made.report.message.endswith("; 2 steps had a NaN or infinite loss or gradient")
 
 
 DIVERGING = {
