@@ -68,7 +68,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether training ends before the next step; other ranks have to be told first."""
+        """Whether training ends before the next step; other ranks have to know first."""
         return self.stop.agreed or (self.ranks.world_size == 1 and self.stop.requested)
 
     def exchange(self, *numbers: float) -> list[float]:

@@ -84,7 +84,7 @@ def unfreeze(run: Run, state: TrainState) -> None:
 
 
 def train_step(run: Run, state: TrainState) -> StepResult | None:
-    """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
+    """One update of the weights, or None after NaN or infinity. Raises DivergedError, DeviceMemoryError."""
     began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:

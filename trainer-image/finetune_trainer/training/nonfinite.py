@@ -1,7 +1,7 @@
-"""A loss or gradient that is not a finite number: which rows and which layer, and what is done.
+"""A loss or gradient that is NaN or infinite: which rows and which layer cause it, and what is done.
 
-No weight takes it up: the optimizer has not stepped yet when this is called, and running statistics of batch
-normalisation are put back."""
+No weight changes: the optimizer has not stepped yet when this is called, and the loop restores running statistics of
+batch normalisation."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or prec
 
 @dataclass(frozen=True)
 class Finding:
-    """Where numbers that are not finite come from."""
+    """Where NaN or infinity come from."""
 
     rows: Indices
     """Examples of the batch: those that cause it alone, or all of them if it takes several."""
@@ -56,24 +56,24 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
     recorder.metrics.nonfinite.inc()
     finding = find(run, state, batch)
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    told = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
+    event = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
     if policy.action is NonFiniteAction.FAIL:
-        raise DivergedError(f"diverged {told}; no weights were changed by it; {ADVICE}")
+        raise DivergedError(f"diverged {event}; no weights were changed by it; {ADVICE}")
     if state.nonfinite >= policy.limit:
         raise DivergedError(
-            f"diverged {told}; this came {state.nonfinite + 1} times, and training.onNonFinite.limit is"
-            f" {policy.limit}; {ADVICE}"
+            f"diverged {event}; this happened {state.nonfinite + 1} times, and training.onNonFinite.limit"
+            f" is {policy.limit}; {ADVICE}"
         )
     state.nonfinite += 1
     if policy.action is NonFiniteAction.SKIP_STEP:
         recorder.metrics.skipped.inc()
-        logger.warning(f"not finite {told}; the step is left out", extra={"facts": {"event": "skip"}})
+        logger.warning(f"NaN or infinity {event}; step skipped", extra={"facts": {"event": "skip"}})
         state.step += 1
     else:
-        _roll_back(run, state, batch, told)
+        _roll_back(run, state, batch, event)
 
 
-def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
+def _roll_back(run: Run, state: TrainState, batch: Indices, event: str) -> None:
     """Go back to a checkpoint whose weights can compute the batch, with a smaller rate.
 
     The newest one, unless training that came from it got no further than this: its weights may have exploded, though
@@ -85,14 +85,14 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
     while True:
         earlier = run.checkpoints.restore(before)
         if earlier is None:
-            raise DivergedError(f"diverged {told}; no checkpoint is left to go back to; {ADVICE}")
+            raise DivergedError(f"diverged {event}; no checkpoint is left to go back to; {ADVICE}")
         state.roll_back_to(earlier, failed, run.training.on_non_finite.learning_rate_factor)
         again = find(run, state, batch)
         if again.layer is None:
             break
         if earlier.step == 0:
             raise DivergedError(
-                f"diverged {told}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
+                f"diverged {event}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
                 f" smaller rate does not help; {ADVICE}"
             )
         before = earlier.step
@@ -101,13 +101,13 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
     if run.debug is not None:
         run.debug.start(state.step)
     logger.warning(
-        f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
+        f"NaN or infinity {event}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
         extra={"facts": {"event": "rollback"}},
     )
 
 
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
-    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins.
+    """Compute the batch once more, without dropout and row by row where it has to be, and find where it begins.
 
     Never more than a micro-batch at once: more may not fit into the device. Every rank computes the same, as passes of
     a divided model need all of them, and what one finds all know.
@@ -127,9 +127,9 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
 
 
 def _origin(run: Run, rows: Indices, size: int) -> str | None:
-    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all.
+    """Where NaN or infinity first occur in the computation of these rows, on any rank; None if nowhere.
 
-    As in training the gradients of micro-batches of `size` are added up, and looked at once.
+    As in training the gradients of micro-batches of `size` are added up, and checked once.
     """
     run.optimizer.zero_grad(set_to_none=True)
     for part in micro_batches(rows, size):
@@ -162,7 +162,7 @@ def _anywhere(run: Run, found: str | None) -> str | None:
 
 @contextmanager
 def _first_output(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules whose output is not finite, in the order in which they were done."""
+    """The names of the modules with NaN or infinity in their output, in the order in which they were computed."""
     seen: list[str] = []
 
     def look(name: str, output: Any) -> None:
@@ -191,4 +191,4 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def _from(finding: Finding) -> str:
-    return f"; first not finite: {finding.layer}" if finding.layer else ""
+    return f"; first NaN or infinity: {finding.layer}" if finding.layer else ""

@@ -139,7 +139,7 @@ def publish_model(inputs: Inputs, parts: Assembly, metrics: Metrics) -> ModelSta
         metrics,
         recorder.history,
         debug_files=run.debug.folder if run.debug else None,
-        stopped_at=early and early.step,
+        stopped_at=early.step if early else None,
     )
     model = publish(inputs.config, trained, recorder.report, fence.assert_owner)
     recorder.release_history()

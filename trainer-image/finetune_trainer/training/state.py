@@ -35,7 +35,7 @@ class TrainState:
     rate_factor: float = 1.0
     """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
     nonfinite: int = 0
-    """Steps left out, or rolled back, so far as not finite."""
+    """Steps so far with a NaN or infinite loss or gradient, skipped or rolled back."""
     failed_step: int = 0
     """The last step that was rolled back."""
     returned_step: int = 0
