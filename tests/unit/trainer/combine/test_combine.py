@@ -136,6 +136,13 @@ def recited(folder):
         return model(**inputs).logits
 
 
+def test_members_with_a_head_of_their_own_are_known_by_the_file_that_a_head_writes():
+    from finetune_trainer.combine.members import HEAD
+    from finetune_trainer.shipped.custom_head import DESCRIPTION
+
+    assert HEAD == DESCRIPTION
+
+
 def test_there_is_a_combiner_for_every_rule():
     from finetune_trainer.combine.card import HOW
     from finetune_trainer.combine.combiners import COMBINERS
