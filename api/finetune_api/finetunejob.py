@@ -17,7 +17,18 @@ from finetune_api.uris import HUB, ClaimUri, is_hub
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
 
 _RESERVED_PREFIXES = ("LD_", "PYTHON", "FINETUNE_", "KUBEFLOW_TRAINER_", "KUBERNETES_", "NVIDIA_")
-_RESERVED = ("PATH", "HOME", "HF_HOME", "BASH_ENV", "ENV", "IFS", "GCONV_PATH", "TMPDIR", "MPLCONFIGDIR")
+_RESERVED = (
+    "PATH",
+    "HOME",
+    "HF_HOME",
+    "HF_TOKEN_PATH",
+    "BASH_ENV",
+    "ENV",
+    "IFS",
+    "GCONV_PATH",
+    "TMPDIR",
+    "MPLCONFIGDIR",
+)
 
 
 def _reserved_cel() -> str:

@@ -86,6 +86,7 @@ class Reason(StrEnum):
     FAILED = "Failed"
     INVALID_SPEC = "InvalidSpec"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    NOT_ALLOWED = "NotAllowed"
     CHILD_NAME_CONFLICT = "ChildNameConflict"
     CHILD_REFUSED = "ChildRefused"
     DEADLINE_EXCEEDED = "DeadlineExceeded"

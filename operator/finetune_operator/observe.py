@@ -116,6 +116,7 @@ def job_view(body: Body) -> JobView:
         deleting="deletionTimestamp" in body["metadata"],
         succeeded="Complete" in conditions,
         failed="Failed" in conditions,
+        failure=conditions.get("Failed"),
     )
 
 
@@ -139,6 +140,8 @@ def pod_view(child: Child) -> PodView:
         waiting_reason=_text(waiting, "reason"),
         waiting_message=_text(waiting, "message") or "",
         unschedulable=_unschedulable(body),
+        gates=tuple(str(_at(gate, "name")) for gate in _items(body, "spec", "schedulingGates")),
+        memory_limit=_memory_limit(body),
         disruption=conditions.get("DisruptionTarget"),
         status_reason=_text(body, "status", "reason"),
         image_id=_text(container, "imageID"),
@@ -148,6 +151,13 @@ def pod_view(child: Child) -> PodView:
 def _container(body: Body) -> Any:
     statuses = _items(body, "status", "containerStatuses")
     return next((status for status in statuses if _at(status, "name") == CONTAINER), None)
+
+
+def _memory_limit(body: Body) -> str | None:
+    """As the pod has it: a LimitRange may have set it."""
+    containers = _items(body, "spec", "containers")
+    trainer = next((one for one in containers if _at(one, "name") == CONTAINER), None)
+    return _text(trainer, "resources", "limits", "memory")
 
 
 def _end(terminated: Any) -> ContainerEnd | None:

@@ -46,6 +46,10 @@ class OperatorSettings(BaseSettings):
     """When trainer images are pulled."""
     allowed_images: list[str] = []
     """Shell patterns of images that spec.image may name, as a JSON list; trainer and script image always may."""
+    allowed_priority_classes: list[str] = ["*"]
+    """Shell patterns of PriorityClasses that jobs may name, as a JSON list."""
+    allowed_tolerations: list[str] = ["*"]
+    """Shell patterns of the keys of taints that jobs may tolerate, as a JSON list."""
     output_size: str = "10Gi"
     """Size of the claim that is made for a job without spec.output.uri."""
     output_storage_class: str | None = None
@@ -76,6 +80,10 @@ class OperatorSettings(BaseSettings):
     """Pods never ask the Hub."""
     pod_labels: dict[str, str] = {}
     """More labels for training pods, as JSON."""
+    pod_annotations: dict[str, str] = {}
+    """More annotations of training pods, as JSON."""
+    platform_ids: bool = False
+    """The platform chooses the user and group IDs of pods, as OpenShift does; the three IDs below do not count."""
     run_as_user: int = 65532
     """uid of training pods."""
     run_as_group: int = 65532

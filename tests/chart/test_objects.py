@@ -15,7 +15,13 @@ from finetune_operator.reconcile import parse
 
 ROOT = CHART.parents[1]
 DIGEST = f"sha256:{'a' * 64}"
-CLUSTER_SCOPED = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
+CLUSTER_SCOPED = {
+    "CustomResourceDefinition",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,8 @@ def test_by_default_everything_is_installed_that_the_operator_needs() -> None:
         "Secret",
         "Service",
         "ServiceAccount",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     ]
 
 
@@ -59,6 +67,7 @@ def test_who_has_no_rights_on_the_cluster_can_install_it_into_a_namespace() -> N
         "crds": {"enabled": False},
         "rbac": {"scope": "namespaces", "aggregate": False},
         "progress": {"enabled": False},
+        "policy": {"secrets": False},
     }
     rendered = Rendered.of(values)
     assert not list(rendered.all(*CLUSTER_SCOPED))

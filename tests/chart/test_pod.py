@@ -11,12 +11,9 @@ def rendered(request: pytest.FixtureRequest) -> Rendered:
 
 
 def test_the_pod_is_restricted(rendered: Rendered) -> None:
-    assert rendered.pod["securityContext"] == {
-        "runAsNonRoot": True,
-        "runAsUser": 65532,
-        "runAsGroup": 65532,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+    security = rendered.pod["securityContext"]
+    assert security.items() >= {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}.items()
+    assert security.get("runAsUser", 65532) == security.get("runAsGroup", 65532) == 65532
     assert rendered.container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -77,3 +74,9 @@ def test_the_administrators_wishes_reach_the_pod() -> None:
 def test_no_wish_leaves_no_trace() -> None:
     pod = Rendered.of().pod
     assert not {"imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations"} & set(pod)
+
+
+def test_where_the_platform_chooses_ids_the_operators_pod_names_none() -> None:
+    security = Rendered.of({"platform": {"assignsIDs": True}}).pod["securityContext"]
+    assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert Rendered.of().pod["securityContext"]["runAsUser"] == 65532

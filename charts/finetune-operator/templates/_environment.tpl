@@ -12,6 +12,10 @@
   value: {{ .pullPolicy | quote }}
 - name: {{ $prefix }}ALLOWED_IMAGES
   value: {{ .allowedImages | toJson | quote }}
+- name: {{ $prefix }}ALLOWED_PRIORITY_CLASSES
+  value: {{ .allowedPriorityClasses | toJson | quote }}
+- name: {{ $prefix }}ALLOWED_TOLERATIONS
+  value: {{ .allowedTolerations | toJson | quote }}
 - name: {{ $prefix }}REQUESTS
   value: {{ include "finetune-operator.quantities" .requests | quote }}
 - name: {{ $prefix }}LIMITS
@@ -28,6 +32,8 @@
 {{- end }}
 - name: {{ $prefix }}POD_LABELS
   value: {{ .podLabels | toJson | quote }}
+- name: {{ $prefix }}POD_ANNOTATIONS
+  value: {{ .podAnnotations | toJson | quote }}
 {{- with .hub.endpoint }}
 - name: {{ $prefix }}HUB_ENDPOINT
   value: {{ . | quote }}
@@ -55,6 +61,8 @@
 - name: {{ $prefix }}GPU_RESOURCE
   value: {{ .gpuResource | quote }}
 {{- end }}
+- name: {{ $prefix }}PLATFORM_IDS
+  value: {{ .Values.platform.assignsIDs | quote }}
 - name: {{ $prefix }}SIMULATE_GPUS
   value: {{ .Values.platform.simulateGPUs | quote }}
 {{- if .Values.progress.enabled }}

@@ -20,6 +20,7 @@ from finetune_api.status import (
     Reason,
 )
 from finetune_operator.decide.actions import Action, Decision
+from finetune_operator.decide.allowed import why_not_allowed
 from finetune_operator.decide.attempt import during_attempt
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import Context, with_verdict
@@ -82,12 +83,21 @@ def _between_attempts(context: Context) -> Decision:
         return fail(context, deadline_verdict(context))
     if not image_allowed(context.resolved.image, context.settings):
         return fail(context, _refused_image(context))
-    if conflict := conflict_of(context.resolved.resources, context.settings):
-        message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
-        return context.conclude(Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True))
+    if stalled := _stalled(context):
+        return context.conclude(stalled)
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
     return _open_attempt(_accept(context))
+
+
+def _stalled(context: Context) -> Verdict | None:
+    """What keeps the job from running until its spec, or the administrator's settings, are changed."""
+    if conflict := conflict_of(context.resolved.resources, context.settings):
+        message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
+        return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
+    if refused := why_not_allowed(context.job.spec, context.settings):
+        return Verdict(Phase.PENDING, Reason.NOT_ALLOWED, refused, stalled=True)
+    return None
 
 
 def _stop_strays(context: Context) -> Decision:

@@ -41,8 +41,8 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
         return _succeed(context, attempt, report)
     if stopped:
         return _stopped(context, attempt)
-    limits = context.resolved.resources.limits or {}
-    evidence = Evidence(pod, report, bool(context.job.spec.command), limits.get("memory"))
+    job = context.observation.job(attempt.number)
+    evidence = Evidence(pod, report, bool(context.job.spec.command), job.failure if job else None)
     return _failed(context, attempt, classify(evidence))
 
 

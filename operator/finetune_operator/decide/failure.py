@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from finetune_api.run import ENDINGS, Ending, ExitCode, Retry, RunReport
 from finetune_api.status import Reason
 from finetune_operator import lenient
+from finetune_operator.decide.logtail import log_tail
 from finetune_operator.decide.observation import PodView
 
 
@@ -34,7 +35,7 @@ class Evidence:
     pod: PodView | None
     report: RunReport | None
     own_script: bool
-    memory_limit: str | None = None
+    job_failure: str | None = None
 
 
 Check = Callable[[Evidence], Failure | None]
@@ -67,6 +68,18 @@ def _preempted(evidence: Evidence) -> Failure | None:
     )
 
 
+def _over_the_jobs_deadline(evidence: Evidence) -> Failure | None:
+    """We set none on the Job: whoever did would end every attempt, so attempts like this are counted."""
+    if evidence.job_failure != "DeadlineExceeded":
+        return None
+    return Failure(
+        Reason.KILLED,
+        "the attempt was ended by an activeDeadlineSeconds on its Job, which this operator does not set: an admission"
+        " policy of the cluster did; ask its administrator for a longer one, or train in less time",
+        retry=True,
+    )
+
+
 def _interrupted(evidence: Evidence) -> Failure | None:
     if evidence.own_script or _code(evidence) != ExitCode.INTERRUPTED:
         return None
@@ -95,7 +108,7 @@ def _pruned(evidence: Evidence) -> Failure | None:
 def _out_of_memory(evidence: Evidence) -> Failure | None:
     if evidence.pod is None or evidence.pod.end is None or evidence.pod.end.reason != "OOMKilled":
         return None
-    limit = f" of {evidence.memory_limit}" if evidence.memory_limit else " of its node"
+    limit = f" limit of {evidence.pod.memory_limit}" if evidence.pod.memory_limit else " of its node"
     return Failure(
         Reason.HOST_OUT_OF_MEMORY,
         f"the pod used more than the memory{limit} and was killed; raise spec.resources.limits.memory or lower"
@@ -115,7 +128,7 @@ def _own_script(evidence: Evidence) -> Failure | None:
     if not evidence.own_script or evidence.pod is None or evidence.pod.end is None:
         return None
     end = evidence.pod.end
-    last = f": {end.message.strip()[-600:]}" if end.message.strip() else ""
+    last = f": {tail}" if (tail := log_tail(end.message)) else ""
     return Failure(
         Reason.SCRIPT_FAILED, f"spec.command ended with exit code {end.exit_code}{last}", retry=True
     )
@@ -170,6 +183,7 @@ def _unknown(evidence: Evidence) -> Failure:
 
 CHECKS: tuple[Check, ...] = (
     _preempted,
+    _over_the_jobs_deadline,
     _interrupted,
     _pruned,
     _users_fault,
@@ -203,7 +217,7 @@ def _code(evidence: Evidence) -> int | None:
 def _reported_message(evidence: Evidence) -> str:
     if evidence.report and evidence.report.message:
         return evidence.report.message
-    log = evidence.pod.end.message.strip()[-600:] if evidence.pod and evidence.pod.end else ""
+    log = log_tail(evidence.pod.end.message) if evidence.pod and evidence.pod.end else ""
     return f"the trainer ended with exit code {_code(evidence)}" + (f": {log}" if log else "")
 
 

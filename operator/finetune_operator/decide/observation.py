@@ -31,6 +31,8 @@ class PodView:
     waiting_reason: str | None = None
     waiting_message: str = ""
     unschedulable: str | None = None
+    gates: tuple[str, ...] = ()
+    memory_limit: str | None = None
     disruption: str | None = None
     status_reason: str | None = None
     image_id: str | None = None
@@ -56,6 +58,7 @@ class JobView:
     deleting: bool = False
     succeeded: bool = False
     failed: bool = False
+    failure: str | None = None
 
     @property
     def finished(self) -> bool:

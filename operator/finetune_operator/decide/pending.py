@@ -35,6 +35,7 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
         _missing(context)
         or _refused(context, attempt, pod)
         or _unbound(context, attempt, pod)
+        or _gated(pod)
         or _unscheduled(context, pod)
         or _waiting(pod)
         or _starting(context, attempt, pod)
@@ -82,6 +83,16 @@ def _unbound_message(item: InputView, namespace: str) -> str:
     return (
         f"the claim {item.name} {where} is not bound to a volume; see kubectl describe pvc {item.name}"
         f" -n {namespace}"
+    )
+
+
+def _gated(pod: PodView | None) -> Pending | None:
+    if pod is None or not pod.gates:
+        return None
+    gates = ", ".join(pod.gates)
+    return Pending(
+        Reason.PENDING,
+        f"the pod {pod.name} is held by the scheduling gate {gates}: it starts when whoever set the gate removes it",
     )
 
 

@@ -28,10 +28,16 @@ def token_mount(job: FineTuneJob) -> list[Mount]:
     return [Mount({"name": "hub-token", "secret": secret}, TOKEN_FOLDER)]
 
 
+def administrators_environment(settings: OperatorSettings) -> dict[str, str]:
+    """What the administrator decides about the Hub, which no job may change."""
+    endpoint = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
+    return endpoint | ({"HF_HUB_OFFLINE": "1"} if settings.hub_offline else {})
+
+
 def hub_environment(job: FineTuneJob, settings: OperatorSettings) -> dict[str, str]:
     """Variables of huggingface_hub's own. A job that names nothing on the Hub is kept from asking it."""
-    env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
-    if settings.hub_offline or not uses_hub(job):
+    env = administrators_environment(settings)
+    if not uses_hub(job):
         env["HF_HUB_OFFLINE"] = "1"
     if secret_of(job):
         env["HF_TOKEN_PATH"] = f"{TOKEN_FOLDER}/{TOKEN_KEY}"

@@ -25,7 +25,12 @@ def pod_template(
     """The pod template of an attempt."""
     mounts = [*mounts_of(job, resolved.output_uri), *_own_mounts(job, resolved, attempt, settings)]
     return {
-        "metadata": {"labels": settings.pod_labels | labels_of(job, attempt)},
+        "metadata": _without_nones(
+            {
+                "labels": settings.pod_labels | labels_of(job, attempt),
+                "annotations": settings.pod_annotations or None,
+            }
+        ),
         "spec": _without_nones(
             {
                 "restartPolicy": "Never",
@@ -133,11 +138,14 @@ def _grace(job: FineTuneJob) -> int:
 
 
 def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
-    return {
-        "runAsNonRoot": True,
+    ids = {
         "runAsUser": settings.run_as_user,
         "runAsGroup": settings.run_as_group,
         "fsGroup": settings.fs_group,
+    }
+    return {
+        "runAsNonRoot": True,
+        **({} if settings.platform_ids else ids),
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }

@@ -1,6 +1,6 @@
 """Failure classes: how an attempt ended → reason, retried or not, counted or not, and what the user reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -168,8 +168,33 @@ def test_without_retries_left_it_fails_for_the_same_reason(one: Class) -> None:
 
 def test_the_memory_limit_stands_in_the_sentence() -> None:
     life = Life(parsed(resources={"limits": {"memory": "16Gi"}})).running()
+    life.reconcile(over(137, end_reason="OOMKilled", memory_limit="512Mi"), at=60)
+    assert "memory limit of 512Mi" in str(life.last.message), "the pod's, which a LimitRange may have set"
+
+
+def test_without_a_limit_the_node_s_memory_was_used_up() -> None:
+    life = Life().running()
     life.reconcile(over(137, end_reason="OOMKilled"), at=60)
-    assert "memory of 16Gi" in str(life.last.message)
+    assert "memory of its node" in str(life.last.message)
+
+
+@pytest.mark.parametrize("code", [75, 137, 143, 1])
+def test_a_deadline_that_a_policy_put_on_the_job_is_named_and_counted(code: int) -> None:
+    life = Life(parsed(retry={"limit": 1})).running()
+    for number, at in ((1, 60), (2, 500)):
+        ended = replace(over(code, number), jobs=(child(number, failed=True, failure="DeadlineExceeded"),))
+        life.reconcile(ended, at=at)
+        life.reconcile(at=at + 30)
+    assert (life.phase, life.reason, life.last.counted) == ("Failed", "Killed", True)
+    assert "an activeDeadlineSeconds on its Job, which this operator does not set" in life.message
+
+
+def test_a_script_s_last_line_comes_first_and_without_colours() -> None:
+    log = "  0%|  | 0/100\r 10%|# | 10/100\nTraceback\n\x1b[31mValueError: no\x1b[0m\n"
+    life = Life(parsed(script_job(retry={"limit": 0}))).running()
+    life.reconcile(over(1, message=log), at=60)
+    first = life.message.splitlines()[0]
+    assert first == "spec.command ended with exit code 1: ValueError: no"
 
 
 def test_pauses_double_up_to_five_minutes() -> None:

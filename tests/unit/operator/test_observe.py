@@ -127,3 +127,20 @@ def test_labels_written_by_us_are_read_by_us() -> None:
     labels = labels_of(parsed(), 7)
     body = _body({"metadata.labels": labels})
     assert (job_view(body).attempt, labels["finetune.dev/job-uid"]) == (7, UID)
+
+
+def test_what_admission_added_to_a_pod_is_seen() -> None:
+    container = {"name": "trainer", "resources": {"limits": {"memory": "512Mi"}}}
+    body = {
+        "metadata": {"name": "x", "labels": {}},
+        "spec": {"containers": [{"name": "proxy"}, container], "schedulingGates": [{"name": "a/b"}]},
+        "status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
+    }
+    view = pod_view(Child(body))
+    assert (view.memory_limit, view.gates) == ("512Mi", ("a/b",))
+
+
+def test_why_a_job_failed_is_seen() -> None:
+    conditions = [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]
+    body = {"metadata": {"name": "x", "uid": "u", "labels": {}}, "status": {"conditions": conditions}}
+    assert job_view(body).failure == "DeadlineExceeded"

@@ -34,6 +34,16 @@ def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
         ([pod()], "Starting", "the pod pod-a1 is starting"),
         ([pod(node="n1")], "Starting", "the pod pod-a1 is starting on node n1"),
         (
+            [
+                pod(
+                    unschedulable="Scheduling is blocked due to non-empty scheduling gates",
+                    gates=("a/b", "c"),
+                )
+            ],
+            "Pending",
+            "the pod pod-a1 is held by the scheduling gate a/b, c",
+        ),
+        (
             [claim(exists=False), pod()],
             "MissingObject",
             "PersistentVolumeClaim demo does not exist in namespace",

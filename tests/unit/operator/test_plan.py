@@ -326,3 +326,16 @@ def test_an_attempt_prefers_nodes_on_which_no_earlier_one_missed_its_gpus() -> N
     unlike = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("n1", "n2")]
     assert term["preference"] == {"matchFields": unlike}
     assert "affinity" not in pod_of(of(job()))
+
+
+def test_pods_carry_the_administrators_annotations() -> None:
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    metadata = of(job(), given=settings(pod_annotations=annotations)).job["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == annotations
+    assert "annotations" not in of(job()).job["spec"]["template"]["metadata"]
+
+
+def test_where_the_platform_chooses_ids_the_pod_names_none() -> None:
+    security = pod_of(of(job(), given=settings(platform_ids=True)))["securityContext"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & security.keys()
+    assert security["runAsNonRoot"] is True

@@ -1,7 +1,6 @@
 """Writes the model card, README.md of the model's folder. Pure."""
 
 import json
-from typing import Any
 
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EpochStatus, ResolvedData
@@ -12,32 +11,18 @@ from finetune_trainer.versions import versions
 
 def model_card(config: RunConfig, report: RunReport) -> str:
     """Markdown with the front matter that model hubs read."""
-    return "\n".join([*front_matter(_fields(config, report)), "", *_body(config, report), ""])
+    return "\n".join([*_front_matter(config, report), "", *_body(config, report), ""])
 
 
-def front_matter(fields: dict[str, Any]) -> list[str]:
-    """What model hubs read, as lines."""
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A table as lines."""
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-
-
-def format_versions() -> str:
-    """The versions of all that decides the numbers."""
-    return ", ".join(f"{name} {number}" for name, number in versions().items())
-
-
-def _fields(config: RunConfig, report: RunReport) -> dict[str, Any]:
+def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
     base = (report.model.base_model if report.model else None) or config.model.path
-    return {
+    fields = {
         "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
         "pipeline_tag": PIPELINES[config.objective.kind],
         "base_model": parse_hub(base).repository if is_hub(base) else base,
         "tags": ["finetune-operator", config.objective.kind],
     }
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
 
 
 def _body(config: RunConfig, report: RunReport) -> list[str]:
@@ -58,7 +43,9 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         "",
         "## Results",
         "",
-        *table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in model.metrics.items()]),
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in model.metrics.items()),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows.",
         "",
@@ -72,7 +59,7 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         f"- optimizer steps: {report.progress.step if report.progress else 0} of {effective.total_steps} planned",
         *_labels(effective.labels),
         *_data(report),
-        f"- versions: {format_versions()}",
+        f"- versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
         "",
         "The whole configuration is in `run.json`, every logged number in `metrics.jsonl`; `sha256sum -c SHA256SUMS`"
         " checks the files.",
@@ -92,7 +79,8 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
         for epoch in epochs
     ]
     cells = [["–" if cell is None else f"{cell:g}" for cell in row] for row in rows]
-    return [*table(header, cells), ""]
+    table = [header, ["---"] * len(header), *cells]
+    return [*(f"| {' | '.join(row)} |" for row in table), ""]
 
 
 def _stopped(report: RunReport) -> list[str]:

@@ -13,38 +13,35 @@ import torch
 
 from finetune_api.status import CheckpointStatus
 from finetune_trainer.data.batching import Indices
+from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import PrunedError, StoppedError
-from finetune_trainer.layers.batch_norm import (
-    Statistics,
-    restore_statistics,
-    rows_left_out,
-    running_statistics,
-)
 from finetune_trainer.models.freezing import apply_unfreezing, trained_parameters
 from finetune_trainer.optimization.clipping import scale_and_clip
 from finetune_trainer.optimization.schedules import factor
 from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
-from finetune_trainer.training.context import Run, StepResult, checkpoint_due, evaluation_due, is_finished
-from finetune_trainer.training.evaluate import evaluation_step
+from finetune_trainer.training.context import Run, Step, checkpoint_due, evaluation_due, is_finished
 from finetune_trainer.training.nonfinite import (
+    Statistics,
     finite,
     needs_start,
+    put_back,
     refuse,
+    running_statistics,
 )
-from finetune_trainer.training.record import log_step, pruned_message, record_spike
+from finetune_trainer.training.record import evaluate_now, log_step, pruned, tell_spike
 from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class GradientResult:
+class Passes:
     """What the forward and backward passes of a step gave, over all ranks."""
 
     loss_sum: float
     weight: float
-    computed_tokens: float
-    """With padding."""
+    positions: float
+    """Tokens and padding that were computed on."""
     scale: float
     """By which the gradient has to be multiplied to be that of the mean loss."""
 
@@ -56,12 +53,12 @@ def train(run: Run, state: TrainState) -> None:
     """
     run.exchange()
     if needs_start(run, state):
-        run.checkpoints.save(state)
+        run.save(state)
     while True:
-        improved = evaluation_due(run, state) and evaluation_step(run, state)
+        improved = evaluation_due(run, state) and evaluate_now(run, state)
         stopping, finished = run.stopping, is_finished(run, state)
         if stopping and run.stop.pruned is not None:
-            raise PrunedError(pruned_message(run, state))
+            raise PrunedError(pruned(run, state))
         if stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
         if stopping:
@@ -77,14 +74,14 @@ def train(run: Run, state: TrainState) -> None:
 def unfreeze(run: Run, state: TrainState) -> None:
     """Train from this step on what gradual unfreezing adds, and say so."""
     if run.freeze is not None and apply_unfreezing(
-        run.task.model, run.freeze, state.step, run.steps_per_epoch
+        run.judge.model, run.freeze, state.step, run.steps_per_epoch
     ):
-        trained = trained_parameters(run.task.model)
+        trained = trained_parameters(run.judge.model)
         logger.info(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
 
-def train_step(run: Run, state: TrainState) -> StepResult | None:
-    """One update of the weights, or None after NaN or infinity. Raises DivergedError, DeviceMemoryError."""
+def train_step(run: Run, state: TrainState) -> Step | None:
+    """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
     began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
@@ -96,19 +93,19 @@ def train_step(run: Run, state: TrainState) -> StepResult | None:
     loss = passes.loss_sum / passes.weight if passes.weight else 0.0
     norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
     if not finite(loss, norms.before):
-        restore_statistics(statistics)
+        put_back(statistics)
         refuse(run, state, batch, loss, norms.before)
         return None
     run.optimizer.step()
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
-    record_spike(run, state, batch, loss)
+    tell_spike(run, state, batch, loss)
     state.step += 1
     state.loss_sum += passes.loss_sum
     state.weight += passes.weight
     state.tokens += int(lengths.sum())
-    state.computed_tokens += int(passes.computed_tokens)
+    state.positions += int(passes.positions)
     state.seconds += seconds
-    return StepResult(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
+    return Step(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
 
 
 def learning_rate(run: Run, state: TrainState) -> float:
@@ -119,14 +116,12 @@ def learning_rate(run: Run, state: TrainState) -> float:
     )
 
 
-def _gradients_that_fit(
-    run: Run, state: TrainState, batch: Indices, statistics: Statistics
-) -> GradientResult:
+def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics: Statistics) -> Passes:
     """`_gradients`, with the micro-batch halved as long as a device is full.
 
     Every time from the same random state and the same running `statistics`.
     """
-    device = run.task.compute.device
+    device = run.judge.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
@@ -134,54 +129,55 @@ def _gradients_that_fit(
         if passes is not None:
             return passes
         longest = int(run.train.lengths[batch].max())
-        parts = memory_estimate(run.task.model, run.optimizer)
+        parts = memory_estimate(run.judge.model, run.optimizer)
         state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts)
         logger.warning(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
             f" the batch of {run.training.batch_size} stays as it is"
         )
-        restore_statistics(statistics)
+        put_back(statistics)
         torch.set_rng_state(random)
         if cuda is not None:
             torch.cuda.empty_cache()
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> GradientResult | None:
+def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
     """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
 
     None if some rank was out of memory, which leaves no gradient.
     """
     run.optimizer.zero_grad(set_to_none=True)
-    loss_sum, weight, computed, full = 0.0, 0.0, 0.0, False
+    loss_sum, weight, positions, full = 0.0, 0.0, 0.0, False
     try:
-        loss_sum, weight, computed = _accumulate(run, batch, size)
+        loss_sum, weight, positions = _accumulate(run, batch, size)
     except RuntimeError as error:
         run.ranks.check_memory(error)
         full = True
-    loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, full)
+    loss_sum, weight, positions, somewhere_full = run.exchange(loss_sum, weight, positions, full)
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
         return None
     scale = run.ranks.all_reduce_gradients(_parameters(run), weight or 1.0)
-    return GradientResult(loss_sum, weight, computed, scale)
+    return Passes(loss_sum, weight, positions, scale)
 
 
 def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
-    """Forward and backward passes of this rank; its loss as sum and weight, and the tokens it computed."""
-    task, computed = run.task, 0
-    total = torch.zeros(2, dtype=torch.float64, device=task.compute.device)
+    """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
+    judge, positions = run.judge, 0
+    total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
     for micro, counts in run.ranks.shard_batch(batch, size):
         began = time.perf_counter()
-        inputs, targets = task.collate(run.train, micro)
+        inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
         run.waited += time.perf_counter() - began
-        computed += inputs["input_ids"].numel()
-        with nullcontext() if counts else rows_left_out(run.norms):
-            loss = task.loss(inputs, targets)
-            (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
+        positions += inputs["input_ids"].numel()
+        for norm in run.norms:
+            norm.counts = counts  # type: ignore[assignment]
+        loss = judge.objective.loss(judge.logits(inputs), targets)
+        (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
-    return loss_sum, weight, computed
+    return loss_sum, weight, positions
 
 
 def _parameters(run: Run) -> list[torch.nn.Parameter]:
@@ -193,7 +189,7 @@ def save_now(run: Run, state: TrainState) -> None:
     run.saved_at = time.monotonic()
     if state.step == 0:
         return
-    run.checkpoints.save(state)
+    run.save(state)
     metrics = run.recorder.metrics
     metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
     metrics.checkpoint_success.set_to_current_time()

@@ -234,8 +234,18 @@ def test_a_published_model_that_was_damaged_is_not_reported_as_good(make_job):
 @pytest.mark.parametrize(
     ("changes", "owner"),
     [
-        ({"job": {"uid": "uid-2", "name": "other"}}, "job local/tiny"),
-        ({"training": {"seed": 5}}, "an earlier run of this job with another configuration"),
+        (
+            {"job": {"uid": "uid-2", "name": "other"}},
+            "job local/tiny, trained with the same configuration; use that model, or remove the folder to train",
+        ),
+        (
+            {"job": {"uid": "uid-2", "name": "other"}, "training": {"seed": 5}},
+            "job local/tiny; choose another output.uri",
+        ),
+        (
+            {"training": {"seed": 5}},
+            "an earlier run of this job with another configuration; choose another output.uri",
+        ),
     ],
 )
 def test_the_model_of_another_run_is_never_replaced(make_job, changes, owner):
@@ -244,7 +254,7 @@ def test_the_model_of_another_run_is_never_replaced(make_job, changes, owner):
     before = (made.model_dir / "SHA256SUMS").read_bytes()
     other = made.changed(changes)
     assert other.run() == ExitCode.NOT_FOUND
-    assert f"pvc://models/out holds the model of {owner}; choose another output.uri" in other.report.message
+    assert f"pvc://models/out holds the model of {owner}" in other.report.message
     assert (made.model_dir / "SHA256SUMS").read_bytes() == before
 
 
