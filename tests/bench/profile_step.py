@@ -83,7 +83,7 @@ def main() -> None:
     ranked = sorted(own.items(), key=lambda item: -item[1])
     print(markdown([{"kind": kind, "share": f"{100 * part / total:.0f} %"} for kind, part in ranked]))
     others = sorted((e for e in profiler.key_averages()), key=lambda e: -e.self_cpu_time_total)[:12]
-    computed = setup.run.judge.compute.precision.value
+    computed = setup.run.task.compute.precision.value
     print(f"{computed} products of matrices of the model's shape: {matrix_rate(computed):.0f} GFLOP/s")
     waited = sum(step.waited for step in steps) / sum(step.seconds for step in steps)
     print(f"waiting for data: {100 * waited:.1f} % of a step")

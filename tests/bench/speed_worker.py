@@ -104,7 +104,7 @@ class Setup:
 
 
 def build(plan: Plan) -> Setup:
-    """The trainer's own Run over the plan's rows, put together as `finetune_trainer.training.run` does."""
+    """The trainer's own Run over the plan's rows, put together as `finetune_trainer.training.pipeline` does."""
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.process.launch import Process
     from finetune_trainer.training.assembly import assemble, start_torch
@@ -139,9 +139,9 @@ def build(plan: Plan) -> Setup:
     )
     configure_logging(sys.stderr)
     inputs = read_inputs(config, Recorder(), Stop(), Process())
-    run, tokenizer, *_ = assemble(inputs, start_torch(inputs, configure()), Ranks())
+    parts = assemble(inputs, start_torch(inputs, configure()), Ranks())
     state = TrainState(micro_batch_size=config.training.micro_batch_size or 1)
-    return Setup(plan, run, state, tokenizer)
+    return Setup(plan, parts.run, state, parts.tokenizer)
 
 
 def ours(setup: Setup, gate: Gate) -> None:
@@ -167,16 +167,13 @@ def bare(setup: Setup, gate: Gate) -> None:
     from torch.nn.functional import cross_entropy
 
     from finetune_trainer.data.batching import micro_batches
-    from finetune_trainer.data.collation import collate
     from finetune_trainer.optimization.schedules import factor
 
     plan, run, size = setup.plan, setup.run, setup.state.micro_batch_size
-    spec, model, judge = run.training, run.judge.model, run.judge
+    spec, task, model = run.training, run.task, run.task.model
     batches = [run.batch(step) for step in range(plan.steps)]
-    ready = [
-        [collate(run.train, part, judge.pad_id) for part in micro_batches(batch, size)] for batch in batches
-    ]
-    enabled = judge.compute.precision.value == "BFloat16"
+    ready = [[task.collate(run.train, part) for part in micro_batches(batch, size)] for batch in batches]
+    enabled = task.compute.precision.value == "BFloat16"
     for step, parts in enumerate(ready):
         gate.step()
         gate.tokens(int(run.train.lengths[batches[step]].sum()))
@@ -223,7 +220,7 @@ def transformers_trainer(setup: Setup, gate: Gate) -> None:
         weight_decay=run.training.optimizer.weight_decay,
         warmup_steps=0.1,
         use_cpu=True,
-        bf16=run.judge.compute.precision.value == "BFloat16",
+        bf16=run.task.compute.precision.value == "BFloat16",
         train_sampling_strategy="group_by_length" if plan.variant == "hf-grouped" else "random",
         save_strategy="no",
         report_to="none",

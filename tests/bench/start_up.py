@@ -107,8 +107,7 @@ def import_everything() -> None:
     import torch  # noqa: F401
     from transformers import AutoModelForSequenceClassification, BertForSequenceClassification  # noqa: F401
 
-    import finetune_trainer.training.loop
-    import finetune_trainer.training.run  # noqa: F401
+    import finetune_trainer.training.pipeline  # noqa: F401
 
 
 def evaluation_memory(folder: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
@@ -141,7 +140,7 @@ def _evaluate(model: str, data: str, copies: int) -> dict[str, float]:
         targets=np.tile(rows.targets, copies),
         lines=np.tile(rows.lines, copies),
     )
-    run.judge.evaluate(many, 128)
+    run.evaluator.evaluate(many, 128)
     return {"rows": len(many), "peak_mib": peak_mib()}
 
 

@@ -97,7 +97,7 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
     return _sha256({"config": decisive, "inputs": inputs})
 
 
-def mark(config: Config) -> str:
+def run_identity(config: Config) -> str:
     """sha256 by which a published folder is known as that of this run: of the configuration alone."""
     if isinstance(config, RunConfig):
         return fingerprint(config, {})

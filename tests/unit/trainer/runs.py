@@ -5,6 +5,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,21 @@ def tiny_model(objective: str, dropout: float = 0.0) -> Any:
     return kind(BertConfig(**sizes, **drops, num_labels=task.outputs))
 
 
+@dataclass
+class Checkpoints:
+    """Calls `on_save` in place of writing; nothing can be restored."""
+
+    on_save: Callable[[TrainState], None] = lambda _: None
+
+    def save(self, state: TrainState) -> None:
+        """In place of a checkpoint."""
+        self.on_save(state)
+
+    def restore(self, before: int | None = None) -> None:
+        """No run on generated tokens rolls back."""
+        pytest.fail(f"nothing is rolled back, but the checkpoint before {before} was asked for")
+
+
 def a_run(
     objective: str = "classification",
     ranks: Any = None,
@@ -105,7 +121,8 @@ def a_run(
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute, seed_everything
     from finetune_trainer.training.context import Run
-    from finetune_trainer.training.evaluate import Judge
+    from finetune_trainer.training.evaluator import Evaluator
+    from finetune_trainer.training.task import Task
 
     ranks = ranks or Ranks()
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
@@ -113,15 +130,18 @@ def a_run(
     model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
     ranks.place_model(model, layers_of(model), compute)
     seed_everything(spec.seed + ranks.rank)
-    rows = examples(objective, count)
+    rows, stop = examples(objective, count), Stop()
+    task = Task(model.train(), OBJECTIVES[objective], compute, 0)
     run = Run(
-        judge=Judge(model.train(), OBJECTIVES[objective], compute, 0, Stop(), ranks),
+        task=task,
+        evaluator=Evaluator(task, ranks, stop),
+        ranks=ranks,
+        stop=stop,
         optimizer=build_optimizer(model, spec.optimizer),
         training=spec,
         train=rows,
         validation=rows,
-        save=save,
-        restore=lambda _: pytest.fail("nothing is rolled back"),
+        checkpoints=Checkpoints(save),
         recorder=Recorder(),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
@@ -132,8 +152,7 @@ def weights(run: Any) -> dict[str, Any]:
     from finetune_trainer.distributed import full_tensor
 
     return {
-        name: full_tensor(value.detach()).clone().numpy()
-        for name, value in run.judge.model.named_parameters()
+        name: full_tensor(value.detach()).clone().numpy() for name, value in run.task.model.named_parameters()
     }
 
 

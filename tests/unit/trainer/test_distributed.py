@@ -195,7 +195,7 @@ def test_sharding_divides_every_parameter_and_its_optimizer_state(tmp_path):
 
         run, state = a_run("classification", ranks, **TRAINING)
         train(run, state)
-        parameters = list(run.judge.model.parameters())
+        parameters = list(run.task.model.parameters())
         assert all(isinstance(parameter, DTensor) for parameter in parameters)
         moments = [run.optimizer.state[parameter]["exp_avg"].to_local().numel() for parameter in parameters]
         return sum(moments), sum(parameter.numel() for parameter in parameters)
@@ -227,7 +227,7 @@ def test_a_stop_during_evaluation_reaches_all_ranks(tmp_path):
     def body(ranks):
         run, _ = a_run("classification", ranks, **TRAINING)
         run.stop.requested = ranks.rank == 1
-        return run.judge.evaluate(run.validation, 2), run.stopping, run.judge.model.training
+        return run.evaluator.evaluate(run.validation, 2), run.stopping, run.task.model.training
 
     assert on_ranks(2, body, tmp_path) == [(None, True, True)] * 2
 
@@ -256,7 +256,7 @@ def test_a_pruning_during_evaluation_reaches_all_ranks(tmp_path):
         run, _ = a_run("classification", ranks, **TRAINING)
         if ranks.is_main:
             run.stop.prune("too slow")
-        return run.judge.evaluate(run.validation, 2), run.stopping, run.stop.pruned
+        return run.evaluator.evaluate(run.validation, 2), run.stopping, run.stop.pruned
 
     assert on_ranks(2, body, tmp_path) == [(None, True, "too slow")] * 2
 
@@ -265,7 +265,7 @@ def test_a_rank_that_is_signalled_first_is_stopped_and_not_pruned():
     run, _ = a_run("classification")
     run.stop.requested = True
     run.stop.prune("too slow")
-    assert isinstance(run.stop.error(""), StoppedError)
+    assert isinstance(run.stop.to_error(""), StoppedError)
 
 
 @pytest.mark.parametrize("sharding", list(Sharding))
@@ -293,7 +293,7 @@ def full_at(run, number):
         if next(passes) == number:
             raise __import__("torch").OutOfMemoryError("CUDA out of memory")
 
-    run.judge.model.register_forward_pre_hook(fail)
+    run.task.model.register_forward_pre_hook(fail)
 
 
 def test_out_of_memory_on_one_rank_halves_the_micro_batch_of_all_and_changes_no_update(tmp_path):
@@ -317,10 +317,10 @@ def test_out_of_memory_in_an_evaluation_on_one_rank_is_no_end(tmp_path):
         run, _ = a_run("classification", ranks)
         if ranks.rank == 1:
             full_at(run, 1)
-        return run.judge.evaluate(run.validation, 8)
+        return run.evaluator.evaluate(run.validation, 8)
 
     run, _ = a_run("classification")
-    expected = run.judge.evaluate(run.validation, 8)
+    expected = run.evaluator.evaluate(run.validation, 8)
     for scores in on_ranks(2, body, tmp_path):
         assert scores == pytest.approx(expected, abs=1e-6)
 
@@ -368,14 +368,14 @@ def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(
         kept = {}
 
         def save(state):
-            files = capture(run.judge.model, run.optimizer, ranks)
+            files = capture(run.task.model, run.optimizer, ranks)
             kept[state.step] = copy.deepcopy(files), state.to_json()
 
         run, state = a_run("classification", ranks, dropout=0.3, save=save, **TRAINING)
         train(run, state)
         undisturbed, saved = weights(run), kept[2]
         run, _ = a_run("classification", ranks, dropout=0.3, **TRAINING)
-        restore(saved[0], run.judge.model, run.optimizer, ranks)
+        restore(saved[0], run.task.model, run.optimizer, ranks)
         train(run, type(state).from_json(saved[1]))
         resumed = weights(run)
         assert all(np.array_equal(undisturbed[name], resumed[name]) for name in resumed)
@@ -388,5 +388,5 @@ def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(
     tensors = {
         file: {key: torch.tensor(value) for key, value in part.items()} for file, part in saved.items()
     }
-    restore(tensors, alone.judge.model, alone.optimizer, alone.ranks)
+    restore(tensors, alone.task.model, alone.optimizer, alone.ranks)
     assert all(np.array_equal(value, saved["model"][name]) for name, value in weights(alone).items())

@@ -1,8 +1,6 @@
-"""Checkpoints on disk: whole or not there at all, verified before use, and fenced against older attempts.
+"""Checkpoints on disk: whole or not there at all, and verified before use.
 
     step-00000400/  model.safetensors  optimizer.safetensors  random.safetensors  state.json  manifest.json
-    owner.json      who may write here
-    tokens/  debug/  metrics.jsonl   what else of the run lies here while it lasts
 
 Everything is written into a temporary folder and flushed; manifest.json with the sha256 of every file comes last;
 then the folder is renamed. A folder without a true manifest is no checkpoint."""
@@ -11,35 +9,29 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune_trainer.data.cache import TOKENS
-from finetune_trainer.errors import StoppedError, TrainerError, storage_errors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from finetune_trainer.checkpoints.fence import Fence
+from finetune_trainer.checkpoints.folder import path_of, steps_in
+from finetune_trainer.errors import storage_errors
 from finetune_trainer.files import (  # fmt: skip
     files_of,
     fresh_folder,
     rename_folder,
-    replace_json,
     sha256,
     sync,
     sync_tree,
     write_json,
 )
-from finetune_trainer.versions import versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, STATE, OWNER = "manifest.json", "state.json", "owner.json"
-TEMPORARY = ".writing-"
-LOOKS, HISTORY = "debug", "metrics.jsonl"
+MANIFEST, STATE = "manifest.json", "state.json"
 START = 0
 """Saved for rollbacks alone, and kept: the last resort when the newer ones have gone wrong too."""
 FORMAT = 1
@@ -52,57 +44,39 @@ class Loaded:
 
     step: int
     state: dict[str, Any]
-    tensors: "dict[str, dict[str, Tensor]]"
+    tensors: dict[str, dict[str, Tensor]]
 
 
-class Checkpoints:
-    """The checkpoint folder of one job, as one process of one attempt sees it."""
+class CheckpointStore:
+    """The checkpoints of one job, as one process of one attempt sees them.
 
-    def __init__(self, folder: Path, attempt: int, keep: int) -> None:
-        self.folder, self.attempt, self.keep = folder, attempt, keep
-        self.fingerprint = ""
-        self.environment = dict(versions())
-        self._nonce = uuid.uuid4().hex
+    `fingerprint` is that of the configuration and the data; only checkpoints with the same one are read.
+    `environment` is what computes; another one is allowed, and reported.
+    """
+
+    def __init__(
+        self,
+        fence: Fence,
+        fingerprint: str,
+        environment: dict[str, str],
+        keep: int,
+    ) -> None:
+        self.fence, self.fingerprint, self.environment = fence, fingerprint, environment
+        self.folder, self.keep = fence.folder, keep
         self._whole: set[int] = set()
 
-    def claim(self) -> None:
-        """Become the one process that may write here; raises StoppedError if a newer attempt already is."""
-        with storage_errors("the claim on the checkpoints", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            owner = self._owner()
-            if owner.get("attempt", 0) > self.attempt:
-                raise self._superseded(owner)
-            replace_json(self.folder / OWNER, {"attempt": self.attempt, "nonce": self._nonce})
-            for leftover in self.folder.glob(f"{TEMPORARY}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-    def assert_owner(self) -> None:
-        """Raise StoppedError unless this process still owns the folder."""
-        owner = self._owner()
-        if owner.get("nonce") != self._nonce:
-            raise self._superseded(owner)
-
-    @contextmanager
-    def fence(self) -> Iterator[None]:
-        """Within it an error after a newer attempt took over is told as that: the newer one moves files away."""
-        try:
-            yield
-        except TrainerError:
-            self.assert_owner()
-            raise
-
     def save(
-        self, step: int, tensors: "dict[str, dict[str, Tensor]]", state: dict[str, Any], best: int | None
+        self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], best: int | None
     ) -> None:
         """Write the checkpoint of a step, unless it is already there whole; then drop the ones no longer needed."""
         if step in self._whole:
             return
         with storage_errors(f"the checkpoint of step {step}", self.folder):
-            self.assert_owner()
-            temporary = fresh_folder(self.folder / f"{TEMPORARY}{self._nonce}")
+            self.fence.assert_owner()
+            temporary = fresh_folder(self.fence.temporary)
             self._write(temporary, step, tensors, state)
-            self.assert_owner()
-            target = self._path(step)
+            self.fence.assert_owner()
+            target = path_of(self.folder, step)
             shutil.rmtree(target, ignore_errors=True)
             rename_folder(temporary, target)
             self._whole.add(step)
@@ -111,16 +85,16 @@ class Checkpoints:
     def newest(self, before: int | None = None) -> Loaded | None:
         """The newest whole checkpoint of this configuration, where asked of a step before another one.
 
-        Says which newer ones it passed over, and why.
+        Reports which newer ones it skips, and why.
         """
         found = None
-        for step in sorted(self._steps(), reverse=True):
+        for step in sorted(steps_in(self.folder), reverse=True):
             if before is not None and step >= before:
                 continue
-            path = self._path(step)
-            flaw = self.flaw(path) if found is None else None
-            if flaw:
-                logger.warning(f"checkpoint {path.name} is skipped: {flaw}")
+            path = path_of(self.folder, step)
+            error = self.integrity_error(path) if found is None else None
+            if error:
+                logger.warning(f"checkpoint {path.name} is skipped: {error}")
                 continue
             self._whole.add(step)
             found = step if found is None else found
@@ -128,14 +102,12 @@ class Checkpoints:
 
     def load(self, step: int) -> Loaded:
         """A checkpoint that was found whole by `newest` or `has`."""
-        from safetensors.torch import load_file
-
-        path = self._path(step)
+        path = path_of(self.folder, step)
         self._compare(json.loads((path / MANIFEST).read_text())["environment"])
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         return Loaded(step, json.loads((path / STATE).read_text()), tensors)
 
-    def flaw(self, path: Path) -> str | None:
+    def integrity_error(self, path: Path) -> str | None:
         """Why a folder is no checkpoint of this configuration; None if it is one. Reads every byte."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
@@ -156,31 +128,15 @@ class Checkpoints:
 
     def has(self, step: int) -> bool:
         """Whether this step has a checkpoint that can be loaded; every byte of it is read."""
-        return step in self._whole and self.flaw(self._path(step)) is None
+        return step in self._whole and self.integrity_error(path_of(self.folder, step)) is None
 
     def drop_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: training goes on from this one, and writes them anew."""
+        """Remove the checkpoints of later steps: training resumes from this one, and writes them anew."""
         with storage_errors(f"the removal of the checkpoints after step {step}", self.folder):
-            self.assert_owner()
-            for later in self._steps():
+            self.fence.assert_owner()
+            for later in steps_in(self.folder):
                 if later > step:
                     self._drop(later)
-
-    def remove_all(self) -> None:
-        """Remove what the run wrote, after success; a zombie then finds no claim of its own.
-
-        The folder goes too, unless somebody keeps something else in it.
-        """
-        with storage_errors("the removal of the checkpoints", self.folder):
-            self.assert_owner()
-            aside = self.folder.glob(f"{TEMPORARY}*")
-            for path in [*map(self._path, self._steps()), *aside, self.folder / TOKENS, self.folder / LOOKS]:
-                if path.exists():
-                    shutil.rmtree(path)
-            (self.folder / HISTORY).unlink(missing_ok=True)
-            (self.folder / OWNER).unlink()
-        with suppress(OSError):
-            self.folder.rmdir()
 
     def _compare(self, written: dict[str, str]) -> None:
         """Say what computes differently now: resuming is right then, but not exact to the last bit."""
@@ -196,10 +152,8 @@ class Checkpoints:
             )
 
     def _write(
-        self, folder: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", state: dict[str, Any]
+        self, folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
     ) -> None:
-        from safetensors.torch import save_file
-
         for name, content in tensors.items():
             save_file(content, folder / f"{name}.safetensors")
         write_json(folder / STATE, state)
@@ -207,7 +161,7 @@ class Checkpoints:
         manifest = {
             "version": FORMAT,
             "step": step,
-            "attempt": self.attempt,
+            "attempt": self.fence.attempt,
             "fingerprint": self.fingerprint,
             "environment": self.environment,
             "files": {path.name: sha256(path) for path in files_of(folder)},
@@ -217,36 +171,14 @@ class Checkpoints:
 
     def _retain(self, best: int | None) -> None:
         kept = set(sorted(self._whole)[-self.keep :]) | {best, START}
-        for step in self._steps():
+        for step in steps_in(self.folder):
             if step not in kept or step not in self._whole:
                 self._drop(step)
 
     def _drop(self, step: int) -> None:
         self._whole.discard(step)
-        (self._path(step) / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(self._path(step), ignore_errors=True)
-
-    def _steps(self) -> list[int]:
-        """Of all folders that are named as checkpoints are."""
-        named = (path.name.removeprefix("step-") for path in self.folder.glob("step-" + "[0-9]" * 8))
-        return [int(number) for number in named]
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08}"
-
-    def _owner(self) -> dict[str, Any]:
-        try:
-            owner = json.loads((self.folder / OWNER).read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return {}
-        return owner if isinstance(owner, dict) else {}
-
-    def _superseded(self, owner: dict[str, Any]) -> StoppedError:
-        by = f"attempt {owner['attempt']}" if "attempt" in owner else "another process"
-        return StoppedError(
-            f"{by} now owns the checkpoints in {self.folder};"
-            f" this process of attempt {self.attempt} writes nothing more"
-        )
+        (path_of(self.folder, step) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path_of(self.folder, step), ignore_errors=True)
 
 
 def _digest(manifest: dict[str, Any]) -> str:

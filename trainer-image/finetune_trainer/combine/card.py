@@ -1,13 +1,11 @@
 """The model card of a combination. Pure."""
 
-import json
-
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.run import RunReport
 from finetune_api.status import Metrics
 from finetune_trainer.combine.members import Member
+from finetune_trainer.publishing.card import format_versions, front_matter, table
 from finetune_trainer.publishing.snippets import PIPELINES, snippet
-from finetune_trainer.versions import versions
 
 HOW = {
     CombineRule.AVERAGE_PROBABILITIES: "the mean of their probabilities decides",
@@ -28,9 +26,7 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
         "tags": ["finetune-operator", kind, "ensemble"],
     }
     lines = [
-        "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in fields.items()),
-        "---",
+        *front_matter(fields),
         "",
         f"# {config.job.name}",
         "",
@@ -46,7 +42,7 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows; all were scored on the same ones.",
         "",
-        f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}. `ensemble.json` has the"
+        f"Versions: {format_versions()}. `ensemble.json` has the"
         " members with their digests, `run.json` the whole configuration; `sha256sum -c SHA256SUMS` checks the files.",
         "",
     ]
@@ -54,13 +50,12 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
 
 
 def _results(members: list[Member], scores: list[Metrics], metrics: Metrics) -> list[str]:
-    names = list(scores[0])
-    table = [["model", *names], ["---"] * (len(names) + 1)]
+    names, rows = list(scores[0]), []
     for member, found in zip(members, scores, strict=True):
-        table.append([f"`{member.name}`", *(_cell(found.get(name)) for name in names)])
+        rows.append([f"`{member.name}`", *(_cell(found.get(name)) for name in names)])
     for title, suffix in (("mean member", "_mean_member"), ("best member", "_best_member"), ("together", "")):
-        table.append([f"**{title}**", *(_cell(metrics.get(f"{name}{suffix}")) for name in names)])
-    return [f"| {' | '.join(row)} |" for row in table]
+        rows.append([f"**{title}**", *(_cell(metrics.get(f"{name}{suffix}")) for name in names)])
+    return table(["model", *names], rows)
 
 
 def _cell(value: float | None) -> str:

@@ -1,9 +1,9 @@
-"""How models become one: by what they say, or by their weights. A new way is a class here and a line in COMBINERS."""
+"""How models become one: by their outputs, or by their weights. A new way is a class here and a line in COMBINERS."""
 
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.shipped import custom_head, ensemble
 from finetune_trainer.shipped.ensemble import MEMBERS, RULES
-from finetune_trainer.training.evaluate import Judge
+from finetune_trainer.training.evaluator import Predict
+from finetune_trainer.training.task import Task
 
 Parts = dict[str, Examples]
 """The rows to score on, by the prefix of their metrics."""
@@ -28,51 +29,67 @@ Rule = Callable[[Tensor, bool], Tensor]
 
 
 class Combiner(ABC):
-    """Hears of every member, and scores what they are together; `load` gives a model like theirs, `panel` a judge."""
+    """Takes up every member, and is then scored as one model; `load` gives a task with a model like theirs."""
 
-    def __init__(self, load: Callable[[], Any], parts: Parts, panel: Judge) -> None:
-        self.load, self.parts, self.panel = load, parts, panel
+    def __init__(self, load: Callable[[], Task], parts: Parts) -> None:
+        self.load, self.parts = load, parts
         self.members = 0
 
-    def judge(self, model: Any, part: str) -> Judge:
-        """Scores a member on a part of the rows."""
+    def predict_member(self, task: Task, part: str) -> Predict:
+        """How a member predicts a part of the rows."""
         del part
-        return replace(self.panel, model=model)
+        return task.predict
 
-    def took(self, model: Any) -> None:
-        """A member was scored and is let go."""
-        del model
+    def add_member(self, task: Task) -> None:
+        """Take up a member that was scored."""
+        del task
         self.members += 1
 
     @abstractmethod
-    def joint(self, part: str) -> Judge:
-        """Scores the combination on a part of the rows."""
+    def combined(self) -> Task:
+        """The combination, once all members were added."""
+
+    @abstractmethod
+    def predict_combined(self, part: str) -> Predict:
+        """How the combination predicts a part of the rows."""
 
     @abstractmethod
     def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
         """Write the combination into an empty folder; its format, and where in it the members are, if they are."""
 
 
-class ByOutputs(Combiner):
-    """Keeps what every member says of every row, or token: members x rows x outputs numbers in float32."""
+class OutputEnsemble(Combiner):
+    """Keeps the outputs of every member for every row, or token: members x rows x outputs numbers in float32."""
 
-    def __init__(self, rule: Rule, load: Callable[[], Any], parts: Parts, panel: Judge) -> None:
-        super().__init__(load, parts, panel)
-        self.rule, self.said = rule, {part: list[Tensor]() for part in parts}
+    def __init__(self, rule: Rule, load: Callable[[], Task], parts: Parts) -> None:
+        super().__init__(load, parts)
+        self.rule, self.outputs = rule, {part: list[Tensor]() for part in parts}
+        self._task: Task | None = None
 
-    def judge(self, model: Any, part: str) -> Judge:
-        """Scores a member and listens to it."""
+    def predict_member(self, task: Task, part: str) -> Predict:
+        """As the member does, and records it."""
         examples = self.parts[part]
         count = int(examples.offsets[-1]) if examples.per_token else len(examples)
-        said = torch.zeros(count, self.panel.objective.outputs or 0)
-        self.said[part].append(said)
-        return _Listening(**vars(super().judge(model, part)), said=said)
+        outputs = torch.zeros(count, task.objective.outputs or 0)
+        self.outputs[part].append(outputs)
+        return Recording(task.predict, outputs)
 
-    def joint(self, part: str) -> Judge:
-        """Scores the rule's answer."""
-        several = self.panel.objective.problem_type == "multi_label_classification"
-        joint = self.rule(torch.stack(self.said[part]), several).float()
-        return _Recited(**vars(replace(self.panel, model=nn.Module())), said=joint)
+    def add_member(self, task: Task) -> None:
+        """Keep all but its model."""
+        super().add_member(task)
+        self._task = replace(task, model=nn.Module())
+
+    def combined(self) -> Task:
+        """A task without a model of its own: what it predicts is known."""
+        assert self._task is not None
+        return self._task
+
+    def predict_combined(self, part: str) -> Predict:
+        """By the rule, from the members' outputs."""
+        task = self.combined()
+        multi_label = task.objective.problem_type == "multi_label_classification"
+        outputs = self.rule(torch.stack(self.outputs[part]), multi_label).float()
+        return Replayed(outputs, task.pad_id)
 
     def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
         """The members as they are, and the files that load them."""
@@ -87,68 +104,78 @@ class ByOutputs(Combiner):
         return "ensemble", folders
 
 
-class ByWeights(Combiner):
+class WeightAverage(Combiner):
     """The mean of the weights, a model soup (Wortsman et al. 2022): summed in float64, one model in size."""
 
-    def __init__(self, load: Callable[[], Any], parts: Parts, panel: Judge) -> None:
-        super().__init__(load, parts, panel)
+    def __init__(self, load: Callable[[], Task], parts: Parts) -> None:
+        super().__init__(load, parts)
         self._sums: dict[str, Tensor] = {}
 
-    def took(self, model: Any) -> None:
+    def add_member(self, task: Task) -> None:
         """Add its weights."""
-        super().took(model)
-        for name, tensor in model.state_dict().items():
+        super().add_member(task)
+        for name, tensor in task.model.state_dict().items():
             value = tensor.detach().double().cpu()
             self._sums[name] = self._sums[name].add_(value) if name in self._sums else value.clone()
 
     @cached_property
-    def model(self) -> Any:
-        """The averaged model, on the device of the others. Counters, which are whole numbers, are rounded down."""
-        model = self.load()
+    def _averaged(self) -> Task:
+        """On the device of the members. Counters, which are whole numbers, are rounded down."""
+        task = self.load()
         means = {
             name: (self._sums[name] / self.members).to(tensor.dtype)
-            for name, tensor in model.state_dict().items()
+            for name, tensor in task.model.state_dict().items()
         }
-        model.load_state_dict(means)
-        return model
+        task.model.load_state_dict(means)
+        return task
 
-    def joint(self, part: str) -> Judge:
-        """Scores the averaged model."""
-        return replace(self.panel, model=self.model)
+    def combined(self) -> Task:
+        """The averaged model."""
+        return self._averaged
+
+    def predict_combined(self, part: str) -> Predict:
+        """As the averaged model does."""
+        del part
+        return self._averaged.predict
 
     def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
         """The averaged model as training would have written it."""
-        self.model.save_pretrained(str(folder))
+        self._averaged.model.save_pretrained(str(folder))
         reset_tokenizer(tokenizer)
         tokenizer.save_pretrained(str(folder))
         return "custom-head" if members[0].head else "safetensors", None
 
 
 @dataclass(frozen=True)
-class _Listening(Judge):
-    said: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """(rows or tokens, outputs)"""
+class Recording:
+    """Predicts as a model does, and keeps its outputs (rows or tokens, outputs)."""
 
-    def predict(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
-        """As a judge does, and keep it."""
-        logits, targets = super().predict(examples, batch)
+    predict: Predict
+    outputs: Tensor
+
+    def __call__(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of some examples."""
+        logits, targets = self.predict(examples, batch)
         where, mask = _places(examples, batch)
-        self.said[where] = (logits if mask is None else logits[mask.to(logits.device)]).cpu()
+        self.outputs[where] = (logits if mask is None else logits[mask.to(logits.device)]).cpu()
         return logits, targets
 
 
 @dataclass(frozen=True)
-class _Recited(Judge):
-    said: Tensor = field(default_factory=lambda: torch.zeros(0))
+class Replayed:
+    """Predicts outputs that are known (rows or tokens, outputs), in the form that a model gives them."""
 
-    def predict(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
-        """What was found before, in the form that a model gives it."""
+    outputs: Tensor
+    pad_id: int
+
+    def __call__(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of some examples."""
         _, targets = collate(examples, batch, self.pad_id)
         where, mask = _places(examples, batch)
         if mask is None:
-            return self.said[where], targets
-        logits = torch.zeros(*mask.shape, self.said.shape[-1])
-        logits[mask] = self.said[where]
+            return self.outputs[where], targets
+        logits = torch.zeros(*mask.shape, self.outputs.shape[-1])
+        logits[mask] = self.outputs[where]
         return logits, targets
 
 
@@ -163,9 +190,9 @@ def _places(examples: Examples, batch: Indices) -> tuple[Tensor, Tensor | None]:
     return (starts[:, None] + position)[mask], mask
 
 
-COMBINERS: dict[CombineRule, Callable[[Callable[[], Any], Parts, Judge], Combiner]] = {
-    CombineRule.AVERAGE_PROBABILITIES: partial(ByOutputs, RULES["AverageProbabilities"]),
-    CombineRule.VOTE: partial(ByOutputs, RULES["Vote"]),
-    CombineRule.AVERAGE_PREDICTIONS: partial(ByOutputs, RULES["AveragePredictions"]),
-    CombineRule.AVERAGE_WEIGHTS: ByWeights,
+COMBINERS: dict[CombineRule, Callable[[Callable[[], Task], Parts], Combiner]] = {
+    CombineRule.AVERAGE_PROBABILITIES: partial(OutputEnsemble, RULES["AverageProbabilities"]),
+    CombineRule.VOTE: partial(OutputEnsemble, RULES["Vote"]),
+    CombineRule.AVERAGE_PREDICTIONS: partial(OutputEnsemble, RULES["AveragePredictions"]),
+    CombineRule.AVERAGE_WEIGHTS: WeightAverage,
 }

@@ -16,9 +16,10 @@ from finetune_trainer.errors import ConfigurationError, NotFoundError, input_err
 from finetune_trainer.files import sha256
 from finetune_trainer.models.folder import ModelFolder, check_folder
 from finetune_trainer.models.load import DROPOUTS
-from finetune_trainer.publishing.folder import SUMS, flaws, record_of
-from finetune_trainer.shipped.custom_head import DESCRIPTION
+from finetune_trainer.publishing.folder import SUMS, integrity_errors, record_of
 
+HEAD = "custom_head.json"
+"""What `shipped.custom_head`, which imports torch, calls DESCRIPTION."""
 _NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", *DROPOUTS}
 """Fields of config.json that change no output of the same weights."""
 Json = dict[str, Any]
@@ -53,7 +54,7 @@ class Member:
     @property
     def head(self) -> Json | None:
         """The description of a head of its own."""
-        path = self.folder.path / DESCRIPTION
+        path = self.folder.path / HEAD
         return json.loads(path.read_text()) if path.exists() else None
 
     @property
@@ -90,7 +91,7 @@ def _read(field: str, given: MemberInput) -> Member:
                 f"it has no {SUMS} and run.json, so it is no model that this trainer published"
             )
         with input_errors(name, field):
-            damaged, digest = flaws(path), f"sha256:{sha256(path / SUMS)}"
+            damaged, digest = integrity_errors(path), f"sha256:{sha256(path / SUMS)}"
         if damaged:
             raise NotFoundError(f"it is damaged: {damaged[0]}; train it again")
         if given.digest not in (None, digest):

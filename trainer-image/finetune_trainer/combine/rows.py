@@ -16,6 +16,8 @@ from finetune_trainer.objectives import OBJECTIVES, Objective
 
 logger = logging.getLogger(__name__)
 
+NOTHING_PUBLISHED = "; nothing was published"
+"""Ends the sentence of a stop."""
 PREFIXES = {"validation": "eval", "test": "test"}
 """Of the metrics, by the part of the data set."""
 

@@ -1,8 +1,8 @@
 """Scores every member and the combination on the same rows, one model in memory at a time."""
 
 import logging
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -13,14 +13,36 @@ from finetune_api.status import Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
 from finetune_trainer.combine.combiners import COMBINERS, Combiner, Parts
 from finetune_trainer.combine.members import Member
+from finetune_trainer.combine.rows import NOTHING_PUBLISHED
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.models.load import load_model
-from finetune_trainer.models.precision import fitting
+from finetune_trainer.objectives import Objective
+from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
+from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder, short
 from finetune_trainer.shipped.custom_head import load as load_headed
-from finetune_trainer.training.evaluate import EVALUATION_FACTOR, Judge, defined
+from finetune_trainer.training.evaluator import EVALUATION_FACTOR, Evaluator, Predict, defined
+from finetune_trainer.training.task import Task
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What members and combination are scored in alike."""
+
+    config: CombineConfig
+    objective: Objective[Any]
+    compute: Compute
+    pad_id: int
+    stop: Stop
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch."""
+        length, kind = self.config.dataset.preprocessing.max_length, self.config.objective.kind
+        return EVALUATION_FACTOR * (TrainingSpec().resolved(kind, length).micro_batch_size or 1)
 
 
 @dataclass(frozen=True)
@@ -33,48 +55,46 @@ class Scored:
     """Of the combination, each beside those of the mean and of the best member."""
 
 
-def score(
-    config: CombineConfig, members: list[Member], parts: Parts, panel: Judge, recorder: Recorder
-) -> Scored:
+def score(setting: Setting, members: list[Member], parts: Parts, recorder: Recorder) -> Scored:
     """Score one member after the other, then all as one. Raises StoppedError, PrunedError."""
-    combiner = COMBINERS[config.combine](lambda: load(members[0], panel), parts, panel)
+    combiner = COMBINERS[setting.config.combine](lambda: load(members[0], setting), parts)
     each: list[Metrics] = []
     for number, member in enumerate(members):
-        model = load(member, panel)
-        judges = {part: combiner.judge(model, part) for part in parts}
-        each.append(_measured(config, judges, parts, _names(config, of_members=True)))
-        combiner.took(model)
-        del model, judges  # before the next one is loaded
-        logger.info(f"{member.name}: {told(each[-1])}")
+        each.append(_score_member(setting, member, combiner))
+        logger.info(f"{member.name}: {format_metrics(each[-1])}")
         recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
-    judges = {part: combiner.joint(part) for part in parts}
-    joint = _measured(config, judges, parts, _names(config))
-    return Scored(combiner, each, beside_members(joint, each))
+    names = _names(setting.config)
+    combined = _measured(setting, combiner.combined(), parts, combiner.predict_combined, names)
+    return Scored(combiner, each, beside_members(combined, each))
 
 
-def in_fitting_precision(config: CombineConfig, members: list[Member], panel: Judge) -> Judge:
-    """The judge, in a number format that a member of every architecture can be computed in."""
-    different = {member.config.get("model_type"): member for member in members}.values()
-    loaders = [partial(load, member, panel) for member in different]
-    return replace(panel, compute=fitting(loaders, panel.compute, config.precision, "precision"))
+def _score_member(setting: Setting, member: Member, combiner: Combiner) -> Metrics:
+    """Nothing refers to the member's model afterwards: the next one takes its place in memory."""
+    task = load(member, setting)
+    names = _names(setting.config, of_members=True)
+    metrics = _measured(
+        setting, task, combiner.parts, lambda part: combiner.predict_member(task, part), names
+    )
+    combiner.add_member(task)
+    return metrics
 
 
-def load(member: Member, panel: Judge) -> Any:
+def load(member: Member, setting: Setting) -> Task:
     """A member's model on the device of the run."""
-    folder = str(member.folder.path)
+    folder, objective = str(member.folder.path), setting.objective
     if member.head is not None:
         model: Any = load_headed(folder)[0]
     else:
-        model = load_model(member.folder, ModelInput(path=folder), panel.objective, panel.pad_id)
-    panel.objective.prepare(model)
+        model = load_model(member.folder, ModelInput(path=folder), objective, setting.pad_id)
+    objective.prepare(model)
     with memory_errors(model):
-        return model.to(panel.compute.device)
+        return Task(model.to(setting.compute.device), objective, setting.compute, setting.pad_id)
 
 
-def beside_members(joint: Metrics, members: list[Metrics]) -> Metrics:
+def beside_members(combined: Metrics, members: list[Metrics]) -> Metrics:
     """The combination's metrics, each followed by `_mean_member` and `_best_member`, the best by that very metric."""
     found: Metrics = {}
-    for name, value in joint.items():
+    for name, value in combined.items():
         values = [member[name] for member in members if name in member]
         found[name] = value
         if values:
@@ -84,19 +104,19 @@ def beside_members(joint: Metrics, members: list[Metrics]) -> Metrics:
     return found
 
 
-def told(metrics: Metrics) -> str:
+def format_metrics(metrics: Metrics) -> str:
     """As a part of a sentence."""
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _measured(config: CombineConfig, judges: dict[str, Judge], parts: Parts, names: list[str]) -> Metrics:
-    length, kind = config.dataset.preprocessing.max_length, config.objective.kind
-    size = EVALUATION_FACTOR * (TrainingSpec().resolved(kind, length).micro_batch_size or 1)
-    found: Metrics = {}
-    for part, judge in judges.items():
-        scores = judge.evaluate(parts[part], size)
+def _measured(
+    setting: Setting, task: Task, parts: Parts, predict: Callable[[str], Predict], names: list[str]
+) -> Metrics:
+    evaluator, found = Evaluator(task, Ranks(), setting.stop), Metrics()
+    for part, examples in parts.items():
+        scores = evaluator.evaluate(examples, setting.batch_size, predict(part))
         if scores is None:
-            raise judge.stop.error("; nothing was published")
+            raise setting.stop.to_error(NOTHING_PUBLISHED)
         numbers, undefined = defined(scores, names)
         if undefined:
             logger.warning(f"not defined on these rows: {', '.join(undefined)}")

@@ -33,7 +33,6 @@ from finetune_trainer.versions import versions
 
 logger = logging.getLogger(__name__)
 
-TOKENS = "tokens"
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
@@ -47,8 +46,8 @@ class TokenCache:
     Of several processes one writes. `check` is called now and then, and may raise.
     """
 
-    def __init__(self, checkpoints: Path, check: Callable[[], None], writes: bool = True) -> None:
-        self._folder, self._check, self._writes = checkpoints / TOKENS, check, writes
+    def __init__(self, folder: Path, check: Callable[[], None], writes: bool = True) -> None:
+        self._folder, self._check, self._writes = folder, check, writes
         self._used: set[str] = set()
 
     def __enter__(self) -> "TokenCache":

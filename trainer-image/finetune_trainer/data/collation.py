@@ -1,9 +1,10 @@
 """Puts examples together to the model's inputs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.packing import pack
@@ -11,23 +12,18 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.layers.masks import block_causal
 from finetune_trainer.objectives.base import IGNORED
 
-if TYPE_CHECKING:
-    import torch
-
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 def collate(
-    examples: Examples, batch: Indices, pad_id: int, device: "torch.device | None" = None
-) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
+    examples: Examples, batch: Indices, pad_id: int, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Inputs of the model (rows, longest) padded on the right, and targets (rows, …), per token (rows, longest).
 
     Packed examples share rows; attention_mask is then (rows, 1, longest, longest), to be added to attention scores, and
     position_ids begin at 0 with every example. The first target of an example being IGNORED, none is predicted by
     another one.
     """
-    import torch
-
     arrays, targets = (_padded if examples.packed_to is None else _packed)(examples, batch, pad_id)
     inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return inputs, torch.from_numpy(targets).to(device)

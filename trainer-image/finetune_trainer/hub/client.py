@@ -142,7 +142,7 @@ class Hub:
 
             def update(self, n: float | None = 1) -> None:
                 if stop.requested:
-                    raise stop.error(f" while {source.uri} was downloaded")
+                    raise stop.to_error(f" while {source.uri} was downloaded")
                 self.received += n or 0
                 if time.monotonic() > logged_at[0] + TELL_SECONDS and self.received > 1e6:
                     logged_at[0] = time.monotonic()

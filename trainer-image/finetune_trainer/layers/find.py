@@ -32,6 +32,13 @@ def is_norm(module: "nn.Module") -> bool:
     return "norm" in type(module).__name__.lower()
 
 
+def replace_module(model: "nn.Module", old: "nn.Module", new: "nn.Module") -> None:
+    """Put a module in the place of another one, wherever that stands in the model."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            model.set_submodule(path, new)
+
+
 @contextmanager
 def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any], None]) -> Iterator[None]:
     """Within it `look` is called with a module's name and output whenever one of these computed, in their order."""

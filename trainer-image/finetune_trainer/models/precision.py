@@ -1,4 +1,4 @@
-"""Number formats: whether models can be computed in that of the hardware, and a layer that never is."""
+"""Number formats: whether models can be computed in that of the hardware."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -14,7 +14,9 @@ from finetune_trainer.process.devices import Compute
 logger = logging.getLogger(__name__)
 
 
-def fitting(loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Precision, field: str) -> Compute:
+def resolve_precision(
+    loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Precision, field: str
+) -> Compute:
     """In float32, where a CPU computes in bfloat16 and one of the models cannot be; one is in memory at a time.
 
     Raises ConfigurationError where `field` asked for bfloat16.
@@ -22,16 +24,16 @@ def fitting(loaders: Iterable[Callable[[], Any]], compute: Compute, asked: Preci
     if compute.device.type != "cpu" or compute.precision is not Precision.BFLOAT16:
         return compute
     for load in loaders:
-        told = _told(load())
-        if told is None:
+        reason = _why_not(load())
+        if reason is None:
             continue
         if asked is Precision.BFLOAT16:
-            raise ConfigurationError(f"{field}: {told}; set Auto or Float32", FaultPlace(field=field))
-        logger.warning(f"{told}: Float32 is used")
+            raise ConfigurationError(f"{field}: {reason}; set Auto or Float32", FaultPlace(field=field))
+        logger.warning(f"{reason}: Float32 is used")
         return replace(compute, precision=Precision.FLOAT32)
     return compute
 
 
-def _told(model: Any) -> str | None:
+def _why_not(model: Any) -> str | None:
     reason = why_not_bfloat16(model)
     return reason and f"{type(model).__name__} cannot be computed in bfloat16 ({reason})"

@@ -100,9 +100,11 @@ class Regression(Objective[RegressionSpec]):
 
     def prepare(self, model: Any) -> None:
         """Compute the last layer in float32: in bfloat16, numbers near 2,000 move in steps of 8."""
+        from finetune_trainer.layers.find import replace_module
         from finetune_trainer.layers.float32 import Float32Linear
 
-        _last_layer(model, self.outputs).__class__ = Float32Linear
+        layer = _last_layer(model, self.outputs)
+        replace_module(model, layer, Float32Linear.like(layer))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Loss:
         """Errors summed, and the number of them."""

@@ -2,7 +2,10 @@
 
 A group has `scale`, by which `loop` multiplies the scheduled rate, and `name`, for people."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
 
 from finetune_api.run import FaultPlace
 from finetune_api.status import ParameterGroupStatus
@@ -10,22 +13,16 @@ from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.find import embeddings_of, is_norm, layers_of
 
-if TYPE_CHECKING:
-    import torch
-
 Group = dict[str, Any]
 
 
 def build_optimizer(
     model: Any, spec: OptimizerSpec, layer_decay: float | None = None, later: set[Any] | None = None
-) -> "torch.optim.Optimizer":
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD, fused, over what is trained now and what is unfrozen `later`.
 
     Raises ConfigurationError when nothing is.
     """
-    import torch
-    from torch.distributed.tensor import DTensor
-
     groups = parameter_groups(model, spec.weight_decay, layer_decay, later or set())
     if not groups:
         raise ConfigurationError("model.freeze leaves nothing to train", FaultPlace(field="model.freeze"))
@@ -60,7 +57,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def no_decay_parameters(model: "torch.nn.Module") -> set[Any]:
+def no_decay_parameters(model: torch.nn.Module) -> set[Any]:
     """Biases, and the weights of norms of any shape; matrices decay, those of the embeddings too."""
     norms = [module for module in model.modules() if is_norm(module)]
     return {parameter for parameter in model.parameters() if parameter.ndim < 2} | {
@@ -89,7 +86,7 @@ def depths_of(model: Any) -> dict[Any, int]:
     return below | inside
 
 
-def groups_of(optimizer: "torch.optim.Optimizer") -> list[ParameterGroupStatus]:
+def groups_of(optimizer: torch.optim.Optimizer) -> list[ParameterGroupStatus]:
     """The groups for the report: how many parameters decay, and how many do not, at which rates."""
     return [
         ParameterGroupStatus(

@@ -4,37 +4,32 @@ import os
 import random
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from finetune_api.run import Devices, FaultPlace
 from finetune_api.training import Precision
 from finetune_trainer.errors import ConfigurationError, NoGpuError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
 class Compute:
     """A device with its number format."""
 
-    device: "torch.device"
+    device: torch.device
     """Of all tensors."""
     name: str
     """For people and for status: cuda, cpu or cpu (simulated GPU)."""
     precision: Precision
 
     @property
-    def dtype(self) -> "torch.dtype":
+    def dtype(self) -> torch.dtype:
         """What matrix products are computed in."""
-        import torch
-
         return torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float32
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of every forward pass."""
-        import torch
-
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
 
@@ -43,8 +38,6 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
 
     Raises NoGpuError when torch sees fewer GPUs, ConfigurationError for what the hardware or this version cannot do.
     """
-    import torch
-
     torch.set_num_threads(threads)
     on_gpu = devices.gpus > 0 and not devices.simulated
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
@@ -57,8 +50,6 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
 
 def use_deterministic_algorithms(*, wanted: bool) -> None:
     """Have torch refuse every algorithm whose bits differ from run to run, before the device is first used."""
-    import torch
-
     if wanted:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
     if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
@@ -67,9 +58,6 @@ def use_deterministic_algorithms(*, wanted: bool) -> None:
 
 def seed_everything(seed: int) -> None:
     """Set every random generator that a model may draw from."""
-    import numpy as np
-    import torch
-
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -97,8 +85,6 @@ def _precision(asked: Precision, on_gpu: bool) -> Precision:
 
 
 def _computes_bfloat16(on_gpu: bool) -> bool:
-    import torch
-
     if on_gpu:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

@@ -11,7 +11,7 @@ from finetune_trainer.errors import PrunedError, StoppedError
 class Stop:
     """Set by SIGTERM, the first Ctrl-C or the operator that prunes a trial.
 
-    Told to the other ranks at every step and every batch of an evaluation.
+    The other ranks learn of it at every step and every batch of an evaluation.
     """
 
     requested: bool = False
@@ -31,13 +31,13 @@ class Stop:
         if not self.requested:
             self.pruned, self.requested = reason, True
 
-    def agree(self, asked: float, pruned: str | None) -> None:
+    def sync(self, asked: float, pruned: str | None) -> None:
         """Take the ranks' common view: how many were asked to stop, and why rank 0 prunes."""
         self.agreed = asked > 0
         if self.agreed:
             self.pruned = pruned
 
-    def error(self, when: str) -> PrunedError | StoppedError:
+    def to_error(self, when: str) -> PrunedError | StoppedError:
         """The end that was asked for, outside of training; `when` goes on with the sentence of a signal."""
         if self.pruned is not None:
             return PrunedError(f"pruned: {self.pruned}")

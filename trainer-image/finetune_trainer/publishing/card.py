@@ -1,6 +1,7 @@
 """Writes the model card, README.md of the model's folder. Pure."""
 
 import json
+from typing import Any
 
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EpochStatus, ResolvedData
@@ -11,18 +12,32 @@ from finetune_trainer.versions import versions
 
 def model_card(config: RunConfig, report: RunReport) -> str:
     """Markdown with the front matter that model hubs read."""
-    return "\n".join([*_front_matter(config, report), "", *_body(config, report), ""])
+    return "\n".join([*front_matter(_fields(config, report)), "", *_body(config, report), ""])
 
 
-def _front_matter(config: RunConfig, report: RunReport) -> list[str]:
+def front_matter(fields: dict[str, Any]) -> list[str]:
+    """What model hubs read, as lines."""
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A table as lines."""
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def format_versions() -> str:
+    """The versions of all that decides the numbers."""
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _fields(config: RunConfig, report: RunReport) -> dict[str, Any]:
     base = (report.model.base_model if report.model else None) or config.model.path
-    fields = {
+    return {
         "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
         "pipeline_tag": PIPELINES[config.objective.kind],
         "base_model": parse_hub(base).repository if is_hub(base) else base,
         "tags": ["finetune-operator", config.objective.kind],
     }
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
 
 
 def _body(config: RunConfig, report: RunReport) -> list[str]:
@@ -43,9 +58,7 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         "",
         "## Results",
         "",
-        "| metric | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.4f} |" for name, value in model.metrics.items()),
+        *table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in model.metrics.items()]),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows.",
         "",
@@ -59,7 +72,7 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         f"- optimizer steps: {report.progress.step if report.progress else 0} of {effective.total_steps} planned",
         *_labels(effective.labels),
         *_data(report),
-        f"- versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
+        f"- versions: {format_versions()}",
         "",
         "The whole configuration is in `run.json`, every logged number in `metrics.jsonl`; `sha256sum -c SHA256SUMS`"
         " checks the files.",
@@ -79,8 +92,7 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
         for epoch in epochs
     ]
     cells = [["–" if cell is None else f"{cell:g}" for cell in row] for row in rows]
-    table = [header, ["---"] * len(header), *cells]
-    return [*(f"| {' | '.join(row)} |" for row in table), ""]
+    return [*table(header, cells), ""]
 
 
 def _stopped(report: RunReport) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
-from finetune_trainer.config import Config, mark
+from finetune_trainer.config import Config, run_identity
 from finetune_trainer.errors import NotFoundError, StorageError, storage_errors
 from finetune_trainer.files import (
     files_of,
@@ -30,7 +30,7 @@ SUMS, RECORD = "SHA256SUMS", "run.json"
 _STAGED = re.compile(r"attempt-([0-9]+)-[0-9a-f]{32}")
 
 
-class Content(Protocol):
+class Publishable(Protocol):
     """What is published."""
 
     def write(self, folder: Path) -> ModelStatus:
@@ -58,9 +58,22 @@ def published(config: Config) -> RunReport | None:
         raise NotFoundError(
             f"output.uri: {name} is not empty and holds no model of a job; choose another output.uri", place
         )
+<<<<<<< HEAD
+    job = record["job"]
+    if job.get("uid") != config.job.uid or record["fingerprint"] != run_identity(config):
+        owner = f"job {job.get('namespace')}/{job.get('name')}"
+        run = (
+            "an earlier run of this job with another configuration"
+            if job.get("uid") == config.job.uid
+            else owner
+        )
+        raise NotFoundError(f"output.uri: {name} holds the model of {run}; choose another output.uri", place)
+    damaged = integrity_errors(folder)
+=======
     if other := _other_run(record, config):
         raise NotFoundError(f"output.uri: {name} holds the model of {other}", place)
     damaged = flaws(folder)
+>>>>>>> c5981c5 (What the administrator decides holds: Secrets need the author's own right, priority classes, tolerations and the Hub's variables are limited)
     if damaged:
         remedy = "restore the file, or remove the folder to train again"
         raise StorageError(f"the published model in {name} is damaged: {damaged[0]}; {remedy}", place)
@@ -92,7 +105,10 @@ def record_of(folder: Path) -> dict[str, Any] | None:
 
 
 def publish(
-    config: Config, content: Content, report: RunReport, assert_owner: Callable[[], None] = lambda: None
+    config: Config,
+    publishable: Publishable,
+    report: RunReport,
+    assert_owner: Callable[[], None] = lambda: None,
 ) -> ModelStatus:
     """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError.
 
@@ -102,7 +118,7 @@ def publish(
     target = Path(config.output.model_dir)
     with storage_errors("the model", Path(config.output.staging_dir)):
         staging = _own_staging(Path(config.output.staging_dir), config.job.attempt)
-        status = _stage(staging, config, content, report)
+        status = _stage(staging, config, publishable, report)
     with storage_errors("the model", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         assert_owner()
@@ -128,20 +144,20 @@ def clear_staging(folder: Path, before: float = math.inf) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _stage(folder: Path, config: Config, content: Content, report: RunReport) -> ModelStatus:
-    status = content.write(folder).model_copy(
+def _stage(folder: Path, config: Config, publishable: Publishable, report: RunReport) -> ModelStatus:
+    status = publishable.write(folder).model_copy(
         update={
             "uri": config.output.uri or config.output.model_dir,
             "trained_at": datetime.now(UTC).replace(microsecond=0),
         }
     )
     final = report.model_copy(update={"model": status})
-    (folder / "README.md").write_text(content.card(final))
+    (folder / "README.md").write_text(publishable.card(final))
     write_json(folder / RECORD, _run_record(config, final))
     readable(folder)
     _write_sums(folder)
     sync_tree(folder)
-    damaged = flaws(folder)
+    damaged = integrity_errors(folder)
     if damaged:
         raise StorageError(f"the model in {folder} does not read back as it was written: {damaged[0]}")
     return _status(folder, status)
@@ -154,7 +170,7 @@ def _run_record(config: Config, report: RunReport) -> dict[str, Any]:
     return {
         "version": 1,
         "job": config.job.to_json(),
-        "fingerprint": mark(config),
+        "fingerprint": run_identity(config),
         "config": told,
         "report": report.to_json(),
         "versions": versions(),
@@ -167,7 +183,7 @@ def _write_sums(folder: Path) -> None:
     sync(folder / SUMS)
 
 
-def flaws(folder: Path) -> list[str]:
+def integrity_errors(folder: Path) -> list[str]:
     """What in a folder differs from its SHA256SUMS; every file is read again."""
     lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
     expected = {name: digest for digest, _, name in lines}

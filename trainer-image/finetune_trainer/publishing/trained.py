@@ -11,7 +11,7 @@ from finetune_trainer.models.adapters import model_format, save_weights
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.publishing.card import model_card
 from finetune_trainer.publishing.curve import draw_curve
-from finetune_trainer.reporting.history import History
+from finetune_trainer.reporting.history import HISTORY, History
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Trained:
     tokenizer: Any
     metrics: Metrics
     history: History
-    looks: Path | None = None
+    debug_files: Path | None = None
     """A folder with what training.debug asked for."""
     stopped_at: int | None = None
     """The step of an early stop."""
@@ -35,9 +35,9 @@ class Trained:
         reset_tokenizer(self.tokenizer)
         self.tokenizer.save_pretrained(str(folder))
         self.history.rewind(2**62)
-        (folder / "metrics.jsonl").write_bytes(self.history.path.read_bytes())
-        if self.looks is not None:
-            shutil.copytree(self.looks, folder, dirs_exist_ok=True)
+        (folder / HISTORY).write_bytes(self.history.path.read_bytes())
+        if self.debug_files is not None:
+            shutil.copytree(self.debug_files, folder, dirs_exist_ok=True)
         best = self.config.training.evaluation.best_metric
         draw_curve(folder / "learning-curve.png", self.history.entries(), best, self.stopped_at)
         return ModelStatus(

@@ -9,6 +9,8 @@ from typing import Any
 
 from finetune_trainer.errors import storage_errors
 
+HISTORY = "metrics.jsonl"
+
 
 class History:
     """An append-only file; a new attempt takes back what lies behind its checkpoint."""
@@ -19,13 +21,13 @@ class History:
     def rewind(self, step: int) -> None:
         """Keep the entries up to a step; a last line that a crash cut off goes too."""
         kept = [entry for entry in self.entries() if entry["step"] <= step]
-        with storage_errors("metrics.jsonl", self.path):
+        with storage_errors(HISTORY, self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def add(self, **entry: Any) -> None:
         """Append an entry; it has `step`."""
-        with storage_errors("metrics.jsonl", self.path), self.path.open("a") as file:
+        with storage_errors(HISTORY, self.path), self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:

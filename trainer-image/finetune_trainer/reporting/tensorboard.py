@@ -9,7 +9,12 @@ from finetune_trainer.errors import storage_errors
 from finetune_trainer.reporting.history import History
 
 
-class BoardHistory(History):
+def history_of(path: Path, board: Path | None) -> History:
+    """The history in a file, written for TensorBoard too where a folder for that is given."""
+    return History(path) if board is None else TensorBoardHistory(path, board)
+
+
+class TensorBoardHistory(History):
     """A History whose numbers become curves too, named by event and key."""
 
     def __init__(self, path: Path, folder: Path) -> None:
@@ -18,7 +23,7 @@ class BoardHistory(History):
         self._writer: Any = None
 
     def rewind(self, step: int) -> None:
-        """Keep what was up to a step; TensorBoard is told to forget what came after."""
+        """Keep what was up to a step; TensorBoard drops what came after."""
         self.close()
         super().rewind(step)
         self._start = step + 1
@@ -36,7 +41,7 @@ class BoardHistory(History):
                     self._writer.add_scalar(f"{entry['event']}/{key}", value, entry["step"])
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

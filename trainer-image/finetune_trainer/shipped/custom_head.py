@@ -25,8 +25,8 @@ class BatchNorm(nn.BatchNorm1d):
     pass without gradients.
     """
 
-    counts = True
-    """Whether these rows are part of the batch: a rank without any computes a row too, for the others' sake."""
+    rows_contribute = True
+    """Whether these rows are part of the batch: a rank without any computes one too, as the others wait for it."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Rows (n, features), with the statistics of the n rows of every rank while training."""
@@ -44,7 +44,7 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
     def _synchronised(self, rows: Tensor) -> Tensor:
-        share = float(self.counts)
+        share = float(self.rows_contribute)
         count = rows.new_tensor([share * len(rows)])
         sums = Summed.apply(torch.cat([count, share * rows.sum(0)]))
         total = sums[0].detach()

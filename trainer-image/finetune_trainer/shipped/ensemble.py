@@ -25,26 +25,29 @@ LEAST = 1e-12
 """Probabilities are kept this far from 0 and 1, where their logarithm is not finite."""
 
 
-def average_probabilities(logits: Tensor, several: bool) -> Tensor:
-    """Members' logits (members, …, labels) to those of their mean probability; `several`: each label is a yes or no."""
-    probabilities = _mean_probabilities(logits, several).clamp(LEAST, 1 - LEAST)
-    return probabilities.logit() if several else probabilities.log()
+def average_probabilities(logits: Tensor, multi_label: bool) -> Tensor:
+    """Members' logits (members, …, labels) to those of their mean probability.
+
+    With `multi_label` each label is a yes or no.
+    """
+    probabilities = _mean_probabilities(logits, multi_label).clamp(LEAST, 1 - LEAST)
+    return probabilities.logit() if multi_label else probabilities.log()
 
 
-def vote(logits: Tensor, several: bool) -> Tensor:
+def vote(logits: Tensor, multi_label: bool) -> Tensor:
     """The label with the most members for it, or all labels with half of them: more is more votes, ties by probability.
 
-    With several labels it is positive for each that is given. These numbers decide; they are no probabilities.
+    With `multi_label` it is positive for each label that is given. These numbers decide; they are no probabilities.
     """
-    mean = _mean_probabilities(logits, several)
-    if several:
+    mean = _mean_probabilities(logits, multi_label)
+    if multi_label:
         return (2.0 * (logits >= 0).double() - 1).sum(0) + (mean - 0.5)
     return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double().sum(0) + 0.5 * mean
 
 
-def average_predictions(values: Tensor, several: bool) -> Tensor:
+def average_predictions(values: Tensor, multi_label: bool) -> Tensor:
     """The mean of numbers (members, rows, targets)."""
-    del several
+    del multi_label
     return values.double().mean(0)
 
 
@@ -55,9 +58,9 @@ RULES: dict[str, Callable[[Tensor, bool], Tensor]] = {
 }
 
 
-def _mean_probabilities(logits: Tensor, several: bool) -> Tensor:
+def _mean_probabilities(logits: Tensor, multi_label: bool) -> Tensor:
     exact = logits.double()
-    return (exact.sigmoid() if several else exact.softmax(-1)).mean(0)
+    return (exact.sigmoid() if multi_label else exact.softmax(-1)).mean(0)
 
 
 class Ensemble(nn.Module):
@@ -75,8 +78,8 @@ class Ensemble(nn.Module):
     def forward(self, **inputs: Tensor) -> ModelOutput:
         """What the members were given."""
         logits = torch.stack([member(**inputs).logits.float() for member in self.members])
-        several = self.config.problem_type == "multi_label_classification"
-        return SequenceClassifierOutput(logits=RULES[self.rule](logits, several).float())
+        multi_label = self.config.problem_type == "multi_label_classification"
+        return SequenceClassifierOutput(logits=RULES[self.rule](logits, multi_label).float())
 
 
 def load(folder: str) -> tuple[Ensemble, Any]:

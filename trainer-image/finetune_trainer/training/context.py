@@ -1,7 +1,6 @@
 """A run while it trains: its parts, and what its plan asks for at a step."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,13 +11,16 @@ from finetune_api.training import CheckpointInterval, EvaluationInterval, Traini
 from finetune_trainer.data.batching import Batches, Indices, epoch_batches, steps_per_epoch
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.layers.batch_norm import norms_of
 from finetune_trainer.optimization.clipping import Norms
 from finetune_trainer.optimization.spikes import Spikes
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.debug import Debug
-from finetune_trainer.training.evaluate import Judge
+from finetune_trainer.training.evaluator import Evaluator
 from finetune_trainer.training.state import TrainState
+from finetune_trainer.training.task import Task
 
 ROWS_NAMED = 8
 
@@ -27,17 +29,15 @@ ROWS_NAMED = 8
 class Run:
     """Everything that training needs; what changes is in TrainState."""
 
-    judge: Judge
+    task: Task
+    evaluator: Evaluator
+    ranks: Ranks
+    stop: Stop
     optimizer: torch.optim.Optimizer
     training: TrainingSpec
     train: Examples
     validation: Examples
-    save: Callable[[TrainState], None]
-    """Writes a checkpoint."""
-    restore: Callable[[int | None], TrainState | None]
-    """Puts the newest checkpoint, or the newest before a step, into model, optimizer and generators, drops the later
-    ones and returns its state; None if there is none.
-    """
+    checkpoints: CheckpointIO
     recorder: Recorder
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""
@@ -47,7 +47,7 @@ class Run:
     logged_at: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     """Seconds that the step being taken has spent on building batches."""
-    clock_struck: bool = False
+    checkpoint_timer_due: bool = False
     """By rank 0's clock a checkpoint is due."""
     _epoch: tuple[int, Batches] | None = None
 
@@ -61,31 +61,21 @@ class Run:
         """Optimizer steps planned."""
         return self.training.max_steps or (self.training.epochs or 1) * self.steps_per_epoch
 
-    @property
-    def stop(self) -> Stop:
-        """Whether a signal or a pruning came."""
-        return self.judge.stop
-
-    @property
-    def ranks(self) -> Ranks:
-        """This process among those of the run."""
-        return self.judge.ranks
-
     @cached_property
     def norms(self) -> list[torch.nn.Module]:
         """Layers with running statistics, which every forward pass in training changes."""
-        return [module for module in self.judge.model.modules() if hasattr(module, "running_mean")]
+        return norms_of(self.task.model)
 
     @property
     def stopping(self) -> bool:
-        """Whether training ends before the next step; other ranks have to be told first."""
+        """Whether training ends before the next step; other ranks have to know first."""
         return self.stop.agreed or (self.ranks.world_size == 1 and self.stop.requested)
 
     def exchange(self, *numbers: float) -> list[float]:
         """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
-        *totals, stop, save = self.ranks.all_reduce_sum(*numbers, self.stop.requested, _struck(self))
-        self.stop.agree(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
-        self.clock_struck = save > 0
+        *totals, stop, save = self.ranks.all_reduce_sum(*numbers, self.stop.requested, _timer_due(self))
+        self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
+        self.checkpoint_timer_due = save > 0
         return totals
 
     def batch(self, step: int) -> Indices:
@@ -107,7 +97,7 @@ def rows_named(run: Run, rows: Indices) -> str:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What one optimizer step did."""
 
     loss: float
@@ -132,11 +122,11 @@ def checkpoint_due(run: Run, state: TrainState) -> bool:
     """Whether the plan asks for a checkpoint at this step."""
     every = run.training.checkpoint.every
     if every is not None and every.minutes:
-        return run.clock_struck
+        return run.checkpoint_timer_due
     return state.step > 0 and _every(run, every, state.step)
 
 
-def _struck(run: Run) -> bool:
+def _timer_due(run: Run) -> bool:
     every = run.training.checkpoint.every
     minutes = every.minutes if every else None
     return bool(minutes) and run.ranks.is_main and time.monotonic() - run.saved_at >= 60 * (minutes or 0)

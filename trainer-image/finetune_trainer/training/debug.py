@@ -1,8 +1,8 @@
-"""Looks inside a run, as training.debug asks: statistics of layers, a profile, TensorBoard, one batch learned by heart.
+"""Debugging aids of training.debug: statistics of layers, a profile, whether one batch can be overfitted.
 
-without training.debug there is none of it. The files lie
-beside the checkpoints while training lasts, then in the model's folder."""
+The files lie beside the checkpoints while training lasts, then in the model's folder."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,9 @@ from finetune_api.training import DebugSpec
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.layers.find import watched
 from finetune_trainer.reporting.history import History
-from finetune_trainer.reporting.recorder import short
+from finetune_trainer.reporting.recorder import Recorder, short
+
+logger = logging.getLogger(__name__)
 
 STATISTICS, TRACE = "statistics.jsonl", "trace.json"
 LEARNED = 0.1
@@ -38,7 +40,7 @@ class Moments:
         self._sums = sums if self._sums is None else self._sums + sums
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
-    def told(self) -> dict[str, float | None]:
+    def summary(self) -> dict[str, float | None]:
         """For JSON: a number that is not finite is null."""
         if self._sums is None or self._largest is None:
             return {}
@@ -48,7 +50,7 @@ class Moments:
 
 
 class Debug:
-    """The looks at one run; `watch` is called around the forward and backward passes of every step."""
+    """The debugging aids of one run; `watch` is called around the forward and backward passes of every step."""
 
     def __init__(self, spec: DebugSpec, model: nn.Module, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +59,7 @@ class Debug:
         self._profiler: torch.profiler.profile | None = None
 
     def start(self, step: int) -> None:
-        """Training goes on from a step: what was written of later ones is written anew."""
+        """Training resumes from a step: what was written of later ones is written again."""
         with storage_errors("the debugging aids", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._spec.statistics_every:
@@ -65,7 +67,7 @@ class Debug:
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Look at the passes of this step, where the spec asks for it."""
+        """Observe the passes of this step, where the spec asks for it."""
         profile, every = self._spec.profile, self._spec.statistics_every
         if profile and step == profile.from_step:
             self._profiler = _profiler()
@@ -75,7 +77,7 @@ class Debug:
                 yield
             for name, (outputs, gradients) in layers.items():
                 self._statistics.add(
-                    step=step, layer=name, outputs=outputs.told(), gradients=gradients.told()
+                    step=step, layer=name, outputs=outputs.summary(), gradients=gradients.summary()
                 )
         else:
             yield
@@ -83,7 +85,7 @@ class Debug:
             self._export()
 
     def finish(self, steps: int, entries: list[dict[str, Any]]) -> list[str]:
-        """Training ended after so many steps, with these logged entries: what there is to say about the looks."""
+        """Training ended after this number of steps, with these logged entries; returns what the aids found."""
         self._export()
         found = [verdict(entries)] if self._spec.overfit_one_batch else []
         profile = self._spec.profile
@@ -100,6 +102,16 @@ class Debug:
         with storage_errors("the profile", self.folder):
             self._profiler.export_chrome_trace(str(self.folder / TRACE))
         self._profiler = None
+
+
+def report_findings(debug: Debug | None, recorder: Recorder, step: int) -> str:
+    """End the debugging aids after the last step, and report what they showed; returns it for the final message."""
+    if debug is None or recorder.history is None:
+        return ""
+    found = debug.finish(step, recorder.history.entries())
+    for sentence in found:
+        logger.warning(sentence)
+    return "".join(f"; {sentence}" for sentence in found)
 
 
 def _profiler() -> torch.profiler.profile:

@@ -1,102 +1,72 @@
-"""Scores a model on a set of rows."""
+"""The evaluation step: score the validation rows, and decide what follows from it.
 
-import math
-from dataclasses import dataclass, field
-from typing import Any
+Which weights are the best so far and have to be saved, whether the rate falls, how long early stopping waits."""
 
-import torch
+import logging
+import time
 
-from finetune_trainer.data.batching import Indices, evaluation_batches
-from finetune_trainer.data.collation import collate
-from finetune_trainer.data.tokens import Examples
-from finetune_trainer.distributed import Ranks
-from finetune_trainer.objectives import Meter, Objective
-from finetune_trainer.process.devices import Compute
-from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
-from finetune_trainer.process.stop import Stop
+from finetune_api.metrics import improves, plain
+from finetune_api.status import CheckpointStatus, EpochStatus
+from finetune_trainer.reporting.recorder import short
+from finetune_trainer.training.context import Run
+from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
+from finetune_trainer.training.state import TrainState
 
-EVALUATION_FACTOR = 4
-"""Without gradients, so many times more examples fit than in training."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Judge:
-    """How a model is scored."""
-
-    model: Any
-    objective: Objective[Any]
-    compute: Compute
-    pad_id: int
-    stop: Stop
-    ranks: Ranks = field(default_factory=Ranks)
-
-    def evaluate(self, examples: Examples, batch_size: int) -> dict[str, float] | None:
-        """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
-
-        The model is left in training mode. No random number is drawn. Memory does not grow with the model's outputs.
-        """
-        size = batch_size
-        while True:
-            meter = self.objective.meter()
-            loss_sum, weight, full = self._measure(examples, size, meter)
-            if self.stop.agreed:
-                return None
-            if not full:
-                break
-            size = next_micro_batch_size(size, int(examples.lengths.max()), memory_estimate(self.model))
-        joined = self.objective.meter()
-        for parts in self.ranks.all_gather(meter.parts()):
-            joined.add(parts)
-        mean = loss_sum / weight if weight else math.nan
-        return {"loss": mean, **joined.scores(mean)}
-
-    def _measure(self, examples: Examples, size: int, meter: Meter) -> tuple[float, float, bool]:
-        """Sum and weight of the losses of all ranks, and whether one of them was out of memory."""
-        loss_sum, weight, full = 0.0, 0.0, 0.0
-        self.model.eval()
-        try:
-            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
-                ((batch, counts),) = self.ranks.shard_batch(everyones, size)
-                own = self._score(examples, batch, meter, counts=counts)
-                *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
-                self.stop.agree(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
-                if full or stop:
-                    break
-                loss_sum, weight = loss_sum + sums[0], weight + sums[1]
-        finally:
-            self.model.train()
-        return loss_sum, weight, full > 0
-
-    def _score(
-        self, examples: Examples, batch: Indices, meter: Meter, *, counts: bool
-    ) -> tuple[float, float, bool]:
-        """Sum and weight of the losses of a batch, and whether it did not fit into memory."""
-        try:
-            # buffers that a divided model makes in its first pass are written to in training
-            with torch.no_grad() if self.ranks.sharded else torch.inference_mode():
-                logits, targets = self.predict(examples, batch)
-                if not counts:
-                    return 0.0, 0.0, False
-                loss = self.objective.loss(logits, targets)
-                meter.update(logits, targets)
-                return loss.loss_sum.item(), loss.weight.item(), False
-        except RuntimeError as error:
-            self.ranks.check_memory(error)
-            return 0.0, 0.0, True
-
-    def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and targets of some examples."""
-        inputs, targets = collate(examples, batch, self.pad_id, self.compute.device)
-        return self.logits(inputs), targets
-
-    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""
-        with self.compute.autocast():
-            logits: torch.Tensor = self.model(**inputs).logits
-        return logits.float()
+def evaluation_step(run: Run, state: TrainState) -> bool:
+    """Score the validation rows and update the state; True if the best weights so far have to be kept for the end."""
+    began = time.perf_counter()
+    scores = run.evaluator.evaluate(run.validation, state.micro_batch_size * EVALUATION_FACTOR)
+    if scores is None:
+        return False
+    state.seconds += time.perf_counter() - began
+    spec, stopping = run.training.evaluation, run.training.early_stopping
+    improved = _add_evaluation(run, state, scores)
+    _update_plateau(run, state, scores[plain(spec.best_metric)])
+    if stopping is not None:
+        metric = plain(stopping.metric or spec.best_metric)
+        state.patience = state.patience.after(stopping, scores.get(metric))
+        run.recorder.metrics.bad_evaluations.set(state.patience.bad_evaluations)
+    run.recorder.evaluation(state.evaluations, state.best, improved=improved)
+    return improved and stopping is not None and stopping.restore_best
 
 
-def defined(scores: dict[str, float], names: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Those of the named scores that are numbers, and the names of those that are not."""
-    numbers = {name: scores[name] for name in names if math.isfinite(scores[name])}
-    return numbers, [name for name in names if name not in numbers]
+def _update_plateau(run: Run, state: TrainState, value: float) -> None:
+    spec = run.training.schedule.plateau
+    if spec is None:
+        return
+    state.plateau = state.plateau.after(spec, run.training.evaluation.best_metric, value)
+    if state.plateau.rate_factor != 1:
+        state.rate_factor *= state.plateau.rate_factor
+        logger.info(
+            f"{run.training.evaluation.best_metric} did not improve in {spec.patience + 1} evaluations: the learning"
+            f" rate is multiplied by {spec.factor:g}"
+        )
+
+
+def _add_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bool:
+    """Add an evaluation to the state; True if it is the best so far."""
+    spec, key = run.training.evaluation, plain(run.training.evaluation.best_metric)
+    wanted = [plain(name) for name in spec.metrics or []]
+    numbers, undefined = defined(scores, list(dict.fromkeys(["loss", key, *wanted])))
+    if undefined:
+        logger.warning(f"not defined on these rows: {', '.join(undefined)}")
+    state.evaluations.append(
+        EpochStatus(
+            epoch=round(state.step / run.steps_per_epoch, 4),
+            step=state.step,
+            train_loss=short(state.train_loss),
+            eval_loss=short(numbers.pop("loss", None)),
+            metrics={name: short(value) or 0.0 for name, value in numbers.items()},
+            seconds=round(state.seconds - state.evaluated_seconds, 3),
+        )
+    )
+    state.evaluated_step, state.evaluated_seconds = state.step, state.seconds
+    state.loss_sum = state.weight = 0.0
+    value = scores[key]
+    if key in undefined or not improves(key, value, state.best.value if state.best else None):
+        return False
+    state.best = CheckpointStatus(step=state.step, metric=spec.best_metric, value=value)
+    return True

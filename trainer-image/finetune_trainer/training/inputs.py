@@ -1,4 +1,7 @@
-"""What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints."""
+"""What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints.
+
+Beside the checkpoints lies, while the run lasts: tokens/  debug/  metrics.jsonl
+"""
 
 import logging
 import shutil
@@ -10,7 +13,8 @@ from pathlib import Path
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig
 from finetune_api.status import ResolvedStatus
-from finetune_trainer.checkpoints.store import Checkpoints
+from finetune_trainer.checkpoints.fence import Fence
+from finetune_trainer.checkpoints.folder import remove_all
 from finetune_trainer.config import fingerprint
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import PrunedError
@@ -22,8 +26,11 @@ from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_staging
+from finetune_trainer.reporting.history import HISTORY
 from finetune_trainer.reporting.recorder import Recorder
-from finetune_trainer.training.looks import history_of
+from finetune_trainer.reporting.tensorboard import history_of
+
+TOKENS, DEBUG_DIR = "tokens", "debug"
 
 logger = logging.getLogger(__name__)
 
@@ -38,41 +45,43 @@ class Inputs:
     process: Process
     dataset: Dataset
     folder: ModelFolder
-    checkpoints: Checkpoints
+    fence: Fence
+    """Of the folder with the checkpoints."""
+    fingerprint: str
+    """Of all that decides the weights."""
 
 
 def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Process) -> Inputs:
     """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
     config = fetch(config, recorder, stop)
-    checkpoints = checkpoints_of(config)
+    fence = fence_of(config)
     check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
     check_adapter(config.model)
     folder = check_folder(config.model)
     dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
     if process.rank == 0:
-        checkpoints.claim()
+        fence.claim()
     found = dataset.resolved
     tokenizer = folder.tokenizer_resolved(config.model)
     recorder.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
     digests = {name: part.digest for name, part in found.items()}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
-    checkpoints.fingerprint = fingerprint(config, digests)
     if process.rank == 0:
-        recorder.open_history(history_of(config.training.debug, checkpoints.folder))
+        debug = config.training.debug
+        board = fence.folder / DEBUG_DIR / "tensorboard" if debug and debug.tensor_board else None
+        recorder.open_history(history_of(fence.folder / HISTORY, board))
     stop_if_asked(stop)
-    return Inputs(config, recorder, stop, process, dataset, folder, checkpoints)
+    return Inputs(config, recorder, stop, process, dataset, folder, fence, fingerprint(config, digests))
 
 
-def checkpoints_of(config: RunConfig) -> Checkpoints:
-    return Checkpoints(
-        Path(config.output.checkpoint_dir), config.job.attempt, config.training.checkpoint.keep
-    )
+def fence_of(config: RunConfig) -> Fence:
+    return Fence(Path(config.output.checkpoint_dir), config.job.attempt)
 
 
-def clear(checkpoints: Checkpoints, config: RunConfig) -> None:
+def clear(fence: Fence, config: RunConfig) -> None:
     """Remove the checkpoints, and what else of this job lies beside them."""
-    checkpoints.remove_all()
-    clear_beside(checkpoints.folder, config)
+    remove_all(fence, beside=(TOKENS, DEBUG_DIR, HISTORY))
+    clear_beside(fence.folder, config)
 
 
 def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
@@ -95,9 +104,9 @@ def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
 
 def clear_all(config: RunConfig) -> None:
     """`clear` what other attempts left, and this one."""
-    leftover = checkpoints_of(config)
-    leftover.claim()
-    clear(leftover, config)
+    fence = fence_of(config)
+    fence.claim()
+    clear(fence, config)
 
 
 @contextmanager
@@ -113,4 +122,4 @@ def nothing_left_if_pruned(config: RunConfig, process: Process) -> Iterator[None
 
 def stop_if_asked(stop: Stop, when: str = " before this attempt took a step") -> None:
     if stop.requested:
-        raise stop.error(when)
+        raise stop.to_error(when)

@@ -13,35 +13,38 @@ import torch
 
 from finetune_api.status import CheckpointStatus
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import PrunedError, StoppedError
+from finetune_trainer.layers.batch_norm import (
+    Statistics,
+    restore_statistics,
+    rows_left_out,
+    running_statistics,
+)
 from finetune_trainer.models.freezing import apply_unfreezing, trained_parameters
 from finetune_trainer.optimization.clipping import scale_and_clip
 from finetune_trainer.optimization.schedules import factor
 from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
-from finetune_trainer.training.context import Run, Step, checkpoint_due, evaluation_due, is_finished
+from finetune_trainer.training.context import Run, StepResult, checkpoint_due, evaluation_due, is_finished
+from finetune_trainer.training.evaluate import evaluation_step
 from finetune_trainer.training.nonfinite import (
-    Statistics,
     finite,
     needs_start,
-    put_back,
     refuse,
-    running_statistics,
 )
-from finetune_trainer.training.record import evaluate_now, log_step, pruned, tell_spike
+from finetune_trainer.training.record import log_step, pruned_message, record_spike
 from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Passes:
+class GradientResult:
     """What the forward and backward passes of a step gave, over all ranks."""
 
     loss_sum: float
     weight: float
-    positions: float
-    """Tokens and padding that were computed on."""
+    computed_tokens: float
+    """With padding."""
     scale: float
     """By which the gradient has to be multiplied to be that of the mean loss."""
 
@@ -53,12 +56,12 @@ def train(run: Run, state: TrainState) -> None:
     """
     run.exchange()
     if needs_start(run, state):
-        run.save(state)
+        run.checkpoints.save(state)
     while True:
-        improved = evaluation_due(run, state) and evaluate_now(run, state)
+        improved = evaluation_due(run, state) and evaluation_step(run, state)
         stopping, finished = run.stopping, is_finished(run, state)
         if stopping and run.stop.pruned is not None:
-            raise PrunedError(pruned(run, state))
+            raise PrunedError(pruned_message(run, state))
         if stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
         if stopping:
@@ -74,14 +77,14 @@ def train(run: Run, state: TrainState) -> None:
 def unfreeze(run: Run, state: TrainState) -> None:
     """Train from this step on what gradual unfreezing adds, and say so."""
     if run.freeze is not None and apply_unfreezing(
-        run.judge.model, run.freeze, state.step, run.steps_per_epoch
+        run.task.model, run.freeze, state.step, run.steps_per_epoch
     ):
-        trained = trained_parameters(run.judge.model)
+        trained = trained_parameters(run.task.model)
         logger.info(f"step {state.step + 1}: {trained:,} parameters are trained from here on")
 
 
-def train_step(run: Run, state: TrainState) -> Step | None:
-    """One update of the weights; None if it was refused as not finite. Raises DivergedError, DeviceMemoryError."""
+def train_step(run: Run, state: TrainState) -> StepResult | None:
+    """One update of the weights, or None after NaN or infinity. Raises DivergedError, DeviceMemoryError."""
     began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
@@ -93,19 +96,19 @@ def train_step(run: Run, state: TrainState) -> Step | None:
     loss = passes.loss_sum / passes.weight if passes.weight else 0.0
     norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
     if not finite(loss, norms.before):
-        put_back(statistics)
+        restore_statistics(statistics)
         refuse(run, state, batch, loss, norms.before)
         return None
     run.optimizer.step()
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
-    tell_spike(run, state, batch, loss)
+    record_spike(run, state, batch, loss)
     state.step += 1
     state.loss_sum += passes.loss_sum
     state.weight += passes.weight
     state.tokens += int(lengths.sum())
-    state.positions += int(passes.positions)
+    state.computed_tokens += int(passes.computed_tokens)
     state.seconds += seconds
-    return Step(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
+    return StepResult(loss, norms, rate, len(batch), int(lengths.sum()), seconds, run.waited)
 
 
 def learning_rate(run: Run, state: TrainState) -> float:
@@ -116,12 +119,14 @@ def learning_rate(run: Run, state: TrainState) -> float:
     )
 
 
-def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics: Statistics) -> Passes:
+def _gradients_that_fit(
+    run: Run, state: TrainState, batch: Indices, statistics: Statistics
+) -> GradientResult:
     """`_gradients`, with the micro-batch halved as long as a device is full.
 
     Every time from the same random state and the same running `statistics`.
     """
-    device = run.judge.compute.device
+    device = run.task.compute.device
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
@@ -129,55 +134,54 @@ def _gradients_that_fit(run: Run, state: TrainState, batch: Indices, statistics:
         if passes is not None:
             return passes
         longest = int(run.train.lengths[batch].max())
-        parts = memory_estimate(run.judge.model, run.optimizer)
+        parts = memory_estimate(run.task.model, run.optimizer)
         state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts)
         logger.warning(
             f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
             f" the batch of {run.training.batch_size} stays as it is"
         )
-        put_back(statistics)
+        restore_statistics(statistics)
         torch.set_rng_state(random)
         if cuda is not None:
             torch.cuda.empty_cache()
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> Passes | None:
+def _gradients(run: Run, batch: Indices, size: int) -> GradientResult | None:
     """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
 
     None if some rank was out of memory, which leaves no gradient.
     """
     run.optimizer.zero_grad(set_to_none=True)
-    loss_sum, weight, positions, full = 0.0, 0.0, 0.0, False
+    loss_sum, weight, computed, full = 0.0, 0.0, 0.0, False
     try:
-        loss_sum, weight, positions = _accumulate(run, batch, size)
+        loss_sum, weight, computed = _accumulate(run, batch, size)
     except RuntimeError as error:
         run.ranks.check_memory(error)
         full = True
-    loss_sum, weight, positions, somewhere_full = run.exchange(loss_sum, weight, positions, full)
+    loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, full)
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
         return None
     scale = run.ranks.all_reduce_gradients(_parameters(run), weight or 1.0)
-    return Passes(loss_sum, weight, positions, scale)
+    return GradientResult(loss_sum, weight, computed, scale)
 
 
 def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
-    """Forward and backward passes of this rank; its loss as sum and weight, and the positions it computed."""
-    judge, positions = run.judge, 0
-    total = torch.zeros(2, dtype=torch.float64, device=judge.compute.device)
+    """Forward and backward passes of this rank; its loss as sum and weight, and the tokens it computed."""
+    task, computed = run.task, 0
+    total = torch.zeros(2, dtype=torch.float64, device=task.compute.device)
     for micro, counts in run.ranks.shard_batch(batch, size):
         began = time.perf_counter()
-        inputs, targets = collate(run.train, micro, judge.pad_id, judge.compute.device)
+        inputs, targets = task.collate(run.train, micro)
         run.waited += time.perf_counter() - began
-        positions += inputs["input_ids"].numel()
-        for norm in run.norms:
-            norm.counts = counts  # type: ignore[assignment]
-        loss = judge.objective.loss(judge.logits(inputs), targets)
-        (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
+        computed += inputs["input_ids"].numel()
+        with nullcontext() if counts else rows_left_out(run.norms):
+            loss = task.loss(inputs, targets)
+            (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
-    return loss_sum, weight, positions
+    return loss_sum, weight, computed
 
 
 def _parameters(run: Run) -> list[torch.nn.Parameter]:
@@ -189,7 +193,7 @@ def save_now(run: Run, state: TrainState) -> None:
     run.saved_at = time.monotonic()
     if state.step == 0:
         return
-    run.save(state)
+    run.checkpoints.save(state)
     metrics = run.recorder.metrics
     metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
     metrics.checkpoint_success.set_to_current_time()

@@ -1,7 +1,7 @@
-"""A loss or gradient that is not a finite number: which rows and which layer, and what is done.
+"""A loss or gradient that is NaN or infinite: which rows and which layer cause it, and what is done.
 
-No weight takes it up: the optimizer has not stepped yet when this is called, and running statistics of batch
-normalisation are put back."""
+No weight changes: the optimizer has not stepped yet when this is called, and the loop restores running statistics of
+batch normalisation."""
 
 import logging
 import math
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from finetune_api.training import NonFiniteAction
 from finetune_trainer.data.batching import Indices, micro_batches
-from finetune_trainer.data.collation import collate
 from finetune_trainer.errors import DivergedError
 from finetune_trainer.layers.find import watched
 from finetune_trainer.training.context import Run, rows_named
@@ -24,14 +23,12 @@ from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-Statistics = list[tuple[Tensor, Tensor]]
-"""Buffers of batch normalisation, each with what it held before a step."""
 ADVICE = "try a smaller training.optimizer.learningRate, a longer warmup or precision: Float32, and look at these rows"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Where numbers that are not finite come from."""
+    """Where NaN or infinity come from."""
 
     rows: Indices
     """Examples of the batch: those that cause it alone, or all of them if it takes several."""
@@ -59,24 +56,24 @@ def refuse(run: Run, state: TrainState, batch: Indices, loss: float, norm: float
     recorder.metrics.nonfinite.inc()
     finding = find(run, state, batch)
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    told = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
+    event = f"at step {state.step + 1}: {what} on {rows_named(run, finding.rows)}{_from(finding)}"
     if policy.action is NonFiniteAction.FAIL:
-        raise DivergedError(f"diverged {told}; no weights were changed by it; {ADVICE}")
+        raise DivergedError(f"diverged {event}; no weights were changed by it; {ADVICE}")
     if state.nonfinite >= policy.limit:
         raise DivergedError(
-            f"diverged {told}; this came {state.nonfinite + 1} times, and training.onNonFinite.limit is"
-            f" {policy.limit}; {ADVICE}"
+            f"diverged {event}; this happened {state.nonfinite + 1} times, and training.onNonFinite.limit"
+            f" is {policy.limit}; {ADVICE}"
         )
     state.nonfinite += 1
     if policy.action is NonFiniteAction.SKIP_STEP:
         recorder.metrics.skipped.inc()
-        logger.warning(f"not finite {told}; the step is left out", extra={"facts": {"event": "skip"}})
+        logger.warning(f"NaN or infinity {event}; step skipped", extra={"facts": {"event": "skip"}})
         state.step += 1
     else:
-        _roll_back(run, state, batch, told)
+        _roll_back(run, state, batch, event)
 
 
-def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
+def _roll_back(run: Run, state: TrainState, batch: Indices, event: str) -> None:
     """Go back to a checkpoint whose weights can compute the batch, with a smaller rate.
 
     The newest one, unless training that came from it got no further than this: its weights may have exploded, though
@@ -86,16 +83,16 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
     if failed <= state.failed_step and state.returned_step > 0:
         before = state.returned_step
     while True:
-        earlier = run.restore(before)
+        earlier = run.checkpoints.restore(before)
         if earlier is None:
-            raise DivergedError(f"diverged {told}; no checkpoint is left to go back to; {ADVICE}")
-        _return_to(run, state, earlier, failed)
+            raise DivergedError(f"diverged {event}; no checkpoint is left to go back to; {ADVICE}")
+        state.roll_back_to(earlier, failed, run.training.on_non_finite.learning_rate_factor)
         again = find(run, state, batch)
         if again.layer is None:
             break
         if earlier.step == 0:
             raise DivergedError(
-                f"diverged {told}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
+                f"diverged {event}; the weights of step 0 give the same on {rows_named(run, again.rows)}, so a"
                 f" smaller rate does not help; {ADVICE}"
             )
         before = earlier.step
@@ -104,32 +101,19 @@ def _roll_back(run: Run, state: TrainState, batch: Indices, told: str) -> None:
     if run.debug is not None:
         run.debug.start(state.step)
     logger.warning(
-        f"not finite {told}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
+        f"NaN or infinity {event}; back to step {state.step} with {state.rate_factor:g} times the learning rate",
         extra={"facts": {"event": "rollback"}},
     )
 
 
-def _return_to(run: Run, state: TrainState, earlier: TrainState, failed: int) -> None:
-    """Make the state that of a checkpoint, but for what is known of failures since."""
-    times = state.nonfinite - earlier.nonfinite
-    kept = {
-        "nonfinite": state.nonfinite,
-        "micro_batch_size": state.micro_batch_size,
-        "rate_factor": earlier.rate_factor * run.training.on_non_finite.learning_rate_factor**times,
-        "failed_step": failed,
-        "returned_step": earlier.step,
-    }
-    vars(state).update(vars(earlier) | kept)
-
-
 def find(run: Run, state: TrainState, batch: Indices) -> Finding:
-    """Compute the batch once more, without dropout and row by row where it has to be, and look where it begins.
+    """Compute the batch once more, without dropout and row by row where it has to be, and find where it begins.
 
     Never more than a micro-batch at once: more may not fit into the device. Every rank computes the same, as passes of
     a divided model need all of them, and what one finds all know.
     """
-    judge, size = run.judge, state.micro_batch_size
-    judge.model.eval()
+    model, size = run.task.model, state.micro_batch_size
+    model.eval()
     try:
         with torch.random.fork_rng():
             parts = [part for part in micro_batches(batch, size) if _origin(run, part, size)]
@@ -137,32 +121,31 @@ def find(run: Run, state: TrainState, batch: Indices) -> Finding:
             suspects = [*rows, *parts, batch]
             layer = next(filter(None, (_origin(run, suspect, size) for suspect in suspects)), None)
     finally:
-        judge.model.train()
+        model.train()
         run.optimizer.zero_grad(set_to_none=True)
     return Finding(np.array(sorted(int(row[0]) for row in rows)) if rows else batch, layer)
 
 
 def _origin(run: Run, rows: Indices, size: int) -> str | None:
-    """What in the computation of these rows is not finite first, on any rank; None if all is finite on all.
+    """Where NaN or infinity first occur in the computation of these rows, on any rank; None if nowhere.
 
-    As in training the gradients of micro-batches of `size` are added up, and looked at once.
+    As in training the gradients of micro-batches of `size` are added up, and checked once.
     """
     run.optimizer.zero_grad(set_to_none=True)
     for part in micro_batches(rows, size):
         found = _pass(run, part)
         if found is not None:
             return found
-    gradients = [(name, p.grad) for name, p in run.judge.model.named_parameters() if p.grad is not None]
+    gradients = [(name, p.grad) for name, p in run.task.model.named_parameters() if p.grad is not None]
     broken = [name for name, gradient in gradients if not all_finite(gradient)]
     return _anywhere(run, f"the gradient of {broken[-1]}" if broken else None)
 
 
 def _pass(run: Run, rows: Indices) -> str | None:
     """Add to the gradients, if outputs and loss are finite on all ranks; else what is not, first."""
-    judge = run.judge
-    inputs, targets = collate(run.train, rows, judge.pad_id, judge.compute.device)
-    with _first_output(judge.model) as seen:
-        loss = judge.objective.loss(judge.logits(inputs), targets)
+    inputs, targets = run.task.collate(run.train, rows)
+    with _first_output(run.task.model) as seen:
+        loss = run.task.loss(inputs, targets)
     found = f"the output of {seen[0]}" if seen else None
     if found is None and not torch.isfinite(loss.loss_sum):
         found = "the loss of finite outputs"
@@ -179,7 +162,7 @@ def _anywhere(run: Run, found: str | None) -> str | None:
 
 @contextmanager
 def _first_output(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules whose output is not finite, in the order in which they were done."""
+    """The names of the modules with NaN or infinity in their output, in the order in which they were computed."""
     seen: list[str] = []
 
     def look(name: str, output: Any) -> None:
@@ -207,16 +190,5 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def running_statistics(norms: list[nn.Module]) -> Statistics:
-    """The buffers of batch normalisation, which a forward pass changes, each with a copy of its content."""
-    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-
-
-def put_back(statistics: Statistics) -> None:
-    """Undo what forward passes did to running statistics."""
-    for buffer, content in statistics:
-        buffer.copy_(content)
-
-
 def _from(finding: Finding) -> str:
-    return f"; first not finite: {finding.layer}" if finding.layer else ""
+    return f"; first NaN or infinity: {finding.layer}" if finding.layer else ""

@@ -1,16 +1,15 @@
-"""Notes what a step or an evaluation gave: in the state, in the report, in the metrics."""
+"""Records what a step gave and how training ended: in the log, in the report, in the metrics."""
 
 import logging
 import time
 from datetime import UTC, datetime
 
-from finetune_api.metrics import improves, plain
-from finetune_api.status import CheckpointStatus, EarlyStoppedStatus, EpochStatus, ProgressStatus
+from finetune_api.metrics import plain
+from finetune_api.status import EarlyStoppedStatus, ProgressStatus
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.process.memory import peak
 from finetune_trainer.reporting.recorder import duration, short
-from finetune_trainer.training.context import Run, Step, rows_named
-from finetune_trainer.training.evaluate import EVALUATION_FACTOR, defined
+from finetune_trainer.training.context import Run, StepResult, rows_named
 from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -19,79 +18,21 @@ LOG_LINES = 50
 LOG_SECONDS = 30.0
 
 
-def evaluate_now(run: Run, state: TrainState) -> bool:
-    """Score the validation rows and note it; True if the best weights so far have to be kept for the end."""
-    began = time.perf_counter()
-    scores = run.judge.evaluate(run.validation, state.micro_batch_size * EVALUATION_FACTOR)
-    if scores is None:
-        return False
-    state.seconds += time.perf_counter() - began
-    spec, stopping = run.training.evaluation, run.training.early_stopping
-    improved = note_evaluation(run, state, scores)
-    _note_plateau(run, state, scores[plain(spec.best_metric)])
-    if stopping is not None:
-        state.patience = state.patience.after(
-            stopping, scores.get(plain(stopping.metric or spec.best_metric))
-        )
-        run.recorder.metrics.bad_evaluations.set(state.patience.bad_evaluations)
-    run.recorder.evaluation(state.evaluations, state.best, improved=improved)
-    return improved and stopping is not None and stopping.restore_best
-
-
-def _note_plateau(run: Run, state: TrainState, value: float) -> None:
-    spec = run.training.schedule.plateau
-    if spec is None:
-        return
-    state.plateau = state.plateau.after(spec, run.training.evaluation.best_metric, value)
-    if state.plateau.rate_factor != 1:
-        state.rate_factor *= state.plateau.rate_factor
-        logger.info(
-            f"{run.training.evaluation.best_metric} did not improve in {spec.patience + 1} evaluations: the learning"
-            f" rate is multiplied by {spec.factor:g}"
-        )
-
-
-def note_evaluation(run: Run, state: TrainState, scores: dict[str, float]) -> bool:
-    """Add an evaluation to the state; True if it is the best so far."""
-    spec, key = run.training.evaluation, plain(run.training.evaluation.best_metric)
-    wanted = [plain(name) for name in spec.metrics or []]
-    numbers, undefined = defined(scores, list(dict.fromkeys(["loss", key, *wanted])))
-    if undefined:
-        logger.warning(f"not defined on these rows: {', '.join(undefined)}")
-    state.evaluations.append(
-        EpochStatus(
-            epoch=round(state.step / run.steps_per_epoch, 4),
-            step=state.step,
-            train_loss=short(state.train_loss),
-            eval_loss=short(numbers.pop("loss", None)),
-            metrics={name: short(value) or 0.0 for name, value in numbers.items()},
-            seconds=round(state.seconds - state.evaluated_seconds, 3),
-        )
-    )
-    state.evaluated_step, state.evaluated_seconds = state.step, state.seconds
-    state.loss_sum = state.weight = 0.0
-    value = scores[key]
-    if key in undefined or not improves(key, value, state.best.value if state.best else None):
-        return False
-    state.best = CheckpointStatus(step=state.step, metric=spec.best_metric, value=value)
-    return True
-
-
-def pruned(run: Run, state: TrainState) -> str:
-    """The last words of a trial that is pruned: the goal where it was measured last and at best, and why."""
+def pruned_message(run: Run, state: TrainState) -> str:
+    """How a pruned trial ends: the goal as measured last and at best, and why it was pruned."""
     goal, key = run.training.evaluation.best_metric, plain(run.training.evaluation.best_metric)
-    told = f"{goal} was not measured yet"
+    measured = f"{goal} was not measured yet"
     if state.evaluations:
         last = state.evaluations[-1]
         value = last.eval_loss if key == "loss" else last.metrics.get(key)
-        told = f"{goal} was {'not defined' if value is None else f'{value:g}'} at step {last.step}"
+        measured = f"{goal} was {'not defined' if value is None else f'{value:g}'} at step {last.step}"
     if state.best and state.best.step != state.evaluations[-1].step:
-        told += f", {state.best.value:g} at best (step {state.best.step})"
-    return f"pruned at step {state.step}: {told}; {run.stop.pruned}"
+        measured += f", {state.best.value:g} at best (step {state.best.step})"
+    return f"pruned at step {state.step}: {measured}; {run.stop.pruned}"
 
 
-def log_step(run: Run, state: TrainState, step: Step) -> None:
-    """Pass a step's numbers on; a line in the log every so often."""
+def log_step(run: Run, state: TrainState, step: StepResult) -> None:
+    """Update the metrics with every step, and log about one in fifty."""
     metrics, total = run.recorder.metrics, run.total_steps
     metrics.loss.set(step.loss)
     metrics.learning_rate.set(step.learning_rate)
@@ -112,8 +53,8 @@ def log_step(run: Run, state: TrainState, step: Step) -> None:
         run.recorder.train_step(progress_of(run, state, step))
 
 
-def tell_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
-    """Say so when the loss of the step that is being taken stands out from those before it."""
+def record_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
+    """Warn when the loss of the step that is being taken stands out from those before it."""
     usual = run.spikes.note(loss)
     if usual is None:
         return
@@ -124,7 +65,7 @@ def tell_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None
     )
 
 
-def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
+def progress_of(run: Run, state: TrainState, step: StepResult) -> ProgressStatus:
     """Where training stands after a step."""
     per_step = state.seconds / state.step
     return ProgressStatus(
@@ -146,11 +87,11 @@ def progress_of(run: Run, state: TrainState, step: Step) -> ProgressStatus:
 
 
 def padding(state: TrainState) -> float:
-    """Share of all computed positions that were padding."""
-    return 1 - state.tokens / state.positions if state.positions else 0.0
+    """Share of padding in all computed tokens."""
+    return 1 - state.tokens / state.computed_tokens if state.computed_tokens else 0.0
 
 
-def note_early_stop(run: Run, state: TrainState) -> str:
+def record_early_stop(run: Run, state: TrainState) -> str:
     """Report that early stopping ended training before its plan, and what that saved; returns it for the message."""
     stopping = run.training.early_stopping
     if stopping is None or not state.patience.exhausted(stopping) or state.step >= run.total_steps:
@@ -167,7 +108,7 @@ def note_early_stop(run: Run, state: TrainState) -> str:
             step=state.step, metric=stopping.metric or "eval_loss", reason=reason, saved_seconds=saved
         )
     )
-    kind = "GPU time" if run.judge.compute.device.type == "cuda" else "computing time"
-    told = f"stopped early at step {state.step} of {run.total_steps}, which saved about {duration(saved)} of {kind}"
-    logger.info(f"{told}: {reason}")
-    return f"; {told}"
+    kind = "GPU time" if run.task.compute.device.type == "cuda" else "computing time"
+    message = f"stopped early at step {state.step} of {run.total_steps}, which saved about {duration(saved)} of {kind}"
+    logger.info(f"{message}: {reason}")
+    return f"; {message}"

@@ -1,11 +1,15 @@
 """Where training stands: all that a checkpoint holds beside tensors. Changed by `loop` only."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from finetune_api.status import CheckpointStatus, EpochStatus
 from finetune_trainer.optimization.early_stopping import Patience
 from finetune_trainer.optimization.plateau import Plateau
+
+KEYS = {"computed_tokens": "positions"}
+"""In state.json, of fields that were named differently when the format was made."""
+NAMES = {key: name for name, key in KEYS.items()}
 
 
 @dataclass
@@ -19,8 +23,8 @@ class TrainState:
     """Since the last evaluation; divided by `weight` it is the mean training loss."""
     weight: float = 0.0
     tokens: int = 0
-    positions: int = 0
-    """Tokens and padding."""
+    computed_tokens: int = 0
+    """With padding."""
     seconds: float = 0.0
     """Spent on training and evaluation, over all attempts."""
     evaluated_seconds: float = 0.0
@@ -31,7 +35,7 @@ class TrainState:
     rate_factor: float = 1.0
     """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
     nonfinite: int = 0
-    """Steps left out, or rolled back, so far as not finite."""
+    """Steps so far with a NaN or infinite loss or gradient, skipped or rolled back."""
     failed_step: int = 0
     """The last step that was rolled back."""
     returned_step: int = 0
@@ -42,18 +46,38 @@ class TrainState:
         """Mean training loss since the last evaluation."""
         return self.loss_sum / self.weight if self.weight else None
 
+    def roll_back_to(self, earlier: "TrainState", failed_step: int, rate_factor: float) -> None:
+        """Become the state of a checkpoint, but keep what is known of failures since.
+
+        Each failure since then multiplies the learning rate by `rate_factor`.
+        """
+        since = replace(
+            earlier,
+            nonfinite=self.nonfinite,
+            micro_batch_size=self.micro_batch_size,
+            rate_factor=earlier.rate_factor * rate_factor ** (self.nonfinite - earlier.nonfinite),
+            failed_step=failed_step,
+            returned_step=earlier.step,
+        )
+        for each in fields(self):
+            setattr(self, each.name, getattr(since, each.name))
+
     def to_json(self) -> dict[str, Any]:
         """For state.json."""
-        return asdict(self) | {
+        written = asdict(self)
+        for name, key in KEYS.items():
+            written[key] = written.pop(name)
+        return written | {
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
             "best": self.best and self.best.to_json(),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "TrainState":
-        """From state.json of this version."""
+        """From state.json of this version, or of one before it."""
+        read = {NAMES.get(key, key): part for key, part in value.items()}
         return cls(
-            **value
+            **read
             | {
                 "evaluations": [EpochStatus.model_validate(entry) for entry in value["evaluations"]],
                 "best": value["best"] and CheckpointStatus.model_validate(value["best"]),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.checkpoints.store import Checkpoints
+from finetune_trainer.checkpoints.fence import Fence
+from finetune_trainer.checkpoints.folder import path_of, remove_all
+from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.errors import StoppedError, StorageError
 from unit.trainer.logs import messages
 
@@ -17,12 +19,10 @@ def tensors(value):
     return {"model": {"weight": torch.full((4,), float(value))}, "random": {"torch": torch.arange(3)}}
 
 
-def store(folder, attempt=1, keep=2, fingerprint="same"):
-    said = messages()
-    checkpoints = Checkpoints(folder, attempt, keep)
-    checkpoints.fingerprint = fingerprint
-    checkpoints.claim()
-    return checkpoints, said
+def store(folder, attempt=1, keep=2, fingerprint="same", **environment):
+    said, fence = messages(), Fence(folder, attempt)
+    fence.claim()
+    return CheckpointStore(fence, fingerprint, {"torch": "2.0"} | environment, keep), said
 
 
 def saved(folder, steps, best=None, **options):
@@ -46,7 +46,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
     manifest = json.loads((tmp_path / "step-00000400" / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["model.safetensors", "random.safetensors", "state.json"]
     assert (manifest["step"], manifest["attempt"], manifest["fingerprint"]) == (400, 3, "same")
-    assert "torch" in manifest["environment"]
+    assert manifest["environment"] == {"torch": "2.0"}
 
 
 CONTENT = ["model.safetensors", "random.safetensors", "state.json"]
@@ -89,11 +89,9 @@ def names_in(folder):
 
 def test_a_checkpoint_from_other_versions_or_threads_is_used_and_it_says_so(tmp_path):
     saved(tmp_path, [10])
-    checkpoints, said = store(tmp_path)
-    checkpoints.environment = checkpoints.environment | {"torch": "9.9", "threads": "4"}
+    checkpoints, said = store(tmp_path, torch="9.9", threads="4")
     assert checkpoints.newest().step == 10
-    assert "threads none → 4, torch" in said[0]
-    assert said[0].endswith("→ 9.9")
+    assert said[0].endswith("threads none → 4, torch 2.0 → 9.9")
 
 
 FILES = ["manifest.json", "model.safetensors", "random.safetensors", "state.json"]
@@ -126,12 +124,13 @@ def test_a_damaged_file_sends_back_to_the_checkpoint_before_and_it_says_so(tmp_p
 
 
 def test_every_byte_of_a_manifest_counts(tmp_path):
-    path = saved(tmp_path, [10])._path(10) / "manifest.json"
+    saved(tmp_path, [10])
+    path = path_of(tmp_path, 10) / "manifest.json"
     whole, (checkpoints, _) = path.read_bytes(), store(tmp_path)
     meaning = json.loads(whole)
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert checkpoints.flaw(path.parent) or json.loads(path.read_bytes()) == meaning
+        assert checkpoints.integrity_error(path.parent) or json.loads(path.read_bytes()) == meaning
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -192,11 +191,11 @@ def test_an_older_attempt_writes_nothing_once_a_newer_one_owns_the_folder(tmp_pa
     with pytest.raises(StoppedError, match=r"attempt 2 now owns .* attempt 1 writes nothing more"):
         zombie.save(30, tensors(30), {}, None)
     with pytest.raises(StoppedError):
-        zombie.remove_all()
+        remove_all(zombie.fence)
     with pytest.raises(StoppedError, match="attempt 2"):
         store(tmp_path, attempt=1)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
-    newer.remove_all()
+    remove_all(newer.fence)
     with pytest.raises(StoppedError, match="another process"):
         zombie.save(30, tensors(30), {}, None)
     assert not tmp_path.exists()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,13 @@ def recited(folder):
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits
+
+
+def test_members_with_a_head_of_their_own_are_known_by_the_file_that_a_head_writes():
+    from finetune_trainer.combine.members import HEAD
+    from finetune_trainer.shipped.custom_head import DESCRIPTION
+
+    assert HEAD == DESCRIPTION
 
 
 def test_there_is_a_combiner_for_every_rule():
@@ -399,9 +407,9 @@ def test_one_model_is_in_memory_at_a_time(combine, trio, monkeypatch):
     def load(*arguments):
         gc.collect()
         assert [each for each in alive if each() is not None] == []
-        model = real(*arguments)
-        alive.append(weakref.ref(model))
-        return model
+        task = real(*arguments)
+        alive.append(weakref.ref(task.model))
+        return task
 
     monkeypatch.setattr(scoring, "load", load)
     code, report, _ = combine(trio, "AverageWeights")
@@ -526,6 +534,29 @@ def test_language_models_make_a_soup_that_predicts_the_next_token(combine, tmp_p
         assert torch.equal(tensor, ((first[name].double() + second[name].double()) / 2).float()), name
 
 
+def test_members_that_do_not_fit_are_reported_without_importing_torch(tmp_path):
+    config = {
+        "kind": "CombineConfig",
+        "job": {"name": "together", "uid": "uid-9"},
+        "members": [{"path": str(tmp_path / name)} for name in ("one", "other")],
+        "combine": "Vote",
+        "dataset": {"test": {"path": str(write_jsonl(tmp_path / "test.jsonl", TEST))}},
+        "objective": {"classification": {}},
+        "output": {"modelDir": str(tmp_path / "model"), "stagingDir": str(tmp_path / "staging")},
+    }
+    path = tmp_path / "combine.json"
+    path.write_text(json.dumps(config))
+    code = (
+        "import sys; from finetune_trainer.__main__ import main; code = main(sys.argv[1:]);"
+        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.NOT_FOUND, done.stderr
+    assert "members.0" in done.stderr
+
+
 def test_a_metric_of_another_objective_is_refused(combine, trio):
     code, report, _ = combine(trio, "Vote", metrics=["pearson"])
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "metrics")
@@ -541,13 +572,13 @@ def test_a_row_with_a_label_that_the_members_do_not_know_is_refused(combine, tri
 def test_a_stop_leaves_nothing_behind(combine, trio, monkeypatch):
     from finetune_trainer.combine import combiners
 
-    real = combiners.Combiner.took
+    real = combiners.Combiner.add_member
 
-    def took(combiner, model):
-        combiner.panel.stop.requested = True
-        real(combiner, model)
+    def add_member(combiner, task):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(combiner, task)
 
-    monkeypatch.setattr(combiners.Combiner, "took", took)
+    monkeypatch.setattr(combiners.Combiner, "add_member", add_member)
     code, report, folder = combine(trio, "Vote")
     assert (code, report.message) == (ExitCode.INTERRUPTED, "stopped by SIGTERM; nothing was published")
     assert not Path(folder).exists()

@@ -48,7 +48,7 @@ def how(max_length=16):
 def examples_of(folder, source, how, check=lambda: None):
     """Examples by way of the cache, and what it said."""
     said = messages()
-    with TokenCache(folder, check) as cache:
+    with TokenCache(folder / "tokens", check) as cache:
         return cache.examples(source, OBJECTIVE, how), said
 
 
@@ -171,7 +171,7 @@ def test_of_several_processes_one_writes_and_the_others_wait_for_it(tmp_path, pa
         if len(waited) == 2:
             examples_of(tmp_path, source(path), encoding)
 
-    with TokenCache(tmp_path, write_meanwhile, writes=False) as cache:
+    with TokenCache(tmp_path / "tokens", write_meanwhile, writes=False) as cache:
         awaited = cache.examples(source(path), OBJECTIVE, encoding)
     assert len(waited) == 2
     assert len(awaited) == CHUNK_ROWS + 10

@@ -384,7 +384,7 @@ def test_a_retry_goes_on_from_its_checkpoint_though_the_branch_has_moved(hub: Hu
     }
     again = first.changed(pins | {"job": {"attempt": 2}})
     child = again.start()
-    while "going on from the checkpoint of step" not in again.log:
+    while "resuming from the checkpoint of step" not in again.log:
         time.sleep(0.005)
     os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED, again.log

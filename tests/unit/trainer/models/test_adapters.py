@@ -178,7 +178,7 @@ def test_a_killed_run_with_an_adapter_goes_on_to_the_same_bytes_and_saves_what_i
     assert {name for name in names if "lora_" not in name and "modules_to_save" not in name} == set()
     assert any("classifier.modules_to_save" in name for name in names)
     assert killed.run_apart() == ExitCode.DONE
-    assert "going on from the checkpoint of step 5" in killed.log
+    assert "resuming from the checkpoint of step 5" in killed.log
     one, other = ((job.model_dir / "adapter_model.safetensors").read_bytes() for job in (undisturbed, killed))
     assert one == other
 

@@ -93,5 +93,5 @@ def test_a_killed_run_with_gradual_unfreezing_goes_on_to_the_same_bytes(make_job
     assert undisturbed.run_apart() == 0
     assert killed.run_apart(lambda: kill_before_step(killed_before)) == -9
     assert killed.run_apart() == 0
-    assert "going on from the checkpoint" in killed.log
+    assert "resuming from the checkpoint" in killed.log
     assert weights_of(undisturbed) == weights_of(killed)

@@ -135,8 +135,9 @@ def a_normalised_run(ranks=None, size=8, count=16, **training):
     run, state = a_run("classification", ranks, count=count, **training)
     description = {"hidden_sizes": [6], "batch_norm": True, "dropout": 0.0, "pooling": "Mean", "outputs": 3}
     torch.manual_seed(11)  # a_run gave every rank a seed of its own
-    model = HeadedModel(run.judge.model.base_model, description)
-    run.judge = replace(run.judge, model=model.train())
+    model = HeadedModel(run.task.model.base_model, description)
+    run.task = replace(run.task, model=model.train())
+    run.evaluator = replace(run.evaluator, task=run.task)
     run.optimizer = build_optimizer(model, run.training.optimizer)
     return run, state
 
@@ -146,7 +147,7 @@ def trained_with_ranks(ranks=None, size=8, count=16):
 
     run, state = a_normalised_run(ranks, size, count)
     train(run, state)
-    return {name: value.clone().numpy() for name, value in run.judge.model.state_dict().items()}
+    return {name: value.clone().numpy() for name, value in run.task.model.state_dict().items()}
 
 
 def test_a_step_that_is_not_finite_leaves_no_trace_in_running_statistics_that_were_looked_for_once():
@@ -158,14 +159,14 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_running_statistics_that_we
         output.logits = output.logits * torch.inf
 
     run, state = a_normalised_run(onNonFinite={"action": "SkipStep"})
-    walks, modules = [], run.judge.model.modules
-    object.__setattr__(run.judge.model, "modules", lambda: walks.append(1) or modules())
+    walks, modules = [], run.task.model.modules
+    object.__setattr__(run.task.model, "modules", lambda: walks.append(1) or modules())
     (norm,) = (module for module in modules() if hasattr(module, "running_mean"))
     train_step(run, state)
     assert len(walks) == 1
     after_one = norm.running_mean.clone()
     assert after_one.any()
-    run.judge.model.register_forward_hook(overflow)
+    run.task.model.register_forward_hook(overflow)
     assert train_step(run, state) is None
     assert torch.equal(norm.running_mean, after_one)
     assert norm.num_batches_tracked == 1
@@ -183,8 +184,8 @@ def test_out_of_memory_half_way_leaves_no_trace_in_the_running_statistics():
     train_step(run, state)
     train_step(halved, other)
     assert state.micro_batch_size == 2
-    expected = halved.judge.model.state_dict()
-    for name, value in run.judge.model.state_dict().items():
+    expected = halved.task.model.state_dict()
+    for name, value in run.task.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
@@ -281,7 +282,7 @@ def test_a_killed_run_with_batch_normalisation_goes_on_to_the_same_bytes(make_jo
     assert undisturbed.run_apart() == ExitCode.DONE
     assert killed.run_apart(lambda: kill_before_step(13)) == -9
     assert killed.run_apart() == ExitCode.DONE
-    assert "going on from the checkpoint of step 10" in killed.log
+    assert "resuming from the checkpoint of step 10" in killed.log
     for name in ("custom_head.safetensors", "model.safetensors"):
         assert (undisturbed.model_dir / name).read_bytes() == (killed.model_dir / name).read_bytes()
     assert killed.report.epochs[-1].eval_loss == undisturbed.report.epochs[-1].eval_loss

@@ -71,7 +71,7 @@ def test_the_rates_of_a_step_are_the_schedules_times_the_scale(model_folder):
     from unit.trainer.training.test_loop import a_run
 
     run, state, *_ = a_run(model_folder, optimizer={"learningRate": 1e-3}, schedule={"warmup": {"steps": 2}})
-    run.optimizer = build_optimizer(run.judge.model, run.training.optimizer, 0.5)
+    run.optimizer = build_optimizer(run.task.model, run.training.optimizer, 0.5)
     state.step, state.rate_factor = 1, 0.1
     step = train_step(run, state)
     assert step.learning_rate == pytest.approx(5e-5)
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(make_job, plan):
     assert undisturbed.run_apart() == 0
     assert killed.run_apart(lambda: kill_before_step(14)) == -9
     assert killed.run_apart() == 0
-    assert "going on from the checkpoint of step 10" in killed.log
+    assert "resuming from the checkpoint of step 10" in killed.log
     assert weights_of(undisturbed) == weights_of(killed)
 
 

@@ -278,17 +278,17 @@ def test_plain_http_is_not_spoken(tmp_path, certificate):
 
 
 def test_a_run_posts_its_end_and_serves_metrics(make_job, tmp_path, certificate, endpoint, monkeypatch):
-    import finetune_trainer.training.run
+    import finetune_trainer.training.pipeline
 
     server = endpoint()
     port, pages = free_port(), []
-    real = finetune_trainer.training.run.publish
+    real = finetune_trainer.training.pipeline.publish
 
     def publish(*arguments):
         pages.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
         return real(*arguments)
 
-    monkeypatch.setattr(finetune_trainer.training.run, "publish", publish)
+    monkeypatch.setattr(finetune_trainer.training.pipeline, "publish", publish)
     progress = spec(tmp_path, certificate, server.url).to_json()
     assert make_job(progress=progress, metricsPort=port).run() == ExitCode.DONE
     last = RunReport.model_validate(server.posts[-1][2]["runReport"])

@@ -164,7 +164,7 @@ def saved_steps(made):
 
 def resumed_steps(made):
     """Steps that the attempts so far went on from."""
-    return [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", made.log)]
+    return [int(step) for step in re.findall(r"resuming from the checkpoint of step (\d+)", made.log)]
 
 
 @pytest.mark.parametrize("seed", range(JOBS))

@@ -55,7 +55,7 @@ def test_statistics_are_those_of_the_layers_outputs_and_gradients(model_folder):
     assert list(layers) == ["0", "1"]
     for moments, values in zip(layers["0"], (outputs, gradients), strict=True):
         expected = torch.cat(values).double()
-        told = moments.told()
+        told = moments.summary()
         assert told["mean"] == pytest.approx(expected.mean().item(), rel=1e-4)
         assert told["std"] == pytest.approx(expected.std(correction=0).item(), rel=1e-4)
         assert told["max"] == pytest.approx(expected.abs().max().item(), rel=1e-4)
@@ -68,9 +68,9 @@ def test_what_is_not_finite_is_null_in_the_statistics():
     from finetune_trainer.training.debug import Moments
 
     moments = Moments()
-    assert moments.told() == {}
+    assert moments.summary() == {}
     moments.add(torch.tensor([1.0, float("nan")]))
-    assert moments.told() == {"mean": None, "std": None, "max": None}
+    assert moments.summary() == {"mean": None, "std": None, "max": None}
 
 
 ALL = {"statisticsEvery": 4, "profile": {"fromStep": 3, "steps": 2}, "tensorBoard": True}

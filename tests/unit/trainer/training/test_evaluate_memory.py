@@ -31,16 +31,19 @@ SLACK = 10
 """Bytes a row for what holds the numbers; its outputs are 400 and more, or 8 for a regression, its inputs 240."""
 
 
-def judge_of(objective):
+def evaluator_of(objective):
     """A tiny model with as many outputs as the objective has."""
     import torch
 
+    from finetune_trainer.distributed import Ranks
     from finetune_trainer.process.devices import choose_compute
-    from finetune_trainer.training.evaluate import Judge
+    from finetune_trainer.training.evaluator import Evaluator
+    from finetune_trainer.training.task import Task
 
     torch.manual_seed(0)
     model = tiny_llama() if objective.outputs is None else tiny_bert(objective)
-    return Judge(model, objective, choose_compute(Devices(), Precision.FLOAT32, 1), 0, Stop())
+    task = Task(model, objective, choose_compute(Devices(), Precision.FLOAT32, 1), 0)
+    return Evaluator(task, Ranks(), Stop())
 
 
 SIZES = {
@@ -89,7 +92,7 @@ def bytes_alive():
 
 def held(name, rows, batch=50):
     """Bytes that an evaluation holds before its last forward pass, more than before it began."""
-    judge, data = judge_of(OBJECTIVES[name][0]), rows_of(name, rows)
+    evaluator, data = evaluator_of(OBJECTIVES[name][0]), rows_of(name, rows)
     data.lengths  # noqa: B018 - computed once, and kept by the rows themselves
     passes, found = iter(range(1, rows // batch + 1)), []
 
@@ -97,11 +100,11 @@ def held(name, rows, batch=50):
         if next(passes) == rows // batch:
             found.append(bytes_alive())
 
-    judge.model.register_forward_pre_hook(look)
+    evaluator.task.model.register_forward_pre_hook(look)
     tracemalloc.start()
     try:
         before = bytes_alive()
-        assert np.isfinite(judge.evaluate(data, batch)["loss"])
+        assert np.isfinite(evaluator.evaluate(data, batch)["loss"])
     finally:
         tracemalloc.stop()
     return found[0] - before

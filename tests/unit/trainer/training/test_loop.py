@@ -1,6 +1,5 @@
 """The loop: one update whatever the micro-batches, clipping, memory, numbers that are not finite."""
 
-import dataclasses
 import itertools
 import json
 import resource
@@ -21,6 +20,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
 from unit.trainer.logs import messages
+from unit.trainer.runs import Checkpoints
 from unit.trainer.tiny import reviews
 
 OBJECTIVES = {
@@ -40,39 +40,43 @@ def source(objective, count=24):
 def a_run(model_folder, objective="classification", dropout=0.0, count=24, **training):
     """A run on the tiny model, ready to step, with its state and log."""
     from finetune_trainer.data.tokens import tokenize
+    from finetune_trainer.distributed import Ranks
     from finetune_trainer.models.folder import check_folder
     from finetune_trainer.models.load import load_model
     from finetune_trainer.models.tokenizer import load_tokenizer
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute, seed_everything
     from finetune_trainer.training.context import Run
-    from finetune_trainer.training.evaluate import Judge
+    from finetune_trainer.training.evaluator import Evaluator
+    from finetune_trainer.training.task import Task
 
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training}).resolved(objective)
     folder = check_folder(ModelInput(path=str(model_folder)))
     seed_everything(1)
     tokenizer = load_tokenizer(folder, "right")
-    task = OBJECTIVES[objective]
-    model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), task, 0).train()
+    learned, ranks, stop = OBJECTIVES[objective], Ranks(), Stop()
+    model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), learned, 0).train()
     log = messages()
-    judge = Judge(model, task, choose_compute(Devices(), Precision.FLOAT32, 1), 0, Stop())
-    examples = tokenize(source(objective, count), task, tokenizer, 32)
+    task = Task(model, learned, choose_compute(Devices(), Precision.FLOAT32, 1), 0)
+    examples = tokenize(source(objective, count), learned, tokenizer, 32)
     saved = []
     run = Run(
-        judge=judge,
+        task=task,
+        evaluator=Evaluator(task, ranks, stop),
+        ranks=ranks,
+        stop=stop,
         optimizer=build_optimizer(model, spec.optimizer),
         training=spec,
         train=examples,
         validation=examples,
-        save=lambda state: saved.append(state.step),
-        restore=lambda _: pytest.fail("nothing is rolled back"),
+        checkpoints=Checkpoints(lambda state: saved.append(state.step)),
         recorder=Recorder(),
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size), log, saved
 
 
 def weights(run):
-    return {name: value.detach().clone() for name, value in run.judge.model.named_parameters()}
+    return {name: value.detach().clone() for name, value in run.task.model.named_parameters()}
 
 
 def largest_difference(left, right):
@@ -89,17 +93,17 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
     run, *_ = a_run(model_folder, objective)
     batch = np.arange(8)
     inputs, targets = collate(run.train, batch, 0)
-    logits = run.judge.model(**inputs).logits
+    logits = run.task.model(**inputs).logits
     if objective == "regression":
         reference = torch.nn.MSELoss()(logits.squeeze(-1), targets)
     else:
         reference = torch.nn.CrossEntropyLoss(torch.tensor([0.7, 1.6]), label_smoothing=0.1)(logits, targets)
     reference.backward()
-    expected = {n: p.grad.clone() for n, p in run.judge.model.named_parameters() if p.grad is not None}
+    expected = {n: p.grad.clone() for n, p in run.task.model.named_parameters() if p.grad is not None}
     for size in (8, 5, 3, 1):
         passes = _gradients(run, batch, size)
         assert passes.loss_sum / passes.weight == pytest.approx(reference.item(), abs=1e-6)
-        named = run.judge.model.named_parameters()
+        named = run.task.model.named_parameters()
         got = {n: p.grad * passes.scale for n, p in named if p.grad is not None}
         assert largest_difference(expected, got) < 1e-6
 
@@ -232,7 +236,7 @@ def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
     from finetune_trainer.training.loop import save_now
 
     run, state, *_ = a_run(model_folder)
-    run.save, state.step, before = lambda _: time.sleep(0.02), 1, time.time()
+    run.checkpoints, state.step, before = Checkpoints(lambda _: time.sleep(0.02)), 1, time.time()
     save_now(run, state)
     sample = run.recorder.metrics.registry.get_sample_value
     assert sample("finetune_train_checkpoint_duration_seconds") >= 0.02
@@ -242,13 +246,13 @@ def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
 def test_early_stopping_tells_what_the_steps_left_would_have_taken_on_all_ranks(model_folder):
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.optimization.early_stopping import Patience
-    from finetune_trainer.training.record import note_early_stop
+    from finetune_trainer.training.record import record_early_stop
 
     run, state, log, _ = a_run(model_folder, maxSteps=100, earlyStopping={"patience": 2, "metric": "loss"})
-    run.judge = dataclasses.replace(run.judge, ranks=Ranks(0, 4))
+    run.ranks = Ranks(0, 4)
     state.step, state.seconds, state.patience = 10, 20.0, Patience(best=0.5, bad_evaluations=2)
     told = "stopped early at step 10 of 100, which saved about 12m00s of computing time"
-    assert note_early_stop(run, state) == f"; {told}"
+    assert record_early_stop(run, state) == f"; {told}"
     assert run.recorder.report.early_stopped.saved_seconds == 2 * 90 * 4
     assert told in "\n".join(log)
 
@@ -269,7 +273,7 @@ def two_sets_of_parameters():
 
 def test_biases_and_norms_do_not_decay(model_folder):
     run, *_ = a_run(model_folder, optimizer={"weightDecay": 0.3})
-    names = {parameter: name for name, parameter in run.judge.model.named_parameters()}
+    names = {parameter: name for name, parameter in run.task.model.named_parameters()}
     decaying, others = ([names[p] for p in group["params"]] for group in run.optimizer.param_groups)
     assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.3, 0.0]
     assert all(name.endswith("bias") or "LayerNorm" in name for name in others)
@@ -296,7 +300,7 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_update_of_the_halves
     from finetune_trainer.training.loop import train_step
 
     run, state, log, _ = a_run(model_folder, dropout=0.1, microBatchSize=8)
-    FullDevice(run.judge.model, fits=3)
+    FullDevice(run.task.model, fits=3)
     train_step(run, state)
     assert state.micro_batch_size == 2
     other, other_state, *_ = a_run(model_folder, dropout=0.1, microBatchSize=2)
@@ -309,7 +313,7 @@ def test_one_example_that_does_not_fit_ends_the_run(model_folder):
     from finetune_trainer.training.loop import train_step
 
     run, state, *_ = a_run(model_folder)
-    FullDevice(run.judge.model, fits=0)
+    FullDevice(run.task.model, fits=0)
     with pytest.raises(DeviceMemoryError, match=r"one example of .* tokens"):
         train_step(run, state)
 
@@ -332,7 +336,7 @@ def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(
                 )
         return output
 
-    run.judge.model.register_forward_hook(poison, with_kwargs=True)
+    run.task.model.register_forward_hook(poison, with_kwargs=True)
     seen = []
     run.optimizer.register_step_pre_hook(lambda *_: seen.append(state.step))
     with pytest.raises(DivergedError, match=r"the loss is nan on train\.jsonl row 17; first") as caught:
@@ -350,12 +354,14 @@ def test_a_batch_that_only_as_a_whole_is_not_finite_is_looked_at_in_its_micro_ba
     from finetune_trainer.training.loop import train_step
 
     run, state, log, _ = a_run(model_folder, microBatchSize=2, onNonFinite={"action": "SkipStep"})
-    FullDevice(run.judge.model, fits=2)
-    run.judge.model.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, 2e38))
+    FullDevice(run.task.model, fits=2)
+    run.task.model.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, 2e38))
     before = weights(run)
     assert train_step(run, state) is None
     lines = ", ".join(str(line) for line in sorted(run.train.lines[run.batch(0)]))
-    assert f"on train.jsonl row {lines}; first not finite: the gradient of classifier.bias" in "\n".join(log)
+    assert f"on train.jsonl row {lines}; first NaN or infinity: the gradient of classifier.bias" in "\n".join(
+        log
+    )
     assert largest_difference(before, weights(run)) == 0
 
 
@@ -379,7 +385,7 @@ def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(mod
         if not module.training and next(calls) == 1:
             run.stop.requested = True
 
-    hook = run.judge.model.register_forward_pre_hook(stop)
+    hook = run.task.model.register_forward_pre_hook(stop)
     with pytest.raises(StoppedError):
         train(run, state)
     assert (saved, state.evaluations) == ([3], [])

@@ -51,8 +51,10 @@ def test_a_row_that_overflows_is_named_with_the_layer_where_it_begins(make_job, 
     made = validated(make_job(rows=rows_with(17), model=poisoned))
     assert made.run() == ExitCode.DIVERGED
     message = made.report.message
-    assert "the loss is nan on pvc://data/train.jsonl row 17; first not finite:" in message
-    assert "first not finite: the output of bert.embeddings.LayerNorm; no weights were changed" in message
+    assert "the loss is nan on pvc://data/train.jsonl row 17; first NaN or infinity:" in message
+    assert (
+        "first NaN or infinity: the output of bert.embeddings.LayerNorm; no weights were changed" in message
+    )
 
 
 def test_a_loss_that_overflows_by_itself_is_told_from_the_layers(make_job):
@@ -63,7 +65,7 @@ def test_a_loss_that_overflows_by_itself_is_told_from_the_layers(make_job):
     )
     assert made.run() == ExitCode.DIVERGED
     assert "the loss is inf on pvc://data/train.jsonl row 17" in made.report.message
-    assert "first not finite: the loss of finite outputs" in made.report.message
+    assert "first NaN or infinity: the loss of finite outputs" in made.report.message
 
 
 def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(make_job):
@@ -91,7 +93,7 @@ def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(make_job):
     made = validated(make_job())
     assert made.run_apart(overflow_backwards) == ExitCode.DIVERGED
     assert "the gradient's norm is" in made.report.message
-    assert "first not finite: the gradient of bert.pooler.dense.bias" in made.report.message
+    assert "first NaN or infinity: the gradient of bert.pooler.dense.bias" in made.report.message
 
 
 def test_a_skipped_step_leaves_no_trace_in_the_weights_and_is_counted(make_job, poisoned):
@@ -100,10 +102,8 @@ def test_a_skipped_step_leaves_no_trace_in_the_weights_and_is_counted(make_job, 
     made = validated(make_job(rows=rows_with(17), model=poisoned, training=SKIP))
     assert made.run_apart() == ExitCode.DONE
     assert all(tensor.isfinite().all() for tensor in load_file(made.model_dir / "model.safetensors").values())
-    assert made.report.message.endswith("; 2 times a step was not finite")
-    assert (
-        "row 17; first not finite: the output of bert.embeddings.LayerNorm; the step is left out" in made.log
-    )
+    assert made.report.message.endswith("; 2 steps had a NaN or infinite loss or gradient")
+    assert "row 17; first NaN or infinity: the output of bert.embeddings.LayerNorm; step skipped" in made.log
     assert made.report.progress.step == 16
 
 
@@ -112,7 +112,7 @@ def test_more_skips_than_the_limit_fail_with_the_rows(make_job, poisoned):
     made = validated(make_job(rows=rows_with(17), model=poisoned, training=limit))
     assert made.run() == ExitCode.DIVERGED
     assert "row 17" in made.report.message
-    assert "this came 2 times, and training.onNonFinite.limit is 1" in made.report.message
+    assert "this happened 2 times, and training.onNonFinite.limit is 1" in made.report.message
 
 
 def test_skipped_steps_are_skipped_again_after_a_crash(make_job, poisoned):
@@ -123,7 +123,7 @@ def test_skipped_steps_are_skipped_again_after_a_crash(make_job, poisoned):
     assert made.run_apart(lambda: do_at("step", 12, die)) == -signal.SIGKILL
     assert made.changed({"job": {"attempt": 2}}).run_apart() == ExitCode.DONE
     assert digest(made) == digest(whole)
-    assert made.report.message.endswith("; 2 times a step was not finite")
+    assert made.report.message.endswith("; 2 steps had a NaN or infinite loss or gradient")
 
 
 DIVERGING = {
@@ -236,7 +236,7 @@ def test_a_checkpoint_whose_weights_exploded_but_are_finite_is_left_for_an_older
 def test_weights_that_explode_again_and_again_end_the_job_at_the_limit(make_job):
     made = validated(make_job(training=rolling_back(2)))
     assert made.run_apart(lambda: explode(6, large_norm, always=True)) == ExitCode.DIVERGED
-    assert "this came 4 times, and training.onNonFinite.limit is 3" in made.report.message
+    assert "this happened 4 times, and training.onNonFinite.limit is 3" in made.report.message
     assert len(returns(made)) == 3
 
 

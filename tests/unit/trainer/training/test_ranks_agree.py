@@ -58,17 +58,17 @@ def agreed(made):
 @pytest.mark.parametrize("sharding", WAYS)
 @pytest.mark.parametrize(
     ("action", "consequence"),
-    [("SkipStep", "the step is left out"), ("Rollback", "back to step 4 with 0.5 times the learning rate")],
+    [("SkipStep", "step skipped"), ("Rollback", "back to step 4 with 0.5 times the learning rate")],
 )
 def test_a_nan_on_one_rank_alone_is_borne_by_both_alike(make_job, sharding, action, consequence):
     made = on_two(make_job, sharding, onNonFinite={"action": action})
     codes = made.run_ranks(before=broken_from(5, for_ever=False))
     assert codes == [ExitCode.DONE] * 2, made.log
     (told,) = agreed(made)
-    assert told.startswith("not finite at step 5: the loss is nan on pvc://data/train.jsonl row ")
+    assert told.startswith("NaN or infinity at step 5: the loss is nan on pvc://data/train.jsonl row ")
     assert told.endswith(f"; {consequence}")
     assert all(value.isfinite().all() for value in tensors(made).values())
-    assert made.report_of(1).message.endswith("; 1 times a step was not finite")
+    assert made.report_of(1).message.endswith("; 1 step had a NaN or infinite loss or gradient")
 
 
 @pytest.mark.parametrize("sharding", WAYS)
@@ -83,7 +83,7 @@ def test_a_rank_that_computes_wrongly_for_ever_ends_both_as_diverged(make_job, s
     agreed(made)
     for rank in range(2):
         assert why in made.report_of(rank).message
-        assert "first not finite: the output of " in made.report_of(rank).message
+        assert "first NaN or infinity: the output of " in made.report_of(rank).message
 
 
 @pytest.mark.parametrize("sharding", WAYS)

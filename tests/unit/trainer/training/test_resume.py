@@ -182,9 +182,9 @@ def test_a_zombie_of_an_older_attempt_stops_when_a_newer_one_took_over(make_job)
     child = made.start()
     while not (made.checkpoint_dir / "step-00000003").exists():
         time.sleep(0.005)
-    from finetune_trainer.checkpoints.store import Checkpoints
+    from finetune_trainer.checkpoints.fence import Fence
 
-    Checkpoints(made.checkpoint_dir, attempt=2, keep=2).claim()
+    Fence(made.checkpoint_dir, attempt=2).claim()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
     assert "attempt 2 now owns the checkpoints" in made.report.message
     assert not made.model_dir.exists()

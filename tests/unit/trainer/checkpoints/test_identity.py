@@ -1,0 +1,35 @@
+"""By what a checkpoint and a published model are known again: the same from version to version."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_api.combine import CombineConfig
+from finetune_api.run import RunConfig
+from finetune_trainer.config import fingerprint, run_identity
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+KNOWN = {
+    "smallest": (
+        "78d9debe139ea51edb741b9154e37c4f54aa458020ca3e186ffde391874acb5d",
+        "6a80345a31de90ddfdfa88f00d294e44b54301c64f510f042ae6e91190f6bd03",
+    ),
+    "full": (
+        "1eb1be6d98d987806337eb73c7010ee064f64c50522a4892d1d62d9de0f68be9",
+        "79e9eb90ae14db0eb07f3cacacdeb838220c9d290518e0d045b948b2a21516c4",
+    ),
+}
+"""Of golden/run-config-v1.json, by commit 18eac05. With another one no checkpoint is resumed after an update."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_runs_are_known_again_after_an_update_of_the_trainer(name):
+    config = RunConfig.from_json(json.loads((GOLDEN / "run-config-v1.json").read_text())[name])
+    assert (fingerprint(config, {"train": "sha256:1"}), run_identity(config)) == KNOWN[name]
+
+
+def test_combinations_are_known_again_after_an_update_of_the_trainer():
+    given = json.loads((GOLDEN / "combine-config-v1.json").read_text())["smallest"]
+    known = "30f0f70770c65e0c43ce884bfed73b9c11f5ea0bc2f14b0703442acc31f86d9a"
+    assert run_identity(CombineConfig.from_json(given)) == known

@@ -1,0 +1,97 @@
+"""Scores a model on a set of rows."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from finetune_trainer.data.batching import Indices, evaluation_batches
+from finetune_trainer.data.tokens import Examples
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.objectives import Meter
+from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.training.task import Task
+
+EVALUATION_FACTOR = 4
+"""Without gradients, so many times more examples fit than in training."""
+Predict = Callable[[Examples, Indices], tuple[torch.Tensor, torch.Tensor]]
+"""Outputs and targets of some examples, as `Task.predict` gives them."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores the model of a task, on all ranks together, until a stop is asked for."""
+
+    task: Task
+    ranks: Ranks
+    stop: Stop
+
+    def evaluate(
+        self, examples: Examples, batch_size: int, predict: Predict | None = None
+    ) -> dict[str, float] | None:
+        """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
+
+        `predict` may stand in for the task's own. The model is left in training mode. No random number is drawn. Memory
+        does not grow with the model's outputs.
+        """
+        size, model, objective = batch_size, self.task.model, self.task.objective
+        while True:
+            meter = objective.meter()
+            loss_sum, weight, full = self._measure(examples, size, meter, predict or self.task.predict)
+            if self.stop.agreed:
+                return None
+            if not full:
+                break
+            size = next_micro_batch_size(size, int(examples.lengths.max()), memory_estimate(model))
+        joined = objective.meter()
+        for parts in self.ranks.all_gather(meter.parts()):
+            joined.add(parts)
+        mean = loss_sum / weight if weight else math.nan
+        return {"loss": mean, **joined.scores(mean)}
+
+    def _measure(
+        self, examples: Examples, size: int, meter: Meter, predict: Predict
+    ) -> tuple[float, float, bool]:
+        """Sum and weight of the losses of all ranks, and whether one of them was out of memory."""
+        loss_sum, weight, full = 0.0, 0.0, 0.0
+        self.task.model.eval()
+        try:
+            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
+                ((batch, counts),) = self.ranks.shard_batch(everyones, size)
+                own = self._score(examples, batch, meter if counts else None, predict)
+                *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
+                self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
+                if full or stop:
+                    break
+                loss_sum, weight = loss_sum + sums[0], weight + sums[1]
+        finally:
+            self.task.model.train()
+        return loss_sum, weight, full > 0
+
+    def _score(
+        self, examples: Examples, batch: Indices, meter: Meter | None, predict: Predict
+    ) -> tuple[float, float, bool]:
+        """Sum and weight of the losses of a batch, and whether it did not fit into memory.
+
+        Without a meter the batch is computed for the other ranks alone, and does not count.
+        """
+        try:
+            # buffers that a sharded model makes in its first pass are written to in training
+            with torch.no_grad() if self.ranks.sharded else torch.inference_mode():
+                logits, targets = predict(examples, batch)
+                if meter is None:
+                    return 0.0, 0.0, False
+                loss = self.task.objective.loss(logits, targets)
+                meter.update(logits, targets)
+                return loss.loss_sum.item(), loss.weight.item(), False
+        except RuntimeError as error:
+            self.ranks.check_memory(error)
+            return 0.0, 0.0, True
+
+
+def defined(scores: dict[str, float], names: list[str]) -> tuple[dict[str, float], list[str]]:
+    """Those of the named scores that are numbers, and the names of those that are not."""
+    numbers = {name: scores[name] for name in names if math.isfinite(scores[name])}
+    return numbers, [name for name in names if name not in numbers]

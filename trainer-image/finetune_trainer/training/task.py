@@ -1,0 +1,44 @@
+"""A model and what it learns: how its outputs and its loss are computed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_trainer.data.batching import Indices
+from finetune_trainer.data.collation import collate
+from finetune_trainer.data.tokens import Examples
+from finetune_trainer.objectives import Objective
+from finetune_trainer.objectives.base import Loss
+from finetune_trainer.process.devices import Compute
+
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training, evaluation and the search for NaN compute the model in this one way."""
+
+    model: Any
+    objective: Objective[Any]
+    compute: Compute
+    pad_id: int
+
+    def collate(self, examples: Examples, batch: Indices) -> tuple[Inputs, torch.Tensor]:
+        """Inputs and targets of some examples, on the device."""
+        return collate(examples, batch, self.pad_id, self.compute.device)
+
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""
+        with self.compute.autocast():
+            logits: torch.Tensor = self.model(**inputs).logits
+        return logits.float()
+
+    def loss(self, inputs: Inputs, targets: torch.Tensor) -> Loss:
+        """The loss as a sum and its weight."""
+        return self.objective.loss(self.logits(inputs), targets)
+
+    def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs and targets of some examples."""
+        inputs, targets = self.collate(examples, batch)
+        return self.logits(inputs), targets
