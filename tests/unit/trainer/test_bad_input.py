@@ -43,7 +43,12 @@ DATA = {
     "JSON that is nested without end": ({}, lambda: with_line(b"[" * 100_000 + b"\n"), "is not JSON", None),
     "a row that is a list": ({}, lambda: with_line(b"[1, 2]\n"), "is not a JSON object", None),
     "a text that is a number": ({}, lambda: changed(text=7), "is not a text", "text"),
-    "a list among labels": ({}, lambda: changed(label=["pos"]), "is not a label but a list of texts", "label"),
+    "a list among labels": (
+        {},
+        lambda: changed(label=["pos"]),
+        "is not a label but a list of texts",
+        "label",
+    ),
     "a fraction among labels": ({}, lambda: changed(label=1.5), "is the number 1.5, not a label", "label"),
     "a number among labels that are texts": (
         {},

@@ -53,7 +53,7 @@ class Fence:
             raise
 
     def release(self) -> None:
-        """Give the folder up and remove it, unless something else is in it; a zombie then finds no claim of its own."""
+        """Give the folder up and remove it, unless something else is in it; a zombie then finds no claim."""
         (self.folder / OWNER).unlink()
         with suppress(OSError):
             self.folder.rmdir()

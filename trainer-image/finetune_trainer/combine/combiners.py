@@ -80,7 +80,7 @@ class OutputEnsemble(Combiner):
         self._task = replace(task, model=nn.Module())
 
     def combined(self) -> Task:
-        """A task without a model of its own: what it predicts is known."""
+        """A task without a model: its outputs are known."""
         assert self._task is not None
         return self._task
 

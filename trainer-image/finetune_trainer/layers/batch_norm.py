@@ -27,8 +27,8 @@ def restore_statistics(statistics: Statistics) -> None:
 
 
 @contextmanager
-def rows_left_out(norms: list[nn.Module]) -> Iterator[None]:
-    """Within it, layers that normalise over all ranks leave out this rank's rows, which are computed for the others."""
+def rows_excluded(norms: list[nn.Module]) -> Iterator[None]:
+    """Within it, layers that normalise over all ranks exclude this rank's rows, which are computed for the others."""
     synchronised: list[Any] = [norm for norm in norms if hasattr(norm, "rows_contribute")]
     for norm in synchronised:
         norm.rows_contribute = False

@@ -17,7 +17,7 @@ from finetune_trainer.errors import PrunedError, StoppedError
 from finetune_trainer.layers.batch_norm import (
     Statistics,
     restore_statistics,
-    rows_left_out,
+    rows_excluded,
     running_statistics,
 )
 from finetune_trainer.models.freezing import apply_unfreezing, trained_parameters
@@ -176,7 +176,7 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]
         inputs, targets = task.collate(run.train, micro)
         run.waited += time.perf_counter() - began
         computed += inputs["input_ids"].numel()
-        with nullcontext() if counts else rows_left_out(run.norms):
+        with nullcontext() if counts else rows_excluded(run.norms):
             loss = task.loss(inputs, targets)
             (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])

@@ -40,16 +40,16 @@ def test_a_float32_layer_is_like_the_layer_it_was_made_from(bias):
         assert layer(torch.ones(1, 3)).dtype == torch.bfloat16
 
 
-def test_rows_are_left_out_within_the_block_alone_and_of_layers_that_can():
+def test_rows_are_excluded_within_the_block_alone_and_of_layers_that_can():
     from torch import nn
 
-    from finetune_trainer.layers.batch_norm import norms_of, rows_left_out
+    from finetune_trainer.layers.batch_norm import norms_of, rows_excluded
     from finetune_trainer.shipped.custom_head import BatchNorm
 
     ours, torchs = BatchNorm(3), nn.BatchNorm1d(3)
     norms = norms_of(nn.Sequential(nn.Linear(3, 3), ours, torchs))
     assert norms == [ours, torchs]
-    with rows_left_out(norms):
+    with rows_excluded(norms):
         assert ours.rows_contribute is False
         assert not hasattr(torchs, "rows_contribute")
     assert ours.rows_contribute is True
