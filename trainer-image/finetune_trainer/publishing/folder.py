@@ -58,22 +58,9 @@ def published(config: Config) -> RunReport | None:
         raise NotFoundError(
             f"output.uri: {name} is not empty and holds no model of a job; choose another output.uri", place
         )
-<<<<<<< HEAD
-    job = record["job"]
-    if job.get("uid") != config.job.uid or record["fingerprint"] != run_identity(config):
-        owner = f"job {job.get('namespace')}/{job.get('name')}"
-        run = (
-            "an earlier run of this job with another configuration"
-            if job.get("uid") == config.job.uid
-            else owner
-        )
-        raise NotFoundError(f"output.uri: {name} holds the model of {run}; choose another output.uri", place)
-    damaged = integrity_errors(folder)
-=======
     if other := _other_run(record, config):
         raise NotFoundError(f"output.uri: {name} holds the model of {other}", place)
-    damaged = flaws(folder)
->>>>>>> c5981c5 (What the administrator decides holds: Secrets need the author's own right, priority classes, tolerations and the Hub's variables are limited)
+    damaged = integrity_errors(folder)
     if damaged:
         remedy = "restore the file, or remove the folder to train again"
         raise StorageError(f"the published model in {name} is damaged: {damaged[0]}; {remedy}", place)
@@ -84,7 +71,7 @@ def published(config: Config) -> RunReport | None:
 def _other_run(record: dict[str, Any], config: Config) -> str | None:
     """Whose model a folder holds, with the remedy; None for this run's own."""
     job, remedy = record["job"], "choose another output.uri"
-    own, same = job.get("uid") == config.job.uid, record["fingerprint"] == mark(config)
+    own, same = job.get("uid") == config.job.uid, record["fingerprint"] == run_identity(config)
     if own:
         return None if same else f"an earlier run of this job with another configuration; {remedy}"
     owner = f"job {job.get('namespace')}/{job.get('name')}"
