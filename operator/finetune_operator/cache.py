@@ -4,7 +4,7 @@ Fed by watch events, by our own LISTs and by the answers to our own writes; the 
 late event never hides a write of ours. It holds no truth: a restart fills it again.
 
 It keeps of an object what is read of it. Anybody who may create objects decides how large they are, so annotations,
-pod specs and large specs of FineTuneJobs are left out.
+pod specs and large specs of FineTuneJobs are dropped.
 """
 
 import json

@@ -76,7 +76,7 @@ def webhook(namespace: str, group: str, resource: str, operation: str = "CREATE"
 @pytest.mark.parametrize(
     ("group", "resource"), [("batch", "jobs"), ("", "configmaps"), ("", "persistentvolumeclaims")]
 )
-def test_a_webhook_that_is_down_is_told_and_the_job_goes_on_when_it_is_gone(
+def test_a_webhook_that_is_down_is_reported_and_the_job_continues_when_it_is_gone(
     world: World, rest: Rest, group: str, resource: str
 ) -> None:
     made = webhook(world.namespace, group, resource)
@@ -128,7 +128,7 @@ def binds_with_its_first_consumer(rest: Rest) -> str:
 BIG = {"gpusPerNode": 0, "requests": {"cpu": "4"}}
 
 
-def test_a_quota_on_pods_is_told_in_its_own_words(world: World) -> None:
+def test_a_quota_on_pods_is_quoted(world: World) -> None:
     quota(world, requests_cpu="1")
     name = world.apply(resources=BIG)
     condition = world.until_reason(name, "ChildRefused")
@@ -151,12 +151,12 @@ def test_a_claim_that_waits_for_its_first_consumer_is_not_blamed_for_a_quota(
         assert world.claims(name)[0]["spec"]["storageClassName"] == settings["output_storage_class"]
 
 
-def test_a_priority_class_that_does_not_exist_is_told(world: World) -> None:
+def test_a_priority_class_that_does_not_exist_is_named(world: World) -> None:
     name = world.apply(scheduling={"priorityClassName": "no-such-class"})
     assert "no-such-class" in world.until_reason(name, "ChildRefused")["message"]
 
 
-def test_a_limit_range_is_told(world: World) -> None:
+def test_a_limit_range_is_quoted(world: World) -> None:
     limit = {"type": "Container", "max": {"cpu": "1"}}
     path = world.at("/api/v1/namespaces/{}/limitranges")
     world.rest("POST", path, {"metadata": {"name": "l"}, "spec": {"limits": [limit]}})

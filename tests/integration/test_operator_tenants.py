@@ -131,7 +131,8 @@ def test_an_attempt_that_a_lost_status_forgot_is_still_found_and_cleared(
     forged_job(evil, owner, "41")
     evil.change("forgotten", suspend=False)
     until(
-        lambda: (evil.status("forgotten").get("attempt") or 0) >= 41, "it goes on from the Job that it finds"
+        lambda: (evil.status("forgotten").get("attempt") or 0) >= 41,
+        "it continues from the Job that it finds",
     )
     before = requests(operator)
     evil.until_phase("forgotten", "Failed")

@@ -28,7 +28,7 @@ def resolve(job: FineTuneJob, settings: OperatorSettings) -> Resolved:
 def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     """`spec.resources` with every default written out."""
     asked = job.spec.resources or ResourcesSpec()
-    return ResourcesSpec.model_construct(  # `conflict_of` tells whether the two go together
+    return ResourcesSpec.model_construct(  # `conflict_of` checks whether the two go together
         nodes=asked.nodes or 1,
         gpus_per_node=settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node,
         gpu_resource=asked.gpu_resource or settings.gpu_resource,

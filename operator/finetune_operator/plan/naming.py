@@ -25,7 +25,7 @@ def _attempt_name(job_name: str, job_uid: str, attempt: int) -> str:
 
 
 def attempt_in(labels: Mapping[str, str]) -> int | None:
-    """The attempt that an object's labels name; None where no attempt of ours has that number."""
+    """The attempt that an object's labels name; None if no attempt of ours can have that number."""
     text = labels.get(ATTEMPT, "")
     if not re.fullmatch("[1-9][0-9]{0,8}", text) or int(text) > LARGEST_ATTEMPT:
         return None

@@ -120,7 +120,7 @@ def defaults_of(model: type[ApiModel], place: Place = ("spec",)) -> Iterator[tup
             yield here, field.default
 
 
-def test_kubectl_explain_tells_every_default_also_where_the_server_does_not_fill_it_in() -> None:
+def test_kubectl_explain_shows_every_default_even_if_the_server_does_not_fill_it_in() -> None:
     described = {place: node["description"] for place, node in SPEC if "description" in node}
     defaults = dict(defaults_of(FineTuneJobSpec))
     assert len(defaults) > 50

@@ -164,7 +164,7 @@ async def test_a_compressed_body_is_not_unpacked() -> None:
 
 @pytest.fixture
 def process() -> Iterator[tuple[int, int]]:
-    """A server of its own; its pid and port."""
+    """A server in another process; its pid and port."""
     tests = Path(__file__).parents[2]
     paths = [str(tests), *(path for path in sys.path if path)]
     with subprocess.Popen(

@@ -137,7 +137,7 @@ def refused(*views: View) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "views", [[], [claim(bound=False)]], ids=["plain", "with a claim that waits for its pod"]
 )
-def test_a_pod_that_is_refused_is_told_with_the_words_of_who_refuses_it(views: list[View]) -> None:
+def test_a_refused_pod_is_reported_with_the_words_of_who_refuses_it(views: list[View]) -> None:
     reason, message = refused(*views)
     assert reason == "ChildRefused"
     assert f"the pod of Job movie-sentiment-7d2c1e8a-a1 is refused: {QUOTA}" in message

@@ -21,12 +21,12 @@ def begun(at: float = 0) -> FineTuneJobStatus:
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
-def test_what_a_second_try_does_not_change_is_told_at_once(status: int) -> None:
+def test_what_a_second_try_does_not_change_is_reported_at_once(status: int) -> None:
     assert not may_pass(answer(status), begun(), T0)
 
 
 @pytest.mark.parametrize("status", [401, 404, 405, 408, 409, 410, 418, 429, 500, 501, 502, 503, 504])
-def test_every_other_answer_is_told_when_it_lasts(status: int) -> None:
+def test_every_other_answer_is_reported_if_it_lasts(status: int) -> None:
     assert may_pass(answer(status), begun(), seconds(1))
     assert not may_pass(answer(status), begun(), seconds(2))
     verdict = refusal(answer(status))
@@ -35,7 +35,7 @@ def test_every_other_answer_is_told_when_it_lasts(status: int) -> None:
     assert str(status) in verdict.message
 
 
-def test_a_name_that_is_taken_is_told_at_once() -> None:
+def test_a_name_that_is_taken_is_reported_at_once() -> None:
     conflict = ForeignObjectError("Job", "a")
     assert not may_pass(conflict, begun(), T0)
     assert refusal(conflict).stalled
