@@ -24,7 +24,13 @@ from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import decide, finished, rejected
 from finetune_operator.decide.refusal import may_pass, refusal
 from finetune_operator.decide.size import shrink_to_limit
-from finetune_operator.errors import ApiError, ConflictError, ForeignObjectError, NotFoundError
+from finetune_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ForeignObjectError,
+    NotFoundError,
+)
 from finetune_operator.events import refused, transitions
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import observe
@@ -98,11 +104,11 @@ class Reconciler:
         try:
             await self._act(replace(job, status=decision.status), resolved, decision)
         except (ForeignObjectError, ApiError) as error:
-            if decision.action is not Action.CREATE_ATTEMPT or may_pass(error, decision.status, now):
-                raise
             refused_with = error
         await self._post_events(events)  # after the action, which must not wait for them
         if refused_with:
+            if decision.action is not Action.CREATE_ATTEMPT or may_pass(refused_with, decision.status, now):
+                raise refused_with
             return await self._refused(job, decision.status, refused_with)
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
@@ -136,6 +142,8 @@ class Reconciler:
         for event in events:
             try:
                 await self.cluster.create("Event", event)
+            except AlreadyExistsError:
+                continue  # it was posted before, and says the same
             except (ApiError, ClientError, TimeoutError) as error:
                 logger.warning("an Event was not posted: %r", error)
 

@@ -37,7 +37,7 @@ def server() -> ApiServer:
 
 
 @pytest.fixture(scope="module")
-def world(server: ApiServer) -> World:
+def world(server: ApiServer) -> Iterator[World]:
     """A namespace with FineTuneJobs of 754 KiB each."""
     made = make_namespace(Rest(server), NAMESPACE, inputs=False)
     env = [{"name": f"V{number}", "value": "y" * 4096} for number in range(64)]
@@ -46,7 +46,8 @@ def world(server: ApiServer) -> World:
         body = script_job(f"large-{number}", command=command, env=env, suspend=True)
         body["metadata"]["annotations"] = {"note": "z" * 250_000}
         made.rest("POST", made.at(JOBS), body)
-    return made
+    yield made
+    made.rest("DELETE", made.at(JOBS))
 
 
 @pytest.fixture

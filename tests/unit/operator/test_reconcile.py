@@ -299,3 +299,10 @@ async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
 )
 async def test_without_an_event_it_waits_for_the_pod(server: WithoutPod) -> None:
     assert condition_of(await waiting(server, 5), "Running")["reason"] == "Starting"
+
+
+async def test_the_event_on_an_attempt_that_begins_is_posted_also_if_its_job_is_refused_at_first() -> None:
+    server, cache = Refusing("Job", 500), Cache()
+    with pytest.raises(ApiError):
+        await reconciler(server, cache)(cache.put_finetunejob(server.body))
+    assert [event["reason"] for event in server.events] == ["Accepted", "Refused"]
