@@ -3,17 +3,17 @@
 `__main__` turns an error into an exit code, a sentence and a place; nobody else does.
 
 TrainerError                  has a code, a message that says what to change, and a place in the user's input
-├── ConfigurationError   64   run.json, or a combination of its fields, cannot work
-├── DataError            65   a data file cannot be used: file, row, column
-├── NotFoundError        66   a model or data file is missing, not readable or not acceptable
-├── NoGpuError           69   GPUs were asked for and torch sees fewer
-├── DeviceMemoryError    71   out of device memory: at one example, or at what is held without any
-├── DivergedError        72   loss or gradient is not finite
+├── ConfigurationError   64   run.json, or a combination of its fields, is invalid
+├── DataError            65   invalid data: file, row, column
+├── NotFoundError        66   a model or data file is missing, not readable or not supported
+├── NoGpuError           69   torch sees fewer GPUs than requested
+├── DeviceMemoryError    71   out of device memory, with one example or without any
+├── DivergedError        72   NaN or infinite loss or gradient
 ├── StorageError         74   writing failed
 ├── StoppedError         75   stopped on a signal, or by a newer attempt
-└── PrunedError          77   ended by the operator: other trials of the search do better
+└── PrunedError          77   ended by the operator: other trials of the search are better
 
-Every other exception is a fault of ours: 70, with its traceback.
+Any other exception is a bug in the trainer: 70, with its traceback.
 """
 
 from collections.abc import Iterator
@@ -38,37 +38,37 @@ class TrainerError(Exception):
 
 
 class ConfigurationError(TrainerError):
-    """The configuration cannot work."""
+    """The configuration is invalid."""
 
     code = ExitCode.CONFIGURATION
 
 
 class DataError(TrainerError):
-    """The data cannot be used."""
+    """The data is invalid."""
 
     code = ExitCode.DATA
 
 
 class NotFoundError(TrainerError):
-    """A model or a file is missing or not acceptable."""
+    """A model or a file is missing or not supported."""
 
     code = ExitCode.NOT_FOUND
 
 
 class NoGpuError(TrainerError):
-    """Fewer GPUs than asked for."""
+    """Fewer GPUs than requested."""
 
     code = ExitCode.NO_GPU
 
 
 class DeviceMemoryError(TrainerError):
-    """One example alone, or what is held without any, does not fit into the device's memory."""
+    """One example, or the model and its optimizer, do not fit into the device's memory."""
 
     code = ExitCode.OUT_OF_MEMORY
 
 
 class DivergedError(TrainerError):
-    """Training produced numbers that are not finite."""
+    """Training produced NaN or infinity."""
 
     code = ExitCode.DIVERGED
 
@@ -86,18 +86,18 @@ class StoppedError(TrainerError):
 
 
 class PrunedError(TrainerError):
-    """The operator asked for the end of this trial."""
+    """The operator pruned this trial."""
 
     code = ExitCode.PRUNED
 
 
 class PeerLostError(Exception):
-    """Another process of the run is gone. No answer of the trainer: `launch` gives that of the other process."""
+    """A peer process is gone. Never the result of a run: `launch` reports that of the other process."""
 
 
 @contextmanager
 def storage_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn what the file system says while writing into a StorageError that names `what` and `path`."""
+    """Turn file system errors while writing into a StorageError that names `what` and `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -110,7 +110,7 @@ def storage_errors(what: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def input_errors(name: str, field: str) -> Iterator[None]:
-    """Turn what the file system says while reading the user's input `name` into a NotFoundError."""
+    """Turn file system errors while reading the user's input `name` into a NotFoundError."""
     try:
         yield
     except FileNotFoundError as error:

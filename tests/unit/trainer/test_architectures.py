@@ -248,7 +248,7 @@ def test_a_row_without_a_token_is_named(tmp_path, folders):
 def test_models_that_see_what_follows_cannot_learn_next_tokens(tmp_path, folders, architecture):
     made = job(tmp_path, folders[architecture], ROWS, objective={"causalLM": {}})
     assert made.run() == ExitCode.CONFIGURATION
-    assert "reads texts from both sides" in made.report.message
+    assert "is bidirectional" in made.report.message
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

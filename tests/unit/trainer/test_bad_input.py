@@ -344,7 +344,7 @@ def test_memory_that_one_example_does_not_find_is_told_with_the_length_and_what_
         f"{4 * times * count / MEBIBYTE:.2f} MiB" for times in (4, 1, 1, 2)
     )
     assert (
-        f"without activations {whole} are needed ({parameters} parameters + {gradients} gradients + {state} optimizer"
+        f"{whole} needed without activations ({parameters} parameters + {gradients} gradients + {state} optimizer"
         " state)"
     ) in made.report.message
     assert "micro-batches of 2 from now on" in made.log
@@ -371,7 +371,7 @@ def no_room_for_moments():
 @pytest.mark.parametrize(
     ("device", "told"),
     [
-        (no_room_for_the_model, r"[\d.]+ MiB parameters\); take a smaller model"),
+        (no_room_for_the_model, r"[\d.]+ MiB parameters\); use a smaller model"),
         (
             no_room_for_moments,
             r"[\d.]+ MiB parameters \+ [\d.]+ MiB gradients \+ [\d.]+ MiB optimizer state\); freeze more of the model",

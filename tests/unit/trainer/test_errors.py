@@ -88,7 +88,7 @@ CASES = {
         {"model": {"path": "/nowhere"}},
         None,
         66,
-        "model: there is no folder pvc://models/tiny",
+        "model: folder pvc://models/tiny does not exist",
     ),
     "a wrong column": (
         {"dataset": {"columns": {"text": "review"}}},
@@ -186,7 +186,7 @@ MODELS = {
         {"config.json": json.dumps({"model_type": "nonsense"})},
         "transformers does not know",
     ),
-    "no weights": ({"model.safetensors": None}, "has no weights; *.safetensors files are expected"),
+    "no weights": ({"model.safetensors": None}, "has no weights; add *.safetensors files"),
     "pickled weights only": (
         {"model.safetensors": None, "pytorch_model.bin": "x"},
         "has only pickled weights (pytorch_model.bin), which can run code",
@@ -264,7 +264,7 @@ def test_bfloat16_on_hardware_without_it_is_refused(make_job, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     made = make_job(training={"precision": "BFloat16"})
     assert made.run() == ExitCode.CONFIGURATION
-    assert "this CPU does not compute in bfloat16" in made.report.message
+    assert "this CPU does not support bfloat16" in made.report.message
 
 
 def test_an_output_that_cannot_be_written_is_a_storage_failure(make_job):

@@ -8,9 +8,9 @@ from finetune_trainer.publishing.card import format_versions, front_matter, tabl
 from finetune_trainer.publishing.snippets import PIPELINES, snippet
 
 HOW = {
-    CombineRule.AVERAGE_PROBABILITIES: "the mean of their probabilities decides",
-    CombineRule.VOTE: "the label with the most votes wins, of equal ones the more probable",
-    CombineRule.AVERAGE_PREDICTIONS: "the mean of their predictions is the answer",
+    CombineRule.AVERAGE_PROBABILITIES: "the label with the highest mean probability wins",
+    CombineRule.VOTE: "the label with the most votes wins, ties go to the more probable one",
+    CombineRule.AVERAGE_PREDICTIONS: "the prediction is the mean of their predictions",
     CombineRule.AVERAGE_WEIGHTS: "one model with the mean of their weights, a model soup (Wortsman et al. 2022)",
 }
 
@@ -40,7 +40,7 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
         "",
         *_results(members, scores, model.metrics),
         "",
-        "`eval_` is measured on the validation rows, `test_` on the test rows; all were scored on the same ones.",
+        "`eval_` is measured on the validation rows, `test_` on the test rows; all on the same rows.",
         "",
         f"Versions: {format_versions()}. `ensemble.json` has the"
         " members with their digests, `run.json` the whole configuration; `sha256sum -c SHA256SUMS` checks the files.",

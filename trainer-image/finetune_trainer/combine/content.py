@@ -1,4 +1,4 @@
-"""What a combination publishes: its files, a manifest of the members, and a card."""
+"""The content of a combination's folder: its files, a manifest of the members, and a model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Combined:
     tokenizer: Any
 
     def write(self, folder: Path) -> ModelStatus:
-        """All but the card and the records."""
+        """Write everything except the card and the records."""
         form, folders = self.scored.combiner.write(folder, self.members, self.tokenizer)
         write_json(folder / MANIFEST, self._manifest(folders))
         base = self.members[0].base_model

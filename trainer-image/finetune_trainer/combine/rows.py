@@ -1,4 +1,4 @@
-"""The rows that members and combination are scored on, and the objective that scores them."""
+"""The rows on which members and combination are evaluated, and their objective."""
 
 import logging
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Which examples form which optimizer step: a pure function of (lengths, batch size, seed, epoch).
 
-Examples of like length go into one batch, so that little is computed on padding: the examples are shuffled, sorted by
+Examples of similar length share a batch, so that there is little padding: the examples are shuffled, sorted by
 length within pools of some batches, cut into batches, and the batches shuffled. As nothing but (seed, epoch) enters,
 the position of a run in its data is its step number."""
 

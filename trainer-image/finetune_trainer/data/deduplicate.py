@@ -13,7 +13,7 @@ Digests = npt.NDArray[np.uint64]
 
 
 class Deduplicator:
-    """The texts that were read so far, eight bytes each."""
+    """Hashes of the texts read so far, eight bytes each."""
 
     def __init__(self, kind: Deduplicate) -> None:
         self._kind = kind
@@ -22,7 +22,7 @@ class Deduplicator:
         self._is_new = array("b")
 
     def add(self, row: Row) -> None:
-        """Compare a row with those before it, where being nearly the same is enough; call it in file order."""
+        """Compare a row with those before it if near-duplicates count; call it in file order."""
         if self._near is not None:
             text = row.text if isinstance(row.text, str) else " ".join(row.text)
             self._is_new.append(self._near.add(f"{text}\n{row.pair or ''}"))

@@ -1,4 +1,4 @@
-"""The formats of data files, and which one a file has."""
+"""Formats of data files, and how the format of a file is chosen."""
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.errors import ConfigurationError
 
 Reader = Callable[[Path, Collection[str]], Iterator[Record | RowError]]
-"""Takes the file and the columns that are wanted, and may leave out others."""
+"""Takes the file and the wanted columns; may omit other columns."""
 
 READERS: dict[DataFormat, Reader] = {
     DataFormat.JSONL: read_jsonl,
@@ -29,7 +29,7 @@ ENDINGS = {
 
 
 def format_of(field: str, data: DataInput, options: ReadOptions) -> DataFormat:
-    """As the spec says, else by the ending; raises ConfigurationError where neither tells, or where it cannot work."""
+    """From the spec, else from the file extension. Raises ConfigurationError if unknown or unsuitable."""
     name = data.uri or data.path
     endings = (Path(name).suffix.lower(), Path(data.path).suffix.lower())
     found = data.format or next((ENDINGS[ending] for ending in endings if ending in ENDINGS), None)
@@ -37,13 +37,13 @@ def format_of(field: str, data: DataInput, options: ReadOptions) -> DataFormat:
     if found is None:
         choices = ", ".join(DataFormat)
         raise ConfigurationError(
-            f"{field}: the ending of {name} does not tell its format; set {field}.format to one of {choices}",
+            f"{field}: cannot infer the format of {name} from its extension; set {field}.format to one of {choices}",
             place,
         )
     if found is DataFormat.TEXT and options.labelled:
         raise ConfigurationError(
-            f"{field}: {name} has one text a line and no labels, which objective.causalLM alone learns from; for other"
-            " objectives give jsonl, csv or parquet",
+            f"{field}: {name} has one text per line and no labels, which only objective.causalLM can use; for other"
+            " objectives use jsonl, csv or parquet",
             place,
         )
     return found

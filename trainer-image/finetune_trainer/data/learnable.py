@@ -1,4 +1,4 @@
-"""Whether a model can learn tokenized rows: what only their tokens show."""
+"""Checks that need tokens: whether a model can learn from tokenized rows."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.base import IGNORED
 
 CHUNK = 1 << 20
-"""Targets looked at at once, as they may be a mapped file of many gigabytes."""
+"""Targets checked at once; they may be a memory-mapped file of many gigabytes."""
 
 
 def check_learnable(model: Any, parts: list[Examples], *, headed: bool) -> None:
@@ -22,15 +22,15 @@ def check_learnable(model: Any, parts: list[Examples], *, headed: bool) -> None:
 
 
 def _check_targets(train: Examples) -> None:
-    """Some token of the training rows is to be predicted."""
+    """At least one token of the training rows has a target."""
     targets = train.targets
     if not train.per_token or any(
         (targets[start : start + CHUNK] != IGNORED).any() for start in range(0, len(targets), CHUNK)
     ):
         return
     raise DataError(
-        f"{train.name}: no token of the training rows is to be predicted; the tokenizer finds none in their words, or"
-        " prompts alone fill dataset.preprocessing.maxLength",
+        f"{train.name}: no token of the training rows has a target; the tokenizer finds no tokens in their words, or"
+        " prompts fill dataset.preprocessing.maxLength completely; check the rows, or raise maxLength",
         FaultPlace(field="dataset.train", file=train.name),
     )
 
@@ -43,7 +43,7 @@ def _check_ends(model: Any, examples: Examples) -> None:
         row = int(wrong[0])
         line = int(examples.lines[row])
         raise DataError(
-            f"{examples.name}, row {line} has {counts[row]} end tokens, and {type(model).__name__} reads its answer at"
-            " the only one: remove the token from the text, or set model.head: {}",
+            f"{examples.name}, row {line} has {counts[row]} end tokens, but {type(model).__name__} predicts at"
+            " exactly one: remove the token from the text, or set model.head: {}",
             FaultPlace(file=examples.name, row=line),
         )

@@ -1,6 +1,6 @@
-"""Finds texts that are nearly the same as an earlier one, by MinHash (Broder 1997).
+"""Finds near-duplicates of earlier texts, with MinHash (Broder 1997).
 
-The same rows in the same order give the same answer. datasketch is imported on first use."""
+The same rows in the same order give the same result. datasketch is imported on first use."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,15 +8,15 @@ import numpy.typing as npt
 SIMILAR = 0.8
 """Jaccard similarity of two texts' runs, as MinHash estimates it (deviation 0.035 at 128 permutations)."""
 CANDIDATE = 0.7
-"""The index is asked for less, so that it hardly misses a pair that is similar enough."""
+"""Threshold of the index; lower, so that it hardly misses a similar pair."""
 PERMUTATIONS = 128
 RUN = 3
 LONGEST_WORD = 20
-"""Characters a word on average: beyond that the text is of a language without spaces."""
+"""Average characters per word above which a text is taken for a language without spaces."""
 
 
 class NearTexts:
-    """The texts so far that were unlike all before them: about 6 KB and a third of a millisecond each."""
+    """Texts so far without a near-duplicate before them: about 6 KB and a third of a millisecond each."""
 
     def __init__(self) -> None:
         from datasketch import MinHash, MinHashLSH
@@ -26,7 +26,7 @@ class NearTexts:
         self._signatures: list[npt.NDArray[np.uint32]] = []
 
     def add(self, text: str) -> bool:
-        """Whether a text is unlike all before it; only then it is kept."""
+        """Whether a text has no near-duplicate before it; only then is it kept."""
         sketch = self._blank.copy()
         sketch.update_batch([run.encode(errors="surrogatepass") for run in runs(text)])
         signature = sketch.hashvalues.astype(np.uint32)
@@ -41,7 +41,7 @@ class NearTexts:
 
 
 def runs(text: str) -> set[str]:
-    """Runs of three words, or of three characters where words are not set apart; case does not count."""
+    """Runs of three words, or of three characters in languages without spaces; ignores case."""
     text = text.casefold()
     words = text.split()
     of_words = len(words) >= RUN and len(text) <= LONGEST_WORD * len(words)

@@ -1,4 +1,4 @@
-"""Puts several documents into one sequence, where none sees another. Pure."""
+"""Packs several documents into one sequence without attention between them. Pure."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ READ_BUFFER = 1 << 20
 
 
 def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
-    """Rows with the wanted columns, or with all where one of those is not there."""
+    """Rows with the wanted columns, or with all columns if one of those does not exist."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -22,9 +22,7 @@ def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | 
             file = ParquetFile(handle, buffer_size=READ_BUFFER, pre_buffer=False)
             there = file.schema_arrow.names
             if repeated := [name for name in there if there.count(name) > 1]:
-                yield RowError(
-                    1, f"stands in a file with several columns {repeated[0]!r}; rename one", fatal=True
-                )
+                yield RowError(1, f"has several columns {repeated[0]!r}; rename one of them", fatal=True)
                 return
             columns = list(wanted) if wanted and set(wanted) <= set(there) else None
             for batch in file.iter_batches(BATCH, columns=columns):
@@ -33,12 +31,12 @@ def read_parquet(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | 
                     yield _record(number, batch, row)
     except pyarrow.ArrowException as error:
         yield RowError(
-            number + 1, f"cannot be read: the file is not Parquet or damaged ({error})", fatal=True
+            number + 1, f"cannot be read: the file is not Parquet, or is corrupted ({error})", fatal=True
         )
     except OSError as error:
         if error.errno is not None:
             raise
-        yield RowError(number + 1, f"cannot be read: the file is damaged ({error})", fatal=True)
+        yield RowError(number + 1, f"cannot be read: the file is corrupted ({error})", fatal=True)
 
 
 def _record(number: int, batch: Any, row: int) -> Record | RowError:

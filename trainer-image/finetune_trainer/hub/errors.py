@@ -1,7 +1,7 @@
-"""What the Hub answers, or that it does not, as the trainer's errors.
+"""Translates errors of the Hub and of the network into the trainer's errors.
 
-66 is for what another attempt would find again: a wrong name, no access. 74 is for what may pass: the network, the
-Hub's own faults, a full disk. No token ever stands in a message."""
+Code 66 is for permanent errors: a wrong name, no access. Code 74 is for temporary ones, which are retried: the network,
+errors of the Hub, a full disk. A message never contains a token."""
 
 import errno
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from finetune_trainer.errors import NotFoundError, StorageError, TrainerError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 ACCESS = (
-    "make a token that may read it (the Hub's Settings, Access Tokens), put it under the key token of a Secret,"
-    " and name that in model.credentials.secretName"
+    "create a token that can read it (the Hub's Settings, Access Tokens), store it in a Secret under the key token,"
+    " and set model.credentials.secretName to its name"
 )
 
 
 def unavailable() -> tuple[type[Exception], ...]:
-    """What huggingface_hub and its HTTP client raise for everything that went wrong."""
+    """The exceptions of huggingface_hub and its HTTP client."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (*HfHubHTTPError.__bases__, ValueError)
@@ -30,16 +30,18 @@ def hub_faults(field: str, uri: str, endpoint: str, cache: str) -> Iterator[None
     try:
         yield
     except unavailable() as error:
-        raise _told(error, f"{field}: {uri}", endpoint, cache, FaultPlace(field=field, file=uri)) from error
+        raise _translated(
+            error, f"{field}: {uri}", endpoint, cache, FaultPlace(field=field, file=uri)
+        ) from error
 
 
-def _told(error: Exception, what: str, endpoint: str, cache: str, place: FaultPlace) -> TrainerError:
+def _translated(error: Exception, what: str, endpoint: str, cache: str, place: FaultPlace) -> TrainerError:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     root = _root(error)
     if isinstance(root, OfflineModeIsEnabled) or isinstance(error.__context__, OfflineModeIsEnabled):
         return NotFoundError(
-            f"{what} is not in the cache {cache}, and the Hub is not asked (HF_HUB_OFFLINE, set by the chart's"
+            f"{what} is not in the cache {cache}, and the Hub is offline (HF_HUB_OFFLINE, set by the chart's"
             " trainer.hub.offline); use a claim (pvc://) or a mirror (trainer.hub.endpoint)",
             place,
         )
@@ -54,14 +56,14 @@ def _told(error: Exception, what: str, endpoint: str, cache: str, place: FaultPl
     if isinstance(root, ValueError):
         return NotFoundError(f"{what} cannot be downloaded: {_first_line(root)}", place)
     return StorageError(
-        f"{what} could not be fetched from {endpoint}: {_first_line(root)}; can pods reach it? A mirror is set by"
-        " HF_ENDPOINT, the chart's trainer.hub.endpoint",
+        f"{what} could not be downloaded from {endpoint}: {_first_line(root)}; check that pods can reach it, or set a"
+        " mirror with HF_ENDPOINT, the chart's trainer.hub.endpoint",
         place,
     )
 
 
 def _root(error: Exception) -> Exception:
-    """Beneath `not in the cache either` stands why the Hub could not be asked."""
+    """The reason why the Hub could not be reached, below huggingface_hub's `not in the cache`."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     cause = error.__cause__
@@ -69,7 +71,7 @@ def _root(error: Exception) -> Exception:
 
 
 def _refused(error: Exception, what: str, endpoint: str, place: FaultPlace) -> TrainerError:
-    """An HTTP answer that is no success."""
+    """An HTTP error response."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -81,25 +83,24 @@ def _refused(error: Exception, what: str, endpoint: str, place: FaultPlace) -> T
     status = error.response.status_code  # type: ignore[attr-defined]
     token = get_token() is not None
     if isinstance(error, GatedRepoError):
-        whose = (
-            "the account of this token was not given access"
-            if token
-            else "it is gated, and no token was given"
-        )
-        return NotFoundError(f"{what}: {whose}; accept its terms on its page, {ACCESS}", place)
+        whose = "the account of this token has no access" if token else "it is gated, and there is no token"
+        return NotFoundError(f"{what}: {whose}; accept the terms on its page, then {ACCESS}", place)
     if isinstance(error, RevisionNotFoundError):
-        return NotFoundError(f"{what}: the repository has no such branch, tag or commit on {endpoint}", place)
+        return NotFoundError(
+            f"{what}: the repository has no such branch, tag or commit on {endpoint}; check the revision",
+            place,
+        )
     if isinstance(error, EntryNotFoundError):
-        return NotFoundError(f"{what}: the repository has no such file at this revision on {endpoint}", place)
+        return NotFoundError(
+            f"{what}: the repository has no such file at this revision on {endpoint}; check the path", place
+        )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
-        private = "the token may not see it" if token else f"it is private; then {ACCESS}"
+        private = "the token has no access" if token else f"it is private; then {ACCESS}"
         return NotFoundError(f"{what} is not on {endpoint}: the name is wrong, or {private}", place)
     if status in (401, 403):
-        why = "refuses this token" if token else "asks for a token"
+        why = "refuses this token" if token else "requires a token"
         return NotFoundError(f"{what}: {endpoint} {why} (HTTP {status}); {ACCESS}", place)
-    return StorageError(
-        f"{what}: {endpoint} answered HTTP {status}; another attempt may find it well again", place
-    )
+    return StorageError(f"{what}: {endpoint} responded with HTTP {status}; a retry may succeed", place)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Downloads what a run names on the Hugging Face Hub: models, tokenizers and data files, each at one commit."""
+"""Downloads a run's hf:// inputs: models, tokenizers and data files, each at one commit."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PARTS = ("train", "validation", "test")
 
 
 def uses_hub(config: RunConfig | CombineConfig) -> bool:
-    """Whether the run names anything on the Hub."""
+    """Whether the run has an hf:// input."""
     data = [getattr(config.dataset, part, None) for part in PARTS]
     uris = [one.uri for one in data if one]
     if isinstance(config, RunConfig):
@@ -28,9 +28,9 @@ def uses_hub(config: RunConfig | CombineConfig) -> bool:
 
 
 def fetch(config: RunConfig, recorder: Recorder, stop: Stop) -> RunConfig:
-    """Download what is named; returns the configuration with local paths and with the commits.
+    """Download all hf:// inputs; returns the configuration with local paths and commits.
 
-    Raises NotFoundError for what is not there or not allowed, StorageError for what may come another time.
+    Raises NotFoundError for a missing file or denied access, StorageError for temporary errors.
     """
     if not uses_hub(config):
         return config
@@ -54,7 +54,7 @@ def fetch_rows(config: CombineConfig, stop: Stop) -> CombineConfig:
 
 @contextmanager
 def at_one_commit(run_json: Path, config: RunConfig, recorder: Recorder, stop: Stop) -> Iterator[Path]:
-    """A run.json for several processes, as --set left it; what is downloaded here, once, they take from the cache."""
+    """The effective run.json for several processes; they read the files downloaded here from the cache."""
     with TemporaryDirectory(prefix="finetune-") as folder:
         pinned = Path(folder) / run_json.name
         pinned.write_text(json.dumps(fetch(config, recorder, stop).to_json()))
@@ -85,7 +85,7 @@ def _with_file(field: str, data: DataInput | None, hub: Hub) -> DataInput | None
 
 
 def _resolved(model: ModelInput, data: dict[str, DataInput | None]) -> ResolvedStatus:
-    """What is known before a byte is read: enough for a retry, should this attempt end here."""
+    """Commits, known before anything is read: enough for a retry if this attempt ends here."""
     other = ResolvedModel(uri=model.tokenizer_uri, revision=model.tokenizer_revision)
     return ResolvedStatus(
         model=ResolvedModel(uri=model.uri, revision=model.revision),

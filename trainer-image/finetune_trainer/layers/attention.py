@@ -1,4 +1,4 @@
-"""Attention as it is fastest on a CPU for texts of usual length.
+"""Fast attention on a CPU for texts of usual length.
 
 Torch's scaled_dot_product_attention takes two ways there: without dropout a blockwise one, whose backward pass in
 bfloat16 takes two to seven times as long as the plain computation, and with dropout a plain one, which draws the masks

@@ -1,7 +1,7 @@
-"""Spares the last layer of an encoder what nobody reads.
+"""Skips computations of an encoder's last layer whose result is not used.
 
-A head that reads the first position alone needs of the last layer that position's output only: its attention to all
-positions, but one projection and one feed-forward pass a row. Outputs and gradients stay what they are."""
+A head that reads only the first position needs only that position's output of the last layer: its attention to all
+positions, but one projection and one feed-forward pass per row. Outputs and gradients do not change."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ feed-forward part, each position for itself."""
 
 
 def narrow_last_layer(model: nn.Module) -> bool:
-    """Have the last layer go on with the first position after its attention; False where that is not known to fit."""
+    """Restrict the last layer to the first position after its attention; False for an unknown architecture."""
     if not any(type(part).__name__ in READERS_OF_THE_FIRST for part in model.modules()):
         return False
     last: Any = layers_of(model)[-1]

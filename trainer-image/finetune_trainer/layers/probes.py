@@ -1,7 +1,7 @@
-"""What a model can do, asked of the model itself on a few tokens, before it leaves the CPU.
+"""Tests what a model can do, with a few tokens, before it leaves the CPU.
 
-Configurations do not tell it: transformers has hundreds of architectures, and
-new ones come every month."""
+Configurations do not say: transformers has hundreds of architectures, with new ones every month.
+"""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def sees_what_follows(model: Any) -> bool:
 def why_not_packed(model: Any, longest: int) -> str | None:
     """Why texts of up to `longest` tokens cannot share a sequence in this model; None if they can.
 
-    Layers that look back over convolutions, states or a bias by distance do not heed the mask and the positions by
-    which packed texts are kept apart; a window of attention is lost by it.
+    Layers with convolutions, recurrent states or a bias by distance ignore the mask and the positions that separate
+    packed texts; a model with an attention window loses it.
     """
     name, config = type(model).__name__, model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
@@ -51,7 +51,7 @@ def why_not_packed(model: Any, longest: int) -> str | None:
 
 
 def why_not_headed(model: Any) -> str | None:
-    """Why a head of one's own cannot stand on this encoder; None if it can."""
+    """Why this encoder cannot have a custom head; None if it can."""
     ids = torch.arange(1, 1 + TOKENS)[None]
     try:
         _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -61,7 +61,7 @@ def why_not_headed(model: Any) -> str | None:
 
 
 def why_not_bfloat16(model: Any) -> str | None:
-    """Why a model that is computed in float32 cannot be computed in bfloat16 on the CPU; None if it can."""
+    """Why a model cannot run in bfloat16 on the CPU; None if it can."""
     ids = torch.arange(1, 1 + TOKENS)[None]
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -70,7 +70,7 @@ def why_not_bfloat16(model: Any) -> str | None:
             except REFUSALS as error:  # some take only texts with their own last token, in any format
                 return _describe(error) if enabled else None
             if not logits.isfinite().all():
-                return "its outputs are not finite" if enabled else None
+                return "its outputs are NaN or infinite" if enabled else None
     return None
 
 

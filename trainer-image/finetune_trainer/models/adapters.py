@@ -19,7 +19,7 @@ TASKS = {
 
 
 def check_adapter(spec: ModelInput) -> None:
-    """Refuse what an adapter's folder cannot hold."""
+    """Refuse settings that an adapter's folder cannot represent."""
     lora = spec.adapter.lora if spec.adapter else None
     if lora is None or lora.merge:
         return
@@ -30,7 +30,7 @@ def check_adapter(spec: ModelInput) -> None:
     ):
         if given:
             raise ConfigurationError(
-                f"{field} changes the base model, and an adapter alone would not fit it any more; set"
+                f"{field} changes the base model, so the adapter would not fit the original one; set"
                 " model.adapter.lora.merge: true",
                 FaultPlace(field="model.adapter.lora.merge"),
             )
@@ -39,9 +39,9 @@ def check_adapter(spec: ModelInput) -> None:
 def adapt(
     model: Any, spec: ModelInput, auto_class: str, added: Pieces, fresh: frozenset[str] = frozenset()
 ) -> Any:
-    """Freeze the model and put matrices beside its linear layers; its head and the rows of added tokens are trained.
+    """Freeze the model and add LoRA matrices to its linear layers; its head and the rows of added tokens are trained.
 
-    So are the `fresh` modules, which the checkpoint has no weights for: whoever loads it draws others.
+    So are the `fresh` modules, which have no weights in the checkpoint: each load initialises them differently.
     Raises ConfigurationError when targetModules names no linear layer.
     """
     from peft import LoraConfig
@@ -88,8 +88,8 @@ def _wrapped(model: Any, config: Any) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise ConfigurationError(
-                f"model.adapter.lora: peft finds nothing in {type(model).__name__} to adapt"
-                f" ({str(error).splitlines()[0]}); remove model.adapter and train the whole model",
+                f"model.adapter.lora: peft cannot adapt {type(model).__name__}"
+                f" ({str(error).splitlines()[0]}); remove model.adapter to train the whole model",
                 FaultPlace(field="model.adapter.lora"),
             ) from error
 
@@ -101,7 +101,7 @@ def _transposed(model: Any) -> bool:
 
 
 def base_model(uri: str) -> tuple[str, str | None]:
-    """What a person passes to `from_pretrained`, and the revision: owner/name of the Hub, else the URI as it is."""
+    """The argument for `from_pretrained`, and the revision: owner/name on the Hub, else the URI unchanged."""
     if not uri.startswith(HUB):
         return uri, None
     name, _, revision = uri.removeprefix(HUB).partition("@")
@@ -133,14 +133,14 @@ def linear_layers(model: Any) -> list[str]:
 
 
 def untrained(model: Any) -> set[Any]:
-    """Weights of the base model under an adapter: checkpoints leave them out, as they can be read again."""
+    """Weights of the base model under an adapter; checkpoints omit them, because they can be read again."""
     if not any(hasattr(module, "peft_config") for module in model.modules()):
         return set()
     return {parameter for parameter in model.parameters() if not parameter.requires_grad}
 
 
 def save_weights(model: Any, spec: ModelInput, folder: Path) -> None:
-    """Write a whole model, or the adapter alone with the config.json that has the labels, into a folder."""
+    """Write a complete model, or only the adapter with the config.json that has the labels, to a folder."""
     lora = spec.adapter.lora if spec.adapter else None
     if lora is None:
         model.save_pretrained(str(folder))
@@ -152,7 +152,7 @@ def save_weights(model: Any, spec: ModelInput, folder: Path) -> None:
 
 
 def merged(model: Any, spec: ModelInput) -> Any:
-    """The model with the update added to its weights, in place."""
+    """The model with the adapter merged into its weights, in place."""
     if spec.head is None:
         return model.merge_and_unload()
     model.encoder = model.encoder.merge_and_unload()

@@ -20,7 +20,7 @@ from finetune_trainer.files import sha256
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-"""What transformers raises for files that it cannot use."""
+"""Exceptions of transformers for unusable files."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class ModelFolder:
 
 
 def check_folder(spec: ModelInput) -> ModelFolder:
-    """Look at the files; raises NotFoundError with what is missing or why the folder is refused."""
+    """Check the files. Raises NotFoundError with the missing file, or with the reason why the folder is refused."""
     folder, name = Path(spec.path), spec.uri or spec.path
     tokenizer = Path(spec.tokenizer_path or spec.path)
     if not folder.is_dir():
-        raise NotFoundError(f"model: there is no folder {name}", FaultPlace(field="model.uri", file=name))
+        raise NotFoundError(
+            f"model: folder {name} does not exist; check the path", FaultPlace(field="model.uri", file=name)
+        )
     _check_config(folder, name)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and spec.initialize is Initialize.PRETRAINED:
@@ -73,8 +75,8 @@ def check_folder(spec: ModelInput) -> ModelFolder:
 def _check_config(folder: Path, name: str) -> None:
     if "auto_map" in _json_object(folder / "config.json", f"{name}/config.json"):
         raise NotFoundError(
-            f"model: {name}/config.json has auto_map, code of its own to run (trust_remote_code), which is always"
-            " refused; use a model that transformers knows by itself",
+            f"model: {name}/config.json has auto_map, custom code (trust_remote_code), which is always refused;"
+            " use a model that transformers supports natively",
             FaultPlace(field="model.uri", file=name),
         )
 
@@ -95,7 +97,7 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
 def _no_weights(folder: Path, name: str) -> str:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if not pickled:
-        return f"model: {name} has no weights; *.safetensors files are expected beside config.json"
+        return f"model: {name} has no weights; add *.safetensors files next to config.json"
     return (
         f"model: {name} has only pickled weights ({', '.join(pickled[:3])}), which can run code when they are loaded;"
         " convert them to safetensors"
@@ -108,6 +110,6 @@ def _digest(paths: list[Path]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library says of files that it cannot use."""
+    """The first line of a library's error."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and from which step on."""
+"""Which parameters are trained, and from which step."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def freeze(model: Any, spec: FreezeSpec) -> None:
     layers = layers_of(model)
     if spec.layers > len(layers):
         raise ConfigurationError(
-            f"model.freeze.layers is {spec.layers}, but the model has {len(layers)} layers",
+            f"model.freeze.layers is {spec.layers}, but the model has only {len(layers)} layers; lower it",
             FaultPlace(field="model.freeze.layers"),
         )
     apply_unfreezing(model, spec, 0, 1)

@@ -19,7 +19,7 @@ def resolve_precision(
 ) -> Compute:
     """In float32, where a CPU computes in bfloat16 and one of the models cannot be; one is in memory at a time.
 
-    Raises ConfigurationError where `field` asked for bfloat16.
+    Raises ConfigurationError if `field` requires bfloat16.
     """
     if compute.device.type != "cpu" or compute.precision is not Precision.BFLOAT16:
         return compute
@@ -29,7 +29,7 @@ def resolve_precision(
             continue
         if asked is Precision.BFLOAT16:
             raise ConfigurationError(f"{field}: {reason}; set Auto or Float32", FaultPlace(field=field))
-        logger.warning(f"{reason}: Float32 is used")
+        logger.warning(f"{reason}; using Float32 instead")
         return replace(compute, precision=Precision.FLOAT32)
     return compute
 

@@ -8,9 +8,9 @@ from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
 
 
 def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
-    """The fast tokenizer of a folder, free of padding and truncation that its file may prescribe.
+    """The fast tokenizer of a folder, without padding and truncation from its file.
 
-    Raises NotFoundError for one that is written in Python: it tells neither its digest nor where a token stands.
+    Raises NotFoundError for a slow tokenizer, which has neither a digest nor token offsets.
     """
     from transformers import AutoTokenizer
 
@@ -25,8 +25,8 @@ def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise NotFoundError(
-            f"model: the tokenizer of {folder.name} is {type(tokenizer).__name__}, a slow one without tokenizer.json;"
-            " set model.tokenizer.uri to a fast one with the same vocabulary, or take another model",
+            f"model: the tokenizer of {folder.name} is {type(tokenizer).__name__}, a slow tokenizer without"
+            " tokenizer.json; set model.tokenizer.uri to a fast one with the same vocabulary, or use another model",
             place,
         )
     tokenizer.truncation_side = truncation_side
@@ -45,7 +45,7 @@ def reset_tokenizer(tokenizer: Any) -> None:
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:
-    """The most tokens that model and tokenizer take; None where neither says."""
+    """Maximum number of tokens of model and tokenizer; None if neither has one."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and positions > 0:
@@ -54,7 +54,7 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
 
 
 def _first_position(model: Any) -> int:
-    """The row of the first token in the table of positions: RoBERTa and its kin count from the padding's id on."""
+    """Position id of the first token: RoBERTa and similar models count from the padding id."""
     named = model.named_modules()
     tables = [module for name, module in named if name.rpartition(".")[2] == "position_embeddings"]
     paddings = [getattr(table, "padding_idx", None) for table in tables]

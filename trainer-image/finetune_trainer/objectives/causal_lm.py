@@ -1,4 +1,4 @@
-"""The next token of a text: cross-entropy of every position against the token that follows."""
+"""Causal language modelling: cross-entropy of each position against the next token."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class CausalLM(Objective[CausalLMSpec]):
         raise NotImplementedError
 
     def check(self, model: Any) -> None:
-        """Refuse a model whose tokens see those that come after them: it would learn to copy, not to predict."""
+        """Refuse a model whose tokens attend to later ones: it would learn to copy, not to predict."""
         from finetune_trainer.layers.probes import sees_what_follows
 
         if sees_what_follows(model):
             raise ConfigurationError(
-                f"objective.causalLM: {type(model).__name__} of this model reads texts from both sides and would see"
-                " the tokens it is to predict; choose a model that reads from left to right, such as GPT-2 or Llama",
+                f"objective.causalLM: {type(model).__name__} of this model is bidirectional and would see"
+                " the tokens to predict; use a left-to-right (causal) model, such as GPT-2 or Llama",
                 FaultPlace(field="model.uri"),
             )
 

@@ -1,4 +1,4 @@
-"""Meters: they reduce the logits of a batch on their device and keep counts, or two numbers a target."""
+"""Meters reduce the logits of a batch on their device and keep counts, or two numbers per target."""
 
 from __future__ import annotations
 

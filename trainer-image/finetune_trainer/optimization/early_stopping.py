@@ -1,4 +1,4 @@
-"""When to stop because the metric no longer improves: a value and a pure function on it."""
+"""Early stopping: when training ends because the metric stopped improving. A value and a pure function."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,13 +9,13 @@ from finetune_api.training import EarlyStoppingSpec
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the metric has not improved."""
+    """Number of evaluations without improvement."""
 
     best: float | None = None
     bad_evaluations: int = 0
 
     def after(self, spec: EarlyStoppingSpec, value: float | None) -> "Patience":
-        """After an evaluation; a value that is absent or not finite is no improvement."""
+        """The state after an evaluation; a missing, NaN or infinite value is no improvement."""
         usable = value is not None and math.isfinite(value)
         if value is not None and usable and improves(spec.metric or "loss", value, self.best, spec.min_delta):
             return Patience(best=value)

@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups: what decays, and at which multiple of the rate it learns.
+"""The optimizer and its parameter groups: weight decay and learning-rate multiplier.
 
 A group has `scale`, by which `loop` multiplies the scheduled rate, and `name`, for people."""
 
@@ -25,7 +25,9 @@ def build_optimizer(
     """
     groups = parameter_groups(model, spec.weight_decay, layer_decay, later or set())
     if not groups:
-        raise ConfigurationError("model.freeze leaves nothing to train", FaultPlace(field="model.freeze"))
+        raise ConfigurationError(
+            "model.freeze freezes all parameters; freeze less", FaultPlace(field="model.freeze")
+        )
     if spec.name is OptimizerName.SGD:
         whole = not isinstance(
             groups[0]["params"][0], DTensor

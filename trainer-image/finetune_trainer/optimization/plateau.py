@@ -1,4 +1,4 @@
-"""When the learning rate falls because nothing improves: a value and a pure function on it."""
+"""Plateau: when the learning rate is reduced because the metric stopped improving. A value and a pure function."""
 
 import math
 from dataclasses import dataclass

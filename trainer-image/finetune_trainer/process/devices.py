@@ -1,4 +1,4 @@
-"""What computes, and in which number format. The first to import torch."""
+"""The device and its number format. The first module to import torch."""
 
 import os
 import random
@@ -20,7 +20,7 @@ class Compute:
     device: torch.device
     """Of all tensors."""
     name: str
-    """For people and for status: cuda, cpu or cpu (simulated GPU)."""
+    """For log and status: cuda, cpu or cpu (simulated GPU)."""
     precision: Precision
 
     @property
@@ -34,9 +34,9 @@ class Compute:
 
 
 def choose_compute(devices: Devices, precision: Precision, threads: int, rank: int = 0) -> Compute:
-    """The device that was asked for, never another one: of several GPUs the one of this rank.
+    """The requested device, never a fallback; with several GPUs, that of this rank.
 
-    Raises NoGpuError when torch sees fewer GPUs, ConfigurationError for what the hardware or this version cannot do.
+    Raises NoGpuError if torch sees fewer GPUs, ConfigurationError for settings that the hardware does not support.
     """
     torch.set_num_threads(threads)
     on_gpu = devices.gpus > 0 and not devices.simulated
@@ -49,7 +49,7 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
 
 
 def use_deterministic_algorithms(*, wanted: bool) -> None:
-    """Have torch refuse every algorithm whose bits differ from run to run, before the device is first used."""
+    """Make torch refuse nondeterministic algorithms; call before the device is first used."""
     if wanted:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
     if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
@@ -57,7 +57,7 @@ def use_deterministic_algorithms(*, wanted: bool) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Set every random generator that a model may draw from."""
+    """Seed every random generator that a model may use."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def _precision(asked: Precision, on_gpu: bool) -> Precision:
     able = _computes_bfloat16(on_gpu)
     if asked is Precision.BFLOAT16 and not able:
         raise ConfigurationError(
-            f"training.precision: this {'GPU' if on_gpu else 'CPU'} does not compute in bfloat16; set Auto or Float32",
+            f"training.precision: this {'GPU' if on_gpu else 'CPU'} does not support bfloat16; set Auto or Float32",
             FaultPlace(field="training.precision"),
         )
     if asked is Precision.AUTO:

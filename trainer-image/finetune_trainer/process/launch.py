@@ -1,4 +1,4 @@
-"""Starts one process a GPU and reports for all of them. Imports no torch.
+"""Starts one process per GPU and reports for all of them. Imports no torch.
 
 Not torchrun: it exits with 1 whatever code a process ended with, and imports torch itself. Every rank reads the data
 and gets the same rows: an error in them is reported as fast as by one process, and no rank waits for another. Only
@@ -27,7 +27,7 @@ GRACE_SECONDS = 10.0
 """From the SIGTERM that follows the failure of one process to the SIGKILL for those still there."""
 POLL_SECONDS = 0.02
 PEER_LOST = 76
-"""Code of a process that ended only because another one did; never the launcher's own."""
+"""Exit code of a process that lost a peer; never the launcher's exit code."""
 REPORT, LAUNCHER = "FINETUNE_REPORT", "FINETUNE_LAUNCHER"
 COLLECTIVE_TIMEOUT = "FINETUNE_COLLECTIVE_TIMEOUT_SECONDS"
 """Variable: how long a rank waits for the others in one collective."""
@@ -49,7 +49,7 @@ class Process:
 
     @staticmethod
     def launched(environ: Mapping[str, str] = os.environ) -> bool:
-        """Whether this process is one of several, and its code goes to the launcher."""
+        """Whether this process is one of several and reports to the launcher."""
         return REPORT in environ
 
     @classmethod
@@ -87,9 +87,9 @@ def collective_timeout(environ: Mapping[str, str] = os.environ) -> timedelta:
 def launch(
     run_json: Path, world_size: int, stop: Stop, grace: float = GRACE_SECONDS
 ) -> tuple[int, RunReport]:
-    """Run `world_size` processes to their end; the code and the report of the first that failed, else of rank 0.
+    """Run `world_size` processes to their end; returns code and report of the first that failed, else of rank 0.
 
-    A stop is passed on to all. When one fails the others are asked to end, and killed `grace` seconds later.
+    A stop signal is forwarded to all. When one fails, the others get SIGTERM, and SIGKILL `grace` seconds later.
     """
     collective_timeout()  # checked here too, before any process starts
     with TemporaryDirectory(prefix="finetune-") as folder:
@@ -169,5 +169,9 @@ def _killed(rank: int, number: int, stop: Stop) -> tuple[int, str]:
     name = signal.Signals(number).name
     if stop.requested and name == stop.signal_name:
         return ExitCode.INTERRUPTED, f"stopped by {name} before training began"
-    hint = "; the kernel does this when memory runs out" if number == signal.SIGKILL else ""
-    return 128 + number, f"the process of rank {rank} was ended by {name}{hint}"
+    hint = (
+        "; the kernel does this when memory runs out, so check the memory limit"
+        if number == signal.SIGKILL
+        else ""
+    )
+    return 128 + number, f"the process of rank {rank} was killed by {name}{hint}"

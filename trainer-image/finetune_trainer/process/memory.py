@@ -1,4 +1,4 @@
-"""Memory of a run: what it needs at least, what it has used at most, and what to do when it runs out."""
+"""Memory of a run: its minimum, its peak, and what to do when it runs out."""
 
 import resource
 import sys
@@ -18,7 +18,7 @@ NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATU
 
 
 def memory_estimate(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
-    """A sentence: the memory that the run needs without activations; an evaluation needs the parameters alone.
+    """A sentence with the memory that the run needs without activations; evaluation needs the parameters only.
 
     On a GPU also the peak that was allocated.
     """
@@ -30,7 +30,7 @@ def memory_estimate(model: "nn.Module", optimizer: "Optimizer | None" = None) ->
     summands = " + ".join(f"{_readable(size)} {name}" for name, size in parts.items())
     peak = cuda_peak()
     most = "" if peak is None else f"; the peak was {_readable(peak)}"
-    return f"without activations {_readable(sum(parts.values()))} are needed ({summands}){most}"
+    return f"{_readable(sum(parts.values()))} needed without activations ({summands}){most}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -45,14 +45,14 @@ def next_micro_batch_size(size: int, longest: int, estimate: str) -> int:
     if size <= 1:
         raise DeviceMemoryError(
             f"out of device memory with one example of {longest} tokens: {estimate}; lower"
-            " dataset.preprocessing.maxLength, freeze more of the model, or ask for a larger device"
+            " dataset.preprocessing.maxLength, freeze more of the model, or use a larger device"
         )
     return size // 2
 
 
 @contextmanager
 def memory_errors(model: "nn.Module", optimizer: "Optimizer | None" = None) -> Iterator[None]:
-    """Turn a device that is full into a DeviceMemoryError where no smaller micro-batch helps: outside of passes."""
+    """Turn out-of-memory errors outside of passes, which no smaller micro-batch avoids, into DeviceMemoryError."""
     try:
         yield
     except RuntimeError as error:
@@ -61,22 +61,22 @@ def memory_errors(model: "nn.Module", optimizer: "Optimizer | None" = None) -> I
         less = (
             "freeze more of the model, train an adapter (model.adapter)"
             if optimizer
-            else "take a smaller model"
+            else "use a smaller model"
         )
         raise DeviceMemoryError(
             "out of device memory outside of forward and backward passes:"
-            f" {memory_estimate(model, optimizer)}; {less}, or ask for a larger device"
+            f" {memory_estimate(model, optimizer)}; {less}, or use a larger device"
         ) from error
 
 
 def peak() -> int:
-    """Largest number of bytes so far: allocated on the GPU where one computes, else resident in the process."""
+    """Peak memory in bytes: allocated on the GPU if there is one, else resident in the process."""
     on_gpu = cuda_peak()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if on_gpu is None else on_gpu
 
 
 def cuda_peak() -> int | None:
-    """Largest number of bytes that torch allocated on the GPU; None where none computes, or torch is not there yet."""
+    """Peak memory in bytes that torch allocated on the GPU; None on the CPU or before torch is imported."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

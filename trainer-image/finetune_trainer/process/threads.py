@@ -10,8 +10,8 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 """How threads of OpenMP wait: they look some thousand times, microseconds in all, then sleep.
 
-To sleep at once makes a step a seventh slower, as many operations are shorter than a wake-up. To spin on as by default
-(300,000 times) takes the CPU from those at work on a busy node, where steps were three and a half times slower.
+Sleeping at once makes a step a seventh slower, because many operations are shorter than a wake-up. Spinning for
+the default time (300,000 times) takes CPU time from other work on a busy node, where steps were 3.5 times slower.
 """
 
 

@@ -1,4 +1,4 @@
-"""The lines of Python with which a recorded model is used. Pure.
+"""The Python code that uses a published model. Pure.
 
 They run in the model's folder, and prepare texts as training did.
 """
@@ -39,14 +39,14 @@ model = PeftModel.from_pretrained(model, folder).eval()
 """
 HEADED = """\
 import torch
-from custom_head import load  # a file of this folder: torch and transformers are all that it needs
+from custom_head import load  # a file in this folder that needs torch and transformers only
 
 folder = "."  # this folder
 model, tokenizer = load(folder)
 """
 ENSEMBLE = """\
 import torch
-from ensemble import load  # a file of this folder: torch and transformers are all that it needs
+from ensemble import load  # a file in this folder that needs torch and transformers only
 
 folder = "."  # this folder
 model, tokenizer = load(folder)

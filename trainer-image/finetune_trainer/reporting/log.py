@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line on stdout, each with a `message` for people."""
+"""The log of a run: one JSON object per line on stdout, each with a human-readable `message`."""
 
 import json
 import logging

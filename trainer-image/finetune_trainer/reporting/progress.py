@@ -1,6 +1,6 @@
-"""Posts the progress of a run to the operator, in the background, and hears from the answers whether to end.
+"""Posts progress to the operator in the background; a response may prune the run.
 
-Losing it is never a failure: the log says so once.
+A lost report never fails the run; the log says so once.
 
 The body is a superset of what transformers' own Kubeflow callback posts, so one endpoint serves both.
 """
@@ -88,7 +88,7 @@ class ProgressClient:
         body = json.dumps(body_of(report, datetime.now(UTC)), ensure_ascii=False).encode()
         try:
             code, answer = self._post(body)
-            failure = None if code == 200 else f"it answered {code}"
+            failure = None if code == 200 else f"it responded with HTTP {code}"
         except (OSError, ValueError, HTTPException) as error:
             failure = str(error)
         if failure is None:
@@ -113,9 +113,9 @@ class ProgressClient:
             self._prune(asked.reason)
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
-        """One POST: code and answer. Token and authority are read anew, as the kubelet renews them."""
+        """One POST: status code and response. Reads token and authority each time, because the kubelet renews them."""
         if not self._endpoint.url.startswith("https://"):
-            raise ValueError("the address is not HTTPS")
+            raise ValueError("the URL is not HTTPS")
         token = Path(self._endpoint.token_path).read_text().strip()
         context = ssl.create_default_context(cafile=self._endpoint.ca_path)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -29,7 +29,7 @@ class Recorder:
         self._progress: ProgressClient | None = None
 
     def connect(self, config: RunConfig | CombineConfig, stop: Stop) -> None:
-        """Serve /metrics and post progress, as the configuration says; an answer may ask for a stop."""
+        """Serve /metrics and post progress, as the configuration says; a response may ask for a stop."""
         if config.metrics_port:
             try:
                 self.metrics.serve(config.metrics_port)
@@ -39,7 +39,7 @@ class Recorder:
             self._progress = ProgressClient(config.progress, stop.prune)
 
     def update(self, **parts: Any) -> None:
-        """Change parts of the report, and offer it to the operator."""
+        """Update parts of the report, and send it to the operator."""
         self.report = self.report.model_copy(update=parts)
         if self._progress is not None:
             self._progress.offer(self.report)
@@ -49,17 +49,17 @@ class Recorder:
         self.history = history
 
     def release_history(self) -> None:
-        """Write nothing more there: the file now lies in the model's folder."""
+        """Stop writing there: the file is now in the model's folder."""
         self.history = None
 
     def caveat(self, sentence: str) -> None:
-        """A warning that a reader of the result must see: logged now, and part of the run's last words."""
+        """A warning that belongs to the result: logged now, and part of the final message."""
         logger.warning(sentence)
         if sentence not in self.caveats:
             self.caveats.append(sentence)
 
     def with_caveats(self, message: str) -> str:
-        """The run's last words: the message, then the first caveats, at most 1,024 characters."""
+        """The final message: the message, then the first caveats, at most 1,024 characters."""
         more = len(self.caveats) - CAVEATS_IN_MESSAGE
         parts = [
             message,
@@ -77,8 +77,8 @@ class Recorder:
         eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
         logger.info(
             f"step {progress.step} of {progress.total_steps} ({progress.percent} %), epoch {progress.epoch:.2f}:"
-            f" loss {progress.loss:.4f}, rate {progress.learning_rate:.2e}, gradient {progress.grad_norm:.3g},"
-            f" {progress.tokens_per_second:.0f} tokens/s{eta}",
+            f" loss {progress.loss:.4f}, learning rate {progress.learning_rate:.2e},"
+            f" gradient norm {progress.grad_norm:.3g}, {progress.tokens_per_second:.0f} tokens/s{eta}",
             extra={"facts": {"event": "train", **facts}},
         )
 
@@ -120,7 +120,7 @@ def short(value: float | None) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 42 s, 3m20s, 1h52m."""
+    """Human-readable: 42 s, 3m20s, 1h52m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

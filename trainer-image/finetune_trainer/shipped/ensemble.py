@@ -3,7 +3,7 @@
     from ensemble import load
     model, tokenizer = load(".")  # the folder with ensemble.json
 
-So it uses torch and transformers only. In the trainer its rules are called by `combine.combiners`.
+So it uses torch and transformers only.
 """
 
 import json
@@ -35,7 +35,7 @@ def average_probabilities(logits: Tensor, multi_label: bool) -> Tensor:
 
 
 def vote(logits: Tensor, multi_label: bool) -> Tensor:
-    """The label with the most members for it, or all labels with half of them: more is more votes, ties by probability.
+    """The label with the most votes, or with `multi_label` all that have half of the votes; ties go by probability.
 
     With `multi_label` it is positive for each label that is given. These numbers decide; they are no probabilities.
     """

@@ -426,7 +426,7 @@ def test_a_device_without_room_for_a_member_is_told_with_what_it_needs(combine, 
     monkeypatch.setattr(torch.nn.Module, "to", full)
     code, report, _ = combine(trio, "Vote")
     assert code == ExitCode.OUT_OF_MEMORY
-    assert "MiB parameters); take a smaller model" in report.message
+    assert "MiB parameters); use a smaller model" in report.message
 
 
 def misfits(train, trio, tmp_path):
@@ -445,7 +445,7 @@ def misfits(train, trio, tmp_path):
     added = {"model": {"addTokens": ["mmHg"]}}
     adapted = {"model": {"adapter": {"lora": {}}}}
     return {
-        "missing": (lambda: tmp_path / "nowhere", ExitCode.NOT_FOUND, "there is no folder"),
+        "missing": (lambda: tmp_path / "nowhere", ExitCode.NOT_FOUND, "does not exist; check the path"),
         "damaged": (lambda: damaged, ExitCode.NOT_FOUND, "it is damaged: model.safetensors is damaged"),
         "garbled": (lambda: garbled, ExitCode.NOT_FOUND, "it is damaged"),
         "stranger": (lambda: stranger, ExitCode.NOT_FOUND, "it has no SHA256SUMS"),

@@ -52,7 +52,7 @@ def test_a_text_with_the_end_token_is_named_where_the_head_reads_at_that_token(
     made = job(tmp_path / "job", checkpoint("Bart"), rows, model=head, training={"epochs": 1})
     assert made.run() == code, made.report.message
     if code:
-        assert "row 6 has 2 end tokens, and BartForSequenceClassification reads" in made.report.message
+        assert "row 6 has 2 end tokens, but BartForSequenceClassification predicts" in made.report.message
         assert made.report.place.row == 6
 
 
@@ -60,7 +60,7 @@ def test_words_without_a_token_are_nothing_to_learn(tmp_path, model_folder):
     rows = [{"words": ["\u200b", "\u200b"], "tags": ["A", "B"]} for _ in range(24)]
     made = job(tmp_path / "job", model_folder, rows, **WORDS)
     assert made.run() == ExitCode.DATA
-    assert "no token of the training rows is to be predicted" in made.report.message
+    assert "no token of the training rows has a target" in made.report.message
 
 
 def test_a_head_is_refused_on_an_encoder_that_does_not_take_texts_alone(tmp_path, checkpoint):

@@ -151,7 +151,7 @@ def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
     path.write_bytes("\ufeffone\n\ntwo \u00e9\r\n".encode())
     assert read(source(path, **DOCUMENTS)) == [(1, "one", None), (3, "two \u00e9", None)]
     with pytest.raises(
-        ConfigurationError, match=r"a\.txt has one text a line and no labels.*give jsonl"
+        ConfigurationError, match=r"a\.txt has one text per line and no labels.*use jsonl"
     ) as caught:
         source(path)
     assert caught.value.place.field == "dataset.train.format"
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_parquet_is_refused_whatever_is_tolerated(tmp_path, a
     path = tmp_path / "a.parquet"
     path.write_bytes(b"text,label\n")
     message, place = refusal(path, max_invalid_rows=allowed)
-    assert message.startswith("a.parquet, row 1 cannot be read: the file is not Parquet or damaged")
+    assert message.startswith("a.parquet, row 1 cannot be read: the file is not Parquet, or is corrupted")
     assert place == (1, None)
     whole = parquet(tmp_path, [{"text": "fine" * 1000, "label": str(n)} for n in range(50)]).read_bytes()
     path.write_bytes(whole[:100] + bytes(300) + whole[400:])
@@ -195,7 +195,7 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     columns = [pyarrow.array(values) for values in (["a"], ["b"], ["x"])]
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "text", "label"]), path)
-    told = "a.parquet, row 1 stands in a file with several columns 'text'; rename one"
+    told = "a.parquet, row 1 has several columns 'text'; rename one of them"
     assert refusal(path, max_invalid_rows="100%") == (told, (1, None))
 
 

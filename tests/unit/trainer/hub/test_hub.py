@@ -182,8 +182,8 @@ def test_the_token_of_a_file_opens_a_private_repository_and_goes_nowhere_else(
 @pytest.mark.parametrize(
     ("access", "token", "says"),
     [
-        ({"private": True}, None, "the name is wrong, or it is private; then make a token"),
-        ({"gated": True}, None, "it is gated, and no token was given; accept its terms on its page"),
+        ({"private": True}, None, "the name is wrong, or it is private; then create a token"),
+        ({"gated": True}, None, "it is gated, and there is no token; accept the terms on its page"),
         ({"private": True}, "hf_wrong", "refuses this token (HTTP 401)"),
         ({}, "hf_wrong", "refuses this token (HTTP 401)"),
     ],
@@ -244,7 +244,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_another_time(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     message = refusal(fetched, ExitCode.STORAGE)
-    assert "model.uri: hf://org/base could not be fetched from http://127.0.0.1:9" in message
+    assert "model.uri: hf://org/base could not be downloaded from http://127.0.0.1:9" in message
     assert "HF_ENDPOINT" in message
 
 
@@ -253,7 +253,7 @@ def test_an_interrupted_download_leaves_nothing_half_and_goes_on_with_the_file_i
 ) -> None:
     hub.repository("org/base", MODEL)
     hub.broken["model.safetensors"] = 5000
-    assert "answered HTTP 503" in refusal(fetched, ExitCode.STORAGE)
+    assert "responded with HTTP 503" in refusal(fetched, ExitCode.STORAGE)
     assert not [
         path for path in (tmp_path / "hub").rglob("*") if path.is_file() and path.stat().st_size == 5000
     ]
@@ -299,7 +299,7 @@ def test_without_the_hub_a_warm_cache_is_enough_and_a_cold_one_is_told(
     shutil.rmtree(tmp_path / "hub")
     for fields in ({}, {"model": {"path": "/models/base"}, "train": train}):
         message = refusal(fetched, ExitCode.NOT_FOUND, **fields)
-        assert "and the Hub is not asked (HF_HUB_OFFLINE" in message
+        assert "and the Hub is offline (HF_HUB_OFFLINE" in message
     assert hub.asked == []
 
 

@@ -179,5 +179,5 @@ def test_named_target_modules_never_lie_in_the_head(tmp_path):
 def test_a_model_that_has_nothing_to_adapt_is_refused(tmp_path):
     """I-BERT computes with layers of its own kind."""
     base = bare("IBert", tmp_path / "base")
-    with pytest.raises(ConfigurationError, match="peft finds nothing in IBertForSequenceClassification"):
+    with pytest.raises(ConfigurationError, match="peft cannot adapt IBertForSequenceClassification"):
         adapted(base, TASK)

@@ -86,7 +86,7 @@ def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(m
     until((made.checkpoint_dir / "step-00000003").exists)
     os.kill(ranks[1], signal.SIGKILL)
     assert launcher.wait(SECONDS) == 128 + signal.SIGKILL
-    assert "the process of rank 1 was ended by SIGKILL" in made.report.message
+    assert "the process of rank 1 was killed by SIGKILL" in made.report.message
     assert made.report.exit_code is None
     assert all(gone(rank) for rank in ranks)
     again = made.changed({"job": {"attempt": 2}})
@@ -206,7 +206,7 @@ def test_a_rank_that_does_not_react_is_killed_after_the_grace(make_job):
     thread.join(SECONDS)
     ((code, report),) = answers
     assert code == 128 + signal.SIGABRT
-    assert "rank 1 was ended by SIGABRT" in report.message
+    assert "rank 1 was killed by SIGABRT" in report.message
     assert gone(frozen)
 
 

@@ -161,7 +161,7 @@ def test_anything_but_200_is_said_once_until_it_works_again(tmp_path, certificat
         time.sleep(0.05)
     client.close()
     assert [text.split("/progress: ")[1] for text in said] == [
-        "it answered 202; training continues",
+        "it responded with HTTP 202; training continues",
         "HTTP Error 401: Unauthorized; training continues",
     ]
 

@@ -225,7 +225,7 @@ def test_the_memory_of_a_gpu_is_what_torch_allocated_there(monkeypatch):
     layer = torch.nn.Linear(1023, 1024)
     sgd = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
     assert memory_estimate(layer, sgd) == (
-        "without activations 12.00 MiB are needed (4.00 MiB parameters + 4.00 MiB gradients + 4.00 MiB optimizer"
+        "12.00 MiB needed without activations (4.00 MiB parameters + 4.00 MiB gradients + 4.00 MiB optimizer"
         " state); the peak was 3.00 GiB"
     )
     layer.weight.requires_grad_(requires_grad=False)
