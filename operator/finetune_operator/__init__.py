@@ -1,1 +1,1 @@
-"""The operator: watches FineTuneJobs, runs each attempt as a Job, and records the model in the status."""
+"""The operator: watches FineTuneJobs, runs each attempt as a Job, and records the model in status."""

@@ -1,5 +1,5 @@
-"""The certificate of the progress endpoint: made once, kept in a Secret or a folder, so that a restart of the
-operator leaves the pods that already run able to report.
+"""The certificate of the progress endpoint: created once, kept in a Secret or a folder, so that running pods can
+still report after a restart of the operator.
 """
 
 import ipaddress
@@ -32,12 +32,12 @@ class Certificate:
 
     @classmethod
     def from_files(cls, files: dict[str, str]) -> "Certificate | None":
-        """What is kept, None where something is missing."""
+        """The stored certificate; None if a part is missing."""
         texts = [files.get(name) for name in (CA_KEY, CERTIFICATE_KEY, PRIVATE_KEY)]
         return cls(*map(str, texts)) if all(texts) else None
 
     def serves(self, host: str, now: datetime) -> bool:
-        """Whether it is whole, valid for this host, and will be for a while."""
+        """Whether it is complete, valid for this host, and will be for a while."""
         try:
             leaf = x509.load_pem_x509_certificate(self.certificate.encode())
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -47,7 +47,7 @@ class Certificate:
         return fits and leaf.not_valid_after_utc - _RENEW_BEFORE > now and _general_name(host) in names
 
     def _fits_together(self, leaf: x509.Certificate) -> bool:
-        """Whether all three are of one making: the files are written one by one."""
+        """Whether all three parts belong together: the files are written one by one."""
         key = serialization.load_pem_private_key(self.key.encode(), password=None)
         try:
             leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(self.authority.encode()))
@@ -57,7 +57,7 @@ class Certificate:
 
 
 def make(host: str, now: datetime | None = None) -> Certificate:
-    """A new authority and a certificate for `host`; the authority's key is thrown away."""
+    """A new authority and a certificate for `host`; the authority's key is discarded."""
     now = now or datetime.now(UTC)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = _name("finetune-operator")
@@ -85,7 +85,7 @@ def make(host: str, now: datetime | None = None) -> Certificate:
 
 
 def keep_in_folder(folder: Path, host: str) -> Certificate:
-    """The certificate kept in `folder`, made where there is none that serves `host`."""
+    """The certificate in `folder`, created if there is no valid one for `host`."""
     files = {path.name: path.read_text() for path in folder.glob("*") if path.is_file()}
     kept = Certificate.from_files(files)
     if kept and kept.serves(host, datetime.now(UTC)):

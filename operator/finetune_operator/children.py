@@ -1,4 +1,4 @@
-"""Acts on a job's children: creates an attempt once, stops it, deletes what is left."""
+"""Acts on a job's children: creates an attempt once, stops it, deletes its leftovers."""
 
 import asyncio
 from collections.abc import Callable

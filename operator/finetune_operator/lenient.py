@@ -1,7 +1,7 @@
-"""Reads what another version or a stranger wrote: what is understood stays, the rest is left out. Pure.
+"""Parses what another version or a third party wrote: keeps valid parts and drops the rest. Pure.
 
-A status or report with one unknown field must not be lost as a whole: the attempts in a status are what keeps an
-older operator from training again beside a newer one's Job.
+One unknown field must not lose a whole status or report: the attempts in a status prevent an older operator from
+starting a second Job next to a newer operator's Job.
 """
 
 import copy
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=ApiModel)
 
 
 def read(model: type[M], raw: Any) -> tuple[M, list[str]]:
-    """The value, and the places that were left out. With too many faults, or none of it readable: an empty value."""
+    """The value, and the places that were dropped. With too many errors, or nothing valid: an empty value."""
     value = copy.deepcopy(_finite(raw)) if isinstance(raw, dict) else None
     left_out: list[str] = []
     while value is not None and len(left_out) < _FAULTS:
@@ -55,7 +55,7 @@ def _has(value: Any, step: int | str) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """Without the numbers that JSON cannot say; null is absent in the wire form."""
+    """Without NaN and infinity, which JSON cannot represent; null is absent in the wire form."""
     if isinstance(value, dict):
         return {key: _finite(child) for key, child in value.items()}
     if isinstance(value, list):

@@ -25,7 +25,7 @@ _PAUSE_AFTER_ERROR = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What strangers may take of the port. A trainer opens a connection for every report, for some milliseconds."""
+    """Connection limits of the port. A trainer opens a connection for every report, for some milliseconds."""
 
     total: int = 200
     per_address: int = 20

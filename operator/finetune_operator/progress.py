@@ -1,7 +1,7 @@
 """The endpoint that trainers report to, and who may report. Losing a report is never a failure.
 
-A report is accepted when its bearer token, made for this audience, belongs to a living pod of the newest attempt of
-a FineTuneJob; the pod decides whose report it is, so no job can report for another.
+A report is accepted if its bearer token has this audience and belongs to a running pod of a FineTuneJob's newest
+attempt. The pod determines the job, so no job can report for another.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class ProgressEndpoint:
         pod = self._pod(await self._pod_uid(request.headers.get("Authorization", "")))
         if pod is None:
             raise web.HTTPForbidden(
-                text="the token belongs to no running pod of a FineTuneJob's newest attempt"
+                text="the token does not belong to a running pod of a FineTuneJob's newest attempt"
             )
         owner, key = owner_of(pod.body)
         assert owner
@@ -81,7 +81,7 @@ class ProgressEndpoint:
         """The uid of the pod that a token was made for. Raises 401."""
         scheme, _, token = authorization.partition(" ")
         if scheme != "Bearer" or not token:
-            raise web.HTTPUnauthorized(text="a bearer token is needed")
+            raise web.HTTPUnauthorized(text="a bearer token is required")
         digest = hashlib.sha256(token.encode()).hexdigest()
         if known := self._pod_uids.get(digest):
             return known
@@ -92,14 +92,14 @@ class ProgressEndpoint:
         return uid
 
     async def _review(self, token: str) -> str | None:
-        """Ask the API server. Strangers may send any number of tokens: few are reviewed at the same time."""
+        """Ask the API server. Anybody may send tokens, so only a few are reviewed at the same time."""
         if self._reviews.locked():
-            raise web.HTTPTooManyRequests(text="too many new tokens at once; try again")
+            raise web.HTTPTooManyRequests(text="too many new tokens at once; retry later")
         try:
             async with self._reviews:
                 status = await self._cluster.review_token(token, self._audience)
         except (ApiError, ClientError, TimeoutError) as error:
-            raise web.HTTPServiceUnavailable(text="the token cannot be reviewed now; try again") from error
+            raise web.HTTPServiceUnavailable(text="the token cannot be reviewed now; retry later") from error
         if not status.get("authenticated") or self._audience not in status.get("audiences", []):
             return None
         uids = status.get("user", {}).get("extra", {}).get(_POD_UID) or [None]
@@ -125,4 +125,4 @@ def _read(text: bytes) -> RunReport:
     try:
         return parse_report(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise web.HTTPBadRequest(text=f"the report cannot be understood: {error}") from error
+        raise web.HTTPBadRequest(text=f"invalid report: {error}") from error

@@ -1,4 +1,4 @@
-"""The newest report of every FineTuneJob that trains, until its attempt is closed."""
+"""The newest report of each training FineTuneJob, until its attempt is closed."""
 
 from datetime import datetime
 
@@ -12,11 +12,11 @@ class Reports:
         self._reports: dict[str, tuple[RunReport, datetime]] = {}
 
     def get(self, uid: str) -> tuple[RunReport, datetime] | None:
-        """A job's newest report and when it came."""
+        """A job's newest report and when it arrived."""
         return self._reports.get(uid)
 
     def put(self, uid: str, report: RunReport, now: datetime) -> None:
-        """Keep a report in place of the one before."""
+        """Store a report in place of the previous one."""
         self._reports[uid] = (report, now)
 
     def forget(self, uid: str) -> None:

@@ -41,7 +41,7 @@ async def _keep_in_secret(place: str, host: str, cluster: Cluster) -> Certificat
         await cluster.replace("Secret", secret | {"data": encoded})
     except ConflictError:
         return await _keep_in_secret(place, host, cluster)
-    logger.info("made a certificate for %s and kept it in the Secret %s", host, place)
+    logger.info("created a certificate for %s and stored it in the Secret %s", host, place)
     return made
 
 

@@ -168,7 +168,7 @@ def test_counted_retries_end_at_the_limit(world: World) -> None:
     world.end(world.run(name, attempt=2), 139)
     status = world.until_phase(name, "Failed")
     assert [one["reason"] for one in status["attempts"]] == ["TrainerFault", "Crashed"]
-    assert "spec.retry.limit of 1 is used up" in world.condition(name, "Failed")["message"]
+    assert "spec.retry.limit of 1 reached" in world.condition(name, "Failed")["message"]
     assert len(world.children(name)) == 2
 
 

@@ -1,4 +1,4 @@
-"""What a decision is: the next status, one action, and when to reconcile again."""
+"""A decision: the next status, one action, and when to requeue."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """The next status and action. `requeue_at` is when to reconcile again though nothing has changed."""
+    """The next status and action. `requeue_at` is when to reconcile again without a change."""
 
     status: FineTuneJobStatus
     action: Action = Action.NOTHING

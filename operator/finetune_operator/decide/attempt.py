@@ -1,4 +1,4 @@
-"""An attempt is open: create its Job, say how it goes, stop it, or close it. Pure."""
+"""An open attempt: create its Job, report on it, stop it, or close it. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -30,7 +30,7 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
 
 
 def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context:
-    """The Job is not made yet, or was deleted before its pod ran: make it, unless it is no longer wanted."""
+    """The Job does not exist yet, or was deleted before its pod ran: create it, unless it is no longer wanted."""
     if context.job.spec.suspend or attempt.reason == Reason.SUSPENDED:
         update = {"reason": Reason.SUSPENDED.value, "counted": False, "end_time": context.now}
         return context.with_attempt(attempt.model_copy(update=update))
@@ -47,7 +47,7 @@ def _observed(attempt: AttemptStatus, pods: tuple[PodView, ...]) -> AttemptStatu
 
 
 def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:
-    """Why the attempt has to stop. Once marked it stays so, though spec.suspend may have been taken back."""
+    """Why the attempt must stop. Once marked it stops, even if spec.suspend is false again."""
     if attempt.reason in STOP_REASONS:
         return Reason(attempt.reason)
     if context.job.spec.suspend:
@@ -103,7 +103,7 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
 def _with_progress(
     context: Context, attempt: AttemptStatus
 ) -> tuple[Context, AttemptStatus, datetime | None]:
-    """Take up the newest report, or say when it may be: progress costs at most one write per interval."""
+    """Apply the newest report, or requeue: progress causes at most one write per interval."""
     report, time = context.observation.report_of(attempt.number), context.observation.report_time
     if report is None or time is None:
         return context, attempt, None

@@ -11,7 +11,7 @@ _OPTIONAL = (ConditionType.RECONCILING, ConditionType.STALLED)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where a job stands: its phase, and why. `stalled` says that it cannot proceed as it is written."""
+    """The state of a job: its phase and the reason. `stalled` means that it cannot proceed with this spec."""
 
     phase: Phase
     reason: Reason
@@ -19,7 +19,7 @@ class Verdict:
     stalled: bool = False
 
     def cut(self) -> "Verdict":
-        """The same with a message that fits the schema."""
+        """A copy with a message that fits the schema."""
         return replace(self, message=self.message[:MESSAGE_LENGTH])
 
 

@@ -1,4 +1,4 @@
-"""The values that every decision is made from."""
+"""The values that decisions are based on."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,15 +35,15 @@ class Context:
         return attempts[-1] if attempts and attempts[-1].end_time is None else None
 
     def with_status(self, status: FineTuneJobStatus) -> "Context":
-        """The same with another status."""
+        """A copy with another status."""
         return replace(self, job=replace(self.job, status=status))
 
     def update(self, **fields: object) -> "Context":
-        """The same with some fields of the status changed."""
+        """A copy with some fields of the status changed."""
         return self.with_status(self.status.model_copy(update=fields))
 
     def with_attempt(self, attempt: AttemptStatus) -> "Context":
-        """The same with the newest attempt's record replaced."""
+        """A copy with the newest attempt's record replaced."""
         return self.update(attempts=[*self.status.attempts[:-1], attempt])
 
     def conclude(
@@ -57,7 +57,7 @@ class Context:
 def with_verdict(
     status: FineTuneJobStatus, generation: int, verdict: Verdict, now: datetime
 ) -> FineTuneJobStatus:
-    """The status with phase, conditions and columns of a verdict."""
+    """The status with the phase, conditions and columns of a verdict."""
     status = status.model_copy(
         update={
             "observed_generation": generation,
@@ -69,5 +69,5 @@ def with_verdict(
 
 
 def seconds_between(start: datetime | None, end: datetime) -> int:
-    """Whole seconds from `start`, 0 where it has not come."""
+    """Whole seconds since `start`; 0 if it is None or in the future."""
     return max(0, int((end - start).total_seconds())) if start else 0

@@ -1,4 +1,4 @@
-"""The clocks of a job: running time over all attempts, the pause before a retry, the life of its children. Pure."""
+"""Deadlines of a job: running time over all attempts, the delay before a retry, the TTL of its children. Pure."""
 
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -28,7 +28,7 @@ def deadline_of(context: Context, attempt: AttemptStatus) -> datetime | None:
 
 
 def deadline_verdict(context: Context) -> Verdict:
-    """The verdict on a job that took too long."""
+    """The verdict on a job that exceeded its deadline."""
     return Verdict(
         Phase.FAILED,
         Reason.DEADLINE_EXCEEDED,
@@ -38,12 +38,12 @@ def deadline_verdict(context: Context) -> Verdict:
 
 
 def pause_before_retry(context: Context, retries: int) -> timedelta:
-    """The pause doubles with every counted retry, up to five minutes."""
+    """The delay doubles with every counted retry, up to five minutes."""
     return timedelta(seconds=backoff(retries, context.settings.retry_backoff, _LONGEST_PAUSE))
 
 
 def pause_before_free_retry(context: Context) -> timedelta | None:
-    """None after the first; attempts cut short one after the other are retried after growing pauses."""
+    """None after the first; attempts that are interrupted one after the other are retried after growing delays."""
     short = list(takewhile(_cut_short, reversed(context.status.attempts)))
     return pause_before_retry(context, len(short) - 1) if len(short) > 1 else None
 

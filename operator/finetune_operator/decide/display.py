@@ -6,7 +6,7 @@ from finetune_api.status import DisplayStatus, FineTuneJobStatus
 
 
 def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
-    """What the columns show of a status."""
+    """The columns of a status."""
     progress, effective, best = status.progress, status.effective, status.best_checkpoint
     training = effective.training if effective else None
     resources = effective.resources if effective else None
@@ -39,7 +39,7 @@ def _duration(seconds: int) -> str:
 
 
 def success_message(status: FineTuneJobStatus) -> str:
-    """What a finished job says."""
+    """The message of a successful job."""
     model = status.model
     if model is None:
         return "finished"

@@ -1,4 +1,4 @@
-"""An attempt has ended: success, the stop that was asked for, or a failure. Pure."""
+"""The end of an attempt: success, a requested stop, or a failure. Pure."""
 
 from datetime import datetime
 
@@ -30,7 +30,7 @@ def fail(context: Context, verdict: Verdict) -> Decision:
 
 
 def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
-    """Record how the attempt ended and what follows; a Context when the next attempt may begin."""
+    """Record how the attempt ended and what follows; a Context if the next attempt may start."""
     pod = _explaining_pod(context.observation.pods_of(attempt.number))
     report = termination_report(pod)
     context, attempt = _with_last_report(context, attempt, report)
@@ -84,7 +84,9 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
         else (report.model if report else None)
     )
     if model is None:
-        message = "exit code 0 without a report of a model; spec.image is not a trainer of this version"
+        message = (
+            "exit code 0 without a model in the report; spec.image is not a trainer image of this version"
+        )
         return _failed(context, attempt, Failure(Reason.UNKNOWN, message, retry=False))
     attempt = attempt.model_copy(update={"reason": Reason.SUCCEEDED.value, "counted": False})
     model = model.model_copy(update={"uri": uri})
@@ -94,9 +96,9 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
 
 
 def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
-    """The stop that was asked for has been carried out."""
+    """The requested stop is complete."""
     asked = attempt.reason == Reason.SUSPENDED
-    message = "stopped as asked by spec.suspend" if asked else "stopped at spec.activeDeadlineSeconds"
+    message = "stopped by spec.suspend" if asked else "stopped by spec.activeDeadlineSeconds"
     context = context.with_attempt(attempt.model_copy(update={"message": message, "counted": False}))
     return context if asked else fail(context, deadline_verdict(context))
 
@@ -119,7 +121,7 @@ def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decis
         return fail(context, Verdict(Phase.FAILED, failure.reason, message))
     retries, limit = (context.status.retries or 0) + 1, context.job.spec.retry.limit
     if retries > limit:
-        message = f"{failure.message} (attempt {attempt.number}; spec.retry.limit of {limit} is used up)"
+        message = f"{failure.message} (attempt {attempt.number}; spec.retry.limit of {limit} reached)"
         return fail(context, Verdict(Phase.FAILED, failure.reason, message))
     wait = failure.pause or retries > 1
     return context.update(
@@ -128,7 +130,7 @@ def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decis
 
 
 def _alike(context: Context, failure: Failure) -> int | None:
-    """The earlier attempt that a fault of the trainer ended at the same step with the same words."""
+    """An earlier attempt that failed with a bug in the trainer at the same step with the same message."""
     *earlier, last = context.status.attempts
     if failure.reason is not Reason.TRAINER_FAULT or last.to_step is None:
         return None

@@ -1,4 +1,4 @@
-"""Which images a job may name. Pure."""
+"""Which images a job may use. Pure."""
 
 from fnmatch import fnmatchcase
 

@@ -1,4 +1,4 @@
-"""What the body of a progress POST says: our trainer's report, or the status of a Hugging Face Trainer. Pure."""
+"""The body of a progress POST: our trainer's report, or the status of a Hugging Face Trainer. Pure."""
 
 import math
 from collections.abc import Iterator

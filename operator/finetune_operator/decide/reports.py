@@ -1,4 +1,4 @@
-"""What a trainer's report adds to the status. Pure; the same for a progress POST and a termination message."""
+"""Applies a trainer's report to the status. Pure; for progress POSTs and termination messages."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ _OPERATORS = {"training", "resources", "output_uri", "image"}
 
 
 def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) -> FineTuneJobStatus:
-    """The status with what is new in the report; the rest stays."""
+    """The status with the new values of the report; the rest is unchanged."""
     update: dict[str, object] = {
         "best_checkpoint": report.best or status.best_checkpoint,
         "latest_checkpoint": report.latest or status.latest_checkpoint,
@@ -70,7 +70,7 @@ def with_attempt_report(attempt: AttemptStatus, report: RunReport | None) -> Att
 
 
 def unverified_model(uri: str, status: FineTuneJobStatus, time: datetime) -> ModelStatus:
-    """The model of your own script, whose files nobody checked."""
+    """The model of a user's script, whose files are not verified."""
     metrics = status.progress.metrics if status.progress else None
     return ModelStatus(uri=uri, format="Unverified", metrics=metrics or {}, trained_at=time)
 

@@ -1,4 +1,4 @@
-"""Keeps a status under 32 KiB: history gives way first, then what the model's folder and the spec say as well. Pure.
+"""Keeps a status under 32 KiB: drops history first, then values that the model's folder and the spec also have. Pure.
 
 A status is sent to every watcher with every change, and an object that is too large cannot be written at all.
 """
@@ -12,7 +12,7 @@ _ATTEMPTS_OF_A_LARGE_STATUS = 5
 
 
 def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
-    """The status, without its oldest evaluations, oldest attempts and labels as far as the limit asks for it."""
+    """The status, without its oldest evaluations, oldest attempts and labels as far as the limit requires."""
     while _size(status) > limit and status.epochs:
         status = status.model_copy(update={"epochs": status.epochs[len(status.epochs) // 2 + 1 :]})
     if _size(status) > limit:

@@ -1,4 +1,4 @@
-"""What a pod needs for inputs from the Hugging Face Hub: the way there, and the token as a file.
+"""What a pod needs for inputs from the Hugging Face Hub: its endpoint, and the token as a file.
 
 The operator never reads the token: the kubelet mounts the Secret, and only the file's path is written anywhere.
 """

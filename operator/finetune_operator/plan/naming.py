@@ -39,7 +39,7 @@ def name_in(labels: Mapping[str, str]) -> str | None:
 
 
 def output_claim_name(job: FineTuneJob) -> str:
-    """Name of the claim made for a job without an output of its own."""
+    """Name of the claim that is created for a job without output.uri."""
     return f"{job.name}-{job.uid[:8]}"
 
 
@@ -57,7 +57,7 @@ def labels_of(job: FineTuneJob, attempt: int) -> dict[str, str]:
 
 
 def owner_reference(job: FineTuneJob) -> dict[str, Any]:
-    """What makes the API server delete a child with its job."""
+    """The owner reference, with which the API server deletes a child with its job."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,

@@ -26,7 +26,7 @@ METRICS_PORT = 9100
 
 
 def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> RunConfig:
-    """The RunConfig of an attempt of a job without a command of its own."""
+    """The RunConfig of an attempt of a job without spec.command."""
     spec, training = job.spec, job.spec.resolved_training()
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
     return RunConfig(

@@ -1,4 +1,4 @@
-"""The environment in which your own script finds its inputs and puts its outputs."""
+"""Environment variables with the inputs and outputs of a user's script."""
 
 from finetune_api.dataset import DataSource, ValidationSpec
 from finetune_operator.plan.finetunejob import FineTuneJob

@@ -55,7 +55,7 @@ def input_locations(job: FineTuneJob) -> list[uris.Location]:
 
 
 def uses_hub(job: FineTuneJob) -> bool:
-    """Whether the job reads anything from the Hub."""
+    """Whether the job has an hf:// input."""
     return any(map(uris.is_hub, input_uris(job)))
 
 

@@ -16,7 +16,7 @@ RUN_CONFIG_KEY = "run.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to exist for an attempt, in the order of creation. All are created once and never changed."""
+    """The objects of an attempt, in the order of creation. All are created once and never changed."""
 
     claim: dict[str, Any] | None
     config_map: dict[str, Any]

@@ -49,7 +49,7 @@ FATAL = [
     Class(
         "the log's last words", over(64, message="boom at line 3\n"), "ConfigurationError", "boom at line 3"
     ),
-    Class("no report of a model", over(0), "Unknown", "not a trainer of this version"),
+    Class("no report of a model", over(0), "Unknown", "not a trainer image of this version"),
 ]
 FREE = [
     Class("interrupted", over(75), "Interrupted", "saved a checkpoint"),
@@ -163,7 +163,7 @@ def test_without_retries_left_it_fails_for_the_same_reason(one: Class) -> None:
     life = life_of(one, retry={"limit": 0})
     assert (life.phase, life.reason) == ("Failed", one.reason)
     assert one.says in life.message
-    assert "spec.retry.limit of 0 is used up" in life.message
+    assert "spec.retry.limit of 0 reached" in life.message
 
 
 def test_the_memory_limit_stands_in_the_sentence() -> None:

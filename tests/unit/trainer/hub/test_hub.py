@@ -202,7 +202,7 @@ def test_a_refused_repository_names_the_credentials(
     message = refusal(fetched, ExitCode.NOT_FOUND)
     assert message.startswith("model.uri: hf://org/base")
     assert says in message
-    assert message.endswith("name that in model.credentials.secretName")
+    assert message.endswith("set model.credentials.secretName to its name")
 
 
 @pytest.mark.parametrize(
