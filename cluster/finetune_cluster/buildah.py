@@ -1,6 +1,6 @@
 """Builds images without Docker: buildah in its own storage, on a base image made by debootstrap.
 
-Every call runs in a mount namespace of its own, as buildah leaves its storage mounted.
+Every call runs in a separate mount namespace, because buildah leaves its storage mounted.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Runs a throw-away cluster's programs for the process that started it, and ends them when that process ends.
 
-Started by `apiserver.py` as a script of its own (only the standard library: it must start fast). Its standard
+Started by `apiserver.py` as a separate script (only the standard library: it must start fast). Its standard
 input is a pipe from its starter: closed means stop, and a starter killed with -9 closes it too. Whatever ends
 the keeper itself takes the programs with it (PR_SET_PDEATHSIG). The folder is deleted at the end.
 """

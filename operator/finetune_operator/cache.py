@@ -1,4 +1,4 @@
-"""What the operator knows of the cluster: the newest version of every FineTuneJob and child that it has seen.
+"""The operator's cache: the newest version of every FineTuneJob and child that it has seen.
 
 Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
 late event never hides a write of ours. It holds no truth: a restart fills it again.
@@ -144,7 +144,7 @@ class Cache:
         return self._of("Pod", namespace, uid)
 
     def _of(self, kind: str, namespace: str, uid: str) -> list[Child]:
-        """Labels may name a FineTuneJob of another namespace; only objects of its own count."""
+        """Labels may name a FineTuneJob in another namespace; only objects in the same namespace count."""
         found = self.children[kind].get(uid, {})
         return [child for at, child in found.items() if at.namespace == namespace]
 

@@ -33,7 +33,7 @@ def read(model: type[M], raw: Any) -> tuple[M, list[str]]:
 
 
 def _remove(value: dict[str, Any], loc: tuple[int | str, ...]) -> str:
-    """Remove the deepest part of `value` on the way to `loc`; its place, empty where that is the whole value."""
+    """Remove the deepest part of `value` along the path `loc`; returns its place, empty for the whole value."""
     holder: Any = None
     found: Any = value
     way: list[int | str] = []

@@ -189,7 +189,7 @@ def _true_conditions(body: Body) -> dict[str, str]:
 
 
 def _at(value: Any, *keys: str) -> Any:
-    """The value under nested keys, None where anything on the way is missing or of another kind."""
+    """The value under nested keys; None if a key is missing or has another type."""
     for key in keys:
         if not isinstance(value, dict):
             return None

@@ -192,7 +192,7 @@ def status_of(body: Body) -> FineTuneJobStatus:
     status, left_out = lenient.read(FineTuneJobStatus, body.get("status") or {})
     if left_out:
         name = body["metadata"]["name"]
-        logger.warning("%s: left out of its status, as it cannot be read: %s", name, ", ".join(left_out))
+        logger.warning("%s: ignoring invalid parts of its status: %s", name, ", ".join(left_out))
     return status
 
 

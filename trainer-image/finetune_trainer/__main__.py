@@ -1,4 +1,4 @@
-"""Starts a run and answers with an exit code, a RunReport and a sentence.
+"""Starts a run and ends with an exit code, a RunReport and a message.
 
 The only broad `except` of the trainer is here.
 """
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 _CODES = " · ".join(f"{code:d} {ending.meaning}" for code, ending in ENDINGS.items())
 HELP = f"""\
-Fine-tunes a model as RUN.json says: the same in a pod and on a laptop. A file of kind CombineConfig makes one model
-of several.
+Fine-tunes a model with the configuration RUN.json, in a pod or on a laptop. A file of kind CombineConfig combines
+several models into one.
 
-RUN.json is a RunConfig (finetune.dev/v1alpha1); a small one:
+RUN.json is a RunConfig (finetune.dev/v1alpha1). A minimal one:
 
   {{"job": {{"name": "sentiment"}},
    "model": {{"path": "models/minilm"}},
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=_assignment,
         action="append",
         default=[],
-        help="another value for a field, such as training.seed=2; may be repeated",
+        help="override a field, for example training.seed=2; repeatable",
     )
     given = parser.parse_args(arguments)
     path, overrides = given.run_json, dict(given.set)
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TrainerError as error:
         code, report = error.code, _ended(recorder, error.message, place=error.place)
     except Exception as error:  # noqa: BLE001 - the border: everything else is a fault of ours
-        message, trace = f"a fault of the trainer: {type(error).__name__}: {error}", traceback.format_exc()
+        message, trace = f"a bug in the trainer: {type(error).__name__}: {error}", traceback.format_exc()
         print(trace, file=sys.stderr)
         code, report = ExitCode.FAULT, _ended(recorder, message, traceback=trace[-TRACEBACK_CHARACTERS:])
     _answer(recorder, target, code, report)

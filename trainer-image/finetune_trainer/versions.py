@@ -1,4 +1,4 @@
-"""The versions of what computes, for manifests, run.json and the card."""
+"""Versions of the libraries that compute, for manifests, run.json and the model card."""
 
 import platform
 from functools import cache
@@ -9,7 +9,7 @@ LIBRARIES = ("finetune-operator", "torch", "transformers", "tokenizers", "peft",
 
 @cache
 def versions() -> dict[str, str]:
-    """Library to version; a library that is not installed is left out."""
+    """Library to version, without libraries that are not installed."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

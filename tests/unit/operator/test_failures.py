@@ -213,13 +213,13 @@ def test_pauses_double_up_to_five_minutes() -> None:
     assert life.phase == "Failed"
 
 
-def fault(step: int, words: str = "a fault of the trainer: KeyError: 'x'") -> RunReport:
+def fault(step: int, words: str = "a bug in the trainer: KeyError: 'x'") -> RunReport:
     return RunReport(exit_code=70, message=words, progress=ProgressStatus(step=step))
 
 
 def test_a_fault_that_comes_again_at_the_same_step_ends_the_job() -> None:
     life = Life(parsed(retry={"limit": 8}), settings(retry_backoff=0)).running()
-    reports = (fault(7), fault(9), fault(7, "a fault of the trainer: OSError"), fault(7))
+    reports = (fault(7), fault(9), fault(7, "a bug in the trainer: OSError"), fault(7))
     for number, report in enumerate(reports, 1):
         assert life.phase != "Failed"
         life.reconcile(over(70, number, report=report), at=1000 * number)

@@ -1,7 +1,7 @@
 """Model, optimizer and random generators as named tensors, and back.
 
 The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step|momentum_buffer>`; the generators are integer tensors.
-Learning rate and position in the data are functions of the step and need no place here."""
+Learning rate and position in the data depend on the step only and are not stored."""
 
 import random
 from typing import Any
