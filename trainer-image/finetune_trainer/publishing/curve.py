@@ -30,8 +30,8 @@ def draw_curve(path: Path, entries: list[Entry], best_metric: str, stopped_at: i
         axes[1].set_ylabel(metric)
     best = best_of(evaluations, metric)
     for axis in axes:
-        _mark(axis, metric, best, stopped_at)
-        _finish(axis)
+        _mark(axis, best, stopped_at, metric if axis is axes[-1] else None)
+        _finish(axis, 3 if panels == 1 else 2)
     if best is not None:
         axes[-1].plot(*_xy([best]), color=BEST, marker="*", markersize=14, linestyle="none", zorder=5)
     figure.savefig(path, dpi=120, metadata={"Software": None})
@@ -73,24 +73,25 @@ def best_of(evaluations: Points, metric: str) -> tuple[int, float] | None:
     return best
 
 
-def _mark(axis: Any, metric: str, best: tuple[int, float] | None, stopped_at: int | None) -> None:
-    """Vertical lines at the best evaluation and at an early stop."""
+def _mark(axis: Any, best: tuple[int, float] | None, stopped_at: int | None, metric: str | None) -> None:
+    """Vertical lines at the best evaluation and at an early stop, in the legend of the panel that shows `metric`."""
     if best is not None:
-        label = f"best {metric}: {best[1]:.4g} at step {best[0]:,}"
+        label = f"best {metric}: {best[1]:.4g} at step {best[0]:,}" if metric else None
         axis.axvline(best[0], color=BEST, linestyle=":", linewidth=1.4, label=label)
     if stopped_at is not None:
-        label = f"early stop at step {stopped_at:,}"
+        label = f"early stop at step {stopped_at:,}" if metric else None
         axis.axvline(stopped_at, color=STOPPED, linestyle="--", linewidth=1.2, label=label)
 
 
-def _finish(axis: Any) -> None:
+def _finish(axis: Any, columns: int) -> None:
     axis.set_xlabel("optimizer step")
     axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(y=0.08)
-    axis.legend(framealpha=0.85, edgecolor="none", fontsize=9)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axis.legend(**place, ncols=columns, frameon=False, fontsize=9, handlelength=1.6, columnspacing=1.2)
 
 
 def _xy(found: Points) -> tuple[list[int], list[float]]:
