@@ -381,5 +381,5 @@ def no_room_for_moments():
 def test_a_device_that_is_full_before_any_example_ends_the_job_with_what_is_needed(make_job, device, told):
     made = make_job()
     assert made.run_apart(device) == ExitCode.OUT_OF_MEMORY, made.log
-    assert re.search(rf"without activations [\d.]+ MiB are needed \({told}", made.report.message)
+    assert re.search(rf"[\d.]+ MiB needed without activations \({told}", made.report.message)
     assert made.report.traceback is None
