@@ -15,7 +15,7 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
     spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
     spec["env"] = [{"name": "EPOCHS", "value": "40"}]  # half a minute: it reports its steps every few seconds
     jobs.apply("own-script", spec)
-    seen = jobs.wait("own-script", "in progress", lambda s: (s.get("progress") or {}).get("step", 0) > 0)
+    seen = jobs.wait("own-script", "in progress", lambda s: (s.get("progress") or {}).get("loss", 0) > 0)
     assert seen["progress"]["step"] <= seen["progress"]["totalSteps"]
     assert seen["progress"]["loss"] > 0
     status = jobs.wait_phase("own-script", "Succeeded")
