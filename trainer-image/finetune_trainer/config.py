@@ -81,9 +81,9 @@ def termination_log(path: Path, overrides: Mapping[str, Any] | None = None) -> P
 def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
     """sha256 of all that decides the resulting weights: the configuration and the digests of the inputs.
 
-    Where things lie, on what they compute and how often they are saved is left out: an attempt on another
-    node, or one that was suspended and given other resources, goes on from the same checkpoints. So are fields at
-    their defaults: a newer version of the contract that adds one changes nothing.
+    Paths, devices and checkpoint intervals do not count: an attempt on another node, or one that was suspended and
+    got other resources, resumes from the same checkpoints. Neither do fields at their defaults, so a newer version of
+    the contract that adds one changes nothing.
     """
     decisive = config.model_dump(
         mode="json",
@@ -132,7 +132,7 @@ def _check_folders(output: OutputPaths | CombinePaths) -> None:
         if part.is_relative_to(whole):
             relation = "is also" if part == whole else "holds"
             raise ConfigurationError(
-                f"output.{outer}: {holder} {relation} output.{inner}, {held}; give each a folder of its own, such as"
+                f"output.{outer}: {holder} {relation} output.{inner}, {held}; use separate folders, for example"
                 " out/model, out/.staging and out/.checkpoints",
                 FaultPlace(field=f"output.{outer}"),
             )

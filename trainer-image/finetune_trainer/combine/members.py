@@ -53,7 +53,7 @@ class Member:
 
     @property
     def head(self) -> Json | None:
-        """The description of a head of its own."""
+        """The description of a custom head."""
         path = self.folder.path / HEAD
         return json.loads(path.read_text()) if path.exists() else None
 

@@ -104,7 +104,7 @@ def _read_known(kind: type[Objective[Any]], options: Any, labels: list[str] | No
 
 
 def _warn_look_alikes(labels: list[str], train: FileIndex, recorder: Recorder) -> None:
-    """Labels that differ only by accident are classes of their own, and the scores look good."""
+    """Labels that differ only by accident are separate classes, and the scores look good."""
     counts = train.labels.counts()
     pairs = look_alikes(labels)
     for one, other, difference in pairs[:LOOK_ALIKES_NAMED]:

@@ -1,7 +1,8 @@
 """Reads text files of rows: every line becomes a Record or a RowError with its line number.
 
-knows nothing of columns' meaning. A line that is far too long is passed over in pieces, so that
-memory stays small whatever the file holds."""
+Columns have no meaning here. A line that is far too long is skipped in pieces, so that memory stays small whatever
+the file holds.
+"""
 
 import csv
 import json
@@ -62,7 +63,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | RowError]]:
 
 
 def read_jsonl(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
-    """One JSON object a line, UTF-8; empty lines are passed over."""
+    """One JSON object per line, UTF-8; empty lines are skipped."""
     for number, line in _lines(path):
         if isinstance(line, RowError):
             yield line
@@ -101,7 +102,7 @@ def _is_text(value: Any) -> bool:
 
 
 def read_text(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
-    """One text a line in a column named text, UTF-8; empty lines are passed over."""
+    """One text per line in a column named text, UTF-8; empty lines are skipped."""
     for number, line in _lines(path):
         if isinstance(line, RowError):
             yield line

@@ -46,7 +46,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Some rows of one file, and what was found on the way."""
+    """Some rows of one file, and what was found while reading."""
 
     field: str
     name: str
@@ -178,7 +178,7 @@ def scan(
     if kept.rejected.rows:
         logger.warning(f"{name}: skipped {kept.rejected.described()}")
     if kept.ungrouped:
-        logger.info(f"{name}: {kept.ungrouped} rows have no {options.group_by}; each is a group of its own")
+        logger.info(f"{name}: {kept.ungrouped} rows have no {options.group_by}; each is a separate group")
     return replace(chosen, resolved=chosen.resolved.model_copy(update=counted))
 
 

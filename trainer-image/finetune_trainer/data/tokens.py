@@ -35,7 +35,7 @@ class Examples:
     """Line of each row in its file, for messages."""
     per_token: bool = False
     packed_to: int | None = None
-    """Tokens of a sequence that several examples share; None where each has one of its own."""
+    """Tokens of a sequence that several examples share; None if each has a separate one."""
 
     def __len__(self) -> int:
         return len(self.lines)

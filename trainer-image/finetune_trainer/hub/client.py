@@ -129,7 +129,7 @@ class Hub:
         return path
 
     def _bar(self, source: Source) -> type:
-        """A progress bar that draws nothing, tells the log, and ends a download when the run has to stop."""
+        """A progress bar that draws nothing, writes to the log, and ends a download when the run must stop."""
         from huggingface_hub.utils.tqdm import tqdm
 
         stop, logged_at = self._stop, [time.monotonic()]

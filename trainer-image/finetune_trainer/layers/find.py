@@ -11,7 +11,7 @@ EMBEDDINGS = frozenset({"embeddings", "embed_tokens", "wte", "wpe", "word_embedd
 
 
 def embeddings_of(model: Any) -> "list[nn.Module]":
-    """The embedding of the tokens, and what belongs to it, such as positions and their norm, where its name tells."""
+    """The embedding of the tokens, and what belongs to it, such as positions and their norm, by its name."""
     named = model.base_model.named_modules()
     return [
         model.get_input_embeddings(),

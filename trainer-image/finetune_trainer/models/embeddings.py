@@ -1,4 +1,4 @@
-"""`model.tokenizer.addTokens`: words of the domain as tokens of their own."""
+"""`model.tokenizer.addTokens`: domain words as new tokens."""
 
 from typing import Any
 

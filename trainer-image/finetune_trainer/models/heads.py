@@ -1,4 +1,4 @@
-"""`model.head`: layers of one's own on an encoder."""
+"""`model.head`: a custom head on an encoder."""
 
 from typing import Any
 

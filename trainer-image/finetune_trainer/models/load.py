@@ -153,7 +153,7 @@ def check_summary(model: Any, name: str) -> None:
 
 
 def check_encoder(model: Any, name: str) -> None:
-    """Raise ConfigurationError for an encoder that a head of one's own cannot stand on."""
+    """Raise ConfigurationError for an encoder that cannot have a custom head."""
     from finetune_trainer.layers.probes import why_not_headed
 
     reason = why_not_headed(model)

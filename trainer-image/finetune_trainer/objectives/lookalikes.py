@@ -28,7 +28,7 @@ _SAME: dict[str, Callable[[str], str]] = {
 
 
 def look_alikes(labels: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Pairs of labels that look alike, and what alone tells them apart; each label at most once as the second."""
+    """Pairs of labels that look alike, and their only difference; each label at most once as the second."""
     pairs: dict[str, tuple[str, str, str]] = {}
     for difference, key in _SAME.items():
         first: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Tells a step whose loss stands out from those before it. It only reports: nothing changes."""
+"""Detects loss spikes: steps whose loss stands out from those before. It only reports them."""
 
 from collections import deque
 from dataclasses import dataclass, field

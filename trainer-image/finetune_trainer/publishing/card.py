@@ -120,7 +120,7 @@ def _data(report: RunReport) -> list[str]:
     }
     return [
         f"- {name}: {data.rows} rows of `{data.uri or 'a local file'}` ({data.digest}), {data.invalid_rows or 0}"
-        f" invalid and {data.duplicate_rows or 0} repeated ones left out"
+        f" invalid and {data.duplicate_rows or 0} duplicates dropped"
         for name, data in parts.items()
         if data is not None
     ]

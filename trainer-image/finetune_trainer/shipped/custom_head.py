@@ -1,9 +1,9 @@
-"""An encoder with layers of one's own on top. A copy of this file lies in every model folder that needs it:
+"""An encoder with a custom head. A copy of this file lies in every model folder that needs it:
 
     from custom_head import load
     model, tokenizer = load(".")  # the folder with custom_head.json
 
-So it uses torch, transformers and safetensors only. In the trainer it is called by `heads`.
+So it uses torch, transformers and safetensors only.
 """
 
 import json

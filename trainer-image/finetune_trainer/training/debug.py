@@ -126,7 +126,7 @@ Layers = dict[str, tuple[Moments, Moments]]
 
 @contextmanager
 def layer_statistics(model: nn.Module) -> Iterator[Layers]:
-    """Statistics of the outputs of every module without parts of its own, and of the gradients by these outputs.
+    """Statistics of the outputs of every module without submodules, and of the gradients by these outputs.
 
     The gradients are those of the loss as it is summed over a micro-batch.
     """

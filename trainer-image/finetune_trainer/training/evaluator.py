@@ -15,7 +15,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.training.task import Task
 
 EVALUATION_FACTOR = 4
-"""Without gradients, so many times more examples fit than in training."""
+"""Without gradients, this many times more examples fit than in training."""
 Predict = Callable[[Examples, Indices], tuple[torch.Tensor, torch.Tensor]]
 """Outputs and targets of some examples, as `Task.predict` gives them."""
 

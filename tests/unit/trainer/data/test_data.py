@@ -396,7 +396,7 @@ def test_a_row_without_a_group_is_a_group_of_its_own(tmp_path, caplog, missing):
     caplog.set_level("INFO")
     all_rows = rows(tmp_path, *["x"] * 20, group=lambda number: missing if number < 19 else "g")
     assert len(set(all_rows.groups.tolist())) == 20
-    assert "19 rows have no group; each is a group of its own" in caplog.text
+    assert "19 rows have no group; each is a separate group" in caplog.text
 
 
 def test_one_group_cannot_be_split(tmp_path):

@@ -206,7 +206,7 @@ def test_a_folder_that_is_cleared_must_not_hold_another_one(make_job, monkeypatc
     monkeypatch.chdir(made.folder)
     (made.folder / "link").symlink_to("a")
     assert made.run() == ExitCode.CONFIGURATION
-    assert f"output.{told.format(made.model_dir)}; give each a folder of its own" in made.report.message
+    assert f"output.{told.format(made.model_dir)}; use separate folders" in made.report.message
     assert made.report.place.field == f"output.{told.partition(':')[0]}"
     assert not (made.folder / "out").exists()
 
@@ -289,7 +289,7 @@ def test_rows_left_out_are_counted_in_log_card_and_report(make_job, capsys):
     found = made.report.resolved
     assert (found.train.invalid_rows, found.train.rows + found.validation.rows) == (2, 64)
     assert "(dropped: 2 invalid, 0 duplicates)" in capsys.readouterr().out
-    assert "2 invalid and 0 repeated ones left out" in (made.model_dir / "README.md").read_text()
+    assert "2 invalid and 0 duplicates dropped" in (made.model_dir / "README.md").read_text()
 
 
 def worsening(make_job):
