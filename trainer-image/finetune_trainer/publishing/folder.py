@@ -99,8 +99,8 @@ def publish(
 ) -> ModelStatus:
     """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError.
 
-    Staging takes minutes, so the owner of the run is checked again right before the rename. A process that is superseded
-    in between may still publish: its successor then finds the model of the same job, and accepts it.
+    Staging takes minutes, so the owner of the run is checked again right before the rename. A process that is
+    superseded in between may still publish: its successor then finds the model of the same job, and accepts it.
     """
     target = Path(config.output.model_dir)
     with storage_errors("the model", Path(config.output.staging_dir)):
