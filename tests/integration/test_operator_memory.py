@@ -47,7 +47,7 @@ def world(server: ApiServer) -> Iterator[World]:
         body["metadata"]["annotations"] = {"note": "z" * 250_000}
         made.rest("POST", made.at(JOBS), body)
     yield made
-    made.rest("DELETE", made.at(JOBS))
+    made.rest("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
 
 
 @pytest.fixture
