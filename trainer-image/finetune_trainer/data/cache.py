@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
-FORMAT = 3
+FORMAT = 4
 """Of the files and of what is written into them; another number makes all caches anew."""
 
 

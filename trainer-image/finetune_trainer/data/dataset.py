@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,8 @@ class Dataset:
     validation: Source
     test: Source | None
     objective: Objective[Any]
+    word_labels: dict[int, str] = field(default_factory=dict)
+    """Labels, by their id, that words of the training rows have; none where labels are not of words."""
 
     @property
     def resolved(self) -> dict[str, ResolvedData]:
@@ -73,7 +75,12 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     _log_sizes(train, validation, test)
     _warn_unlearned(labels or [], train)
     _warn_look_alikes(labels or [], train, recorder)
-    return Dataset(train.source, validation.source, test.source if test else None, objective)
+    word_labels = _present(labels or [], train) if kind.per_token else {}
+    return Dataset(train.source, validation.source, test.source if test else None, objective, word_labels)
+
+
+def _present(labels: list[str], train: FileIndex) -> dict[int, str]:
+    return {number: label for number, label in enumerate(labels) if label in train.labels.names}
 
 
 def _labels(kind: type[Objective[Any]], options: Any, train: FileIndex) -> list[str] | None:

@@ -42,6 +42,12 @@ class Encoded:
     """Token type ids, of pairs where the model knows them."""
     targets: list[Ints] | npt.NDArray[Any]
     """One array a row, as long as its ids, or (rows, …)."""
+    cut: list[int]
+    """Tokens of each row that truncation removed."""
+    doubled: list[bool]
+    """Whether each text itself begins or ends with the special tokens that the tokenizer adds."""
+    lost_words: list[int]
+    """Words of each row that have a label and no token; zeros where labels are not of words."""
 
 
 def encode(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
@@ -64,7 +70,30 @@ def _texts(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Enc
     )
     types = found.get("token_type_ids") if paired else None
     targets = objective.encode([row.label for row in rows])
-    return Encoded(_arrays(found["input_ids"]), types and _arrays(types), targets)
+    cut = [
+        _cut_from(encoding, row, how.tokenizer) for encoding, row in zip(found.encodings, rows, strict=True)
+    ]
+    doubled = list(map(_doubled, found.encodings))
+    return Encoded(
+        _arrays(found["input_ids"]), types and _arrays(types), targets, cut, doubled, [0] * len(rows)
+    )
+
+
+def _cut_from(encoding: Any, row: Row, tokenizer: Any) -> int:
+    """Tokens of a row's texts that are not in its truncated encoding."""
+    if not encoding.overflowing:
+        return 0
+    if row.pair is None:
+        return sum(len(part.ids) - sum(part.special_tokens_mask) for part in encoding.overflowing)
+    whole = tokenizer(row.text, row.pair, return_attention_mask=False)["input_ids"]
+    return len(whole) - len(encoding.ids)
+
+
+def _doubled(encoding: Any) -> bool:
+    """Whether a special token that was added stands beside the same one of the text."""
+    ids, added = encoding.ids, encoding.special_tokens_mask
+    pairs = ((0, 1), (-1, -2)) if len(ids) > 1 else ()
+    return any(ids[end] == ids[inner] and added[end] > added[inner] for end, inner in pairs)
 
 
 def _words(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
@@ -78,11 +107,15 @@ def _words(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Enc
         return_offsets_mapping=True,
     )
     ids, labels = _arrays(found["input_ids"]), objective.encode([row.label for row in rows])
-    targets = []
+    targets, lost = [], []
     for row, offsets, classes in zip(rows, found["offset_mapping"], labels, strict=True):
         words = first_tokens(row.text, np.asarray(offsets, dtype=np.int64))
         targets.append(np.where(words >= 0, classes[words], IGNORED))
-    return Encoded(ids, None, targets)
+        lost.append(int((classes != IGNORED).sum() - (targets[-1] != IGNORED).sum()))
+    cut = [
+        _cut_from(encoding, row, how.tokenizer) for encoding, row in zip(found.encodings, rows, strict=True)
+    ]
+    return Encoded(ids, None, targets, cut, [False] * len(rows), lost)
 
 
 def first_tokens(words: Sequence[str], offsets: Ints) -> Ints:
@@ -102,7 +135,10 @@ def first_tokens(words: Sequence[str], offsets: Ints) -> Ints:
 
 
 def _documents(rows: Sequence[Row], _objective: Objective[Any], how: Encoding) -> Encoded:
-    """Prompt and text tokenized as one string, with the tokenizer's first token and an end-of-text token."""
+    """Prompt and text tokenized as one string, with the tokenizer's first token and an end-of-text token.
+
+    Neither is added to a text that has it already, as those made by a chat template do.
+    """
     found = how.tokenizer(
         [(row.pair or "") + str(row.text) for row in rows],
         truncation=False,
@@ -110,18 +146,25 @@ def _documents(rows: Sequence[Row], _objective: Objective[Any], how: Encoding) -
         return_attention_mask=False,
         return_offsets_mapping=True,
     )
-    ids, targets = [], []
+    ids, targets, cut, doubled = [], [], [], []
     for row, tokens, offsets in zip(rows, found["input_ids"], found["offset_mapping"], strict=True):
         ends = np.asarray([end for _, end in offsets], dtype=np.int64)
-        prefix, completion = _parted(np.asarray(tokens, dtype=np.int64), ends, len(row.pair or ""))
-        prefix, completion = _cut(
-            prefix, _ended(completion, how.tokenizer), len(ends) > 0 and bool(ends[0] == 0), how
-        )
+        tokens = np.asarray(tokens, dtype=np.int64)
+        has_start = len(ends) > 0 and bool(ends[0] == 0)
+        start_twice = has_start and len(tokens) > 1 and bool(tokens[0] == tokens[1])
+        tokens, ends = tokens[int(start_twice) :], np.concatenate([ends[:1], ends[1 + int(start_twice) :]])
+        prefix, completion = _parted(tokens, ends, len(row.pair or ""))
+        has_end = len(completion) > 0 and completion[-1] == how.tokenizer.eos_token_id
+        whole = len(prefix) + len(completion) + int(how.tokenizer.eos_token_id is not None and not has_end)
+        completion = completion if has_end else _ended(completion, how.tokenizer)
+        prefix, completion = _cut(prefix, completion, has_start, how)
+        cut.append(whole - len(prefix) - len(completion))
+        doubled.append(bool(start_twice or has_end))
         ids.append(np.concatenate([prefix, completion]))
         hidden = len(prefix) if how.mask_prompt and row.pair is not None else 0
         targets.append(ids[-1].copy())
         targets[-1][: max(1, hidden)] = IGNORED
-    return Encoded(ids, None, targets)
+    return Encoded(ids, None, targets, cut, doubled, [0] * len(rows))
 
 
 def _parted(ids: Ints, ends: Ints, prompt: int) -> tuple[Ints, Ints]:

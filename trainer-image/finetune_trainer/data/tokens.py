@@ -1,7 +1,7 @@
 """Tokenized rows, kept in flat arrays."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,10 @@ CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
 """Rows tokenized at once: enough for the tokenizer's threads, few enough that its lists stay small."""
 
 
+def _no_counts() -> npt.NDArray[Any]:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Examples:
     """Tokenized rows: example i has the tokens offsets[i] to offsets[i+1]. The arrays may be memory-mapped files."""
@@ -33,6 +37,14 @@ class Examples:
     """(rows, …); of an objective per token int32 at the offsets of the ids, -100 where nothing is predicted."""
     lines: npt.NDArray[np.int64]
     """Line of each row in its file, for messages."""
+    cut: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Tokens of each row that truncation removed."""
+    doubled: npt.NDArray[np.int8] = field(default_factory=_no_counts)
+    """1 for a row whose text has the tokenizer's special tokens itself."""
+    lost_words: npt.NDArray[np.int32] = field(default_factory=_no_counts)
+    """Words of each row that have a label and no token."""
+    own_special: bool = False
+    """Special tokens of the text stand in place of the tokenizer's own."""
     per_token: bool = False
     packed_to: int | None = None
     """Tokens of a sequence that several examples share; None if each has a separate one."""
@@ -67,6 +79,10 @@ def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDAr
         offsets=arrays["offsets"],
         targets=arrays["targets"],
         lines=arrays["lines"],
+        cut=arrays["cut"],
+        doubled=arrays["doubled"],
+        lost_words=arrays["lost_words"],
+        own_special=objective.per_token and not objective.labelled,
         per_token=objective.per_token,
     )
 
@@ -87,6 +103,9 @@ def arrays_of(
             "offsets": total + np.cumsum(lengths),
             "targets": _targets(found),
             "lines": np.asarray([row.line for row in chunk], dtype=np.int64),
+            "cut": np.asarray(found.cut, dtype=np.int64),
+            "doubled": np.asarray(found.doubled, dtype=np.int8),
+            "lost_words": np.asarray(found.lost_words, dtype=np.int32),
         }
         if found.types is not None:
             part["types"] = np.concatenate(found.types).astype(np.int8)

@@ -119,8 +119,22 @@ def _data(report: RunReport) -> list[str]:
         "test": resolved.test,
     }
     return [
-        f"- {name}: {data.rows} rows of `{data.uri or 'a local file'}` ({data.digest}), {data.invalid_rows or 0}"
-        f" invalid and {data.duplicate_rows or 0} duplicates dropped"
+        f"- {name}: {data.rows} rows of `{data.uri or 'a local file'}` ({data.digest}){_dropped(data)}"
         for name, data in parts.items()
         if data is not None
     ]
+
+
+def _dropped(data: ResolvedData) -> str:
+    """What of a file the model did not see."""
+    reasons = "; ".join(
+        f"{each.rows} rows: {each.reason} (first row {each.first_row})" for each in data.invalid_reasons or []
+    )
+    lines = [f"dropped: {data.invalid_rows or 0} invalid, {data.duplicate_rows or 0} duplicates"]
+    lines += [f"invalid: {reasons}"] if reasons else []
+    if data.conflicting_duplicates:
+        lines.append(f"{data.conflicting_duplicates} of the duplicates had another label")
+    if data.truncated_rows and data.tokens:
+        share = (data.truncated_tokens or 0) / data.tokens
+        lines.append(f"truncated: {data.truncated_rows} texts, {share:.1%} of all tokens")
+    return ", " + "; ".join(lines)

@@ -15,6 +15,7 @@ from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.learnable import check_learnable
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.data.truncation import report_truncation
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.attention import use_fast_attention
@@ -166,6 +167,8 @@ def build_examples(
     writes = inputs.process.rank == 0
     with TokenCache(inputs.fence.folder / TOKENS, lambda: stop_if_asked(inputs.stop), writes) as cache:
         examples = [cache.examples(part, dataset.objective, how) for part in parts]
+    named = dict(zip(("train", "validation", "test"), examples, strict=False))
+    report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder)
     check_learnable(model, examples, headed=inputs.config.model.head is not None)
     if packed_to is None:
         return examples
