@@ -289,7 +289,7 @@ def test_rows_left_out_are_counted_in_log_card_and_report(make_job, capsys):
     found = made.report.resolved
     assert (found.train.invalid_rows, found.train.rows + found.validation.rows) == (2, 64)
     assert "(dropped: 2 invalid, 0 duplicates)" in capsys.readouterr().out
-    assert "2 invalid and 0 duplicates dropped" in (made.model_dir / "README.md").read_text()
+    assert "dropped: 2 invalid, 0 duplicates; invalid: " in (made.model_dir / "README.md").read_text()
 
 
 def worsening(make_job):
