@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.data.detect import DAMAGED, UNPACKING_ERRORS, not_utf8, open_data, separator_of
+
 BOM = b"\xef\xbb\xbf"
 HEADER_AGAIN = "repeats the names of the columns: files seem to be joined with their headers; remove this row"
 LONGEST_ROW = 8 * 1024 * 1024
@@ -48,8 +50,17 @@ def too_long(size: int, unit: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | RowError]]:
-    """Lines from 1 without a byte order mark; a RowError in place of one that is too long."""
-    with path.open("rb") as file:
+    """Lines from 1 without a byte order mark; a RowError in place of one that is too long or cannot be unpacked."""
+    number = 0
+    try:
+        for number, line in _raw_lines(path):
+            yield number, line
+    except UNPACKING_ERRORS:
+        yield number + 1, RowError(number + 1, f"cannot be read: {DAMAGED}", fatal=True)
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | RowError]]:
+    with open_data(path) as file:
         number = 0
         while raw := file.readline(LONGEST_ROW + 1):
             number, size, last = number + 1, len(raw), raw
@@ -75,7 +86,7 @@ def _parse_json(number: int, line: bytes) -> Record | RowError:
     try:
         value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
-        return RowError(number, _not_utf8(error))
+        return RowError(number, not_utf8(error))
     except (ValueError, RecursionError) as error:
         reason = (
             f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
@@ -86,10 +97,6 @@ def _parse_json(number: int, line: bytes) -> Record | RowError:
     if not isinstance(value, dict):
         return RowError(number, f"is not a JSON object but {json.dumps(value, ensure_ascii=False)[:40]}")
     return Record(number, value)
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"is not UTF-8 (byte {error.start + 1} of the line)"
 
 
 def _is_text(value: Any) -> bool:
@@ -110,14 +117,18 @@ def read_text(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | Ro
             try:
                 yield Record(number, {"text": line.rstrip(b"\r\n").decode()})
             except UnicodeDecodeError as error:
-                yield RowError(number, _not_utf8(error))
+                yield RowError(number, not_utf8(error))
 
 
-def read_csv(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
-    """Comma-separated values with a header (RFC 4180), UTF-8; a row's line is the one it begins on."""
+def read_csv(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | RowError]:
+    """Separated values with a header (RFC 4180), UTF-8; a row's line is the one it begins on.
+
+    The separator is the one by which the header has the wanted columns: comma, tab, semicolon or vertical bar.
+    """
     csv.field_size_limit(LONGEST_ROW)
     unreadable: dict[int, RowError] = {}
-    reader = csv.reader(_decoded(path, unreadable), strict=True)
+    separator = separator_of(next(_decoded(path, {}), ""), wanted)
+    reader = csv.reader(_decoded(path, unreadable), strict=True, delimiter=separator)
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -175,8 +186,8 @@ def _decoded(path: Path, unreadable: dict[int, RowError]) -> Iterator[str]:
             continue
         try:
             yield line.decode()
-        except UnicodeDecodeError:
-            unreadable[number] = RowError(number, "is not UTF-8")
+        except UnicodeDecodeError as error:
+            unreadable[number] = RowError(number, not_utf8(error))
             yield line.decode(errors="replace")
 
 

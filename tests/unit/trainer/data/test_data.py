@@ -50,7 +50,7 @@ def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_pat
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b'{"text": "\xff"}', "is not UTF-8 (byte 11 of the line)"),
+        (b'{"text": "\xff"}', "is not UTF-8 (byte 11 of the line is 0xFF)"),
         (b'{"text": ', "is not JSON: Expecting value, character 10"),
         (b'["a"]', 'is not a JSON object but ["a"]'),
         (b"[" * 100_000, "is not JSON: maximum recursion"),
@@ -134,7 +134,8 @@ def test_every_line_that_a_stray_quote_hides_is_an_invalid_row(tmp_path, allowed
 def test_csv_that_is_not_utf8_names_the_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")
-    assert list(read_csv(path))[1] == RowError(3, "is not UTF-8")
+    error = list(read_csv(path))[1]
+    assert (error.line, error.reason[:47]) == (3, "is not UTF-8 (byte 5 of the line is 0xE9); if i")
 
 
 def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):

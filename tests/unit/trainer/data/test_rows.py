@@ -1,7 +1,12 @@
 """From files of every format to rows of every objective, and what is said about those that cannot be used."""
 
+import gzip
+import io
 import json
+import pickle
+import random
 from functools import partial
+from zipfile import ZipFile
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +18,7 @@ from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.records import LONGEST_ROW
 from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
-from finetune_trainer.errors import ConfigurationError, DataError
+from finetune_trainer.errors import ConfigurationError, DataError, TrainerError
 from finetune_trainer.objectives.labels import label_text
 
 
@@ -156,7 +161,11 @@ def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
         source(path)
     assert caught.value.place.field == "dataset.train.format"
     path.write_bytes(b"fine\nbad \xff\n")
-    assert refusal(path, **DOCUMENTS) == ("a.txt, row 2 is not UTF-8 (byte 5 of the line)", (2, None))
+    assert refusal(path, **DOCUMENTS) == (
+        "a.txt, row 2 is not UTF-8 (byte 5 of the line is 0xFF); if it is Latin-1 or Windows-1252, convert the file:"
+        " iconv -f cp1252 -t utf-8",
+        (2, None),
+    )
 
 
 def test_parquet_rows_are_numbered_over_row_groups_and_unused_columns_are_not_read(tmp_path):
@@ -272,3 +281,74 @@ def test_a_value_that_is_no_text_is_named_in_the_words_of_data_files(tmp_path, t
 def test_bytes_of_parquet_are_refused_with_the_remedy(tmp_path):
     path = parquet(tmp_path, [{"text": b"fine", "label": "x"}])
     assert "is not a text but bytes (a column without a text type; cast it to string)" in refusal(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "text\tlabel\nfine, really\tpos\n"),
+        ("a.csv", "label;text\npos;fine, really\n"),
+        ("a.csv", "text|label\nfine, really|pos\n"),
+        ("a.csv", ',text,label\n0,"fine, really",pos\n'),
+    ],
+)
+def test_the_separator_is_the_one_that_gives_the_columns(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    assert read(source(path)) == [(2, "fine, really", "pos")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv.gz", "text,label\nfine,pos\n"), ("a.jsonl.gz", '\n{"text": "fine", "label": "pos"}\n')],
+)
+def test_gzip_is_read_as_what_it_holds(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()))
+    assert read(source(path)) == [(2, "fine", "pos")]
+    path.rename(tmp_path / name.removesuffix(".gz"))
+    assert read(source(tmp_path / name.removesuffix(".gz"))) == [(2, "fine", "pos")]
+
+
+def zipped(member):
+    written = io.BytesIO()
+    with ZipFile(written, "w") as file:
+        file.writestr(member, "x")
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.xyz"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (zipped("xl/workbook.xml"), "an Excel file; save it as CSV UTF-8"),
+        (zipped("other"), "a zip archive; unpack it"),
+        ("text,label\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+        ("text,label\n".encode("utf-16-le"), "UTF-16 text without a byte order mark"),
+        (pickle.dumps({"text": ["a"]}), "a pickle, which can run code when loaded"),
+        (b"PAR1 and more", "a Parquet file; set format to parquet"),
+        (b"<!DOCTYPE html><html>", "an HTML page and not data"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b'[{"text": "a"}]', "one JSON array; write one object per line"),
+        (b'[\n  {"text": "a"}\n]', "one JSON array; write one object per line"),
+        (b'{\n "text": "a"\n}', "JSON over several lines; write one object per line"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_called_what_it_is(tmp_path, name, content, what):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        source(path)
+    assert f"{name} is {what}" in caught.value.message
+
+
+@pytest.mark.parametrize("cut", [40, 200_000])
+def test_a_gzip_file_that_is_cut_off_is_refused_whatever_is_tolerated(tmp_path, cut):
+    """Within the first bytes, which are looked at, or far behind them."""
+    lines = "".join(
+        json.dumps({"text": random.Random(n).randbytes(40).hex(), "label": "x"}) + "\n" for n in range(9000)
+    )
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(lines.encode())[:cut])
+    with pytest.raises(TrainerError, match="the gzip file is truncated or damaged"):
+        source(path, max_invalid_rows="100%")
