@@ -3,15 +3,22 @@
 Gradients are summed by one explicit all-reduce at the end of a step, not by DistributedDataParallel's hooks within the
 backward pass. So a rank that runs out of memory half-way still takes part in every later collective, and all ranks
 repeat the step instead of hanging; the set of trained parameters may change between steps; and nothing has to be
-scaled back. The price: the all-reduce does not overlap with the last backward pass."""
+scaled back. The price: the all-reduce does not overlap with the last backward pass.
 
+accelerate's PartialState joins and leaves the process group and places the device; its object collectives carry what
+is not a tensor. Sharding is torch's fully_shard."""
+
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, check_cuda_p2p_ib_support, gather_object
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -19,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetune_api.training import Sharding
 from finetune_trainer.data.batching import Indices, micro_batches
-from finetune_trainer.errors import DeviceMemoryError, PeerLostError
+from finetune_trainer.errors import ConfigurationError, DeviceMemoryError, PeerLostError
 from finetune_trainer.layers.float32 import Float32Linear
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.launch import Process
@@ -28,6 +35,7 @@ from finetune_trainer.process.memory import is_out_of_memory
 BUCKET_ELEMENTS = 2**24
 """Gradients are all-reduced in copies of at most this number of elements (64 MiB)."""
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,18 +74,11 @@ class Ranks:
 
     def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, by rank."""
-        found: list[Any] = [value]
-        if self.world_size > 1:
-            found *= self.world_size
-            dist.all_gather_object(found, value)
-        return found
+        return [value] if self.world_size == 1 else gather_object([value])
 
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
-        values: list[Any] = [value]
-        if self.world_size > 1:
-            dist.broadcast_object_list(values, src=0)
-        return values[0]  # type: ignore[no-any-return]
+        return value if self.world_size == 1 else broadcast_object_list([value])[0]
 
     def check_memory(self, error: RuntimeError) -> None:
         """Return if a pass only ran out of memory and the ranks can repeat it together; else raise."""
@@ -133,20 +134,46 @@ class Ranks:
 def init_process_group(
     process: Process, compute: Compute, sharding: Sharding, *, sync_batch_norm: bool = False
 ) -> Ranks:
-    """Join the other processes; a no-op for a single one. Numbers go by gloo, a GPU's tensors by NCCL."""
+    """Join the other processes; a no-op for a single one. Numbers go by gloo, a GPU's tensors by NCCL.
+
+    Raises ConfigurationError rather than train alone, by another backend or on another device.
+    """
     if process.world_size == 1:
         return Ranks()
-    backend = "gloo" if compute.device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    timeout = process.collective_timeout
-    dist.init_process_group(backend, rank=process.rank, world_size=process.world_size, timeout=timeout)
-    assert dist.get_world_size() == process.world_size
+    on_cpu = compute.device.type == "cpu"
+    backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
+    place = {"RANK": process.rank, "LOCAL_RANK": process.rank, "WORLD_SIZE": process.world_size}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    if not on_cpu and not check_cuda_p2p_ib_support():
+        logger.warning(
+            "this GPU's driver has no peer-to-peer transfers: NCCL_P2P_DISABLE=1, NCCL_IB_DISABLE=1"
+        )
+        os.environ.update(NCCL_P2P_DISABLE="1", NCCL_IB_DISABLE="1")
+    state = PartialState(cpu=on_cpu, backend=backend, timeout=process.collective_timeout)
+    _check_joined(state, process, compute, backend)
     return Ranks(process.rank, process.world_size, sharding is Sharding.FULL, sync_batch_norm)
 
 
 def destroy_process_group() -> None:
     """Leave the process group; without this NCCL warns."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        PartialState().destroy_process_group()
+
+
+def _check_joined(state: PartialState, process: Process, compute: Compute, backend: str) -> None:
+    """PartialState follows the first of its kind in this process and ACCELERATE_* variables: it may not have joined."""
+    found = state.process_index, state.num_processes, state.backend, _place_of(state.device)
+    wanted = process.rank, process.world_size, backend, _place_of(compute.device)
+    if found != wanted or not dist.is_initialized():
+        names = "rank {} of {} by {} on {}"
+        raise ConfigurationError(
+            f"this process should be {names.format(*wanted)}, but joined as {names.format(*found)}; unset the"
+            " ACCELERATE_* variables of its environment"
+        )
+
+
+def _place_of(device: torch.device) -> str:
+    return str(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

@@ -116,10 +116,12 @@ def a_run(
     **training: Any,
 ) -> tuple[Any, TrainState]:
     """A run of one of `ranks`, with its state."""
+    from accelerate.utils import set_seed
+
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.layers.find import layers_of
     from finetune_trainer.optimization.optimizer import build_optimizer
-    from finetune_trainer.process.devices import choose_compute, seed_everything
+    from finetune_trainer.process.devices import choose_compute
     from finetune_trainer.training.context import Run
     from finetune_trainer.training.evaluator import Evaluator
     from finetune_trainer.training.task import Task
@@ -129,7 +131,7 @@ def a_run(
     spec = spec.resolved(KINDS.get(objective, objective))
     model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
     ranks.place_model(model, layers_of(model), compute)
-    seed_everything(spec.seed + ranks.rank)
+    set_seed(spec.seed + ranks.rank)
     rows, stop = examples(objective, count), Stop()
     task = Task(model.train(), OBJECTIVES[objective], compute, 0)
     run = Run(
@@ -163,14 +165,19 @@ def largest_difference(left: dict[str, Any], right: dict[str, Any]) -> float:
 
 
 def on_ranks(
-    world: int, body: Callable[[Any], Any], folder: Path, sharding: Sharding = Sharding.NONE
+    world: int,
+    body: Callable[[Any], Any],
+    folder: Path,
+    sharding: Sharding = Sharding.NONE,
+    before: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """What `body` returns, or the error it raises, on each of `world` forked ranks that joined."""
+    """What `body` returns, or the error it raises, on each of `world` forked ranks that joined after `before`."""
 
     def run(process: Process) -> Any:
         from finetune_trainer.distributed import init_process_group, lost_peers
         from finetune_trainer.process.devices import choose_compute
 
+        before()
         with lost_peers():
             return body(
                 init_process_group(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding)

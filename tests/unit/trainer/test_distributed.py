@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from finetune_api.training import Sharding
-from finetune_trainer.errors import DeviceMemoryError, DivergedError, PeerLostError, PrunedError, StoppedError
+from finetune_trainer.errors import (
+    ConfigurationError,
+    DeviceMemoryError,
+    DivergedError,
+    PeerLostError,
+    PrunedError,
+    StoppedError,
+)
 from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, weights
 
 SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
@@ -390,3 +397,61 @@ def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(
     }
     restore(tensors, alone.task.model, alone.optimizer, alone.ranks)
     assert all(np.array_equal(value, saved["model"][name]) for name, value in weights(alone).items())
+
+
+def joined_alone():
+    """A library that asked for PartialState before the ranks joined, in an environment without ranks."""
+    from accelerate import PartialState
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    PartialState(cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        (joined_alone, "rank 0 of 1 by None on cpu"),
+        (lambda: os.environ.update(ACCELERATE_TORCH_DEVICE="meta"), "rank {} of 2 by gloo on meta"),
+    ],
+    ids=["alone", "on another device"],
+)
+def test_a_rank_that_would_train_alone_or_elsewhere_is_an_error(tmp_path, before, found):
+    for rank, error in enumerate(on_ranks(2, lambda ranks: ranks.rank, tmp_path, before=before)):
+        assert isinstance(error, ConfigurationError)
+        assert error.message.startswith(
+            f"this process should be rank {rank} of 2 by gloo on cpu, but joined as"
+        )
+        assert found.format(rank) in error.message
+
+
+def test_variables_of_other_launchers_do_not_change_who_joins(tmp_path):
+    def before():
+        os.environ.update(RANK="5", WORLD_SIZE="7", LOCAL_RANK="3", OMPI_COMM_WORLD_SIZE="9", PMI_RANK="4")
+
+    def body(ranks):
+        return ranks.rank, ranks.world_size, ranks.all_gather(ranks.rank), ranks.broadcast(f"of {ranks.rank}")
+
+    assert on_ranks(2, body, tmp_path, before=before) == [(rank, 2, [0, 1], "of 0") for rank in range(2)]
+
+
+@pytest.mark.parametrize("value", [None, [1, [2]], [], {"a": (1, 2)}, "text"])
+def test_objects_are_gathered_and_broadcast_as_they_are(tmp_path, value):
+    def body(ranks):
+        return ranks.all_gather(value), ranks.broadcast(value if ranks.is_main else "another")
+
+    assert on_ranks(2, body, tmp_path) == [([value, value], value)] * 2
+
+
+def test_a_group_is_left_once_and_a_second_time_changes_nothing(tmp_path):
+    def body(ranks):
+        import torch
+
+        from finetune_trainer.distributed import destroy_process_group
+
+        ranks.broadcast(None)
+        destroy_process_group()
+        destroy_process_group()
+        return torch.distributed.is_initialized()
+
+    assert on_ranks(2, body, tmp_path) == [False, False]

@@ -1,16 +1,20 @@
 """From a model's folder to a torch model with a head for the objective, frozen or adapted as asked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
+from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
 from finetune_trainer.models.adapters import adapt
 from finetune_trainer.models.embeddings import Pieces, extend_embeddings
 from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
-from finetune_trainer.models.freezing import freeze
+from finetune_trainer.models.freezing import freeze, trained_parameters
 from finetune_trainer.models.heads import add_head
 from finetune_trainer.objectives import Objective
+from finetune_trainer.process.memory import Need
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +24,7 @@ hidden_dropout_prob attention_probs_dropout_prob classifier_dropout classifier_d
 attention_dropout activation_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
 seq_classif_dropout embedding_dropout mlp_dropout
 """
+FLOAT32_BYTES = 4
 DROPOUTS = tuple(_DROPOUT_FIELDS.split())
 
 
@@ -35,21 +40,13 @@ def load_model(
     Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for what of the
     spec does not fit the model.
     """
-    import transformers
-
     config = _config(folder, spec, objective, pad_id)
-    auto_class = transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
     fresh: frozenset[str] = frozenset()
-    try:
+    with _load_errors(folder, objective):
         if spec.initialize is Initialize.RANDOM:
-            model = auto_class.from_config(config).float()
+            model = _auto_class(spec, objective).from_config(config).float()
         else:
-            model, fresh = _pretrained(folder, config, auto_class)
-    except LOAD_ERRORS as error:
-        raise NotFoundError(
-            f"model: {folder.name} cannot be loaded by {objective.auto_class}: {first_line(error)}",
-            FaultPlace(field="model.uri", file=folder.name),
-        ) from error
+            model, fresh = _pretrained(folder, config, _auto_class(spec, objective))
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
     extend_embeddings(model, added or {})
@@ -61,6 +58,51 @@ def load_model(
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     return model  # type: ignore[no-any-return]
+
+
+def least_memory(
+    folder: ModelFolder,
+    spec: ModelInput,
+    objective: Objective[Any],
+    optimizer: OptimizerSpec,
+    shards: int = 1,
+) -> Need:
+    """What training needs on each of `shards` devices, from the configuration alone: no weight is read or allocated.
+
+    A lower bound: without a new head, an adapter, added tokens, and layers that are unfrozen later.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from accelerate.utils import compute_module_sizes
+
+    config = _config(folder, spec, objective, None)
+    with _load_errors(folder, objective), torch.random.fork_rng(devices=[]), init_empty_weights():
+        model: Any = _auto_class(spec, objective).from_config(config)
+    model.tie_weights()  # accelerate gives every name a tensor of its own
+    model.float()
+    if spec.freeze is not None:
+        freeze(model, spec.freeze)
+    gradients = 0 if spec.adapter is not None else FLOAT32_BYTES * trained_parameters(model)
+    states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
+    parameters = compute_module_sizes(model)[""]
+    return Need(parameters // shards, gradients // shards, states * gradients // shards)
+
+
+@contextmanager
+def _load_errors(folder: ModelFolder, objective: Objective[Any]) -> Iterator[None]:
+    try:
+        yield
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: {folder.name} cannot be loaded by {objective.auto_class}: {first_line(error)}",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
+
+
+def _auto_class(spec: ModelInput, objective: Objective[Any]) -> Any:
+    import transformers
+
+    return transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
 
 
 def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> Any:

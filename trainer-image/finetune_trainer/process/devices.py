@@ -1,11 +1,9 @@
 """The device and its number format. The first module to import torch."""
 
 import os
-import random
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from finetune_api.run import Devices, FaultPlace
@@ -54,13 +52,6 @@ def use_deterministic_algorithms(*, wanted: bool) -> None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
     if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
         torch.use_deterministic_algorithms(wanted)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every random generator that a model may use."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _check_gpus(wanted: int, seen: int) -> None:

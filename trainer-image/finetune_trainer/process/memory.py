@@ -4,17 +4,42 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import DeviceMemoryError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from torch.optim import Optimizer
 
 GIBIBYTE = 2**30
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's allocator on the CPU, the driver of a GPU and cuBLAS say, which raise plain RuntimeErrors."""
+NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Messages of a GPU's driver and of cuBLAS, which accelerate does not know."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run needs at least on each device: activations come on top."""
+
+    parameters: int
+    gradients: int | None = None
+    """None for an evaluation, which has none."""
+    optimizer_state: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + (self.gradients or 0) + self.optimizer_state
+
+    def __str__(self) -> str:
+        """With its parts, as part of a sentence."""
+        parts = [(self.parameters, "parameters")]
+        if self.gradients is not None:
+            parts += [(self.gradients, "gradients"), (self.optimizer_state, "optimizer state")]
+        summands = " + ".join(f"{readable(size)} {name}" for size, name in parts)
+        return f"{readable(self.total)} needed without activations ({summands})"
 
 
 def memory_estimate(model: "nn.Module", optimizer: "Optimizer | None" = None) -> str:
@@ -22,22 +47,39 @@ def memory_estimate(model: "nn.Module", optimizer: "Optimizer | None" = None) ->
 
     On a GPU also the peak that was allocated.
     """
-    parts = {"parameters": sum(_bytes(parameter) for parameter in model.parameters())}
+    need = Need(sum(_bytes(parameter) for parameter in model.parameters()))
     if optimizer is not None:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        parts["gradients"] = sum(map(_bytes, trained))
-        parts["optimizer state"] = _states(optimizer) * parts["gradients"]
-    summands = " + ".join(f"{_readable(size)} {name}" for name, size in parts.items())
+        gradients = sum(map(_bytes, trained))
+        need = replace(need, gradients=gradients, optimizer_state=_states(optimizer) * gradients)
     peak = cuda_peak()
-    most = "" if peak is None else f"; the peak was {_readable(peak)}"
-    return f"{_readable(sum(parts.values()))} needed without activations ({summands}){most}"
+    most = "" if peak is None else f"; the peak was {readable(peak)}"
+    return f"{need}{most}"
+
+
+def check_fits(need: Need, device: "torch.device") -> None:
+    """Raise DeviceMemoryError where a GPU has less memory in all; a CPU's limit is not known."""
+    import torch
+
+    if device.type != "cuda":
+        return
+    _, memory = torch.cuda.mem_get_info(device)
+    if need.total > memory:
+        raise DeviceMemoryError(
+            f"the model cannot be trained on this GPU of {readable(memory)}: {need};"
+            " freeze more of the model, train an adapter (model.adapter), shard it over more GPUs"
+            " (training.sharding: Full), or ask for a larger GPU"
+        )
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not get memory, on a GPU or on the CPU."""
     import torch
+    from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+    if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+        return True
+    return any(words in str(error) for words in NO_MEMORY)
 
 
 def next_micro_batch_size(size: int, longest: int, estimate: str) -> int:
@@ -96,5 +138,6 @@ def _states(optimizer: "Optimizer") -> int:
     return int(optimizer.defaults["momentum"] != 0)
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
+    """In the unit that fits."""
     return f"{size / GIBIBYTE:.2f} GiB" if size >= GIBIBYTE else f"{size / 2**20:.2f} MiB"

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 
 from finetune_api.dataset import Packing
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace
 from finetune_api.status import EffectiveStatus
+from finetune_api.training import Sharding
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.encoding import Encoding
@@ -25,17 +27,22 @@ from finetune_trainer.layers.first_token import narrow_last_layer
 from finetune_trainer.layers.probes import why_not_packed
 from finetune_trainer.models.embeddings import add_tokens, check_fit
 from finetune_trainer.models.freezing import unfrozen_later
-from finetune_trainer.models.load import check_encoder, check_summary, checkpoint_activations, load_model
+from finetune_trainer.models.load import (
+    check_encoder,
+    check_summary,
+    checkpoint_activations,
+    least_memory,
+    load_model,
+)
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
 from finetune_trainer.process.devices import (
     Compute,
     choose_compute,
-    seed_everything,
     use_deterministic_algorithms,
 )
-from finetune_trainer.process.memory import memory_errors
+from finetune_trainer.process.memory import check_fits, memory_errors
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import Debug
@@ -64,7 +71,7 @@ def start_torch(inputs: Inputs, threads: int) -> Compute:
     config, process = inputs.config, inputs.process
     use_deterministic_algorithms(wanted=config.training.deterministic)
     compute = choose_compute(config.devices, config.training.precision, threads, process.rank)
-    seed_everything(config.training.seed)
+    set_seed(config.training.seed)
     log_compute(compute, threads, process.world_size)
     return compute
 
@@ -110,7 +117,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         config.model.freeze,
         _debug(inputs, model, ranks),
     )
-    seed_everything(config.training.seed + ranks.rank)
+    set_seed(config.training.seed + ranks.rank)
     _report_effective(inputs, run)
     return Assembly(run, tokenizer, test[0] if test else None)
 
@@ -120,6 +127,7 @@ def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any]:
     config, objective = inputs.config, inputs.dataset.objective
     tokenizer = load_tokenizer(inputs.folder, config.dataset.preprocessing.truncation.value.lower())
     added = add_tokens(tokenizer, config.model.add_tokens)
+    _check_memory(inputs, compute)
     model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
@@ -134,6 +142,17 @@ def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any]:
         use_fast_dropout(model)
         use_fast_attention(model)
     return model, tokenizer
+
+
+def _check_memory(inputs: Inputs, compute: Compute) -> None:
+    """Log what training needs at least. Raises DeviceMemoryError before a weight is read where that cannot fit."""
+    config = inputs.config
+    shards = inputs.process.world_size if config.training.sharding is Sharding.FULL else 1
+    need = least_memory(
+        inputs.folder, config.model, inputs.dataset.objective, config.training.optimizer, shards
+    )
+    logger.info(f"device memory: at least {need}")
+    check_fits(need, compute.device)
 
 
 def _packs(inputs: Inputs, model: Any, max_tokens: int, compute: Compute) -> bool:

@@ -39,20 +39,22 @@ def source(objective, count=24):
 
 def a_run(model_folder, objective="classification", dropout=0.0, count=24, **training):
     """A run on the tiny model, ready to step, with its state and log."""
+    from accelerate.utils import set_seed
+
     from finetune_trainer.data.tokens import tokenize
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.models.folder import check_folder
     from finetune_trainer.models.load import load_model
     from finetune_trainer.models.tokenizer import load_tokenizer
     from finetune_trainer.optimization.optimizer import build_optimizer
-    from finetune_trainer.process.devices import choose_compute, seed_everything
+    from finetune_trainer.process.devices import choose_compute
     from finetune_trainer.training.context import Run
     from finetune_trainer.training.evaluator import Evaluator
     from finetune_trainer.training.task import Task
 
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training}).resolved(objective)
     folder = check_folder(ModelInput(path=str(model_folder)))
-    seed_everything(1)
+    set_seed(1)
     tokenizer = load_tokenizer(folder, "right")
     learned, ranks, stop = OBJECTIVES[objective], Ranks(), Stop()
     model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), learned, 0).train()
@@ -416,9 +418,11 @@ def test_the_state_survives_its_json(model_folder):
     ("said", "full"),
     [
         ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB", True),
         ("CUDA error: out of memory", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("CUDA error: device-side assert triggered", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
 def test_memory_that_is_missing_is_known_by_what_torch_says(said, full):
