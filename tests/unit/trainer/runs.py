@@ -61,7 +61,7 @@ def examples(objective: str, count: int = 23, seed: int = 0) -> Any:
         "causal LM": np.where(random.random(len(ids)) < 0.2, -100, ids),
     }[objective]
     per_token = OBJECTIVES[objective].per_token
-    return Examples("train.jsonl", ids, None, offsets, targets, np.arange(1, count + 1), per_token)
+    return Examples("train.jsonl", ids, None, offsets, targets, np.arange(1, count + 1), per_token=per_token)
 
 
 def tiny_model(objective: str, dropout: float = 0.0) -> Any:
