@@ -74,9 +74,15 @@ def least_memory(
     import torch
     from accelerate import init_empty_weights
     from accelerate.utils import compute_module_sizes
+    from transformers.initialization import no_init_weights
 
     config = _config(folder, spec, objective, None)
-    with _load_errors(folder, objective), torch.random.fork_rng(devices=[]), init_empty_weights():
+    with (
+        _load_errors(folder, objective),
+        torch.random.fork_rng(devices=[]),
+        init_empty_weights(),
+        no_init_weights(),
+    ):
         model: Any = _auto_class(spec, objective).from_config(config)
     model.tie_weights()  # accelerate gives every name a tensor of its own
     model.float()
