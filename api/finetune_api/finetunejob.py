@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 from finetune_api.base import ApiModel, Rule, TextRule, Unique
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
-from finetune_api.model import ModelSpec
+from finetune_api.model import Dtype, ModelSpec
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.training import TrainingSpec
@@ -64,6 +64,8 @@ class OutputSpec(ApiModel):
 
     uri: ClaimUri | None = None
     """Output folder for the model, for example pvc://models/movie-sentiment. Default: pvc://NAME-UID/model, on a PersistentVolumeClaim that the operator creates for this job and never deletes."""
+    dtype: Dtype = Dtype.AUTO
+    """Number format of the published weights: Float32, BFloat16 (half the size), or Auto for that of the base model. Training always updates the weights in float32."""
 
 
 class RetrySpec(ApiModel):

@@ -9,6 +9,14 @@ from finetune_api.base import ApiModel, Name, OneOf, Rule, Unique
 from finetune_api.uris import ModelUri
 
 
+class Dtype(StrEnum):
+    """Number format of published weights."""
+
+    AUTO = "Auto"
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+
+
 class Initialize(StrEnum):
     """Where the initial weights come from."""
 

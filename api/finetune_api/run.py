@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
-from finetune_api.model import ModelTechniques
+from finetune_api.model import Dtype, ModelTechniques
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.status import (
     CheckpointStatus,
@@ -192,6 +192,8 @@ class OutputPaths(ApiModel):
     """Download folder for files from the Hugging Face Hub. Removed with the checkpoints if it is next to them. Default: huggingface_hub's cache."""
     uri: str | None = None
     """URI of the model that the user gave."""
+    dtype: Annotated[Dtype, Field(exclude_if=lambda dtype: dtype is Dtype.AUTO)] = Dtype.AUTO
+    """Number format of the published weights: Float32, BFloat16 (half the size), or Auto for that of the base model. Training always updates the weights in float32."""
 
 
 class Devices(ApiModel):

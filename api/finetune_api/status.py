@@ -346,12 +346,16 @@ class EffectiveStatus(ApiModel):
     """The trainer image that is used."""
     labels: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=1000)] | None = None
     """Labels in the order of their ids. Only the first 50 if there are more."""
+    head: Annotated[str, Field(max_length=1024)] | None = None
+    """Head that training started with, and why: that of the base model with its rows matched by label, or a new one."""
     device: ShortText | None = None
     """Device used for training: cuda or cpu, or "cpu (simulated GPU)" on a cluster that only simulates GPUs."""
     precision: ShortText | None = None
     """Precision used, after resolving Auto."""
     micro_batch_size: Count | None = None
     """Examples per forward pass on each device."""
+    max_length: Count | None = None
+    """Tokens after which texts are truncated: dataset.preprocessing.maxLength, or less if the model takes no more."""
     total_steps: Count | None = None
     """Optimizer steps planned."""
     parameter_groups: Annotated[list[ParameterGroupStatus], Field(max_length=40)] | None = None
@@ -369,6 +373,8 @@ class ModelStatus(ApiModel):
     """SHA-256 digest of the folder's SHA256SUMS file, which lists every file. Absent for your own script."""
     format: ShortText
     """How to load the folder. safetensors: with transformers. peft: an adapter, with peft on the base model. custom-head: with the folder's custom_head.py. ensemble: with its ensemble.py. Unverified: the output of your own script."""
+    dtype: ShortText | None = None
+    """Number format of the weights, for example float32 or bfloat16."""
     size_bytes: Count | None = None
     """Total size of all files, in bytes."""
     files: Count | None = None

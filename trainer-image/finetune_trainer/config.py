@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.combine import CombineConfig, CombinePaths, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
+from finetune_api.model import Dtype
 from finetune_api.overrides import OverrideError, overridden
 from finetune_api.run import TERMINATION_LOG, FaultPlace, OutputPaths, RunConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
@@ -100,7 +101,8 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
 def run_identity(config: Config) -> str:
     """sha256 by which a published folder is known as that of this run: of the configuration alone."""
     if isinstance(config, RunConfig):
-        return fingerprint(config, {})
+        dtype, trained = config.output.dtype, fingerprint(config, {})
+        return trained if dtype is Dtype.AUTO else _sha256({"trained": trained, "dtype": dtype.value})
     decisive = config.model_dump(
         mode="json", include={"combine", "dataset", "objective", "metrics"}, exclude_defaults=True
     )

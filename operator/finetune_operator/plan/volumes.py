@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api import uris
+from finetune_api.model import Dtype
 from finetune_api.run import OutputPaths
 from finetune_operator.plan.finetunejob import FineTuneJob
 
@@ -86,4 +87,5 @@ def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
         checkpoint_dir=f"{state}/checkpoints",
         hub_dir=f"{state}/hub" if uses_hub(job) else None,
         uri=output_uri,
+        dtype=job.spec.output.dtype if job.spec.output else Dtype.AUTO,
     )

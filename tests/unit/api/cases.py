@@ -154,7 +154,7 @@ FULL: Json = {
         "imagePullSecrets": ["registry"],
     },
     "retry": {"limit": 1},
-    "output": {"uri": "pvc://models/movie-sentiment"},
+    "output": {"uri": "pvc://models/movie-sentiment", "dtype": "BFloat16"},
     "suspend": True,
     "activeDeadlineSeconds": 7200,
     "ttlSecondsAfterFinished": 0,

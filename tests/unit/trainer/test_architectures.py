@@ -261,7 +261,7 @@ def test_logits_do_not_depend_on_padding(folders, architecture, objective):
     spec = ModelInput(path=str(folders[architecture]))
     tokenizer = load_tokenizer(check_folder(spec), "right")
     torch.manual_seed(1)
-    model = load_model(check_folder(spec), spec, objective, tokenizer.pad_token_id).eval()
+    model = load_model(check_folder(spec), spec, objective, tokenizer.pad_token_id).model.eval()
     ids = [tokenizer(row["text"]).input_ids for row in ROWS]
     ids[0] = [*ids[0], tokenizer.eos_token_id or 0]  # the padding token of GPT-2 and Llama
     longest = max(map(len, ids)) + 3

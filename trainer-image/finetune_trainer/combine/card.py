@@ -5,7 +5,7 @@ from finetune_api.run import RunReport
 from finetune_api.status import Metrics
 from finetune_trainer.combine.members import Member
 from finetune_trainer.publishing.card import format_versions, front_matter, table
-from finetune_trainer.publishing.snippets import PIPELINES, snippet
+from finetune_trainer.publishing.snippets import snippet
 
 HOW = {
     CombineRule.AVERAGE_PROBABILITIES: "the label with the highest mean probability wins",
@@ -20,13 +20,9 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
     model = report.model
     assert model is not None
     kind = config.objective.kind
-    fields = {
-        "library_name": "transformers",
-        "pipeline_tag": PIPELINES[kind],
-        "tags": ["finetune-operator", kind, "ensemble"],
-    }
+    max_length = report.effective.max_length if report.effective else None
     lines = [
-        *front_matter(fields),
+        *front_matter(config.job.name, kind, _own(model.metrics), _rows(config), tags=("ensemble",)),
         "",
         f"# {config.job.name}",
         "",
@@ -34,7 +30,7 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
         "",
         "## Use",
         "",
-        snippet(model.format, config.objective, config.dataset),
+        snippet(model.format, config.objective, config.dataset, max_length=max_length),
         "",
         "## Results",
         "",
@@ -47,6 +43,15 @@ def card(config: CombineConfig, members: list[Member], scores: list[Metrics], re
         "",
     ]
     return "\n".join(lines)
+
+
+def _own(metrics: Metrics) -> Metrics:
+    """Those of the combination, without its members'."""
+    return {name: value for name, value in metrics.items() if not name.endswith("_member")}
+
+
+def _rows(config: CombineConfig) -> str | None:
+    return config.dataset.validation.uri if config.dataset.validation else None
 
 
 def _results(members: list[Member], scores: list[Metrics], metrics: Metrics) -> list[str]:

@@ -11,6 +11,7 @@ from finetune_trainer.combine.card import card
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
 from finetune_trainer.files import write_json
+from finetune_trainer.publishing.trained import copy_cleaner
 from finetune_trainer.shipped.ensemble import MANIFEST
 
 VERSION = 1
@@ -28,6 +29,7 @@ class Combined:
     def write(self, folder: Path) -> ModelStatus:
         """Write everything except the card and the records."""
         form, folders = self.scored.combiner.write(folder, self.members, self.tokenizer)
+        copy_cleaner(self.config.dataset.preprocessing, folder)
         write_json(folder / MANIFEST, self._manifest(folders))
         base = self.members[0].base_model
         return ModelStatus(uri="", format=form, base_model=base, metrics=self.scored.metrics)

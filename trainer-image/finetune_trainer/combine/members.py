@@ -80,11 +80,11 @@ def read_members(config: CombineConfig) -> list[Member]:
 def _read(field: str, given: MemberInput) -> Member:
     path, name = Path(given.path), given.uri or given.path
     with _named(field, name):
-        folder = check_folder(ModelInput(path=given.path, uri=given.uri))
         if (path / "adapter_config.json").exists():
             raise NotFoundError(
                 "it is an adapter without its base model; train it with model.adapter.lora.merge: true"
             )
+        folder = check_folder(ModelInput(path=given.path, uri=given.uri))
         record = record_of(path) if (path / SUMS).exists() else None
         if record is None:
             raise NotFoundError(

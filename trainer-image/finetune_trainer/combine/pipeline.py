@@ -46,8 +46,10 @@ def score_and_publish(
     objective = objective_of(config, members[0])
     setting = Setting(config, objective, compute, tokenizer.pad_token_id or 0, stop)
     setting = in_common_precision(setting, members)
-    report_effective(config, members[0], setting.compute, recorder)
-    parts = tokenize_all(setting, sources, members, tokenizer)
+    able = longest_of_all(members, tokenizer)
+    max_tokens = limit_tokens(config.dataset.preprocessing.max_length, able)
+    report_effective(config, members[0], setting.compute, max_tokens, recorder)
+    parts = tokenize_all(setting, sources, max_tokens, tokenizer)
     scored = score(setting, members, parts, recorder)
     stop_if_asked(stop, NOTHING_PUBLISHED)
     message = f"combined {len(members)} models by {config.combine}: {format_metrics(scored.metrics)}"
@@ -70,7 +72,9 @@ def _model(member: Member, setting: Setting) -> Any:
     return load(member, setting).model
 
 
-def report_effective(config: CombineConfig, first: Member, compute: Compute, recorder: Recorder) -> None:
+def report_effective(
+    config: CombineConfig, first: Member, compute: Compute, max_tokens: int, recorder: Recorder
+) -> None:
     """Report what was chosen, and the labels that all members have as the first has."""
     labels = first.outputs if config.objective.kind != "regression" else None
     effective = EffectiveStatus(
@@ -78,16 +82,13 @@ def report_effective(config: CombineConfig, first: Member, compute: Compute, rec
         labels=labels and labels[:LABELS_REPORTED],
         device=compute.name,
         precision=compute.precision.value,
+        max_length=max_tokens,
     )
     recorder.update(effective=effective)
 
 
-def tokenize_all(
-    setting: Setting, sources: dict[str, Source], members: list[Member], tokenizer: Any
-) -> Parts:
-    """The rows as tokens, the same for all members, truncated to what each of them takes."""
-    able = longest_of_all(members, tokenizer)
-    max_tokens = limit_tokens(setting.config.dataset.preprocessing.max_length, able)
+def tokenize_all(setting: Setting, sources: dict[str, Source], max_tokens: int, tokenizer: Any) -> Parts:
+    """The rows as tokens, the same for all members."""
     causal = setting.config.objective.causal_lm
     mask_prompt = causal.mask_prompt if causal else False
     return {

@@ -8,13 +8,14 @@ from typing import Any
 
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.metrics import Direction, direction, plain
-from finetune_api.run import ModelInput
+from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
 from finetune_trainer.combine.combiners import COMBINERS, Combiner, Parts
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.errors import NotFoundError
 from finetune_trainer.models.load import load_model
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.devices import Compute
@@ -85,7 +86,13 @@ def load(member: Member, setting: Setting) -> Task:
     if member.head is not None:
         model: Any = load_headed(folder)[0]
     else:
-        model = load_model(member.folder, ModelInput(path=folder), objective, setting.pad_id)
+        loaded = load_model(member.folder, ModelInput(path=folder), objective, setting.pad_id)
+        if loaded.head.order is None:
+            raise NotFoundError(
+                f"{member.field}: {member.name}: its head cannot be used ({loaded.head.reason}); train it again",
+                FaultPlace(field=member.field, file=member.name),
+            )
+        model = loaded.model
     objective.prepare(model)
     with memory_errors(model):
         return Task(model.to(setting.compute.device), objective, setting.compute, setting.pad_id)

@@ -1,45 +1,25 @@
-"""Cleans texts as `dataset.preprocessing` says: pure functions of one string, composed in the documented order."""
+"""Cleans texts as `dataset.preprocessing` says."""
 
-import re
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 from finetune_api.dataset import PreprocessingSpec, Unicode
-from finetune_trainer.data.markup import strip_markup
+from finetune_trainer.shipped import preprocessing
 
 Clean = Callable[[str], str]
 
 
 def cleaner(spec: PreprocessingSpec, *, joined: bool = False) -> Clean:
-    """The function that prepares every text: Unicode, markup, white space, case.
-
-    Of texts that are `joined` without anything between them the space at the ends matters.
-    """
-    steps: list[Clean] = []
-    if spec.unicode is not Unicode.NONE:
-        form: Any = spec.unicode.value
-        steps.append(lambda text: unicodedata.normalize(form, text))
-    if spec.strip_markup:
-        steps.append(strip_markup)
-    if spec.collapse_whitespace:
-        steps.append(collapse_runs if joined else collapse_whitespace)
-    if spec.lowercase:
-        steps.append(str.lower)
-    return lambda text: _apply(steps, text)
+    """The function that cleans every text; `joined` texts stand behind each other without anything between them."""
+    return preprocessing.cleaner(**cleaning_options(spec), joined=joined)
 
 
-def _apply(steps: list[Clean], text: str) -> str:
-    for step in steps:
-        text = step(text)
-    return text
-
-
-def collapse_whitespace(text: str) -> str:
-    """Runs of white space become one space; none stays at the ends."""
-    return " ".join(text.split())
-
-
-def collapse_runs(text: str) -> str:
-    """Runs of white space become one space, those at the ends too; of white space alone nothing stays."""
-    return re.sub(r"\s+", " ", text) if text.strip() else ""
+def cleaning_options(spec: PreprocessingSpec) -> dict[str, Any]:
+    """What is asked for, as `shipped.preprocessing` takes it; empty where texts stay as they are."""
+    options: dict[str, Any] = {} if spec.unicode is Unicode.NONE else {"unicode": spec.unicode.value}
+    flags = {
+        "markup": spec.strip_markup,
+        "whitespace": spec.collapse_whitespace,
+        "lowercase": spec.lowercase,
+    }
+    return options | {name: True for name, wanted in flags.items() if wanted}

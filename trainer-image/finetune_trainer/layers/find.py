@@ -52,3 +52,10 @@ def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any
     finally:
         for handle in handles:
             handle.remove()
+
+
+def not_finite(tensor: Any) -> int:
+    """How many numbers of a tensor are NaN or infinite."""
+    import torch
+
+    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0

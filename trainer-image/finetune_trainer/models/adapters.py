@@ -151,11 +151,17 @@ def save_weights(model: Any, spec: ModelInput, folder: Path) -> None:
         model.config.to_json_file(str(folder / "config.json"))
 
 
+def merges(spec: ModelInput) -> bool:
+    """Whether an adapter is published as a part of the whole model."""
+    return spec.adapter is not None and spec.adapter.lora is not None and spec.adapter.lora.merge
+
+
 def merged(model: Any, spec: ModelInput) -> Any:
-    """The model with the adapter merged into its weights, in place."""
+    """The model with the adapter merged into its weights, in place; one merged before stays as it is."""
     if spec.head is None:
-        return model.merge_and_unload()
-    model.encoder = model.encoder.merge_and_unload()
+        return model.merge_and_unload() if hasattr(model, "peft_config") else model
+    if hasattr(model.encoder, "peft_config"):
+        model.encoder = model.encoder.merge_and_unload()
     return model
 
 

@@ -1,23 +1,59 @@
 """`model.tokenizer.addTokens`: domain words as new tokens."""
 
+import logging
 from typing import Any
 
 from finetune_api.run import FaultPlace
-from finetune_trainer.errors import NotFoundError
+from finetune_trainer.errors import ConfigurationError, NotFoundError
+from finetune_trainer.objectives.labels import named
+
+logger = logging.getLogger(__name__)
 
 Pieces = dict[int, list[int]]
 """Ids that the new tokens were split into before, by their new ids."""
 
 
 def add_tokens(tokenizer: Any, words: list[str]) -> Pieces:
-    """Extend the tokenizer; whole words only, so that no other word is cut in the middle."""
+    """Extend the tokenizer; whole words only, so that no other word is cut in the middle.
+
+    A word that it already has, such as a special token, is left alone. Raises ConfigurationError for one that it makes
+    nothing of, or that is the same as another one to it.
+    """
     from tokenizers import AddedToken
 
-    known = len(tokenizer)
-    before = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
-    ids = {word: tokenizer.convert_tokens_to_ids(word) for word in words}
-    return {ids[word]: before[word] for word in words if ids[word] >= known}
+    vocabulary, seen = tokenizer.get_vocab(), dict[str, str]()
+    before: dict[str, list[int]] = {}
+    for number, word in enumerate(words):
+        if word in vocabulary:
+            continue
+        pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
+        reason = _why_no_token(word, pieces, seen.setdefault(_normalised(tokenizer, word), word))
+        if reason:
+            field = f"model.tokenizer.addTokens.{number}"
+            raise ConfigurationError(f"{field}: {word!r} {reason}", FaultPlace(field=field))
+        before[word] = pieces
+    known = [word for word in words if word not in before]
+    if known:
+        logger.info(f"model.tokenizer.addTokens: the tokenizer has {len(known)} of the words: {named(known)}")
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in before])
+    return {tokenizer.convert_tokens_to_ids(word): pieces for word, pieces in before.items()}
+
+
+def _why_no_token(word: str, pieces: list[int], first: str) -> str | None:
+    """Why a word cannot be a token, as the end of a sentence."""
+    if word != word.strip():
+        return "begins or ends with white space, which separates words; remove the white space"
+    if not pieces:
+        return "gives no token, as the tokenizer drops its characters; remove it"
+    if first != word:
+        return f"is the same as {first!r} to this tokenizer; remove one of them"
+    return None
+
+
+def _normalised(tokenizer: Any, word: str) -> str:
+    """As the tokenizer reads it: in lower case, without accents, as its normalizer does."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return str(normalizer.normalize_str(word)) if normalizer is not None else word
 
 
 def check_fit(model: Any, tokenizer: Any, name: str) -> None:

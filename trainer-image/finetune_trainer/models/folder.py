@@ -50,6 +50,7 @@ def check_folder(spec: ModelInput) -> ModelFolder:
         raise NotFoundError(
             f"model: folder {name} does not exist; check the path", FaultPlace(field="model.uri", file=name)
         )
+    _check_no_adapter(folder, name)
     _check_config(folder, name)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and spec.initialize is Initialize.PRETRAINED:
@@ -70,6 +71,18 @@ def check_folder(spec: ModelInput) -> ModelFolder:
             uri=spec.uri, revision=spec.revision, digest=_digest([folder / "config.json", *weights])
         )
         return ModelFolder(folder, tokenizer, name, resolved, _digest(tokenizer_files))
+
+
+def _check_no_adapter(folder: Path, name: str) -> None:
+    if not (folder / "adapter_config.json").exists():
+        return
+    config = _json_object(folder / "adapter_config.json", f"{name}/adapter_config.json")
+    base = config.get("base_model_name_or_path") or "the base model"
+    raise NotFoundError(
+        f"model: {name} holds an adapter of {base}, not a whole model; train it with model.adapter.lora.merge: true and"
+        f" use that folder, or set model.uri to {base}",
+        FaultPlace(field="model.uri", file=name),
+    )
 
 
 def _check_config(folder: Path, name: str) -> None:

@@ -4,7 +4,9 @@ from typing import Any
 
 from finetune_api.model import HeadSpec
 from finetune_api.run import FaultPlace
-from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.errors import ConfigurationError, NotFoundError
+from finetune_trainer.models.base_head import described
+from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
 
 HEAD_DROPOUTS = (
     "classifier_dropout",
@@ -33,13 +35,27 @@ def add_head(encoder: Any, spec: HeadSpec, outputs: int, dropout: float | None) 
     return HeadedModel(
         encoder,
         {
-            "hidden_sizes": spec.hidden_sizes or [],
-            "batch_norm": spec.batch_norm,
+            **described(spec),
             "dropout": _configured(encoder.config) if probability is None else probability,
-            "pooling": spec.pooling.value,
             "outputs": outputs,
         },
     )
+
+
+def read_head(model: Any, folder: ModelFolder) -> None:
+    """Take the weights of the head in the folder, which has the same shape. Raises NotFoundError."""
+    from safetensors.torch import load_file
+
+    from finetune_trainer.shipped.custom_head import WEIGHTS
+
+    try:
+        model.head.load_state_dict(load_file(folder.path / WEIGHTS))
+    except LOAD_ERRORS as error:
+        raise NotFoundError(
+            f"model: {folder.name}/{WEIGHTS} cannot be read: {first_line(error)}; restore the file, or remove"
+            " custom_head.json beside it for a new head",
+            FaultPlace(field="model.uri", file=folder.name),
+        ) from error
 
 
 def _configured(config: Any) -> float:

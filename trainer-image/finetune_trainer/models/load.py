@@ -2,17 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
+from finetune_trainer.layers.find import not_finite
 from finetune_trainer.models.adapters import adapt
+from finetune_trainer.models.base_head import (
+    BaseHead,
+    HeadChoice,
+    base_head_of,
+    choose_head,
+    draw_again,
+    head_modules,
+    reorder,
+)
 from finetune_trainer.models.embeddings import Pieces, extend_embeddings
 from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
 from finetune_trainer.models.freezing import freeze, trained_parameters
-from finetune_trainer.models.heads import add_head
+from finetune_trainer.models.heads import add_head, read_head
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.memory import Need
 
@@ -28,36 +39,84 @@ FLOAT32_BYTES = 4
 DROPOUTS = tuple(_DROPOUT_FIELDS.split())
 
 
+@dataclass(frozen=True)
+class Absent:
+    """Tensors of a model that its folder does not have, and those that it has in another shape."""
+
+    missing: frozenset[str] = frozenset()
+    mismatched: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that were drawn, not read."""
+        return self.missing | self.mismatched
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, and which head it has."""
+
+    model: Any
+    head: HeadChoice
+
+
 def load_model(
     folder: ModelFolder,
     spec: ModelInput,
     objective: Objective[Any],
     pad_id: int | None,
     added: Pieces | None = None,
-) -> "torch.nn.Module":
+) -> LoadedModel:
     """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
 
-    Raises NotFoundError when transformers does not know it or tensors are missing, ConfigurationError for what of the
-    spec does not fit the model.
+    Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
+    what of the spec does not fit the model.
     """
-    config = _config(folder, spec, objective, pad_id)
-    fresh: frozenset[str] = frozenset()
+    config = _known_config(folder)
+    base = base_head_of(folder.path, config)
+    _configure(config, spec, objective, pad_id)
+    absent = Absent()
     with _load_errors(folder, objective):
         if spec.initialize is Initialize.RANDOM:
             model = _auto_class(spec, objective).from_config(config).float()
         else:
-            model, fresh = _pretrained(folder, config, _auto_class(spec, objective))
+            model, absent = _pretrained(folder, config, _auto_class(spec, objective))
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
     extend_embeddings(model, added or {})
+    model, choice = _with_head(model, folder, spec, objective, base, absent)
+    if spec.adapter is not None:
+        fresh = frozenset() if spec.head else _fresh(model, absent.names)
+        model = adapt(model, spec, objective.auto_class, added or {}, fresh)
+    if spec.freeze is not None:
+        freeze(model, spec.freeze)
+    return LoadedModel(model, choice)
+
+
+def _with_head(
+    model: Any,
+    folder: ModelFolder,
+    spec: ModelInput,
+    objective: Objective[Any],
+    base: BaseHead,
+    absent: Absent,
+) -> tuple[Any, HeadChoice]:
+    """The model with the head of the base where it fits, else with a new one."""
+    lacking = any(not key.startswith(_body(model)) for key in absent.missing)
+    choice = choose_head(base, objective, type(model).__name__, spec.head, lacking=lacking)
+    if spec.initialize is Initialize.RANDOM:
+        choice = HeadChoice(None, "model.initialize is Random")
     if spec.head is not None:
         assert objective.outputs is not None
         model = add_head(model, spec.head, objective.outputs, spec.dropout)
-    if spec.adapter is not None:
-        model = adapt(model, spec, objective.auto_class, added or {}, frozenset() if spec.head else fresh)
-    if spec.freeze is not None:
-        freeze(model, spec.freeze)
-    return model  # type: ignore[no-any-return]
+        if choice.order is not None:
+            read_head(model, folder)
+    elif choice.order is None and not lacking:  # what the folder lacks was drawn when it was loaded
+        draw_again(model)
+    if choice.order:
+        reorder(model.head if spec.head else head_modules(model), choice.order)
+        objective.begin(model)
+    return model, choice
 
 
 def least_memory(
@@ -76,7 +135,8 @@ def least_memory(
     from accelerate.utils import compute_module_sizes
     from transformers.initialization import no_init_weights
 
-    config = _config(folder, spec, objective, None)
+    config = _known_config(folder)
+    _configure(config, spec, objective, None)
     with (
         _load_errors(folder, objective),
         torch.random.fork_rng(devices=[]),
@@ -111,16 +171,21 @@ def _auto_class(spec: ModelInput, objective: Objective[Any]) -> Any:
     return transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
 
 
-def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> Any:
+def _known_config(folder: ModelFolder) -> Any:
+    """config.json as it is in the folder."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise NotFoundError(
             f"model: transformers does not know the model in {folder.name}: {first_line(error)}",
             FaultPlace(field="model.uri", file=folder.name),
         ) from error
+
+
+def _configure(config: Any, spec: ModelInput, objective: Objective[Any], pad_id: int | None) -> None:
+    """Put the labels, the padding and the dropout of this run into a model's configuration."""
     names = objective.output_names
     if names is not None:
         config.problem_type = objective.problem_type
@@ -132,11 +197,10 @@ def _config(folder: ModelFolder, spec: ModelInput, objective: Objective[Any], pa
     for name in DROPOUTS:
         if spec.dropout is not None and hasattr(config, name):
             setattr(config, name, spec.dropout)
-    return config
 
 
-def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, frozenset[str]]:
-    """The model, and its modules that the file lacks: the head, and a pooler, of a checkpoint for masked tokens."""
+def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, Absent]:
+    """The model, and the tensors that its folder lacks, such as the head of a masked-language model."""
     import torch
 
     model, info = auto_class.from_pretrained(
@@ -149,18 +213,40 @@ def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    body = "" if model.base_model is model else f"{model.base_model_prefix}."
-    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    inner = {key for key in absent if key.startswith(body)}
-    lacking = sorted(key for key in inner if "pooler." not in key)
+    absent = Absent(frozenset(info["missing_keys"]), frozenset(key[0] for key in info["mismatched_keys"]))
+    lacking = sorted(key for key in absent.names if key.startswith(_body(model)) and "pooler." not in key)
     if lacking:
         raise NotFoundError(
             f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"
             f" {lacking[0]}; weights and config.json belong to different models",
             FaultPlace(field="model.uri", file=folder.name),
         )
+    _check_finite(model, folder.name)
+    return model, absent
+
+
+def _body(model: Any) -> str:
+    """What the names of the body's tensors begin with."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
+def _fresh(model: Any, absent: frozenset[str]) -> frozenset[str]:
+    """The modules that the folder lacks tensors of: poolers in the body, and whole modules beside it."""
+    inner = {key for key in absent if key.startswith(_body(model))}
     poolers = {f"{key.partition('pooler.')[0]}pooler" for key in inner}
-    return model, frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
+    return frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
+
+
+def _check_finite(model: Any, name: str) -> None:
+    """Raise NotFoundError for weights that hold NaN or infinity: what is computed with them cannot be published."""
+    for tensor_name, tensor in model.state_dict().items():
+        broken = not_finite(tensor)
+        if broken:
+            raise NotFoundError(
+                f"model: {broken} of the {tensor.numel()} numbers of {tensor_name} in {name} are NaN or infinite; take"
+                " another copy of the model",
+                FaultPlace(field="model.uri", file=name),
+            )
 
 
 def _set_dropout(model: "torch.nn.Module", probability: float) -> None:

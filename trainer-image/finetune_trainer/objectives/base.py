@@ -101,6 +101,10 @@ class Objective(ABC, Generic[Options]):
         """Raise ConfigurationError for a model that cannot learn this."""
         del model
 
+    def begin(self, model: Any) -> None:
+        """Undo, in place, what `finish` did to the head of an earlier run that this one continues."""
+        del model
+
     def prepare(self, model: Any) -> None:
         """Change, in place, how the model is computed, where this needs it."""
         del model

@@ -1,4 +1,8 @@
-"""Meters reduce the logits of a batch on their device and keep counts, or two numbers per target."""
+"""Meters reduce the logits of a batch on their device and keep counts, or two numbers per target.
+
+Outputs that are NaN or infinite are no answer: a row or token with one is wrong whatever its label, and the metrics of
+a regression are then not defined.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,15 @@ class ConfusionMeter:
     """A confusion matrix: all that the metrics of one label need, whatever the number of rows or words."""
 
     def __init__(self, classes: int) -> None:
-        self.matrix = np.zeros((classes, classes), dtype=np.int64)
+        self.matrix = np.zeros((classes, classes + 1), dtype=np.int64)
+        """The last column counts rows without an answer."""
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count the predicted label of every row, or of every token that has a label."""
         counted = targets != IGNORED
-        true, predicted = targets[counted], logits.argmax(dim=-1)[counted]
-        pairs = (true * len(self.matrix) + predicted).cpu().numpy()
+        answers = logits.argmax(dim=-1).where(logits.isfinite().all(dim=-1), len(self.matrix))
+        true, predicted = targets[counted], answers[counted]
+        pairs = (true * self.matrix.shape[1] + predicted).cpu().numpy()
         np.add.at(self.matrix.reshape(-1), pairs, 1)
 
     def parts(self) -> Parts:
@@ -60,7 +66,9 @@ class LabelSetMeter:
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits (rows, labels) against 0 and 1 (rows, labels)."""
-        predicted, true = logits.sigmoid() >= THRESHOLD, targets > THRESHOLD
+        true = targets > THRESHOLD
+        answered = logits.isfinite().all(dim=-1, keepdim=True)
+        predicted = (logits.sigmoid() >= THRESHOLD).where(answered, ~true)
         for line, decisions in enumerate((predicted & true, true, predicted)):
             self.counts[line] += decisions.sum(dim=0).cpu().numpy()
         self.rows += [len(targets), int((predicted == true).all(dim=1).sum())]
@@ -123,7 +131,8 @@ class NextTokenMeter:
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits (rows, longest, vocabulary) against the tokens that come next (rows, longest)."""
         following = targets[:, 1:]
-        hits = logits[:, :-1].argmax(dim=-1) == following
+        answers = logits[:, :-1]
+        hits = (answers.argmax(dim=-1) == following) & answers.isfinite().all(dim=-1)
         self.counts += [int((following != IGNORED).sum()), int(hits.sum())]
 
     def parts(self) -> Parts:

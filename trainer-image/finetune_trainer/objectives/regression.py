@@ -98,6 +98,18 @@ class Regression(Objective[RegressionSpec]):
                 FaultPlace(field="objective.regression.normalize"),
             )
 
+    def begin(self, model: Any) -> None:
+        """Let a last layer that predicts original units predict normalised ones."""
+        layer = _last_layer(model, self.outputs)
+        if self.standard is None or layer.bias is None:  # without a bias `check` refuses the model
+            return
+        import torch
+
+        with torch.no_grad():
+            shift, scale = (layer.weight.new_tensor(values) for values in self.standard)
+            layer.weight.div_(scale[:, None])
+            layer.bias.sub_(shift).div_(scale)
+
     def prepare(self, model: Any) -> None:
         """Compute the last layer in float32: in bfloat16, numbers near 2,000 move in steps of 8."""
         from finetune_trainer.layers.find import replace_module

@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 LARGEST_EXPONENT = 709.0
+REGRESSION = ("mse", "rmse", "mae", "r2", "pearson", "spearman")
 
 
 def classification_scores(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
-    """From a confusion matrix, true labels in rows. Undefined ratios are 0, as in scikit-learn with zero_division=0."""
-    true, predicted, hits = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    rows = int(matrix.sum())
+    """From a confusion matrix, true labels in rows. Undefined ratios are 0, as in scikit-learn with zero_division=0.
+
+    A column behind those of the labels counts rows without an answer, which are wrong.
+    """
+    true, answers, hits = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    predicted, rows = answers[: len(true)], int(matrix.sum())
     precision, recall = _ratio(hits, predicted), _ratio(hits, true)
     f1 = _ratio(2 * hits, true + predicted)
     occurs = (true + predicted) > 0
@@ -32,7 +36,7 @@ def classification_scores(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
         "f1_macro": float(f1[occurs].mean()),
         "precision": headline(precision),
         "recall": headline(recall),
-        "mcc": _mcc(true.astype(float), predicted.astype(float), float(hits.sum()), rows),
+        "mcc": _mcc(true.astype(float), answers.astype(float), float(hits.sum()), rows),
     }
 
 
@@ -42,7 +46,7 @@ def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Floats:
 
 def _mcc(true: Floats, predicted: Floats, hits: float, rows: int) -> float:
     """Matthews correlation for any number of classes (Gorodkin 2004); 0 where a side is constant."""
-    covariance = hits * rows - float(true @ predicted)
+    covariance = hits * rows - float(true @ predicted[: len(true)])
     spread = (rows**2 - float(predicted @ predicted)) * (rows**2 - float(true @ true))
     return covariance / math.sqrt(spread) if spread > 0 else 0.0
 
@@ -88,7 +92,7 @@ def perplexity(loss: float) -> float:
 def regression_scores(predictions: Floats, targets: Floats) -> dict[str, float]:
     """From predicted and true numbers, (rows,) or (rows, targets): of several targets, each score's mean over them.
 
-    Correlations of a constant are not defined: NaN.
+    Correlations of a constant are not defined: NaN. With a prediction that is NaN or infinite nothing is.
     """
     if predictions.ndim == 1:
         return _one_target(predictions, targets)
@@ -97,6 +101,8 @@ def regression_scores(predictions: Floats, targets: Floats) -> dict[str, float]:
 
 
 def _one_target(predictions: Floats, targets: Floats) -> dict[str, float]:
+    if not np.isfinite(predictions).all():
+        return dict.fromkeys(REGRESSION, math.nan)
     errors = predictions - targets
     mse = float(np.mean(errors**2))
     spread = float(np.sum((targets - targets.mean()) ** 2))

@@ -1,8 +1,9 @@
-"""The learning rate as a pure function of the step: nothing of it needs to be saved.
+"""The learning rate as a pure function of the step.
 
-The shapes are those of transformers' `get_*_schedule`: step 0, the first, has rate 0 when there is warmup. OneCycle is
-that of torch's OneCycleLR at its defaults, without its cycling of the momentum. Plateau is constant here: what
-evaluations change is `TrainState.rate_factor`."""
+In the warm-up of n steps, step s (counted from 0) has (s + 1) / n of the rate, so that the first step trains too. After
+it the shapes are those of transformers' `get_*_schedule`. OneCycle is torch's OneCycleLR at its defaults, without its
+cycling of the momentum. Plateau is constant here: what evaluations change is `TrainState.rate_factor`.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from finetune_api.training import ScheduleName, ScheduleSpec, WarmupSpec
 INITIAL_DIVISOR, FINAL_DIVISOR = 25.0, 1e4
 """OneCycle starts at peak / 25 and ends at a ten-thousandth of that, as in torch."""
 TIMESCALE = 10_000
-"""InverseSqrt without warmup falls on this scale of steps, as in transformers."""
+"""InverseSqrt without warm-up falls on this scale of steps, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Position:
 
     step: int
     rising: int
-    """Steps of the warmup."""
+    """Steps of the warm-up."""
     total: int
     spec: ScheduleSpec
 
     @property
     def done(self) -> float:
-        """Share of the steps after the warmup that are done, 0 to 1."""
+        """Share of the steps after the warm-up that are done, 0 to 1."""
         return min(1.0, (self.step - self.rising) / max(1, self.total - self.rising))
 
 
@@ -100,14 +101,37 @@ def _steps(spec: WarmupSpec | None, total_steps: int) -> int:
 
 
 def warmup_steps(spec: ScheduleSpec, total_steps: int) -> int:
-    """Steps over which the rate rises."""
+    """Steps over which the rate rises to its peak."""
     return _steps(spec.warmup, total_steps)
 
 
-def factor(spec: ScheduleSpec, step: int, total_steps: int) -> float:
-    """Share of the peak learning rate for the optimizer step number `step`, counted from 0."""
+def factor(spec: ScheduleSpec, step: int, total_steps: int, *, from_zero: bool = False) -> float:
+    """Share of the peak learning rate for the optimizer step number `step`, counted from 0.
+
+    With `from_zero` the warm-up is that of transformers, whose first step has rate 0: so checkpoints of trainers before
+    this rule resume with the rates they were written with.
+    """
     at = Position(step, warmup_steps(spec, total_steps), total_steps, spec)
     if step < at.rising and spec.name is not ScheduleName.ONE_CYCLE:
-        return step / at.rising
+        return (step + (not from_zero)) / at.rising
     floor = spec.min_ratio or 0.0
     return floor + (1.0 - floor) * max(0.0, SHAPES[spec.name](at))
+
+
+def why_too_short(spec: ScheduleSpec, total_steps: int) -> str | None:
+    """Why a plan is too short for its schedule, as a sentence with the remedy; None if it is not."""
+    rising = warmup_steps(spec, total_steps)
+    highest = max(factor(spec, step, total_steps) for step in {0, min(rising, total_steps) - 1} if step >= 0)
+    if highest < 1:
+        return (
+            f"the plan of {total_steps} steps is too short for training.schedule: with a warm-up of {rising} steps the"
+            f" learning rate reaches {100 * highest:.3g} % of learningRate at most; set a shorter"
+            " training.schedule.warmup, or train more steps"
+        )
+    decay = _steps(spec.decay, total_steps)
+    if rising + decay > total_steps + 1:  # ratios are rounded up: one step more is no fault of the plan
+        return (
+            f"the plan of {total_steps} steps is too short for training.schedule: the decay of {decay} steps is cut to"
+            f" {total_steps - rising}, as the warm-up takes {rising}; set a shorter warmup or decay"
+        )
+    return None

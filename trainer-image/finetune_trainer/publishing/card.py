@@ -1,23 +1,78 @@
 """Writes the model card, README.md of the model's folder. Pure."""
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import EpochStatus, ResolvedData
+from finetune_api.status import EpochStatus, Metrics, ResolvedData
 from finetune_api.uris import is_hub, parse_hub
 from finetune_trainer.publishing.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
 
-
-def model_card(config: RunConfig, report: RunReport) -> str:
-    """Markdown with the front matter that model hubs read."""
-    return "\n".join([*front_matter(_fields(config, report)), "", *_body(config, report), ""])
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 
-def front_matter(fields: dict[str, Any]) -> list[str]:
-    """What model hubs read, as lines."""
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
+def model_card(config: RunConfig, report: RunReport, conversion: str | None = None) -> str:
+    """Markdown with the front matter that hubs read; `conversion` says what changed the weights after training."""
+    model, train = report.model, report.resolved and report.resolved.train
+    assert model is not None
+    matter = front_matter(
+        config.job.name,
+        config.objective.kind,
+        model.metrics,
+        train.uri if train else None,
+        library="peft" if model.format == "peft" else "transformers",
+        base=model.base_model or config.model.path,
+    )
+    return "\n".join([*matter, "", *_body(config, report, conversion), ""])
+
+
+def front_matter(
+    name: str,
+    kind: str,
+    metrics: Metrics,
+    data: str | None,
+    *,
+    library: str = "transformers",
+    base: str | None = None,
+    tags: tuple[str, ...] = (),
+) -> list[str]:
+    """What model hubs read, as lines: with the metrics, which the Hugging Face Hub shows beside the model."""
+    from huggingface_hub import ModelCardData
+
+    written = ModelCardData(
+        model_name=name,
+        library_name=library,
+        pipeline_tag=PIPELINES[kind],
+        base_model=parse_hub(base).repository if base and is_hub(base) else base,
+        tags=["finetune-operator", kind, *tags],
+        eval_results=_results(kind, metrics, data or "a local file") or None,
+    )
+    return ["---", *written.to_yaml().splitlines(), "---"]
+
+
+def _results(kind: str, metrics: Metrics, data: str) -> "list[EvalResult]":
+    """One of every metric of the published model, on its split."""
+    from huggingface_hub import EvalResult
+
+    name = parse_hub(data).repository if is_hub(data) else data
+    splits = {"eval": "validation", "test": "test"}
+    found = []
+    for key, value in metrics.items():
+        prefix, _, metric = key.partition("_")
+        if prefix in splits:
+            found.append(
+                EvalResult(
+                    task_type=PIPELINES[kind],
+                    dataset_type=name,
+                    dataset_name=name,
+                    dataset_split=splits[prefix],
+                    metric_type=metric,
+                    metric_name=key,
+                    metric_value=value,
+                )
+            )
+    return found
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -30,17 +85,7 @@ def format_versions() -> str:
     return ", ".join(f"{name} {number}" for name, number in versions().items())
 
 
-def _fields(config: RunConfig, report: RunReport) -> dict[str, Any]:
-    base = (report.model.base_model if report.model else None) or config.model.path
-    return {
-        "library_name": "peft" if report.model and report.model.format == "peft" else "transformers",
-        "pipeline_tag": PIPELINES[config.objective.kind],
-        "base_model": parse_hub(base).repository if is_hub(base) else base,
-        "tags": ["finetune-operator", config.objective.kind],
-    }
-
-
-def _body(config: RunConfig, report: RunReport) -> list[str]:
+def _body(config: RunConfig, report: RunReport, conversion: str | None) -> list[str]:
     model, effective = report.model, report.effective
     assert model is not None
     assert effective is not None
@@ -54,13 +99,20 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         "",
         "## Use",
         "",
-        snippet(model.format, config.objective, config.dataset, config.model.uri or config.model.path),
+        snippet(
+            model.format,
+            config.objective,
+            config.dataset,
+            config.model.uri or config.model.path,
+            effective.max_length,
+        ),
         "",
         "## Results",
         "",
         *table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in model.metrics.items()]),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows.",
+        *([f"They are those of the published weights: {conversion}."] if conversion else []),
         "",
         "![learning curve](learning-curve.png)",
         "",
@@ -68,9 +120,10 @@ def _body(config: RunConfig, report: RunReport) -> list[str]:
         *_stopped(report),
         "## Training",
         "",
-        f"- device: {effective.device}, precision {effective.precision}",
+        f"- device: {effective.device}, precision {effective.precision}; weights in {model.dtype}",
         f"- optimizer steps: {report.progress.step if report.progress else 0} of {effective.total_steps} planned",
         *_labels(effective.labels),
+        *([f"- head: {effective.head}"] if effective.head else []),
         *_data(report),
         f"- versions: {format_versions()}",
         "",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
 from finetune_trainer.config import Config, run_identity
-from finetune_trainer.errors import NotFoundError, StorageError, storage_errors
+from finetune_trainer.errors import DivergedError, NotFoundError, StorageError, storage_errors
 from finetune_trainer.files import (
     files_of,
     fresh_folder,
@@ -24,6 +24,7 @@ from finetune_trainer.files import (
     sync_tree,
     write_json,
 )
+from finetune_trainer.layers.find import not_finite
 from finetune_trainer.versions import versions
 
 SUMS, RECORD = "SHA256SUMS", "run.json"
@@ -138,6 +139,7 @@ def _stage(folder: Path, config: Config, publishable: Publishable, report: RunRe
             "trained_at": datetime.now(UTC).replace(microsecond=0),
         }
     )
+    check_finite(folder)
     final = report.model_copy(update={"model": status})
     (folder / "README.md").write_text(publishable.card(final))
     write_json(folder / RECORD, _run_record(config, final))
@@ -148,6 +150,23 @@ def _stage(folder: Path, config: Config, publishable: Publishable, report: RunRe
     if damaged:
         raise StorageError(f"the model in {folder} does not read back as it was written: {damaged[0]}")
     return _status(folder, status)
+
+
+def check_finite(folder: Path) -> None:
+    """Raise DivergedError for a tensor with NaN or infinity; one tensor is in memory at a time."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                tensor = tensors.get_tensor(name)
+                broken = not_finite(tensor)
+                if broken:
+                    raise DivergedError(
+                        f"the model is not published: {broken} of the {tensor.numel()} numbers of {name} in"
+                        f" {path.name} are NaN or infinite; try a smaller training.optimizer.learningRate, or"
+                        " output.dtype: Float32"
+                    )
 
 
 def _run_record(config: Config, report: RunReport) -> dict[str, Any]:

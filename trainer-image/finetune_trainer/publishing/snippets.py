@@ -4,10 +4,12 @@ They run in the model's folder, and prepare texts as training did.
 """
 
 import json
+from typing import Any
 
 from finetune_api.combine import CombineData
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import DatasetInput
+from finetune_trainer.data.cleaning import cleaning_options
 from finetune_trainer.models.adapters import base_model
 
 PIPELINES = {
@@ -23,7 +25,7 @@ from transformers import {auto_class}, AutoTokenizer
 
 folder = "."  # this folder
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {auto_class}.from_pretrained(folder)
+model = {auto_class}.from_pretrained(folder, dtype=torch.float32)
 """
 ADAPTER = """\
 import torch
@@ -34,7 +36,9 @@ folder = "."  # this folder
 base = {base}  # the base model: its name on the Hugging Face Hub, or the folder where you have it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 config = AutoConfig.from_pretrained(folder)  # has the labels; the head is in the adapter
-model = {auto_class}.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+model = {auto_class}.from_pretrained(
+    base, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+)
 model = PeftModel.from_pretrained(model, folder).eval()
 """
 HEADED = """\
@@ -53,8 +57,14 @@ model, tokenizer = load(folder)
 """
 LOAD = {"safetensors": WHOLE, "peft": ADAPTER, "custom-head": HEADED, "ensemble": ENSEMBLE}
 """By `status.model.format`."""
+CLEANING = """
+from preprocessing import cleaner  # a file of this folder: it cleans texts as they were cleaned for training
+
+clean = cleaner({options})
+"""
 ROWS = """
-inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
+texts = ["a text to classify"]
+{second}inputs = tokenizer({texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt")
 with torch.no_grad():
     logits = model(**inputs).logits
 """
@@ -76,7 +86,8 @@ values = logits.tolist()
 print(values)
 """
 WORDS = """
-text = "words with one space between them"
+words = ["the", "words", "of", "a", "text"]
+text = " ".join({words})
 inputs = tokenizer(
     text, truncation=True, max_length={max_length}, return_offsets_mapping=True, return_tensors="pt"
 )
@@ -87,30 +98,63 @@ labels = {{}}  # of each word's first token
 for (start, end), i in zip(spans, ids):
     if end > start:
         labels.setdefault(text.count(" ", 0, end - 1), model.config.id2label[i])
-print([(text.split(" ")[word], label) for word, label in labels.items()])
+print([(words[number], label) for number, label in labels.items()])
 """
 NEXT_TOKENS = """
-inputs = tokenizer("the beginning of a text", return_tensors="pt")
+text = "the beginning of a text"
+inputs = tokenizer({text}, return_tensors="pt")
 with torch.no_grad():
     tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)
 print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
 
 
-def snippet(form: str, objective: ObjectiveSpec, dataset: DatasetInput | CombineData, base: str = "") -> str:
-    """A block of Markdown, for a model of this format; `base` is the URI of the model below an adapter."""
+def snippet(
+    form: str,
+    objective: ObjectiveSpec,
+    dataset: DatasetInput | CombineData,
+    base: str = "",
+    max_length: int | None = None,
+) -> str:
+    """A block of Markdown, for a model of this format.
+
+    `base` is the URI of the model below an adapter, `max_length` the length in tokens that texts were truncated to.
+    """
     auto_class, lines = {
         "token_classification": ("AutoModelForTokenClassification", WORDS),
         "causal_lm": ("AutoModelForCausalLM", NEXT_TOKENS),
     }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
-    pair = ', ["and a second text"]' if dataset.columns.text_pair else ""
-    text = (LOAD[form] + lines).format(
+    paired, cleaning = bool(dataset.columns.text_pair), _cleaning(objective, dataset)
+    text = (LOAD[form] + cleaning + lines).format(
         base=json.dumps(base_model(base)[0]),
         auto_class=auto_class,
-        texts=f'["a text of your own"]{pair}',
-        max_length=dataset.preprocessing.max_length,
+        second='pairs = ["a second text for each"]\n' if paired else "",
+        texts=", ".join(_cleaned(name, cleaning) for name in (["texts", "pairs"] if paired else ["texts"])),
+        words=_cleaned("words", cleaning),
+        text="clean(text)" if cleaning else "text",
+        max_length=max_length or dataset.preprocessing.max_length,
+        options=", ".join(f"{name}={_python(value)}" for name, value in _options(objective, dataset).items()),
     )
     return f"```python\n{text}```"
+
+
+def _cleaning(objective: ObjectiveSpec, dataset: DatasetInput | CombineData) -> str:
+    return CLEANING if _options(objective, dataset) else ""
+
+
+def _options(objective: ObjectiveSpec, dataset: DatasetInput | CombineData) -> dict[str, Any]:
+    options = cleaning_options(dataset.preprocessing)
+    return (
+        options | {"joined": True} if options and objective.causal_lm and dataset.columns.prompt else options
+    )
+
+
+def _python(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _cleaned(name: str, cleaning: str) -> str:
+    return f"[clean(each) for each in {name}]" if cleaning else name
 
 
 def _last(objective: ObjectiveSpec) -> str:

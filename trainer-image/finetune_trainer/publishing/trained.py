@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from finetune_api.dataset import PreprocessingSpec
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import Metrics, ModelStatus
+from finetune_trainer.data.cleaning import cleaning_options
 from finetune_trainer.models.adapters import model_format, save_weights
+from finetune_trainer.models.precision import dtype_name, published_part
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.publishing.card import model_card
 from finetune_trainer.publishing.curve import draw_curve
 from finetune_trainer.reporting.history import HISTORY, History
+from finetune_trainer.shipped import preprocessing
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,10 @@ class Trained:
     tokenizer: Any
     metrics: Metrics
     history: History
+    dtype: torch.dtype
+    """Of the published weights."""
+    conversion: str | None = None
+    """What merging and rounding did to the metrics, as a sentence."""
     debug_files: Path | None = None
     """A folder with what training.debug asked for."""
     stopped_at: int | None = None
@@ -31,19 +41,32 @@ class Trained:
     def write(self, folder: Path) -> ModelStatus:
         """All but the card and the records."""
         spec = self.config.model
+        published_part(self.model).to(self.dtype)
         save_weights(self.model, spec, folder)
         reset_tokenizer(self.tokenizer)
         self.tokenizer.save_pretrained(str(folder))
         self.history.rewind(2**62)
         (folder / HISTORY).write_bytes(self.history.path.read_bytes())
+        copy_cleaner(self.config.dataset.preprocessing, folder)
         if self.debug_files is not None:
             shutil.copytree(self.debug_files, folder, dirs_exist_ok=True)
         best = self.config.training.evaluation.best_metric
         draw_curve(folder / "learning-curve.png", self.history.entries(), best, self.stopped_at)
         return ModelStatus(
-            uri="", format=model_format(spec), base_model=spec.uri or spec.path, metrics=self.metrics
+            uri="",
+            format=model_format(spec),
+            dtype=dtype_name(self.dtype),
+            base_model=spec.uri or spec.path,
+            metrics=self.metrics,
         )
 
     def card(self, report: RunReport) -> str:
         """The model card."""
-        return model_card(self.config, report)
+        return model_card(self.config, report, self.conversion)
+
+
+def copy_cleaner(spec: PreprocessingSpec, folder: Path) -> None:
+    """Put the file that cleans texts beside the model, where texts were cleaned."""
+    if cleaning_options(spec):
+        source = Path(preprocessing.__file__)
+        (folder / source.name).write_bytes(source.read_bytes())

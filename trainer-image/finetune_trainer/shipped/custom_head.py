@@ -175,6 +175,8 @@ def load(folder: str) -> tuple[HeadedModel, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     path = Path(folder)
-    model = HeadedModel(AutoModel.from_pretrained(folder), json.loads((path / DESCRIPTION).read_text()))
+    model = HeadedModel(
+        AutoModel.from_pretrained(folder, dtype=torch.float32), json.loads((path / DESCRIPTION).read_text())
+    )
     model.head.load_state_dict(load_file(path / WEIGHTS))
     return model.eval(), AutoTokenizer.from_pretrained(folder)

@@ -100,4 +100,4 @@ def _member(folder: Path, objective: str) -> Any:
         from custom_head import load as load_headed  # type: ignore[import-not-found] # a file beside this one
 
         return load_headed(str(folder))[0]
-    return getattr(transformers, AUTO_CLASSES[objective]).from_pretrained(folder)
+    return getattr(transformers, AUTO_CLASSES[objective]).from_pretrained(folder, dtype=torch.float32)

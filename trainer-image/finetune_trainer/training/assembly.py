@@ -25,6 +25,7 @@ from finetune_trainer.layers.dropout import use_fast_dropout
 from finetune_trainer.layers.find import layers_of
 from finetune_trainer.layers.first_token import narrow_last_layer
 from finetune_trainer.layers.probes import why_not_packed
+from finetune_trainer.models.base_head import HeadChoice
 from finetune_trainer.models.embeddings import add_tokens, check_fit
 from finetune_trainer.models.freezing import unfrozen_later
 from finetune_trainer.models.load import (
@@ -37,6 +38,7 @@ from finetune_trainer.models.load import (
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
+from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.process.devices import (
     Compute,
     choose_compute,
@@ -86,7 +88,7 @@ def log_compute(compute: Compute, threads: int, processes: int = 1) -> None:
 def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     """Load the model, tokenize the rows, build the optimizer."""
     config = inputs.config
-    model, tokenizer = build_model(inputs, compute)
+    model, tokenizer, head = build_model(inputs, compute)
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
     compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
@@ -118,17 +120,18 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         _debug(inputs, model, ranks),
     )
     set_seed(config.training.seed + ranks.rank)
-    _report_effective(inputs, run)
+    _report_effective(inputs, run, head, max_tokens)
     return Assembly(run, tokenizer, test[0] if test else None)
 
 
-def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any]:
-    """The model, not on its device yet, and its tokenizer."""
+def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any, HeadChoice]:
+    """The model, not on its device yet, its tokenizer, and which head it has."""
     config, objective = inputs.config, inputs.dataset.objective
     tokenizer = load_tokenizer(inputs.folder, config.dataset.preprocessing.truncation.value.lower())
     added = add_tokens(tokenizer, config.model.add_tokens)
     _check_memory(inputs, compute)
-    model: Any = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
+    loaded = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
+    model = loaded.model
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
     if config.model.head is not None:
@@ -141,7 +144,7 @@ def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any]:
     if compute.device.type == "cpu":
         use_fast_dropout(model)
         use_fast_attention(model)
-    return model, tokenizer
+    return model, tokenizer, loaded.head
 
 
 def _check_memory(inputs: Inputs, compute: Compute) -> None:
@@ -222,7 +225,7 @@ def _debug(inputs: Inputs, model: Any, ranks: Ranks) -> Debug | None:
     return Debug(spec, model, inputs.fence.folder / DEBUG_DIR) if spec and ranks.is_main else None
 
 
-def _report_effective(inputs: Inputs, run: Run) -> None:
+def _report_effective(inputs: Inputs, run: Run, head: HeadChoice, max_tokens: int) -> None:
     config, task = inputs.config, run.task
     trainable = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in task.model.parameters())
@@ -231,6 +234,13 @@ def _report_effective(inputs: Inputs, run: Run) -> None:
         f"{type(task.model).__name__} with {how}: {trainable:,} of {everything:,} parameters are trained;"
         f" {run.total_steps} steps of {config.training.batch_size} examples"
     )
+    if head.replaced:
+        inputs.recorder.caveat(head.sentence)
+    else:
+        logger.info(head.sentence)
+    too_short = why_too_short(config.training.schedule, run.total_steps)
+    if too_short is not None:
+        inputs.recorder.caveat(too_short)
     effective = EffectiveStatus(
         training=config.training,
         output_uri=config.output.uri,
@@ -238,6 +248,8 @@ def _report_effective(inputs: Inputs, run: Run) -> None:
         device=task.compute.name,
         precision=task.compute.precision.value,
         micro_batch_size=config.training.micro_batch_size,
+        max_length=max_tokens,
+        head=head.sentence,
         total_steps=run.total_steps,
         parameter_groups=groups_of(run.optimizer)[:GROUPS_REPORTED],
         processes=run.ranks.world_size,

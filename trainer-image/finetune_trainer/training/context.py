@@ -18,11 +18,9 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.debug import Debug
-from finetune_trainer.training.evaluator import Evaluator
+from finetune_trainer.training.evaluator import Evaluator, name_rows
 from finetune_trainer.training.state import TrainState
 from finetune_trainer.training.task import Task
-
-ROWS_NAMED = 8
 
 
 @dataclass
@@ -91,9 +89,7 @@ class Run:
 
 def rows_named(run: Run, rows: Indices) -> str:
     """Training examples as the user knows them: the file's name and the numbers of the first of the rows."""
-    lines = sorted(int(run.train.lines[row]) for row in rows)
-    more = f" and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
-    return f"{run.train.name} row {', '.join(str(line) for line in lines[:ROWS_NAMED])}{more}"
+    return name_rows(run.train, rows)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
 """Scores a model on a set of rows."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from finetune_trainer.data.batching import Indices, evaluation_batches
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.objectives import Meter
+from finetune_trainer.objectives.base import IGNORED
 from finetune_trainer.process.memory import memory_estimate, next_micro_batch_size
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.training.task import Task
 
+logger = logging.getLogger(__name__)
+
+ROWS_NAMED = 8
 EVALUATION_FACTOR = 4
 """Without gradients, this many times more examples fit than in training."""
 Predict = Callable[[Examples, Indices], tuple[torch.Tensor, torch.Tensor]]
@@ -33,13 +40,16 @@ class Evaluator:
     ) -> dict[str, float] | None:
         """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
 
-        `predict` may stand in for the task's own. The model is left in training mode. No random number is drawn. Memory
-        does not grow with the model's outputs.
+        Rows whose outputs are NaN or infinite are named in the log, and count as wrong. `predict` may stand in for the
+        task's own. The model is left in training mode. No random number is drawn. Memory does not grow with the model's
+        outputs.
         """
         size, model, objective = batch_size, self.task.model, self.task.objective
         while True:
-            meter = objective.meter()
-            loss_sum, weight, full = self._measure(examples, size, meter, predict or self.task.predict)
+            meter, broken = objective.meter(), list[int]()
+            loss_sum, weight, full = self._measure(
+                examples, size, meter, broken, predict or self.task.predict
+            )
             if self.stop.agreed:
                 return None
             if not full:
@@ -48,11 +58,22 @@ class Evaluator:
         joined = objective.meter()
         for parts in self.ranks.all_gather(meter.parts()):
             joined.add(parts)
+        self._warn_of(examples, broken)
         mean = loss_sum / weight if weight else math.nan
         return {"loss": mean, **joined.scores(mean)}
 
+    def _warn_of(self, examples: Examples, broken: list[int]) -> None:
+        rows = np.array(
+            sorted({row for part in self.ranks.all_gather(broken) for row in part}), dtype=np.int64
+        )
+        if len(rows):
+            logger.warning(
+                f"the outputs for {len(rows)} of {len(examples)} rows are NaN or infinite, and count as wrong:"
+                f" {name_rows(examples, rows)}"
+            )
+
     def _measure(
-        self, examples: Examples, size: int, meter: Meter, predict: Predict
+        self, examples: Examples, size: int, meter: Meter, broken: list[int], predict: Predict
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of all ranks, and whether one of them was out of memory."""
         loss_sum, weight, full = 0.0, 0.0, 0.0
@@ -60,7 +81,7 @@ class Evaluator:
         try:
             for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
                 ((batch, counts),) = self.ranks.shard_batch(everyones, size)
-                own = self._score(examples, batch, meter if counts else None, predict)
+                own = self._score(examples, batch, meter if counts else None, broken, predict)
                 *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
                 self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
                 if full or stop:
@@ -71,7 +92,7 @@ class Evaluator:
         return loss_sum, weight, full > 0
 
     def _score(
-        self, examples: Examples, batch: Indices, meter: Meter | None, predict: Predict
+        self, examples: Examples, batch: Indices, meter: Meter | None, broken: list[int], predict: Predict
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of a batch, and whether it did not fit into memory.
 
@@ -85,10 +106,27 @@ class Evaluator:
                     return 0.0, 0.0, False
                 loss = self.task.objective.loss(logits, targets)
                 meter.update(logits, targets)
+                broken.extend(batch[_broken(logits, targets, len(batch))].tolist())
                 return loss.loss_sum.item(), loss.weight.item(), False
         except RuntimeError as error:
             self.ranks.check_memory(error)
             return 0.0, 0.0, True
+
+
+def _broken(logits: torch.Tensor, targets: torch.Tensor, rows: int) -> npt.NDArray[np.bool_]:
+    """Which rows have outputs that are NaN or infinite; all of them where rows share sequences and one has."""
+    bad = ~logits.isfinite().all(dim=-1)
+    if bad.ndim > 1:
+        bad = (bad & (targets != IGNORED)).any(dim=1)
+    found: npt.NDArray[np.bool_] = bad.cpu().numpy()
+    return found if len(found) == rows else np.full(rows, found.any())
+
+
+def name_rows(examples: Examples, rows: Indices) -> str:
+    """Rows as the user knows them: the file's name and the numbers of the first of them."""
+    lines = sorted(int(examples.lines[row]) for row in rows)
+    more = f" and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+    return f"{examples.name} row {', '.join(str(line) for line in lines[:ROWS_NAMED])}{more}"
 
 
 def defined(scores: dict[str, float], names: list[str]) -> tuple[dict[str, float], list[str]]:

@@ -114,9 +114,8 @@ def train_step(run: Run, state: TrainState) -> StepResult | None:
 def learning_rate(run: Run, state: TrainState) -> float:
     """Of the next step, for the groups at full scale."""
     spec = run.training
-    return (
-        spec.optimizer.learning_rate * factor(spec.schedule, state.step, run.total_steps) * state.rate_factor
-    )
+    share = factor(spec.schedule, state.step, run.total_steps, from_zero=state.warmup_from_zero)
+    return spec.optimizer.learning_rate * share * state.rate_factor
 
 
 def _gradients_that_fit(

@@ -2,12 +2,19 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
 
 from finetune_api.metrics import plain
-from finetune_api.run import RunReport
+from finetune_api.run import FaultPlace, ModelInput, RunReport
 from finetune_api.status import Metrics, ModelStatus
 from finetune_api.training import Resume
+from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import destroy_process_group, init_process_group, lost_peers, unshard
+from finetune_trainer.errors import DivergedError
+from finetune_trainer.models.adapters import merged, merges
+from finetune_trainer.models.precision import dtype_name, published_dtype, round_weights
 from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.publishing.folder import publish
 from finetune_trainer.publishing.trained import Trained
@@ -37,10 +44,11 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
             state = resume(parts.run)
             ending = train_and_report(parts.run, state)
             findings = report_findings(parts.run.debug, recorder, state.step)
-            metrics = final_metrics(parts, state)
+            final = as_published(inputs, parts, state)
+            metrics, conversion = final_metrics(final, state)
             message = f"{_trained(state, metrics)}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
-            model = publish_model(inputs, parts, metrics)
+            model = publish_model(inputs, final, metrics, conversion)
         destroy_process_group()
     return recorder.report.model_copy(update={"model": model})
 
@@ -84,30 +92,108 @@ def _refused(state: TrainState) -> str:
     return f"; {steps} had a NaN or infinite loss or gradient"
 
 
-def final_metrics(parts: Assembly, state: TrainState) -> Metrics:
-    """Metrics of the weights that are recorded: eval_ of their evaluation, test_ measured now, once."""
-    step, run = state.step, parts.run
-    stopping = run.training.early_stopping
-    if stopping and stopping.restore_best and state.best and state.best.step != step:
-        step = _restore_best(run, state.best.step, step)
-    chosen = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
-    metrics = {"eval_loss": chosen.eval_loss, **{f"eval_{name}": v for name, v in chosen.metrics.items()}}
-    metrics |= _test_metrics(parts, state)
-    return {name: value for name, value in metrics.items() if value is not None}
+@dataclass(frozen=True)
+class Final:
+    """A run whose model has the weights that are published."""
+
+    parts: Assembly
+    step: int
+    """Whose weights they are."""
+    dtype: torch.dtype
+    change: str
+    """What made them others than the trained ones; empty if nothing did."""
 
 
-def _test_metrics(parts: Assembly, state: TrainState) -> dict[str, float | None]:
+def as_published(inputs: Inputs, parts: Assembly, state: TrainState) -> Final:
+    """Give the model the weights that are published.
+
+    The best weights, where early stopping restores them; an adapter merged; rounded to the format of output.dtype. With
+    a sharded model both happen when it is written.
+    """
+    run, spec = parts.run, inputs.config.model
+    check_measured(run, state)
+    stopping, step = run.training.early_stopping, state.step
+    if stopping and stopping.restore_best and state.best and state.best.step != state.step:
+        step = _restore_best(run, state.best.step, state.step)
+    dtype = published_dtype(inputs.config.output.dtype, inputs.folder.path)
+    logger.info(f"the weights are published in {dtype_name(dtype)}")
+    if run.ranks.sharded:
+        if changes_weights(spec, dtype):
+            logger.info("the metrics are those of the trained weights: a sharded model is not measured again")
+        return Final(parts, step, dtype, "")
+    task = replace(run.task, model=merged(run.task.model, spec) if merges(spec) else run.task.model)
+    if dtype is not torch.float32:
+        task.objective.finish(task.model)
+        round_weights(task.model, dtype)
+        task.objective.begin(task.model)
+    run = replace(run, task=task, evaluator=replace(run.evaluator, task=task))
+    return Final(replace(parts, run=run), step, dtype, changes_weights(spec, dtype))
+
+
+def changes_weights(spec: ModelInput, dtype: torch.dtype) -> str:
+    """What makes the published weights others than the trained ones; empty if nothing does."""
+    rounding = [] if dtype is torch.float32 else [f"rounding to {dtype_name(dtype)}"]
+    return " and ".join([*(["merging the adapter"] if merges(spec) else []), *rounding])
+
+
+def final_metrics(final: Final, state: TrainState) -> tuple[Metrics, str | None]:
+    """Metrics of the weights that are published, and how they differ from those of the trained ones.
+
+    eval_ is that of their evaluation, measured again where something changed them; test_ is measured now, once.
+    """
+    parts, run = final.parts, final.parts.run
+    chosen = next((e for e in reversed(state.evaluations) if e.step == final.step), state.evaluations[-1])
+    metrics: dict[str, float | None] = {"eval_loss": chosen.eval_loss}
+    metrics |= {f"eval_{name}": value for name, value in chosen.metrics.items()}
+    conversion = None
+    if final.change:
+        trained, metrics = metrics, _measure(parts, state, run.validation, "eval")
+        conversion = _difference(final.change, trained, metrics)
+        logger.info(conversion)
+    if parts.test is not None:
+        metrics |= _measure(parts, state, parts.test, "test")
+    wanted = [plain(name) for name in run.training.evaluation.metrics or []]
+    for prefix, rows in {"eval": "validation", "test": "test"}.items():
+        names = [name for name in dict.fromkeys(["loss", *wanted]) if metrics.get(f"{prefix}_{name}") is None]
+        if names and (prefix == "eval" or parts.test is not None):
+            run.recorder.caveat(f"not defined on the {rows} rows: {', '.join(names)}")
+    return {name: value for name, value in metrics.items() if value is not None}, conversion
+
+
+def _difference(change: str, trained: dict[str, float | None], metrics: dict[str, float | None]) -> str:
+    """What a change of the weights did to their metrics."""
+    pairs = [
+        f"{name} {before:.4f} became {after:.4f}"
+        for name, after in metrics.items()
+        if (before := trained.get(name)) is not None and after is not None
+    ]
+    return f"by {change}, {', '.join(pairs)}"
+
+
+def check_measured(run: Run, state: TrainState) -> None:
+    """Raise DivergedError where no evaluation gave a number that decides which weights are good."""
+    if state.best is None:
+        metric = run.training.evaluation.best_metric
+        raise DivergedError(
+            f"{metric} was not defined in any of the {len(state.evaluations)} evaluations, so nothing is known of the"
+            " model and it is not published. If its outputs are NaN or infinite, the log names the rows: look at them,"
+            " or set training.precision: Float32. If not, the metric cannot be computed on these validation rows:"
+            " choose another training.evaluation.bestMetric, or give more rows",
+            FaultPlace(field="training.evaluation.bestMetric"),
+        )
+
+
+def _measure(parts: Assembly, state: TrainState, examples: Examples, prefix: str) -> dict[str, float | None]:
+    """Metrics of the model as it is now, with this prefix; those that are not defined are absent."""
     run = parts.run
-    if parts.test is None:
-        return {}
-    scores = run.evaluator.evaluate(parts.test, state.micro_batch_size * EVALUATION_FACTOR)
+    scores = run.evaluator.evaluate(examples, state.micro_batch_size * EVALUATION_FACTOR)
     if scores is None:
         raise run.stop.to_error(f" after step {state.step}, the last one; checkpoint saved")
-    names = ["loss", *(plain(name) for name in run.training.evaluation.metrics or [])]
-    numbers, undefined = defined(scores, list(dict.fromkeys(names)))
-    if undefined:
-        logger.warning(f"not defined on the test rows: {', '.join(undefined)}")
-    return {f"test_{name}": short(value) for name, value in numbers.items()}
+    spec = run.training.evaluation
+    chosen = [spec.best_metric, *(spec.metrics or [])] if prefix == "eval" else spec.metrics or []
+    names = ["loss", *map(plain, chosen)]
+    numbers, _ = defined(scores, list(dict.fromkeys(names)))
+    return {f"{prefix}_{name}": short(value) for name, value in numbers.items()}
 
 
 def _restore_best(run: Run, best: int, last: int) -> int:
@@ -121,9 +207,12 @@ def _restore_best(run: Run, best: int, last: int) -> int:
     return last
 
 
-def publish_model(inputs: Inputs, parts: Assembly, metrics: Metrics) -> ModelStatus | None:
+def publish_model(
+    inputs: Inputs, final: Final, metrics: Metrics, conversion: str | None
+) -> ModelStatus | None:
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
-    recorder, fence, run, task = inputs.recorder, inputs.fence, parts.run, parts.run.task
+    parts, run, task = final.parts, final.parts.run, final.parts.run.task
+    recorder, fence = inputs.recorder, inputs.fence
     unshard(task.model)
     if not run.ranks.is_main:
         received: ModelStatus | None = run.ranks.broadcast(None)
@@ -138,6 +227,8 @@ def publish_model(inputs: Inputs, parts: Assembly, metrics: Metrics) -> ModelSta
         parts.tokenizer,
         metrics,
         recorder.history,
+        final.dtype,
+        conversion,
         debug_files=run.debug.folder if run.debug else None,
         stopped_at=early.step if early else None,
     )

@@ -55,7 +55,7 @@ def log_step(run: Run, state: TrainState, step: StepResult) -> None:
 
 def record_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
     """Warn when the loss of the step that is being taken stands out from those before it."""
-    usual = run.spikes.note(loss)
+    usual = run.spikes.note(loss, state.evaluations[0].train_loss if state.evaluations else None)
     if usual is None:
         return
     run.recorder.metrics.spikes.inc()

@@ -34,6 +34,8 @@ class TrainState:
     plateau: Plateau = field(default_factory=Plateau)
     rate_factor: float = 1.0
     """The scheduled learning rate is multiplied by this: what plateaus and rollbacks left of it."""
+    warmup_from_zero: bool = False
+    """The run began with a trainer whose warm-up had rate 0 in its first step, and resumes with those rates."""
     nonfinite: int = 0
     """Steps so far with a NaN or infinite loss or gradient, skipped or rolled back."""
     failed_step: int = 0
@@ -74,8 +76,8 @@ class TrainState:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "TrainState":
-        """From state.json of this version, or of one before it."""
-        read = {NAMES.get(key, key): part for key, part in value.items()}
+        """From state.json of this version, or of one before it, which has no `warmup_from_zero`."""
+        read = {"warmup_from_zero": True} | {NAMES.get(key, key): part for key, part in value.items()}
         return cls(
             **read
             | {

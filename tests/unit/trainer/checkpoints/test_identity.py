@@ -25,7 +25,9 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_runs_are_known_again_after_an_update_of_the_trainer(name):
-    config = RunConfig.from_json(json.loads((GOLDEN / "run-config-v1.json").read_text())[name])
+    written = json.loads((GOLDEN / "run-config-v1.json").read_text())[name]
+    written["output"].pop("dtype", None)  # which that commit did not have
+    config = RunConfig.from_json(written)
     assert (fingerprint(config, {"train": "sha256:1"}), run_identity(config)) == KNOWN[name]
 
 

@@ -11,10 +11,9 @@ from finetune_api.dataset import ColumnsSpec, Deduplicate, PreprocessingSpec
 from finetune_api.run import DataInput, ValidationSplit
 from finetune_trainer.config import read_config
 from finetune_trainer.data.batching import epoch_batches, evaluation_batches, micro_batches, steps_per_epoch
-from finetune_trainer.data.cleaning import cleaner, collapse_whitespace
+from finetune_trainer.data.cleaning import cleaner
 from finetune_trainer.data.dataset import read_dataset
 from finetune_trainer.data.deduplicate import Deduplicator
-from finetune_trainer.data.markup import strip_markup
 from finetune_trainer.data.records import Record, RowError, read_csv, read_jsonl
 from finetune_trainer.data.rows import ReadOptions, Row
 from finetune_trainer.data.sources import scan, shared_texts
@@ -22,6 +21,7 @@ from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import label_text
 from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.shipped.preprocessing import collapse_whitespace, strip_markup
 from unit.trainer.logs import messages
 from unit.trainer.tiny import reviews, write_jsonl
 

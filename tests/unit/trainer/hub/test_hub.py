@@ -359,7 +359,7 @@ def test_a_whole_run_from_the_hub_records_the_commits_and_leaves_no_download(
     rows = list(hub.repositories["datasets/org/reviews"].commits)
     assert [resolved.train.revision] == [resolved.validation.revision] == rows
     assert resolved.model.digest
-    assert 'base_model: "org/base"' in (made.model_dir / "README.md").read_text()
+    assert "base_model: org/base" in (made.model_dir / "README.md").read_text()
     assert not (made.folder / "out" / "uid-1").exists()
     assert TOKEN not in made.log + (made.model_dir / "run.json").read_text()
 

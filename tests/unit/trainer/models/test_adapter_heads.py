@@ -70,7 +70,7 @@ def adapted(base, task, **changes):
     import torch
 
     spec = ModelInput.model_validate({"path": str(base), "adapter": {"lora": {}}} | changes)
-    model = load_model(ModelFolder(base, base, "base", None, ""), spec, task, 0).eval()
+    model = load_model(ModelFolder(base, base, "base", None, ""), spec, task, 0).model.eval()
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():

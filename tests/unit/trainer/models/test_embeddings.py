@@ -3,6 +3,7 @@
 import pytest
 
 from finetune_api.run import ExitCode
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.models.embeddings import add_tokens, extend_embeddings
 
 NEW = ["goods", "brightly"]
@@ -42,6 +43,37 @@ def test_a_word_within_another_word_stays_as_it_was(model_folder):
     before = tokenizer("warmly")["input_ids"]
     add_tokens(tokenizer, ["warm", "arml"])
     assert tokenizer("warmly")["input_ids"] == before
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("\u00ad", "gives no token"),
+        ("\u200b", "gives no token"),
+        ("\u0301", "gives no token"),
+        ("\x00", "gives no token"),
+        (" ", "begins or ends with white space"),
+        ("\n", "begins or ends with white space"),
+        ("mmHg ", "begins or ends with white space"),
+        ("Goods", "is the same as 'goods'"),
+        ("go\u00f6ds", "is the same as 'goods'"),
+    ],
+)
+def test_a_word_that_cannot_be_a_token_is_refused_with_its_field(model_folder, word, reason):
+    _, tokenizer = loaded(model_folder)
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        add_tokens(tokenizer, ["goods", "brightly", word])
+    assert caught.value.place.field == "model.tokenizer.addTokens.2"
+    assert repr(word) in caught.value.message
+
+
+@pytest.mark.parametrize("word", ["[SEP]", "[PAD]", "good", "##s"])
+def test_a_token_that_the_tokenizer_has_is_left_alone(model_folder, word):
+    _, tokenizer = loaded(model_folder)
+    before = tokenizer.backend_tokenizer.to_str()
+    assert add_tokens(tokenizer, [word]) == {}
+    assert tokenizer.backend_tokenizer.to_str() == before
+    assert tokenizer("the [sep] film")["input_ids"].count(tokenizer.sep_token_id) == 1
 
 
 def test_the_rows_of_an_output_layer_that_is_not_tied_begin_as_the_mean_too():

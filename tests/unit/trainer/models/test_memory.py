@@ -60,7 +60,7 @@ def test_the_need_is_that_of_the_loaded_model_and_nothing_random_is_drawn(
     base, before = folder(name, **config), torch.get_rng_state()
     need = least_memory(base, spec, objective, optimizer)
     assert torch.equal(before, torch.get_rng_state())
-    everything, trained = held(load_model(base, spec, objective, 0))
+    everything, trained = held(load_model(base, spec, objective, 0).model)
     states = 2 if optimizer.name == "AdamW" else int(optimizer.momentum > 0)
     assert need == Need(everything, trained, states * trained)
 
@@ -70,7 +70,7 @@ def test_the_need_is_that_of_the_loaded_model_and_nothing_random_is_drawn(
 def test_weights_under_two_names_count_once(folder, name, tied):
     base, spec = folder(name, tie_word_embeddings=tied), ModelInput(path="unused", initialize="Random")
     need = least_memory(base, spec, CausalLM(), OptimizerSpec())
-    everything, trained = held(load_model(base, spec, CausalLM(), 0))
+    everything, trained = held(load_model(base, spec, CausalLM(), 0).model)
     assert (need.parameters, need.gradients) == (everything, trained)
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from finetune_api.run import ExitCode, ModelInput
-from finetune_trainer.combine.run import longest_of_all
+from finetune_trainer.combine.pipeline import longest_of_all
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.load import checkpoint_activations, load_model
@@ -26,7 +26,7 @@ def loaded(tmp_path, name, **spec):
     config = getattr(transformers, f"{name}Config")(vocab_size=32, pad_token_id=0, **SIZES)
     getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
     folder = ModelFolder(tmp_path, tmp_path, name, None, "")
-    return load_model(folder, ModelInput(path=str(tmp_path), **spec), Classification(["a", "b"]), 0)
+    return load_model(folder, ModelInput(path=str(tmp_path), **spec), Classification(["a", "b"]), 0).model
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -157,7 +157,7 @@ def test_a_head_that_reads_the_tokens_alone_is_taken(make_job, tmp_path, changes
     assert made.run() == ExitCode.DONE
     folder = ModelFolder(base, base, "tiny", None, "")
     spec = ModelInput.model_validate({"path": str(base), "head": head})
-    model = load_model(folder, spec, Classification(["a", "b"]), 0).eval()
+    model = load_model(folder, spec, Classification(["a", "b"]), 0).model.eval()
     ids, mask = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[1, 1, 1, 0, 0]])
     with torch.no_grad():
         alone, padded = (model(input_ids=ids[:, :end], attention_mask=mask[:, :end]).logits for end in (3, 5))

@@ -260,6 +260,24 @@ def test_a_loss_that_stands_out_is_told_from_usual_noise():
     assert spikes.note(1.5) is None
     assert spikes.note(5.0) == pytest.approx(1.1)
     assert spikes.note(1.1) is None
+
+
+@pytest.mark.parametrize("began", [None, 0.7], ids=["this process began so", "an earlier process began so"])
+@pytest.mark.parametrize("loss", [0.0077, 0.03])
+def test_a_loss_that_is_tiny_beside_that_of_the_start_is_no_spike(began, loss):
+    spikes = Spikes()
+    for _ in range(30):
+        spikes.note(0.7 if began is None else 0.0018)
+    for n in range(60):
+        assert spikes.note(0.0018 + 0.0001 * (n % 3), began) is None
+    assert spikes.note(loss, began) is None
+    assert spikes.note(0.5, began) == pytest.approx(0.0019)
+
+
+def test_a_regression_of_tiny_targets_has_spikes_too():
+    spikes = Spikes()
+    assert [spikes.note(1e-6 + 1e-8 * (n % 3)) for n in range(30)] == [None] * 30
+    assert spikes.note(1e-5) == pytest.approx(1.01e-6)
     assert Spikes().note(1e9) is None
 
 

@@ -1,11 +1,18 @@
-"""Removes HTML markup from a text and keeps everything that is not markup. Pure, in linear time.
+"""Cleans texts. A copy of this file lies in every model folder whose texts were cleaned before training:
 
-What looks like a tag is one only if HTML has an element of that name and it closes: `List<String>`,
-`<user@example.org>`, `a <b and c> d` and `How do I use <script> in HTML?` stay as they are."""
+    from preprocessing import cleaner
+    clean = cleaner(unicode="NFKC", lowercase=True)  # as the model card has it
+
+Of HTML markup everything stays that is not markup, in linear time. What looks like a tag is one only if HTML has an
+element of that name and it closes: `List<String>`, `<user@example.org>`, `a <b and c> d` and
+`How do I use <script> in HTML?` stay as they are. It needs Python alone.
+"""
 
 import html
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _BLOCKS = """
 address article aside blockquote br center dd details dialog div dl dt fieldset figcaption figure footer form h1 h2 h3
@@ -36,6 +43,46 @@ _CANDIDATE = re.compile(
 _END = re.compile(r"</([a-z][a-z0-9]*)\s*>", re.IGNORECASE)
 _VALUE = re.compile(r"\s[\w:@.-]+\s*=")
 _CLOSED_BY = {"!--": "-->", "?xml": "?>", "?php": "?>"}
+
+
+def cleaner(
+    unicode: Any = None,
+    *,
+    markup: bool = False,
+    whitespace: bool = False,
+    lowercase: bool = False,
+    joined: bool = False,
+) -> Callable[[str], str]:
+    """The function that cleans a text: Unicode form, markup removed, white space collapsed, lower case.
+
+    Of texts that are `joined` without anything between them the space at the ends matters.
+    """
+    steps: list[Callable[[str], str]] = []
+    if unicode is not None:
+        steps.append(lambda text: unicodedata.normalize(unicode, text))
+    if markup:
+        steps.append(strip_markup)
+    if whitespace:
+        steps.append(collapse_runs if joined else collapse_whitespace)
+    if lowercase:
+        steps.append(str.lower)
+
+    def clean(text: str) -> str:
+        for step in steps:
+            text = step(text)
+        return text
+
+    return clean
+
+
+def collapse_whitespace(text: str) -> str:
+    """Runs of white space become one space; none stays at the ends."""
+    return " ".join(text.split())
+
+
+def collapse_runs(text: str) -> str:
+    """Runs of white space become one space, those at the ends too; of white space alone nothing stays."""
+    return re.sub(r"\s+", " ", text) if text.strip() else ""
 
 
 def strip_markup(text: str) -> str:
