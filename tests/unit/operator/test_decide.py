@@ -211,7 +211,7 @@ def test_exit_0_without_a_model_is_a_failure_that_no_retry_cures() -> None:
     life = Life().running()
     life.reconcile(over(0, message="done"), at=60)
     assert (life.phase, life.reason) == ("Failed", "Unknown")
-    assert "spec.image is not a trainer of this version" in life.message
+    assert "spec.image is not a trainer image of this version" in life.message
 
 
 def test_a_script_of_one_s_own_succeeds_with_an_unverified_model() -> None:
