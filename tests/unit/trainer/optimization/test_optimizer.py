@@ -74,10 +74,10 @@ def test_the_rates_of_a_step_are_the_schedules_times_the_scale(model_folder):
     run.optimizer = build_optimizer(run.task.model, run.training.optimizer, 0.5)
     state.step, state.rate_factor = 1, 0.1
     step = train_step(run, state)
-    assert step.learning_rate == pytest.approx(5e-5)
+    assert step.learning_rate == pytest.approx(1e-4)
     rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
-    assert rates["depth 0, decay"] == pytest.approx(5e-5)
-    assert rates["depth 2, no decay"] == pytest.approx(1.25e-5)
+    assert rates["depth 0, decay"] == pytest.approx(1e-4)
+    assert rates["depth 2, no decay"] == pytest.approx(2.5e-5)
     assert "depth 3, decay" in format_groups(groups_of(run.optimizer))
 
 
