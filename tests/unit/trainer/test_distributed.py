@@ -151,7 +151,7 @@ def padded(*slices):
     return sum(len(lengths) * max(lengths) for lengths in slices)
 
 
-def test_every_rank_knows_how_many_positions_all_of_them_computed(tmp_path):
+def test_every_rank_knows_how_many_tokens_all_of_them_computed(tmp_path):
     """In micro-batches of 3, of 7 rows rank 0 has 4, and rank 1, which has 3, computes the last once more with it."""
 
     def body(ranks):
@@ -159,7 +159,7 @@ def test_every_rank_knows_how_many_positions_all_of_them_computed(tmp_path):
 
         run, state = a_run("classification", ranks, **(TRAINING | {"maxSteps": 2}))
         train(run, state)
-        return state.positions
+        return state.computed_tokens
 
     run, _ = a_run("classification", **TRAINING)
     seven, two = (run.train.lengths[run.batch(step)] for step in range(2))
