@@ -179,9 +179,9 @@ class Operator:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def log(self) -> str:
+    def log(self, characters: int = 6000) -> str:
         """The log's end."""
-        return self._log_file.read_text(errors="replace")[-6000:]
+        return self._log_file.read_text(errors="replace")[-characters:]
 
     def writes(self) -> int:
         """Requests that changed something, as the operator counts them."""

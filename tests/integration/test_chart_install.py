@@ -137,7 +137,7 @@ def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
         )
     running = Operator(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{progress}", log, process)
     try:
-        eventually(running.ready)
+        eventually(running.ready, seconds=120)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)

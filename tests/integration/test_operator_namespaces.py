@@ -68,7 +68,7 @@ def test_a_namespace_that_does_not_exist_or_is_closed_at_the_start_does_not_stop
         assert "403" in text
         assert unserved(operator, closed.namespace)
         assert not unserved(operator, open_to.namespace)
-        assert f"namespace {closed.namespace} is not served" in operator.log()
+        assert f"namespace {closed.namespace} is not served" in operator.log(characters=10**7)
 
         waiting = closed.apply()
         assert closed.status(waiting) == {"observedGeneration": -1}
