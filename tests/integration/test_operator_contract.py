@@ -170,4 +170,6 @@ def test_the_log_names_what_could_not_be_read(world: World, operator: Operator, 
     world.run(name)
     world.until_phase(name, "Running")
     world.write_status(name, {"hologram": 1})
-    until(lambda: f"{name}: ignoring invalid parts of its status: hologram" in operator.log(), "the log says so")
+    until(
+        lambda: f"{name}: ignoring invalid parts of its status: hologram" in operator.log(), "the log says so"
+    )

@@ -272,7 +272,7 @@ def test_a_disk_that_is_full_when_the_model_is_published_is_a_storage_failure(ma
 def test_a_report_that_finds_no_space_changes_no_exit_code(make_job):
     made = make_job(training={"epochs": 1}, terminationLog="/dev/full")
     assert made.run_apart() == ExitCode.DONE
-    assert "the report could not be written to /dev/full" in made.log
+    assert "cannot write the report to /dev/full" in made.log
 
 
 @pytest.mark.parametrize("parts", [["modelDir", "stagingDir"], ["checkpointDir"]], ids="-".join)
@@ -325,7 +325,7 @@ def test_a_checkpoint_of_another_architecture_is_passed_over(make_job, tmp_path)
     assert made.run_apart(lambda: kill_before_step(5)) == -signal.SIGKILL
     other = made.changed({"model": {"path": str(build("gpt2", tmp_path / "gpt2"))}})
     assert other.run_apart() == ExitCode.DONE, other.log
-    told = "step-00000003 is passed over: it was written for another configuration or other data"
+    told = "step-00000003 is skipped: it was written for another configuration or other data"
     assert told in other.log
     assert other.report.from_step == 0
 

@@ -75,7 +75,7 @@ CASES = {
         {"model": {"freeze": {"layers": 3}}},
         None,
         64,
-        "the model has 2 layers",
+        "the model has only 2 layers",
     ),
     "a missing data file": (
         {"dataset": {"train": {"path": "/nowhere.jsonl"}}},
@@ -233,9 +233,13 @@ SLOW = {
     "BertJapaneseTokenizer": (
         "vocab.txt",
         "\n".join([*SPECIAL, *WORDS]),
-        "is BertJapaneseTokenizer, a slow one",
+        "is BertJapaneseTokenizer, a slow tokenizer",
     ),
-    "CTRLTokenizer": ("vocab.json", json.dumps({"<unk>": 0, "a</w>": 1}), "is CTRLTokenizer, a slow one"),
+    "CTRLTokenizer": (
+        "vocab.json",
+        json.dumps({"<unk>": 0, "a</w>": 1}),
+        "is CTRLTokenizer, a slow tokenizer",
+    ),
     "MarianTokenizer": ("source.spm.model", "", "cannot be loaded: MarianTokenizer requires"),
 }
 
@@ -336,7 +340,7 @@ def test_help_says_how_to_use_it_and_a_missing_argument_is_a_configuration_error
         assert end.value.code == code
     output = capsys.readouterr()
     assert "RUN.json is a RunConfig" in output.out
-    assert "write: python -m finetune_trainer RUN.json" in output.err
+    assert "usage: python -m finetune_trainer RUN.json" in output.err
 
 
 def test_a_run_json_that_is_not_there_is_not_found(capsys):
