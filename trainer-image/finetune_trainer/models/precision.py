@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from finetune_api.model import Dtype
 from finetune_api.run import FaultPlace
@@ -91,3 +92,10 @@ def round_weights(model: Any, dtype: torch.dtype) -> None:
 def published_part(model: Any) -> Any:
     """The part of a model whose number format is chosen: all of it, or the encoder below a custom head."""
     return model.encoder if isinstance(model, HeadedModel) else model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Parameters and buffers with fractions in another format; `Module.to` refuses a model that was sharded."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)

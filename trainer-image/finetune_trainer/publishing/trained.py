@@ -12,7 +12,7 @@ from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import Metrics, ModelStatus
 from finetune_trainer.data.cleaning import cleaning_options
 from finetune_trainer.models.adapters import model_format, save_weights
-from finetune_trainer.models.precision import dtype_name, published_part
+from finetune_trainer.models.precision import cast, dtype_name, published_part
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.publishing.card import model_card
 from finetune_trainer.publishing.curve import draw_curve
@@ -41,7 +41,7 @@ class Trained:
     def write(self, folder: Path) -> ModelStatus:
         """All but the card and the records."""
         spec = self.config.model
-        published_part(self.model).to(self.dtype)
+        cast(published_part(self.model), self.dtype)
         save_weights(self.model, spec, folder)
         reset_tokenizer(self.tokenizer)
         self.tokenizer.save_pretrained(str(folder))

@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(make_job, und
     content[-3] ^= 1
     (newest / "optimizer.safetensors").write_bytes(content)
     assert made.run_apart() == ExitCode.DONE
-    assert f"checkpoint {newest.name} is passed over: optimizer.safetensors is damaged" in made.log
+    assert f"checkpoint {newest.name} is skipped: optimizer.safetensors is damaged" in made.log
     assert 0 < made.report.from_step < int(newest.name.removeprefix("step-"))
     assert digest(made) == undisturbed[0]
 
