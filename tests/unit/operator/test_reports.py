@@ -32,8 +32,8 @@ def test_a_report_without_steps_changes_nothing() -> None:
 
 
 def test_all_that_only_the_trainer_knows_of_what_is_in_effect_is_taken_from_its_report() -> None:
-    said = {"labels": ["a"], "device": "cuda", "precision": "BFloat16"}
-    counts: dict[str, Any] = {"micro_batch_size": 8, "total_steps": 9, "processes": 2}
+    said = {"labels": ["a"], "device": "cuda", "precision": "BFloat16", "head": "new"}
+    counts: dict[str, Any] = {"micro_batch_size": 8, "total_steps": 9, "processes": 2, "max_length": 128}
     counts["parameter_groups"] = [ParameterGroupStatus(name="depth 0, decay", parameters=7)]
     report = RunReport(effective=EffectiveStatus(**said, **counts, output_uri="elsewhere"))
     status = FineTuneJobStatus(effective=EffectiveStatus(output_uri="pvc://a/b", image="i"))

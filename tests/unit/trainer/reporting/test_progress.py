@@ -309,4 +309,7 @@ def test_neither_a_dead_endpoint_nor_a_taken_port_fails_a_run(
     warnings = [
         json.loads(line)["message"] for line in capsys.readouterr().out.splitlines() if '"warning"' in line
     ]
-    assert [text.partition(" ")[0] for text in warnings] == ["/metrics", "progress"]
+    assert [text.partition(":")[0] for text in warnings] == [
+        f"cannot serve /metrics on port {taken}",
+        "cannot report progress to https",
+    ]
