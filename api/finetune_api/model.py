@@ -176,7 +176,7 @@ class ModelSpec(ModelTechniques):
     """The checkpoint that training starts from."""
 
     uri: ModelUri
-    """Folder with config.json, *.safetensors and tokenizer files, for example pvc://models/minilm, or a repository on the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights (*.bin) are refused."""
+    """Folder with config.json, *.safetensors and tokenizer files, for example pvc://models/minilm, or a repository on the Hugging Face Hub, for example hf://distilbert/distilbert-base-uncased@main. Pickled weights (*.bin) are refused. A folder with a LoRA adapter is merged into the base model that it names."""
     credentials: CredentialsSpec | None = None
     """Access to a private or gated model, tokenizer or dataset on the Hugging Face Hub."""
     tokenizer: TokenizerSpec | None = None

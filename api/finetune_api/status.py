@@ -294,7 +294,9 @@ class ResolvedModel(ApiModel):
     revision: Commit | None = None
     """Commit that the hf:// URI resolved to. A retry uses the same commit."""
     digest: Digest | None = None
-    """SHA-256 digest over the digests of config.json and of each *.safetensors file. For a tokenizer, over the digests of its files."""
+    """SHA-256 digest over the digests of config.json and of each *.safetensors file. For a tokenizer, over the digests of its files. For an adapter, over its files and the digest of its base model."""
+    merged_into: Uri | None = None
+    """Base model that uri, an adapter, was merged into before training."""
 
 
 class ResolvedStatus(ApiModel):

@@ -18,8 +18,8 @@ TASKS = {
 """peft's names. By these it knows heads called classifier or score, whatever else they end in; `_head` the others."""
 
 
-def check_adapter(spec: ModelInput) -> None:
-    """Refuse settings that an adapter's folder cannot represent."""
+def check_adapter(spec: ModelInput, *, on_adapter: bool = False) -> None:
+    """Refuse settings that an adapter's folder cannot represent; `on_adapter`: model.uri is merged from an adapter."""
     lora = spec.adapter.lora if spec.adapter else None
     if lora is None or lora.merge:
         return
@@ -27,6 +27,7 @@ def check_adapter(spec: ModelInput) -> None:
         ("model.head", spec.head is not None),
         ("model.tokenizer.addTokens", spec.add_tokens),
         ("model.initialize: Random", spec.initialize is Initialize.RANDOM),
+        ("model.uri names an adapter, and merging it", on_adapter),
     ):
         if given:
             raise ConfigurationError(

@@ -17,6 +17,8 @@ from finetune_api.status import ResolvedModel
 from finetune_trainer.errors import NotFoundError, input_errors
 from finetune_trainer.files import sha256
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""peft's names."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -28,14 +30,24 @@ class ModelFolder:
     """A folder that passed the checks which need no torch."""
 
     path: Path
+    """With the weights of a whole model."""
     tokenizer: Path
     name: str
     resolved: ResolvedModel
     tokenizer_digest: str
+    adapter: Path | None = None
+    """The folder `name` itself, if it holds an adapter: `path` is then its base model."""
+    base: str | None = None
+    """The name of that base model."""
+
+    @property
+    def sentence(self) -> str:
+        """What training starts from, where that is an adapter."""
+        return f"adapter {self.name} merged into base {self.base}"
 
     def tokenizer_resolved(self, spec: ModelInput) -> ResolvedModel | None:
         """The other tokenizer as it was read; None for the model's own."""
-        if self.tokenizer == self.path:
+        if spec.tokenizer_path is None or self.tokenizer == self.path:
             return None
         return ResolvedModel(
             uri=spec.tokenizer_uri, revision=spec.tokenizer_revision, digest=self.tokenizer_digest
@@ -54,7 +66,7 @@ def check_folder(spec: ModelInput) -> ModelFolder:
     _check_config(folder, name)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and spec.initialize is Initialize.PRETRAINED:
-        raise NotFoundError(_no_weights(folder, name), FaultPlace(field="model.uri", file=name))
+        raise NotFoundError(no_weights(folder, name), FaultPlace(field="model.uri", file=name))
     tokenizer_files = sorted(path for pattern in TOKENIZER_FILES for path in tokenizer.glob(pattern))
     if not tokenizer_files:
         raise NotFoundError(
@@ -63,30 +75,33 @@ def check_folder(spec: ModelInput) -> ModelFolder:
             FaultPlace(field="model.tokenizer.uri", file=name),
         )
     if (tokenizer / "tokenizer.json").exists():
-        _json_object(
+        json_object(
             tokenizer / "tokenizer.json", f"{tokenizer if spec.tokenizer_path else name}/tokenizer.json"
         )
     with input_errors(name, "model"):
         resolved = ResolvedModel(
-            uri=spec.uri, revision=spec.revision, digest=_digest([folder / "config.json", *weights])
+            uri=spec.uri, revision=spec.revision, digest=digest_of([folder / "config.json", *weights])
         )
-        return ModelFolder(folder, tokenizer, name, resolved, _digest(tokenizer_files))
+        return ModelFolder(folder, tokenizer, name, resolved, digest_of(tokenizer_files))
 
 
 def _check_no_adapter(folder: Path, name: str) -> None:
-    if not (folder / "adapter_config.json").exists():
-        return
-    config = _json_object(folder / "adapter_config.json", f"{name}/adapter_config.json")
-    base = config.get("base_model_name_or_path") or "the base model"
-    raise NotFoundError(
-        f"model: {name} holds an adapter of {base}, not a whole model; train it with model.adapter.lora.merge: true and"
-        f" use that folder, or set model.uri to {base}",
+    if (folder / ADAPTER_CONFIG).exists():
+        config = json_object(folder / ADAPTER_CONFIG, f"{name}/{ADAPTER_CONFIG}")
+        raise no_whole_model(name, config.get("base_model_name_or_path") or "the base model")
+
+
+def no_whole_model(name: str, base: str, reason: str = "") -> NotFoundError:
+    """The error for an adapter that cannot be merged; `reason` is the end of a clause."""
+    return NotFoundError(
+        f"model: {name} holds an adapter of {base}, not a whole model{reason}; train it with model.adapter.lora.merge:"
+        f" true and use that folder, or set model.uri to {base}",
         FaultPlace(field="model.uri", file=name),
     )
 
 
 def _check_config(folder: Path, name: str) -> None:
-    if "auto_map" in _json_object(folder / "config.json", f"{name}/config.json"):
+    if "auto_map" in json_object(folder / "config.json", f"{name}/config.json"):
         raise NotFoundError(
             f"model: {name}/config.json has auto_map, custom code (trust_remote_code), which is always refused;"
             " use a model that transformers supports natively",
@@ -94,7 +109,8 @@ def _check_config(folder: Path, name: str) -> None:
         )
 
 
-def _json_object(path: Path, name: str) -> dict[str, Any]:
+def json_object(path: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a model's folder. Raises NotFoundError."""
     place = FaultPlace(field="model.uri", file=name)
     with input_errors(name, "model"):
         text = path.read_bytes()
@@ -107,7 +123,8 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _no_weights(folder: Path, name: str) -> str:
+def no_weights(folder: Path, name: str) -> str:
+    """The message for a folder without safetensors."""
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if not pickled:
         return f"model: {name} has no weights; add *.safetensors files next to config.json"
@@ -117,8 +134,10 @@ def _no_weights(folder: Path, name: str) -> str:
     )
 
 
-def _digest(paths: list[Path]) -> str:
+def digest_of(paths: list[Path], *others: str | None) -> str:
+    """sha256 over the digests of files with their names, and over other digests."""
     joined = "".join(f"{sha256(path)}  {path.name}\n" for path in paths)
+    joined += "".join(f"{other}\n" for other in others)
     return f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}"
 
 

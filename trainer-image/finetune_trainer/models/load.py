@@ -1,15 +1,16 @@
 """From a model's folder to a torch model with a head for the objective, frozen or adapted as asked."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.training import OptimizerName, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
-from finetune_trainer.layers.find import not_finite
 from finetune_trainer.models.adapters import adapt
 from finetune_trainer.models.base_head import (
     BaseHead,
@@ -24,11 +25,15 @@ from finetune_trainer.models.embeddings import Pieces, extend_embeddings
 from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
 from finetune_trainer.models.freezing import freeze, trained_parameters
 from finetune_trainer.models.heads import add_head, read_head
+from finetune_trainer.models.merge import merged_weights
+from finetune_trainer.models.pretrained import Absent, body_prefix, read_pretrained
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.memory import Need
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 _DROPOUT_FIELDS = """
 hidden_dropout_prob attention_probs_dropout_prob classifier_dropout classifier_dropout_prob dropout dropout_prob
@@ -37,19 +42,6 @@ seq_classif_dropout embedding_dropout mlp_dropout
 """
 FLOAT32_BYTES = 4
 DROPOUTS = tuple(_DROPOUT_FIELDS.split())
-
-
-@dataclass(frozen=True)
-class Absent:
-    """Tensors of a model that its folder does not have, and those that it has in another shape."""
-
-    missing: frozenset[str] = frozenset()
-    mismatched: frozenset[str] = frozenset()
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All that were drawn, not read."""
-        return self.missing | self.mismatched
 
 
 @dataclass(frozen=True)
@@ -72,15 +64,19 @@ def load_model(
     Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
     what of the spec does not fit the model.
     """
-    config = _known_config(folder)
-    base = base_head_of(folder.path, config)
+    config, random = _known_config(folder), spec.initialize is Initialize.RANDOM
+    weights: Path | dict[str, torch.Tensor] = folder.path
+    if folder.adapter is not None:
+        weights = merged_weights(folder, config)
+        logger.info(folder.sentence)
+    base = base_head_of(folder.adapter or folder.path, config)
     _configure(config, spec, objective, pad_id)
     absent = Absent()
     with _load_errors(folder, objective):
-        if spec.initialize is Initialize.RANDOM:
+        if random:
             model = _auto_class(spec, objective).from_config(config).float()
         else:
-            model, absent = _pretrained(folder, config, _auto_class(spec, objective))
+            model, absent = read_pretrained(weights, folder.name, config, _auto_class(spec, objective))
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
     extend_embeddings(model, added or {})
@@ -102,7 +98,7 @@ def _with_head(
     absent: Absent,
 ) -> tuple[Any, HeadChoice]:
     """The model with the head of the base where it fits, else with a new one."""
-    lacking = any(not key.startswith(_body(model)) for key in absent.missing)
+    lacking = any(not key.startswith(body_prefix(model)) for key in absent.missing)
     choice = choose_head(base, objective, type(model).__name__, spec.head, lacking=lacking)
     if spec.initialize is Initialize.RANDOM:
         choice = HeadChoice(None, "model.initialize is Random")
@@ -199,54 +195,11 @@ def _configure(config: Any, spec: ModelInput, objective: Objective[Any], pad_id:
             setattr(config, name, spec.dropout)
 
 
-def _pretrained(folder: ModelFolder, config: Any, auto_class: Any) -> tuple[Any, Absent]:
-    """The model, and the tensors that its folder lacks, such as the head of a masked-language model."""
-    import torch
-
-    model, info = auto_class.from_pretrained(
-        str(folder.path),
-        config=config,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    absent = Absent(frozenset(info["missing_keys"]), frozenset(key[0] for key in info["mismatched_keys"]))
-    lacking = sorted(key for key in absent.names if key.startswith(_body(model)) and "pooler." not in key)
-    if lacking:
-        raise NotFoundError(
-            f"model: the weights of {folder.name} lack {len(lacking)} tensors that config.json asks for, such as"
-            f" {lacking[0]}; weights and config.json belong to different models",
-            FaultPlace(field="model.uri", file=folder.name),
-        )
-    _check_finite(model, folder.name)
-    return model, absent
-
-
-def _body(model: Any) -> str:
-    """What the names of the body's tensors begin with."""
-    return "" if model.base_model is model else f"{model.base_model_prefix}."
-
-
 def _fresh(model: Any, absent: frozenset[str]) -> frozenset[str]:
     """The modules that the folder lacks tensors of: poolers in the body, and whole modules beside it."""
-    inner = {key for key in absent if key.startswith(_body(model))}
+    inner = {key for key in absent if key.startswith(body_prefix(model))}
     poolers = {f"{key.partition('pooler.')[0]}pooler" for key in inner}
     return frozenset(poolers | {key.partition(".")[0] for key in absent - inner})
-
-
-def _check_finite(model: Any, name: str) -> None:
-    """Raise NotFoundError for weights that hold NaN or infinity: what is computed with them cannot be published."""
-    for tensor_name, tensor in model.state_dict().items():
-        broken = not_finite(tensor)
-        if broken:
-            raise NotFoundError(
-                f"model: {broken} of the {tensor.numel()} numbers of {tensor_name} in {name} are NaN or infinite; take"
-                " another copy of the model",
-                FaultPlace(field="model.uri", file=name),
-            )
 
 
 def _set_dropout(model: "torch.nn.Module", probability: float) -> None:

@@ -90,7 +90,7 @@ def _body(config: RunConfig, report: RunReport, conversion: str | None) -> list[
     assert model is not None
     assert effective is not None
     start = f"random weights with the architecture of `{model.base_model}`"
-    origin = f"`{model.base_model}`" if config.model.initialize == "Pretrained" else start
+    origin = _origin(config, report) if config.model.initialize == "Pretrained" else start
     lines = [
         f"# {config.job.name}",
         "",
@@ -133,6 +133,16 @@ def _body(config: RunConfig, report: RunReport, conversion: str | None) -> list[
     if effective.device and "simulated" in effective.device:
         lines += ["", "**The GPUs of this run were simulated: everything was computed on a CPU.**"]
     return lines
+
+
+def _origin(config: RunConfig, report: RunReport) -> str:
+    """The model that training started from."""
+    read = report.resolved.model if report.resolved else None
+    if read is not None and read.merged_into is not None:
+        return (
+            f"the adapter `{config.model.uri or config.model.path}` merged into the base `{read.merged_into}`"
+        )
+    return f"`{report.model and report.model.base_model}`"
 
 
 def _evaluations(epochs: list[EpochStatus]) -> list[str]:

@@ -29,6 +29,8 @@ class Trained:
     tokenizer: Any
     metrics: Metrics
     history: History
+    base_model: str
+    """The name of the whole model that training started from."""
     dtype: torch.dtype
     """Of the published weights."""
     conversion: str | None = None
@@ -56,7 +58,7 @@ class Trained:
             uri="",
             format=model_format(spec),
             dtype=dtype_name(self.dtype),
-            base_model=spec.uri or spec.path,
+            base_model=self.base_model,
             metrics=self.metrics,
         )
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from finetune_api.combine import CombineConfig
@@ -19,8 +20,9 @@ from finetune_trainer.config import fingerprint
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.errors import PrunedError
 from finetune_trainer.hub.fetch import fetch
+from finetune_trainer.models.adapter_folder import check_model
 from finetune_trainer.models.adapters import check_adapter
-from finetune_trainer.models.folder import ModelFolder, check_folder
+from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.heads import check_head
 from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.process.launch import Process
@@ -29,6 +31,7 @@ from finetune_trainer.publishing.folder import clear_staging
 from finetune_trainer.reporting.history import HISTORY
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.reporting.tensorboard import history_of
+from finetune_trainer.training.base_model import find_base
 
 TOKENS, DEBUG_DIR = "tokens", "debug"
 
@@ -56,8 +59,8 @@ def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Proc
     config = fetch(config, recorder, stop)
     fence = fence_of(config)
     check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
-    check_adapter(config.model)
-    folder = check_folder(config.model)
+    folder = check_model(config.model, partial(find_base, config=config, stop=stop))
+    check_adapter(config.model, on_adapter=folder.adapter is not None)
     dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
     if process.rank == 0:
         fence.claim()

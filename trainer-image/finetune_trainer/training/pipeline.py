@@ -227,6 +227,7 @@ def publish_model(
         parts.tokenizer,
         metrics,
         recorder.history,
+        inputs.folder.base or inputs.folder.name,
         final.dtype,
         conversion,
         debug_files=run.debug.folder if run.debug else None,

@@ -1,0 +1,79 @@
+"""Reads a model's weights in float32, and says which tensors were not there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import FaultPlace
+from finetune_trainer.errors import NotFoundError
+from finetune_trainer.layers.find import not_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Tensors of a model that its folder does not have, and those that it has in another shape."""
+
+    missing: frozenset[str] = frozenset()
+    mismatched: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that were initialised, not read."""
+        return self.missing | self.mismatched
+
+
+def read_pretrained(
+    source: "Path | dict[str, Tensor]", name: str, config: Any, auto_class: Any
+) -> tuple[Any, Absent]:
+    """The model with the weights of a folder or of another model, and the tensors that these lack, such as a head.
+
+    Raises NotFoundError for a tensor of the body that is missing or not finite.
+    """
+    import torch
+
+    how = {
+        "config": config,
+        "dtype": torch.float32,
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
+    if isinstance(source, Path):
+        model, info = auto_class.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=False, use_safetensors=True, **how
+        )
+    else:
+        with torch.device("meta"):  # only the concrete class takes weights without a folder
+            concrete = type(auto_class.from_config(config))
+        model, info = concrete.from_pretrained(None, state_dict=source, **how)
+    absent = Absent(frozenset(info["missing_keys"]), frozenset(key[0] for key in info["mismatched_keys"]))
+    lacking = sorted(
+        key for key in absent.names if key.startswith(body_prefix(model)) and "pooler." not in key
+    )
+    if lacking:
+        raise NotFoundError(
+            f"model: the weights of {name} lack {len(lacking)} tensors that config.json asks for, such as"
+            f" {lacking[0]}; weights and config.json belong to different models",
+            FaultPlace(field="model.uri", file=name),
+        )
+    _check_finite(model, name)
+    return model, absent
+
+
+def body_prefix(model: Any) -> str:
+    """What the names of the body's tensors begin with."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
+def _check_finite(model: Any, name: str) -> None:
+    """Raise NotFoundError for weights that hold NaN or infinity: what is computed with them cannot be published."""
+    for tensor_name, tensor in model.state_dict().items():
+        broken = not_finite(tensor)
+        if broken:
+            raise NotFoundError(
+                f"model: {broken} of the {tensor.numel()} numbers of {tensor_name} in {name} are NaN or infinite; take"
+                " another copy of the model",
+                FaultPlace(field="model.uri", file=name),
+            )
