@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, Rule, TextRule, Unique
+from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import Dtype, ModelSpec
@@ -50,13 +50,38 @@ EnvName = Annotated[
 ]
 
 
+class SecretKeySelector(ApiModel):
+    """A key of a Secret in the job's namespace."""
+
+    name: Name
+    """Name of the Secret."""
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+    """Key of the Secret, for example WANDB_API_KEY."""
+
+
+class EnvVarSource(ApiModel):
+    """Where the value of an environment variable comes from."""
+
+    secret_key_ref: SecretKeySelector
+    """A key of a Secret in the job's namespace. The kubelet reads it; the operator never does."""
+
+
 class EnvVar(ApiModel):
     """An environment variable of the training container."""
 
+    rules = (
+        Rule(
+            "has(self.value) != has(self.valueFrom)",
+            "set exactly one of value and valueFrom",
+            lambda v: (v.value is None) != (v.value_from is None),
+        ),
+    )
     name: EnvName
     """Name, for example NCCL_DEBUG."""
-    value: Annotated[str, Field(max_length=4096)]
+    value: Annotated[str, Field(max_length=4096)] | None = None
     """Value, for example WARN."""
+    value_from: EnvVarSource | None = None
+    """Takes the value from a Secret, for example {secretKeyRef: {name: wandb, key: api-key}}. Whoever creates the job must be allowed to get the Secret."""
 
 
 class OutputSpec(ApiModel):
@@ -165,6 +190,19 @@ def _credentials_for_the_hub() -> Rule:
     )
 
 
+MAX_SECRET_VARIABLES = 16
+"""The chart's policy asks for each, and the API server's budget for a policy covers 28 questions."""
+
+
+def _few_from_secrets() -> Rule:
+    return Rule(
+        f"!has(self.env) || self.env.filter(v, has(v.valueFrom)).size() <= {MAX_SECRET_VARIABLES}",
+        f"at most {MAX_SECRET_VARIABLES} variables of spec.env can come from Secrets; store several settings in one value",
+        lambda s: sum(v.value_from is not None for v in s.env or []) <= MAX_SECRET_VARIABLES,
+        ".env",
+    )
+
+
 IMMUTABLE = ("model", "dataset", "objective", "training", "retry", "output", "image", "command", "env")
 WHILE_SUSPENDED = ("resources", "scheduling")
 
@@ -187,6 +225,7 @@ class FineTuneJobSpec(ApiModel):
         ),
         *only_for_causal_lm("spec."),
         _credentials_for_the_hub(),
+        _few_from_secrets(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builders import job
-from chart.rendering import Rendered
+from chart.rendering import NAMESPACE, RELEASE, Rendered
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from integration.conftest import Kubectl
@@ -32,10 +32,34 @@ USERS: dict[str, list[Json]] = {
     "all-secrets": [JOBS, secrets()],
     "two-secrets": [JOBS, secrets("hub", "team")],
 }
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+NOT_EXEMPT = (
+    f"system:serviceaccount:elsewhere:{RELEASE}",
+    f"system:serviceaccount:{NAMESPACE}:default",
+    RELEASE,
+)
+USERS |= {name: [JOBS] for name in (OPERATOR, *NOT_EXEMPT)}
 
 
 def with_token(secret: str = "hub") -> Json:
     return job(model={"uri": HUB, "credentials": {"secretName": secret}}, suspend=True)
+
+
+def with_env(*names: str, **more: Any) -> Json:
+    """Each variable from a Secret of its own, after one that has a value."""
+    variables: list[Json] = [{"name": "PLAIN", "value": "1"}]
+    for number, name in enumerate(names):
+        reference = {"secretKeyRef": {"name": name, "key": "api-key"}}
+        variables.append({"name": f"V{number}", "valueFrom": reference})
+    return job(env=variables, suspend=True, **more)
+
+
+ALL = with_env(
+    *(f"{'e' * 240}-{number}" for number in range(16)),
+    model={"uri": HUB, "credentials": {"secretName": "c" * 253}},
+    scheduling={"imagePullSecrets": [f"{'p' * 240}-{number}" for number in range(8)]},
+)
+"""As many Secrets as a spec can name, with the longest names: within the API server's budget for a policy."""
 
 
 def with_pull_secrets(*names: str) -> Json:
@@ -62,10 +86,16 @@ def policy(server: ApiServer, client: object) -> Iterator[None]:
 def users(policy: None, kubectl: Kubectl) -> None:
     """Users with these rights in the test's namespace, for whom the policy is in force."""
     for user, rules in USERS.items():
-        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": user}}
-        done = kubectl("apply", "-f", "-", text=json.dumps(role | {"rules": rules}))
-        assert done.returncode == 0, done.stderr
-        done = kubectl("create", "rolebinding", user, f"--role={user}", f"--user={user}")
+        name, group = user.replace(":", "."), "rbac.authorization.k8s.io"
+        common = {"apiVersion": f"{group}/v1", "metadata": {"name": name}}
+        role = common | {"kind": "Role", "rules": rules}
+        binding = common | {
+            "kind": "RoleBinding",
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        }
+        items = {"apiVersion": "v1", "kind": "List", "items": [role, binding]}
+        done = kubectl("apply", "-f", "-", text=json.dumps(items))
         assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + 60
     while "may not get Secret" not in refusal(kubectl, "only-jobs", with_token(), "--dry-run=server"):
@@ -104,6 +134,14 @@ def refusal(kubectl: Kubectl, user: str, written: Json, *options: str) -> str:
             with_pull_secrets(*["hub"] * 7, "last"),
             "imagePullSecrets[7]: one-secret may not get Secret last",
         ),
+        ("only-jobs", with_env("wandb"), "spec.env, variable V0: only-jobs may not get Secret wandb"),
+        ("one-secret", with_env("hub", "hub", "s3"), "variable V2: one-secret may not get Secret s3"),
+        (
+            "two-secrets",
+            with_env(*["hub", "team"] * 7, "hub", "last"),
+            "variable V15: two-secrets may not get",
+        ),
+        *[(user, with_env("wandb"), f"{user} may not get Secret wandb") for user in NOT_EXEMPT],
     ],
 )
 def test_a_job_with_a_secret_that_its_author_may_not_get_is_refused(
@@ -122,6 +160,10 @@ def test_a_job_with_a_secret_that_its_author_may_not_get_is_refused(
         ("all-secrets", with_token("any")),
         ("two-secrets", with_pull_secrets("hub", "team")),
         ("all-secrets", with_pull_secrets(*"abcdefgh")),
+        ("one-secret", with_env("hub")),
+        ("two-secrets", with_env(*["hub", "team"] * 8)),
+        ("all-secrets", ALL),
+        (OPERATOR, ALL),
     ],
 )
 def test_what_its_author_may_get_is_accepted(users: None, kubectl: Kubectl, user: str, written: Json) -> None:
@@ -139,3 +181,12 @@ def test_a_change_is_checked_for_new_secrets_only(users: None, kubectl: Kubectl)
     assert allowed.returncode == 0, allowed.stderr
     refused = patched({"scheduling": {"imagePullSecrets": ["hub", "team"]}})
     assert "imagePullSecrets[1]: only-jobs may not get Secret team" in refused.stderr
+
+
+def test_a_change_of_a_job_with_as_many_secrets_as_it_can_name_is_within_the_budget(
+    users: None, kubectl: Kubectl
+) -> None:
+    assert refusal(kubectl, "all-secrets", ALL) == ""
+    text = json.dumps({"spec": {"suspend": False}})
+    done = kubectl("patch", "ftj", "movie-sentiment", "--type=merge", "-p", text, "--as=only-jobs")
+    assert done.returncode == 0, done.stderr

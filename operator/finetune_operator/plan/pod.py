@@ -57,9 +57,7 @@ def _container(
         "name": CONTAINER,
         "image": resolved.image,
         "imagePullPolicy": settings.image_pull_policy.value,
-        "env": [
-            {"name": name, "value": value} for name, value in _environment(job, resolved, settings).items()
-        ],
+        "env": _environment(job, resolved, settings),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": _resources(resolved.resources),
         "securityContext": {
@@ -77,7 +75,7 @@ def _container(
     }
 
 
-def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> dict[str, str]:
+def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> list[dict[str, Any]]:
     env = {
         "HOME": "/home/finetune",
         "HF_HOME": "/home/finetune/huggingface",
@@ -85,7 +83,8 @@ def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSetting
     } | hub_environment(job, settings)
     if job.spec.command:
         env |= script_environment(job, resolved.output_uri) | _progress_environment(settings)
-    return env | {variable.name: variable.value for variable in job.spec.env or []}
+    ours = {name: {"name": name, "value": value} for name, value in env.items()}
+    return list((ours | {variable.name: variable.to_json() for variable in job.spec.env or []}).values())
 
 
 def _progress_environment(settings: OperatorSettings) -> dict[str, str]:

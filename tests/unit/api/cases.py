@@ -58,6 +58,11 @@ def _tolerated(**fields: Any) -> Json:
     return spec(scheduling={"tolerations": [fields]})
 
 
+def _secret(name: str, key: str | None = "key", secret: str = "wandb") -> Json:
+    reference = {"name": secret} | ({"key": key} if key else {})
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
 def _causal(**fields: Any) -> Json:
     return spec(dataset={"train": {"uri": REVIEWS}} | fields, objective={"causalLM": {}})
 
@@ -159,7 +164,11 @@ FULL: Json = {
     "activeDeadlineSeconds": 7200,
     "ttlSecondsAfterFinished": 0,
     "image": "example.test/team/trainer:1",
-    "env": [{"name": "NCCL_DEBUG", "value": "WARN"}, {"name": "TOKENIZERS_PARALLELISM", "value": ""}],
+    "env": [
+        {"name": "NCCL_DEBUG", "value": "WARN"},
+        {"name": "TOKENIZERS_PARALLELISM", "value": ""},
+        _secret("WANDB_API_KEY", key="api-key"),
+    ],
 }
 FULL_SCRIPT: Json = script_spec(
     **{name: FULL[name] for name in FULL if name not in ("objective", "training")},
@@ -221,6 +230,8 @@ ACCEPTED = [
         "a loss for either objective",
         spec(objective={"regression": {}}, training={"earlyStopping": {"metric": "loss"}}),
     ),
+    Case("16 variables from Secrets", spec(env=[_secret(f"V{number}") for number in range(16)])),
+    Case("a key with dots", script_spec(env=[_secret("A", key=".aws_config-1", secret="s3.team")])),
     Case(
         "an unknown variable that only begins like a reserved one",
         script_spec(env=[{"name": "PATHS", "value": "/"}]),
@@ -301,6 +312,7 @@ ACCEPTED += [
 _COLUMN_TWICE = "must be different columns; one column cannot be used twice"
 _GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
 _FOREIGN = "spec.training names a metric that classification does not have"
+_ONE_VALUE = "set exactly one of value and valueFrom"
 _RESERVED = "this variable controls the interpreter, the loader or the trainer"
 _CLAIM = "write pvc://CLAIM/PATH, a folder or file"
 _MODEL = "write pvc://CLAIM/PATH, a folder on"
@@ -369,6 +381,14 @@ BROKEN_RULES = [
         _data(validation={"stratify": True, "groupBy": "id"}),
         "stratify: true cannot be combined with groupBy",
     ),
+    Case("a variable without a value", spec(env=[{"name": "A"}]), _ONE_VALUE),
+    Case("a variable with two values", spec(env=[_secret("A") | {"value": ""}]), _ONE_VALUE),
+    Case(
+        "17 variables from Secrets",
+        spec(env=[_secret(f"V{number}") for number in range(17)]),
+        "at most 16 variables of spec.env can come from Secrets",
+    ),
+    Case("a reserved name from a Secret", script_spec(env=[_secret("PATH")]), _RESERVED),
     Case("a reserved prefix", script_spec(env=[{"name": "LD_PRELOAD", "value": "x.so"}]), _RESERVED),
     Case("our own prefix", script_spec(env=[{"name": "FINETUNE_MODEL_DIR", "value": "/"}]), _RESERVED),
     Case("a reserved name", spec(env=[{"name": "PATH", "value": "/"}]), _RESERVED),
@@ -598,7 +618,26 @@ WRONG_TYPES_AND_BOUNDS = [
         spec(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
         field="spec.env",
     ),
-    Case("a variable without a value", spec(env=[{"name": "A"}]), field="spec.env[0].value"),
+    Case(
+        "a variable from a Secret without a key",
+        spec(env=[_secret("A", key=None)]),
+        field="spec.env[0].valueFrom.secretKeyRef.key",
+    ),
+    Case(
+        "a variable from a Secret with an odd key",
+        spec(env=[_secret("A", key="a/b")]),
+        field="spec.env[0].valueFrom.secretKeyRef.key",
+    ),
+    Case(
+        "a variable from nothing",
+        spec(env=[{"name": "A", "valueFrom": {}}]),
+        field="spec.env[0].valueFrom.secretKeyRef",
+    ),
+    Case(
+        "a variable from a ConfigMap",
+        spec(env=[_secret("A") | {"valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}}]),
+        field="spec.env[0].valueFrom.configMapKeyRef",
+    ),
     Case("a variable with a dash", spec(env=[{"name": "A-B", "value": ""}]), field="spec.env[0].name"),
     Case(
         "a name that is none",

@@ -45,6 +45,10 @@ def scheduling(**fields: Any) -> dict[str, Any]:
             "spec.env[0]: HF_ENDPOINT is set by the administrator",
         ),
         ({"env": env(A="1", HF_HUB_OFFLINE="0")}, "spec.env[1]: HF_HUB_OFFLINE is set by the administrator"),
+        (
+            {"env": [{"name": "HF_ENDPOINT", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+            "spec.env[0]: HF_ENDPOINT is set by the administrator",
+        ),
         ({"env": env(HF_HUB_OFFLINE="")}, "(HF_HUB_OFFLINE=1); create a new job without it"),
     ],
 )

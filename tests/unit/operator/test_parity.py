@@ -71,6 +71,7 @@ KINDS: list[Json] = [
     ),
     spec(scheduling={"tolerations": [TOLERATION]}, env=[{"name": "A", "value": "1"}]),
     spec(scheduling={"tolerations": [{"key": "gpu"}]}),
+    spec(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api-key"}}}]),
     script_spec(),
 ]
 
