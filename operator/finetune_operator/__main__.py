@@ -4,16 +4,18 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 
 import kopf
 from prometheus_client import disable_created_metrics
 
+from finetune_operator.backoff import backoff, jitter
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import NotFoundError, OperatorError
-from finetune_operator.handlers import kopf_settings, registry
+from finetune_operator.errors import OperatorError
+from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
 from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress import ProgressEndpoint
@@ -26,6 +28,11 @@ from finetune_operator.tls import certificate_of, server_context
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
+
+_PAUSES = (1.0, 10.0)
+_STOPPING = 10.0
+_STABLE = 60.0
+"""Seconds after which watches that end are no repeated failure."""
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -50,22 +57,32 @@ async def run(settings: OperatorSettings) -> None:
             await stack.enter_async_context(
                 serving_strangers(endpoint.app(), settings.progress_port, tls, metrics.connection_refused)
             )
-        await _watch_and_work(settings, cache, queue, resync)
+        await _serve(settings, cache, queue, resync)
+
+
+async def _serve(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
+    """List, then watch and work, until SIGTERM.
+
+    A watch that the API server refuses ends Kopf. Both are then started again, as in a new process.
+    """
+    failures, pause = 0, 0.0
+    while await _listed(resync, pause):
+        started = time.monotonic()
+        try:
+            await _watch_and_work(settings, cache, queue, resync)
+        except WATCH_REFUSED as error:
+            failures = failures + 1 if time.monotonic() - started < _STABLE else 1
+            pause = jitter(backoff(failures, *_PAUSES))
+            logger.info("the API server refused a watch, listing and watching again: %r", error)
+        else:
+            return
 
 
 async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
-    """Our first LIST, then Kopf's: both at once would need twice the memory. The end of Kopf ends everything."""
-    if not await _first_list(resync):
-        return
+    """Kopf starts after our own LIST: both at once would need twice the memory."""
     work = asyncio.create_task(_work(queue, resync))
     watch = asyncio.create_task(
-        kopf.operator(
-            registry=registry(cache, queue, resync.cluster, on_stop=work.cancel),
-            settings=kopf_settings(),
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-        )
+        _watch(registry(cache, queue, resync.cluster, on_stop=work.cancel), settings.namespaces)
     )
     done, _ = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
     if work in done and not work.cancelled():
@@ -78,9 +95,38 @@ async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQ
             task.result()
 
 
-async def _first_list(resync: Resync) -> bool:
-    """Whether it is in; SIGTERM ends it, for Kopf does not listen yet."""
-    loop, first = asyncio.get_running_loop(), asyncio.create_task(resync.once())
+async def _watch(handlers: kopf.OperatorRegistry, namespaces: list[str]) -> None:
+    """Kopf, until it ends. After a refused watch another watch may wait for credentials for ever: it is abandoned."""
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=handlers,
+        settings=kopf_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+    )
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended = [task for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
+        try:
+            async with asyncio.timeout(_STOPPING):
+                await kopf.run_tasks(tasks, ignored=others)
+        except TimeoutError:
+            for task in ended:
+                task.result()
+
+
+async def _listed(resync: Resync, pause: float) -> bool:
+    """Whether the LIST is in, after a pause; False after SIGTERM, to which Kopf does not listen yet."""
+
+    async def begin() -> None:
+        await asyncio.sleep(pause)
+        await resync.begin()
+
+    loop, first = asyncio.get_running_loop(), asyncio.create_task(begin())
     loop.add_signal_handler(signal.SIGTERM, first.cancel)
     try:
         await asyncio.wait({first})
@@ -105,12 +151,11 @@ def main() -> int:
         log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
         kopf.configure(log_format=log_format)
         logging.getLogger().setLevel(settings.log_level)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(log_filter)
         logging.getLogger("kopf").setLevel("WARNING")  # else a line for every event
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else a second series for every counter
         asyncio.run(run(settings))
-    except NotFoundError as error:
-        sys.stderr.write(f"finetune-operator: {error}; is the CustomResourceDefinition installed?\n")
-        return 1
     except OperatorError as error:
         sys.stderr.write(f"finetune-operator: {error}\n")
         return 1

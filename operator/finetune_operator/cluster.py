@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from finetune_api import API_VERSION, KIND, PLURAL
+from finetune_api import API_VERSION, GROUP, KIND, PLURAL
 from finetune_operator.errors import AlreadyExistsError, ApiError, Cause, ConflictError, NotFoundError
 from finetune_operator.settings import OperatorSettings
 
@@ -164,6 +164,17 @@ class Cluster:
         """Replace an object at its resourceVersion. Raises ConflictError."""
         meta = body["metadata"]
         return await self._request("PUT", _path(kind, meta["namespace"], meta["name"]), body=body)
+
+    async def serves_finetunejobs(self) -> bool:
+        """Whether discovery lists them, as it does soon after the CRD is created."""
+        try:
+            groups = await self._request("GET", "/apis")
+            version = await self._request("GET", "/apis/" + API_VERSION)
+        except NotFoundError:
+            return False
+        return any(group["name"] == GROUP for group in groups["groups"]) and any(
+            resource["name"] == PLURAL for resource in version["resources"]
+        )
 
     async def review_token(self, token: str, audience: str) -> Body:
         """The status of a TokenReview: whose token it is."""

@@ -4,12 +4,15 @@ Kopf gives discovery, login, watch streams and life cycle. Of its handlers only 
 state in annotations and finalizers, and this operator is level-triggered (see docs/architecture.md).
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 import kopf
+from kopf._cogs.clients.errors import APIError
+from kopf._cogs.clients.watching import WatchingError
 
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_operator.backoff import backoff, jitter
@@ -18,8 +21,17 @@ from finetune_operator.cluster import PAGE, Cluster, Credentials
 from finetune_operator.plan.naming import SELECTOR
 from finetune_operator.workqueue import WorkQueue
 
+WATCH_REFUSED = (APIError, WatchingError)
+"""What ends Kopf when the API server refuses a watch: 404 without the CRD, 410, 400. Kopf retries the others itself."""
+
 _LOGIN_LASTS = timedelta(minutes=10)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 25.0
+
+
+def log_filter(record: logging.LogRecord) -> bool:
+    """Drop Kopf's tracebacks of refused watches, which the operator reports in one line."""
+    refused = record.exc_info and isinstance(record.exc_info[1], WATCH_REFUSED)
+    return not (refused and record.name.startswith("kopf."))
 
 
 class EndlessBackoff:
@@ -97,6 +109,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     configured.watching.chunk_size = PAGE
     configured.watching.label_selectors["batch", "v1", "jobs"] = SELECTOR
     configured.watching.label_selectors["", "v1", "pods"] = SELECTOR
+    configured.process.ultimate_exiting_timeout = None  # else SIGKILL ten minutes after Kopf ends
     configured.networking.request_timeout = 30
     configured.networking.connect_timeout = 5
     configured.networking.error_backoffs = EndlessBackoff()

@@ -1,4 +1,4 @@
-"""A reverse proxy before the API server that counts the operator's writes and can end the operator at one of them."""
+"""A reverse proxy before the API server: counts writes, can end the operator at one, can refuse LISTs."""
 
 import asyncio
 import ssl
@@ -25,6 +25,8 @@ class FaultProxy:
         self.kubeconfig = folder / "proxy.kubeconfig"
         self.kubeconfig.write_text(_kubeconfig(self._port, server.token))
         self.writes: list[str] = []
+        self.refusals: dict[str, int] = {}
+        """Namespaces whose LISTs by the operator's own client are answered with a code."""
         self._target: tuple[int, bool] | None = None
         self._strike: Callable[[], None] = lambda: None
         self._started = threading.Event()
@@ -68,6 +70,8 @@ class FaultProxy:
         await self._runner.cleanup()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if request.method in _READS and (code := self._refused(request)):
+            return web.json_response({"kind": "Status", "code": code, "message": "refused"}, status=code)
         if request.method in _READS:
             return await self._pass_on(request)
         self.writes.append(f"{request.method} {request.path}")
@@ -85,6 +89,11 @@ class FaultProxy:
             await answer.read()
         self._strike()
         raise web.HTTPBadGateway
+
+    def _refused(self, request: web.Request) -> int | None:
+        ours = request.headers.get("User-Agent") == "finetune-operator" and "limit" in request.query
+        codes = [code for name, code in self.refusals.items() if f"/namespaces/{name}/" in request.path]
+        return codes[0] if ours and codes else None
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         headers = {name: request.headers[name] for name in _HEADERS if name in request.headers}

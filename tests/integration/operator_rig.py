@@ -43,6 +43,7 @@ CHILDREN = "/apis/batch/v1/namespaces/{}/jobs"
 PODS = "/api/v1/namespaces/{}/pods"
 CLAIMS = "/api/v1/namespaces/{}/persistentvolumeclaims"
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 EVENTS = "/api/v1/namespaces/{}/events"
 
 PATIENCE = 60.0
@@ -108,14 +109,13 @@ def until(
 
 def install_crd(rest: Rest, definition: Json | None = None) -> None:
     """Create or replace the definition and wait until it is served."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     wanted = definition or crd()
     name = wanted["metadata"]["name"]
-    if stored := rest.get(f"{path}/{name}"):
+    if stored := rest.get(f"{CRDS}/{name}"):
         version = {"resourceVersion": stored["metadata"]["resourceVersion"]}
-        rest("PUT", f"{path}/{name}", wanted | {"metadata": wanted["metadata"] | version})
+        rest("PUT", f"{CRDS}/{name}", wanted | {"metadata": wanted["metadata"] | version})
     else:
-        rest("POST", path, wanted)
+        rest("POST", CRDS, wanted)
     until(lambda: rest.get(JOBS.format("default")), "the CRD is served")
 
 
@@ -157,7 +157,7 @@ class Operator:
 
     def ready(self) -> "Operator":
         """Wait until it is ready."""
-        until(lambda: self._answers("/readyz"), "the operator is ready", log=self)
+        until(lambda: self.answers("/readyz"), "the operator is ready", log=self)
         return self
 
     def kill(self) -> None:
@@ -196,7 +196,8 @@ class Operator:
         """The metrics page."""
         return self._get("/metrics").data.decode()
 
-    def _answers(self, path: str) -> bool:
+    def answers(self, path: str) -> bool:
+        """Whether it answers 200; it has to be alive."""
         assert self.alive, f"the operator ended with {self.process.returncode}\n{self.log()}"
         try:
             return self._get(path).status == 200

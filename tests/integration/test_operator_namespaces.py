@@ -9,6 +9,7 @@ import pytest
 
 from finetune_cluster.apiserver import ApiServer
 from integration.account import Account
+from integration.fault_proxy import FaultProxy
 from integration.operator_rig import Operator, Rest, World, make_namespace, running, shared_server, until
 
 _numbers = count(1)
@@ -108,6 +109,29 @@ def test_a_namespace_that_is_deleted_and_made_again_is_served_again(
         again = make_namespace(rest, name)
         account.grant(name)
         again.pod(again.apply())
+
+
+@pytest.mark.parametrize("code", [404, 410, 500])
+def test_a_namespace_whose_lists_fail_does_not_stop_the_others(
+    server: ApiServer, rest: Rest, tmp_path: Path, code: int
+) -> None:
+    bad, good = (make_namespace(rest, f"{name}-{code}") for name in ("bad", "good"))
+    proxy = FaultProxy(server, tmp_path)
+    proxy.refusals[bad.namespace] = code
+    try:
+        with running(proxy.kubeconfig, tmp_path, namespaces=[bad.namespace, good.namespace]) as operator:
+            good.succeed(good.run(good.apply()))
+            assert unserved(operator, bad.namespace)
+            assert f"{code} refused" in readyz(operator)[1]
+            waiting = bad.apply()
+            good.pod(good.apply())
+            assert not bad.children(waiting)
+            proxy.refusals.clear()
+            bad.pod(waiting)
+            assert not unserved(operator, bad.namespace)
+            assert "Traceback" not in operator.log(characters=10**7)
+    finally:
+        proxy.stop()
 
 
 def test_without_any_namespace_to_serve_it_is_not_ready_and_says_why(

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
+from aiohttp import ClientConnectionError
 
 from builders import job, stored
 from finetune_operator.cache import Cache, Key
-from finetune_operator.errors import ApiError
+from finetune_operator.errors import ApiError, NotFoundError
 from finetune_operator.metrics import Metrics
 from finetune_operator.resync import Resync
 from unit.operator.worlds import settings
@@ -18,11 +19,15 @@ Body = dict[str, Any]
 
 
 class ApiServer:
-    """FineTuneJobs by namespace, and namespaces that refuse a LIST."""
+    """FineTuneJobs by namespace, and namespaces whose LIST fails: with a code, or without an answer."""
 
     def __init__(self, **jobs: list[str]) -> None:
-        self.jobs, self.refused = jobs, dict[str, int]()
+        self.jobs, self.refused = jobs, dict[str, int | Exception]()
         self.open = self.most_open = 0
+        self.defined = True
+
+    async def serves_finetunejobs(self) -> bool:
+        return self.defined
 
     async def pages(self, kind: str, namespace: str | None, selector: str = "") -> AsyncIterator[list[Body]]:
         self.open += 1
@@ -30,13 +35,18 @@ class ApiServer:
         await asyncio.sleep(0)
         try:
             if status := self.refused.get(namespace or ""):
-                raise ApiError("GET", f"/api/v1/namespaces/{namespace}/pods", status, "pods is forbidden")
+                raise status if isinstance(status, Exception) else failure(status, namespace)
             if kind == "FineTuneJob":
                 for place in [namespace] if namespace else list(self.jobs):
                     for name in self.jobs[place or ""]:
                         yield [stored(job(name), namespace=place or "", uid=f"uid-{place}-{name}")]
         finally:
             self.open -= 1
+
+
+def failure(status: int, namespace: str | None) -> ApiError:
+    kind = NotFoundError if status == 404 else ApiError
+    return kind("GET", f"/api/v1/namespaces/{namespace}/pods", status, "the server says no")
 
 
 class Queue(list[Key]):
@@ -47,6 +57,17 @@ class Queue(list[Key]):
 def resync_of(server: ApiServer, *namespaces: str, **fields: Any) -> Resync:
     configured = settings(namespaces=list(namespaces), **fields)
     return Resync(server, Cache(), Queue(), configured)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def served(resync: Resync) -> set[str]:
@@ -100,14 +121,103 @@ async def test_without_any_namespace_it_is_not_ready_and_says_why() -> None:
     assert "namespace a is not served" in text
 
 
-@pytest.mark.parametrize(("namespaces", "status"), [((), 403), (("a",), 500), (("a",), 401), (("a",), 404)])
-async def test_another_refusal_is_an_error_as_no_namespace_is_to_blame(
-    namespaces: tuple[str, ...], status: int
+FAILURES = pytest.mark.parametrize(
+    "failing",
+    [401, 403, 404, 410, 429, 500, 503, TimeoutError(), ClientConnectionError("closed")],
+    ids=repr,
+)
+
+
+@FAILURES
+async def test_a_failure_in_one_namespace_does_not_stop_the_others_and_is_named(
+    failing: int | Exception,
 ) -> None:
+    server = ApiServer(a=["one"], b=["two"])
+    server.refused["a"] = failing
+    resync = resync_of(server, "a", "b")
+    assert await resync.once()
+    assert served(resync) == {"b"}
+    ready, text = resync.readiness()
+    assert ready
+    assert "namespace a is not served" in text
+    assert (str(failing) or "TimeoutError") in text
+
+
+@FAILURES
+async def test_a_namespace_that_was_compared_before_stays_served_unless_it_is_lost(
+    failing: int | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ApiServer(a=["one"], b=["two"])
+    resync = resync_of(server, "a", "b")
+    await resync.once()
+    server.refused["a"] = failing
+    caplog.clear()
+    await resync.once()
+    assert ("a" in resync.cache.unserved) == (failing in (403, 404))
+    assert Key("a", "one") in resync.cache.finetunejobs
+    (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert "namespace a" in warning.message
+
+
+async def test_what_failed_is_tried_again_before_the_next_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_operator.resync._RETRY", 0.01)
+    server = ApiServer(a=["one"], b=["two"])
+    resync = resync_of(server, "a", "b", resync_interval=1000)
+    await resync.once()
+    server.refused["b"] = 500
+    await resync.once()
+    resync.queue.clear()  # type: ignore[attr-defined]
+    del server.refused["b"]
+    async with running(resync.repeat()), asyncio.timeout(10):
+        while not served(resync):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert served(resync) == {"b"}
+
+
+@pytest.mark.parametrize("status", [401, 403, 410, 500])
+async def test_at_the_start_a_refusal_of_the_whole_cluster_ends_the_process(status: int) -> None:
     server = ApiServer(a=["one"])
-    server.refused = {"a": status, "": status}
+    server.refused = {"": status}
     with pytest.raises(ApiError):
-        await resync_of(server, *namespaces).once()
+        await resync_of(server).begin()
+
+
+async def test_later_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("finetune_operator.resync._RETRY", 0.01)
+    server = ApiServer(a=["one"])
+    resync = resync_of(server)
+    await resync.once()
+    server.refused = {"": 500}
+    async with running(resync.begin()) as task, asyncio.timeout(10):
+        while "failed, retrying" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        server.refused = {}
+        await task
+
+
+async def test_without_the_crd_it_says_so_once_waits_and_says_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("finetune_operator.resync._RETRY", 0.01)
+    server = ApiServer(a=["one"])
+    server.defined = False
+    resync = resync_of(server, "a")
+    async with running(resync.begin()) as task:
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        ready, text = resync.readiness()
+        assert not ready
+        assert "finetunejobs.finetune.dev is not installed" in text
+        server.defined = True
+        async with asyncio.timeout(10):
+            await task
+    said = [one.message for one in caplog.records if "CustomResourceDefinition" in one.message]
+    assert len(said) == 2
+    assert "no FineTuneJob is served until it is" in said[0]
+    assert "is installed: FineTuneJobs are served" in said[1]
+    assert resync.readiness() == (True, "ok")
 
 
 async def test_one_list_is_taken_at_a_time() -> None:
@@ -130,10 +240,6 @@ async def test_a_comparison_follows_soon_after_the_start_and_then_at_the_interva
     resync = resync_of(server, "a", resync_interval=1)
     await resync.once()
     first = resync.last
-    task = asyncio.create_task(resync.repeat())
-    async with asyncio.timeout(10):
+    async with running(resync.repeat()), asyncio.timeout(10):
         while resync.last == first:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
