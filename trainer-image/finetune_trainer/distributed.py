@@ -30,7 +30,7 @@ from finetune_trainer.errors import ConfigurationError, DeviceMemoryError, PeerL
 from finetune_trainer.layers.float32 import Float32Linear
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.launch import Process
-from finetune_trainer.process.memory import is_out_of_memory
+from finetune_trainer.process.memory import error_line, is_out_of_memory
 
 BUCKET_ELEMENTS = 2**24
 """Gradients are all-reduced in copies of at most this number of elements (64 MiB)."""
@@ -76,20 +76,25 @@ class Ranks:
         """The values of all ranks, by rank."""
         return [value] if self.world_size == 1 else gather_object([value])
 
+    def first(self, values: list[T]) -> T:
+        """The first value of the lowest rank that has one."""
+        return next(value for each in self.all_gather(values) for value in each)
+
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
         return value if self.world_size == 1 else broadcast_object_list([value])[0]
 
-    def check_memory(self, error: RuntimeError) -> None:
-        """Return if a pass only ran out of memory and the ranks can repeat it together; else raise."""
+    def check_memory(self, error: RuntimeError) -> str:
+        """The error's line if a pass only ran out of memory and the ranks can repeat it together; else raise."""
         if not is_out_of_memory(error):
             raise error
         if self.sharded or (self.sync_batch_norm and self.world_size > 1):
             field = "training.sharding: Full" if self.sharded else "model.head.batchNorm"
             raise DeviceMemoryError(
-                f"out of device memory on rank {self.rank} of {self.world_size}; lower training.microBatchSize;"
-                f" with {field} it cannot be reduced automatically during training"
+                f"out of device memory on rank {self.rank} of {self.world_size} ({error_line(error)}); lower"
+                f" training.microBatchSize; with {field} it cannot be reduced automatically during training"
             ) from error
+        return error_line(error)
 
     def all_reduce_gradients(self, parameters: list[nn.Parameter], weight: float) -> float:
         """Sum the gradients over the ranks; returns the factor that makes them those of the mean over `weight`.

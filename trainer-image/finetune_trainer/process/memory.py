@@ -82,11 +82,19 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return any(words in str(error) for words in NO_MEMORY)
 
 
-def next_micro_batch_size(size: int, longest: int, estimate: str) -> int:
-    """The next smaller micro-batch; raises DeviceMemoryError, with the `estimate`, when one example does not fit."""
+def error_line(error: RuntimeError) -> str:
+    """What torch said, as a part of a sentence: some errors that count as out of memory have another cause."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def next_micro_batch_size(size: int, longest: int, estimate: str, reason: str) -> int:
+    """The next smaller micro-batch size. Raises DeviceMemoryError when one example does not fit.
+
+    The error has the memory `estimate` and the `reason`, the line of torch's error.
+    """
     if size <= 1:
         raise DeviceMemoryError(
-            f"out of device memory with one example of {longest} tokens: {estimate}; lower"
+            f"out of device memory with one example of {longest} tokens ({reason}): {estimate}; lower"
             " dataset.preprocessing.maxLength, freeze more of the model, or use a larger device"
         )
     return size // 2
@@ -106,7 +114,7 @@ def memory_errors(model: "nn.Module", optimizer: "Optimizer | None" = None) -> I
             else "use a smaller model"
         )
         raise DeviceMemoryError(
-            "out of device memory outside of forward and backward passes:"
+            f"out of device memory outside of forward and backward passes ({error_line(error)}):"
             f" {memory_estimate(model, optimizer)}; {less}, or use a larger device"
         ) from error
 

@@ -46,15 +46,16 @@ class Evaluator:
         """
         size, model, objective = batch_size, self.task.model, self.task.objective
         while True:
-            meter, broken = objective.meter(), list[int]()
+            meter, broken, errors = objective.meter(), list[int](), list[str]()
             loss_sum, weight, full = self._measure(
-                examples, size, meter, broken, predict or self.task.predict
+                examples, size, meter, broken, errors, predict or self.task.predict
             )
             if self.stop.agreed:
                 return None
             if not full:
                 break
-            size = next_micro_batch_size(size, int(examples.lengths.max()), memory_estimate(model))
+            reason = self.ranks.first(errors)
+            size = next_micro_batch_size(size, int(examples.lengths.max()), memory_estimate(model), reason)
         joined = objective.meter()
         for parts in self.ranks.all_gather(meter.parts()):
             joined.add(parts)
@@ -73,15 +74,24 @@ class Evaluator:
             )
 
     def _measure(
-        self, examples: Examples, size: int, meter: Meter, broken: list[int], predict: Predict
+        self,
+        examples: Examples,
+        size: int,
+        meter: Meter,
+        broken: list[int],
+        errors: list[str],
+        predict: Predict,
     ) -> tuple[float, float, bool]:
-        """Sum and weight of the losses of all ranks, and whether one of them was out of memory."""
+        """Sum and weight of the losses of all ranks, and whether one of them was out of memory.
+
+        This rank's rows that are not finite are added to `broken`, its out-of-memory errors to `errors`.
+        """
         loss_sum, weight, full = 0.0, 0.0, 0.0
         self.task.model.eval()
         try:
             for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
                 ((batch, counts),) = self.ranks.shard_batch(everyones, size)
-                own = self._score(examples, batch, meter if counts else None, broken, predict)
+                own = self._score(examples, batch, meter if counts else None, broken, errors, predict)
                 *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
                 self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
                 if full or stop:
@@ -92,7 +102,13 @@ class Evaluator:
         return loss_sum, weight, full > 0
 
     def _score(
-        self, examples: Examples, batch: Indices, meter: Meter | None, broken: list[int], predict: Predict
+        self,
+        examples: Examples,
+        batch: Indices,
+        meter: Meter | None,
+        broken: list[int],
+        errors: list[str],
+        predict: Predict,
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of a batch, and whether it did not fit into memory.
 
@@ -109,7 +125,7 @@ class Evaluator:
                 broken.extend(batch[_broken(logits, targets, len(batch))].tolist())
                 return loss.loss_sum.item(), loss.weight.item(), False
         except RuntimeError as error:
-            self.ranks.check_memory(error)
+            errors.append(self.ranks.check_memory(error))
             return 0.0, 0.0, True
 
 

@@ -129,15 +129,17 @@ def _gradients_that_fit(
     random = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
-        passes = _gradients(run, batch, state.micro_batch_size)
+        errors = list[str]()
+        passes = _gradients(run, batch, state.micro_batch_size, errors)
         if passes is not None:
             return passes
         longest = int(run.train.lengths[batch].max())
         parts = memory_estimate(run.task.model, run.optimizer)
-        state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts)
+        reason = run.ranks.first(errors)
+        state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts, reason)
         logger.warning(
-            f"out of device memory at step {state.step + 1}: micro-batches of {state.micro_batch_size} from now on;"
-            f" the batch of {run.training.batch_size} stays as it is"
+            f"out of device memory at step {state.step + 1} ({reason}): micro-batches of"
+            f" {state.micro_batch_size} from now on; the batch of {run.training.batch_size} stays as it is"
         )
         restore_statistics(statistics)
         torch.set_rng_state(random)
@@ -146,19 +148,18 @@ def _gradients_that_fit(
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int) -> GradientResult | None:
+def _gradients(run: Run, batch: Indices, size: int, errors: list[str]) -> GradientResult | None:
     """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
 
-    None if some rank was out of memory, which leaves no gradient.
+    None if some rank was out of memory, which leaves no gradient; this rank's error is added to `errors`.
     """
     run.optimizer.zero_grad(set_to_none=True)
-    loss_sum, weight, computed, full = 0.0, 0.0, 0.0, False
+    loss_sum, weight, computed = 0.0, 0.0, 0.0
     try:
         loss_sum, weight, computed = _accumulate(run, batch, size)
     except RuntimeError as error:
-        run.ranks.check_memory(error)
-        full = True
-    loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, full)
+        errors.append(run.ranks.check_memory(error))
+    loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, len(errors))
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
         return None

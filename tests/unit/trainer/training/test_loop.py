@@ -15,7 +15,7 @@ from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import DeviceMemoryError, DivergedError, StoppedError
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
-from finetune_trainer.process.memory import is_out_of_memory
+from finetune_trainer.process.memory import is_out_of_memory, memory_errors
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.state import TrainState
@@ -103,7 +103,7 @@ def test_gradients_are_those_of_the_mean_over_the_batch_whatever_the_micro_batch
     reference.backward()
     expected = {n: p.grad.clone() for n, p in run.task.model.named_parameters() if p.grad is not None}
     for size in (8, 5, 3, 1):
-        passes = _gradients(run, batch, size)
+        passes = _gradients(run, batch, size, [])
         assert passes.loss_sum / passes.weight == pytest.approx(reference.item(), abs=1e-6)
         named = run.task.model.named_parameters()
         got = {n: p.grad * passes.scale for n, p in named if p.grad is not None}
@@ -286,8 +286,8 @@ def test_biases_and_norms_do_not_decay(model_folder):
 class FullDevice:
     """Makes a model run out of memory for more than so many examples, a number of times."""
 
-    def __init__(self, model, fits, times=10**9):
-        self.fits, self.times = fits, times
+    def __init__(self, model, fits, times=10**9, error="CUDA out of memory"):
+        self.fits, self.times, self.error = fits, times, error
         model.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module, arguments, inputs):
@@ -295,7 +295,7 @@ class FullDevice:
 
         if len(inputs["input_ids"]) > self.fits and self.times:
             self.times -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError(self.error) if "CUDA" in self.error else RuntimeError(self.error)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_gives_the_update_of_the_halves(model_folder):
@@ -311,13 +311,43 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_update_of_the_halves
     assert "micro-batches of 2 from now on" in log[-1]
 
 
-def test_one_example_that_does_not_fit_ends_the_run(model_folder):
+NOT_SUPPORTED = (
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input."
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        NOT_SUPPORTED,
+        "DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_one_example_that_does_not_fit_ends_the_run_with_what_torch_said(model_folder, error):
+    """cuDNN's error counts as out of memory too, and means something else where one example does not fit."""
     from finetune_trainer.training.loop import train_step
 
-    run, state, *_ = a_run(model_folder)
-    FullDevice(run.task.model, fits=0)
-    with pytest.raises(DeviceMemoryError, match=r"one example of .* tokens"):
+    run, state, log, _ = a_run(model_folder)
+    FullDevice(run.task.model, fits=0, error=f"{error}\nmore lines")
+    with pytest.raises(DeviceMemoryError, match=r"one example of .* tokens") as caught:
         train_step(run, state)
+    assert f"({error})" in caught.value.message
+    assert f"({error}): micro-batches of 1" in log[-1]
+    with pytest.raises(DeviceMemoryError) as caught:
+        run.evaluator.evaluate(run.validation, 8)
+    assert f"({error})" in caught.value.message
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_memory_that_is_missing_outside_of_passes_comes_with_what_torch_said(trains):
+    import torch
+
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters()) if trains else None
+    with pytest.raises(DeviceMemoryError) as caught, memory_errors(layer, optimizer):
+        raise RuntimeError(NOT_SUPPORTED)
+    assert f"outside of forward and backward passes ({NOT_SUPPORTED})" in caught.value.message
 
 
 def test_a_number_that_is_not_finite_is_traced_to_its_row_and_changes_no_weight(model_folder):
