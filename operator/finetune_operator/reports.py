@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from finetune_api.run import RunReport
+from finetune_operator.decide.reports import merge_progress
 
 
 class Reports:
@@ -16,7 +17,10 @@ class Reports:
         return self._reports.get(uid)
 
     def put(self, uid: str, report: RunReport, now: datetime) -> None:
-        """Store a report in place of the previous one."""
+        """Store a report in place of the previous one, with the progress of both."""
+        old, _ = self._reports.get(uid, (None, None))
+        if old and report.progress and old.attempt == report.attempt:
+            report = report.model_copy(update={"progress": merge_progress(old.progress, report.progress)})
         self._reports[uid] = (report, now)
 
     def forget(self, uid: str) -> None:

@@ -28,6 +28,9 @@ from ports import free_port
 Json = dict[str, Any]
 
 
+SCRIPT = {"command": ["python", "/scripts/train.py"], "objective": None}
+
+
 @pytest.fixture(scope="module")
 def server() -> ApiServer:
     return shared_server()
@@ -116,6 +119,28 @@ def test_an_unmodified_hugging_face_trainer_is_understood(world: World, port: in
     assert trainer.post({"trainerStatus": status}) == 200
     until(lambda: step_of(world, name) == 7, "the report is in the status", 2)
     assert world.status(name)["progress"]["loss"] == 0.5
+
+
+def test_the_last_report_of_a_script_has_no_step_comes_at_once_and_is_kept(world: World, port: int) -> None:
+    """As a Hugging Face Trainer sends them: at the beginning, at a step, and at the end."""
+    name, pod, trainer = begin(world, port, **SCRIPT)
+
+    def post(percent: int, **metrics: float) -> int:
+        listed = [{"name": key, "value": str(value)} for key, value in metrics.items()]
+        return trainer.post({"trainerStatus": {"progressPercentage": percent, "metrics": listed}})
+
+    assert post(0, total_steps=8) == 200
+    assert post(87, current_step=7, total_steps=8, current_epoch=0.9, loss=0.5) == 200
+    assert post(100, loss=0.5, train_loss=0.75) == 200
+    until(
+        lambda: (world.status(name).get("progress") or {}).get("percent") == 100, "the last is in the status"
+    )
+    progress = world.status(name)["progress"]
+    assert (progress["step"], progress["totalSteps"], progress["epoch"]) == (7, 8, 0.9)
+    world.end(pod, 0)
+    status = world.until_phase(name, "Succeeded")
+    assert status["progress"]["step"] == status["attempts"][0]["toStep"] == 7
+    assert status["model"]["metrics"] == {"train_loss": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +254,7 @@ def shared_job(operator: Operator, server: ApiServer, port: int) -> tuple[str, T
 
 def test_a_flood_of_reports_is_slowed_down(world: World, port: int, operator: Operator) -> None:
     _, _, trainer = begin(world, port)
-    answers = [trainer.post(report(step)) for step in range(5)]
+    answers = [trainer.post(report(step)) for step in range(16)]
     assert answers[0] == 200
     assert 429 in answers
 

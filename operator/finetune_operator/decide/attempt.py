@@ -108,7 +108,7 @@ def _with_progress(
     if report is None or time is None:
         return context, attempt, None
     written = context.status.progress.last_update_time if context.status.progress else None
-    if written and time <= written:
+    if written and time < written:
         return context, attempt, None
     due = written + timedelta(seconds=context.settings.progress_interval) if written else time
     if context.now < due:

@@ -11,6 +11,7 @@ from finetune_api.status import (
     EpochStatus,
     FineTuneJobStatus,
     ModelStatus,
+    ProgressStatus,
     ResolvedStatus,
 )
 
@@ -29,8 +30,18 @@ def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) ->
         "effective": _merge_effective(status.effective, report.effective),
     }
     if report.progress:
-        update["progress"] = report.progress.model_copy(update={"last_update_time": time})
+        begun = bool(status.attempts) and status.attempts[-1].to_step is not None
+        progress = merge_progress(status.progress if begun else None, report.progress)
+        update["progress"] = progress.model_copy(update={"last_update_time": time})
     return status.model_copy(update=update)
+
+
+def merge_progress(old: ProgressStatus | None, new: ProgressStatus) -> ProgressStatus:
+    """An attempt's progress: a report without a step, such as a Hugging Face Trainer's last, adds to the old one."""
+    if old is None or new.step is not None:
+        return new
+    reported = {name: value for name in type(new).model_fields if (value := getattr(new, name)) is not None}
+    return old.model_copy(update=reported)
 
 
 def _merge_epochs(status: FineTuneJobStatus, report: RunReport) -> list[EpochStatus]:

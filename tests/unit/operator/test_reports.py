@@ -12,6 +12,7 @@ from finetune_api.status import (
     ProgressStatus,
 )
 from finetune_operator.decide.reports import with_attempt_report, with_report
+from finetune_operator.reports import Reports
 from unit.operator.worlds import T0
 
 ATTEMPT = AttemptStatus(number=1, from_step=0, to_step=350)
@@ -41,3 +42,40 @@ def test_all_that_only_the_trainer_knows_of_what_is_in_effect_is_taken_from_its_
     assert effective == EffectiveStatus(**said, **counts, output_uri="pvc://a/b", image="i")
     operator_s = {"training", "resources", "output_uri", "image"}
     assert set(EffectiveStatus.model_fields) == operator_s | set(said) | set(counts)
+
+
+TRAINED = ProgressStatus(percent=95, step=95, total_steps=100, epoch=2.9, loss=0.4, eta_seconds=3)
+LAST = ProgressStatus(percent=100, eta_seconds=0, metrics={"train_loss": 0.5})
+BOTH = TRAINED.model_copy(update={"percent": 100, "eta_seconds": 0, "metrics": {"train_loss": 0.5}})
+
+
+def status_of_attempt(number: int, to_step: int | None, progress: ProgressStatus) -> FineTuneJobStatus:
+    return FineTuneJobStatus(attempts=[AttemptStatus(number=number, to_step=to_step)], progress=progress)
+
+
+def test_a_last_report_without_a_step_completes_the_progress_of_its_attempt() -> None:
+    status = status_of_attempt(1, 95, TRAINED)
+    assert with_report(status, RunReport(progress=LAST), T0).progress == BOTH.model_copy(
+        update={"last_update_time": T0}
+    )
+
+
+def test_a_new_attempt_does_not_begin_with_the_progress_of_the_one_before() -> None:
+    status = status_of_attempt(2, None, TRAINED)
+    found = with_report(status, RunReport(progress=ProgressStatus(percent=0, total_steps=100)), T0).progress
+    assert found == ProgressStatus(percent=0, total_steps=100, last_update_time=T0)
+
+
+def test_a_report_with_a_step_says_all_that_is_known_now() -> None:
+    status = status_of_attempt(1, 95, TRAINED)
+    found = with_report(status, RunReport(progress=ProgressStatus(step=96)), T0).progress
+    assert found == ProgressStatus(step=96, last_update_time=T0)
+
+
+def test_progress_that_is_not_written_yet_is_completed_too_but_not_that_of_another_attempt() -> None:
+    reports = Reports()
+    reports.put("uid", RunReport(attempt=1, progress=TRAINED), T0)
+    reports.put("uid", RunReport(attempt=1, progress=LAST), T0)
+    assert reports.get("uid") == (RunReport(attempt=1, progress=BOTH), T0)
+    reports.put("uid", RunReport(attempt=2, progress=LAST), T0)
+    assert reports.get("uid") == (RunReport(attempt=2, progress=LAST), T0)
