@@ -66,9 +66,12 @@ class ValidationSpec(ApiModel):
 
     rules = (
         Rule(
-            "!has(self.uri) || (!has(self.fraction) && !has(self.stratify) && !has(self.groupBy))",
-            "give either uri, or fraction with stratify or groupBy, which split the training file",
-            lambda s: s.uri is None or (s.fraction is None and s.stratify is None and s.group_by is None),
+            "!has(self.uri) || (!has(self.fraction) && !has(self.stratify) && !has(self.groupBy) && !has(self.seed))",
+            "give either uri, or fraction with stratify, groupBy or seed, which split the training file",
+            lambda s: (
+                s.uri is None
+                or not (s.fraction or s.stratify is not None or s.group_by or s.seed is not None)
+            ),
         ),
         Rule(
             "!has(self.format) || has(self.uri)",
@@ -91,6 +94,8 @@ class ValidationSpec(ApiModel):
     """Stratified split: keep the proportions of the labels in both parts. Default: true for classification without groupBy."""
     group_by: ColumnName | None = None
     """Column to group by: rows with the same value stay on the same side of the split, which prevents leakage between parts of one document. For example review_id."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of the split: the same rows are held out for every job with the same data and seed. Default: training.seed."""
 
 
 class ColumnsSpec(ApiModel):

@@ -11,6 +11,7 @@ from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import Dtype, ModelSpec
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
+from finetune_api.search import SearchSpec
 from finetune_api.training import TrainingSpec
 from finetune_api.uris import HUB, ClaimUri, is_hub
 
@@ -216,6 +217,7 @@ class FineTuneJobSpec(ApiModel):
         _required_without_command("objective", "{classification: {}}"),
         _refused_with_command("objective"),
         _refused_with_command("training"),
+        _refused_with_command("search"),
         only_for(
             "classification",
             ".dataset.validation.stratify",
@@ -228,6 +230,10 @@ class FineTuneJobSpec(ApiModel):
         _few_from_secrets(),
         *map(_metrics_fit, OBJECTIVES),
         *map(_immutable, IMMUTABLE),
+        Rule(
+            "has(self.search) == has(oldSelf.search)",
+            "spec.search cannot be added or removed after creation; create a new FineTuneJob under another name",
+        ),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )
     model: ModelSpec | None = None
@@ -238,6 +244,8 @@ class FineTuneJobSpec(ApiModel):
     """What the model learns: classification, regression, token classification or causal language modelling."""
     training: TrainingSpec | None = None
     """Training settings. Default: AdamW with learning rate 5e-5 and batch size 32, for 3 epochs."""
+    search: SearchSpec | None = None
+    """Hyperparameter search: trials of this job with other values in some fields. They are compared by training.evaluation.bestMetric on the same validation rows; the model of the best one is status.model."""
     resources: ResourcesSpec | None = None
     """CPU, memory and GPUs of the training pods. Can be changed while the job is suspended."""
     scheduling: SchedulingSpec | None = None
@@ -270,12 +278,25 @@ class FineTuneJobSpec(ApiModel):
 
 
 _JOB_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+LONGEST_PARENT_NAME = 26
+
+
+def _name(job: dict[str, Any]) -> str:
+    return str((job.get("metadata") or {}).get("name", ""))
+
+
 JOB_RULES = (
     Rule(
         f"size(self.metadata.name) <= 40 && self.metadata.name.matches('{_JOB_NAME}')",
         "metadata.name must have at most 40 characters of a-z, 0-9 and '-', and start with a letter: it is part of"
         " the pods' names",
-        lambda name: len(name) <= 40 and re.fullmatch(_JOB_NAME, name) is not None,
+        lambda job: len(_name(job)) <= 40 and re.fullmatch(_JOB_NAME, _name(job)) is not None,
+    ),
+    Rule(
+        f"!has(self.spec.search) || size(self.metadata.name) <= {LONGEST_PARENT_NAME}",
+        f"metadata.name of a job with spec.search must have at most {LONGEST_PARENT_NAME} characters: it is part of"
+        " the trials' names",
+        lambda job: not (job.get("spec") or {}).get("search") or len(_name(job)) <= LONGEST_PARENT_NAME,
     ),
 )
-"""Rules on the whole object, whose `holds` takes metadata.name."""
+"""Rules on the whole object, whose `holds` takes its wire form."""

@@ -100,12 +100,13 @@ def object_in(annotation: Any) -> type[ApiModel] | None:
 
 
 def _nearest(path: str, kind: type[ApiModel]) -> str:
-    """The field with the most similar name; among equals, the one with the most similar path."""
+    """The field with the most similar name and path."""
 
-    def likeness(field: str) -> tuple[float, float]:
-        return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]), _ratio(path, field)
+    def likeness(field: str) -> float:
+        return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]) + _ratio(path, field)
 
-    return max(fields_of(kind), key=likeness)
+    others = [field for field in fields_of(kind) if not path.startswith(f"{field}.")]
+    return max(others, key=likeness)
 
 
 def _ratio(left: str, right: str) -> float:

@@ -151,6 +151,8 @@ class ValidationSplit(ApiModel):
     """Stratified split: keep the proportions of the labels. Default: true for classification without groupBy."""
     group_by: str | None = None
     """Column to group by: rows with the same value stay on the same side of the split."""
+    seed: Annotated[int | None, Field(ge=0, le=2**31 - 1, exclude_if=lambda seed: seed is None)] = None
+    """Seed of the split. Default: training.seed."""
 
 
 class DatasetInput(ApiModel):

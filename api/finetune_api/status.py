@@ -12,7 +12,7 @@ from finetune_api.resources import ResourcesSpec
 from finetune_api.training import TrainingSpec
 
 METRICS_KEPT, METRIC_NAME_LENGTH = 32, 64
-EPOCHS_KEPT, ATTEMPTS_KEPT = 50, 20
+EPOCHS_KEPT, ATTEMPTS_KEPT, TRIALS_KEPT = 50, 20, 50
 LARGEST_ATTEMPT = 99_999
 LARGEST_COUNT = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
@@ -89,6 +89,7 @@ class Reason(StrEnum):
     NOT_ALLOWED = "NotAllowed"
     CHILD_NAME_CONFLICT = "ChildNameConflict"
     CHILD_REFUSED = "ChildRefused"
+    TRIALS_FAILED = "TrialsFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     CONFIGURATION_ERROR = "ConfigurationError"
     DATA_ERROR = "DataError"
@@ -389,6 +390,60 @@ class ModelStatus(ApiModel):
     """Time at which training ended."""
 
 
+class TrialState(StrEnum):
+    """State of a trial."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    PRUNED = "Pruned"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+
+
+class TrialStatus(ApiModel):
+    """A trial of a search."""
+
+    number: Count
+    """Number of the trial, counted from 1."""
+    name: ShortText
+    """Name of its FineTuneJob."""
+    state: TrialState
+    """Pending, Running, Suspended, Succeeded, Pruned (ended early, because others are better), Failed, or Stopped (the search ended before it)."""
+    parameters: Annotated[dict[str, ShortText], Field(max_length=16)] = {}
+    """Values of the searched fields, by path, as JSON."""
+    value: Measured = None
+    """Value of training.evaluation.bestMetric: that of the published model, or the best one so far."""
+
+
+class TrialsStatus(ApiModel):
+    """The trials of a search."""
+
+    metric: ShortText
+    """Metric that the trials are compared by."""
+    planned: Count
+    """Number of trials to run."""
+    total: Count
+    """Number of trials created."""
+    running: Count
+    """Number of trials that have not ended."""
+    succeeded: Count
+    """Number of trials that trained to their end."""
+    pruned: Count
+    """Number of trials that were ended early, because others are better."""
+    failed: Count
+    """Number of trials that failed."""
+    stopped: Count
+    """Number of trials that the end of the search stopped."""
+    deleted: Count
+    """Number of trials that somebody deleted."""
+    best: TrialStatus | None = None
+    """The best trial so far."""
+    latest: Annotated[list[TrialStatus], Field(max_length=TRIALS_KEPT)] = []
+    """The latest trials, at most 50."""
+
+
 class FineTuneJobStatus(ApiModel):
     """Observed state of a job. Written by the operator."""
 
@@ -424,6 +479,8 @@ class FineTuneJobStatus(ApiModel):
     """The latest step with a saved checkpoint."""
     early_stopped: EarlyStoppedStatus | None = None
     """Set if early stopping ended training before its planned end."""
+    trials: TrialsStatus | None = None
+    """The trials of a search."""
     resolved: ResolvedStatus | None = None
     """The inputs as they were read: revisions, digests and row counts."""
     effective: EffectiveStatus | None = None

@@ -41,9 +41,9 @@ def _faults(document: dict[str, Any]) -> Iterator[str]:
     for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
         if document.get(field) != wanted:
             yield f"{field}: write {wanted}"
-    metadata = document.get("metadata")
-    name = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
-    yield from (rule.message for rule in JOB_RULES if rule.holds and not rule.holds(name))
+    parts = {part: document.get(part) for part in ("metadata", "spec")}
+    readable = {part: value for part, value in parts.items() if isinstance(value, dict)}
+    yield from (rule.message for rule in JOB_RULES if rule.holds and not rule.holds(readable))
     try:
         FineTuneJobSpec.from_json(document.get("spec") or {})
     except ValidationError as error:

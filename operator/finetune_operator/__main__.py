@@ -22,6 +22,7 @@ from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
 from finetune_operator.reports import Reports
 from finetune_operator.resync import Resync
+from finetune_operator.searches import Pruning, Searches
 from finetune_operator.server import serving, status_app
 from finetune_operator.settings import OperatorSettings, load
 from finetune_operator.tls import certificate_of, server_context
@@ -44,14 +45,16 @@ async def run(settings: OperatorSettings) -> None:
         stack.push_async_callback(cluster.close)
         certificate = await certificate_of(settings, cluster)
         children = Children(cluster, cache, settings, lambda: certificate.authority)
-        reconciler = Reconciler(cache, cluster, children, reports, metrics, settings)
+        searches = Searches(cluster, cache, children, settings)
+        reconciler = Reconciler(cache, cluster, children, searches, reports, metrics, settings)
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
         resync = Resync(cluster, cache, queue, settings)
         await stack.enter_async_context(serving(status_app(metrics, resync.readiness), settings.http_port))
         if settings.progress_url and settings.progress_port:
+            pruning = Pruning(cache, reports)
             endpoint = ProgressEndpoint(
-                cluster, cache, reports, settings.progress_audience, queue.add, utc_now
+                cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, utc_now
             )
             tls = server_context(certificate)
             await stack.enter_async_context(

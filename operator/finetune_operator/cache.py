@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
-from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID, name_in
+from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID, PARENT_UID, TRIAL, name_in, parent_in
 
 Body = dict[str, Any]
 
@@ -60,13 +60,18 @@ class Cache:
     unserved: dict[str, str] = field(default_factory=dict)
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
+    _trials: dict[str, set[Key]] = field(default_factory=dict)
 
     def put_finetunejob(self, body: Body) -> Key:
         """Keep a FineTuneJob, if it is newer than what is known."""
         key = Key(*id_of(body))
         known = self.finetunejobs.get(key)
         if known is None or _version(body) >= _version(known):
-            self.finetunejobs[key] = _kept_finetunejob(body)
+            if known is not None:
+                self._forget_trial(key, known)
+            self.finetunejobs[key] = kept = _kept_finetunejob(body)
+            if found := parent_in(kept["metadata"]):
+                self._trials.setdefault(found.uid, set()).add(key)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
         return key
@@ -77,8 +82,26 @@ class Cache:
         known = self.finetunejobs.get(key)
         if known is not None and uid_of(known) == uid_of(body):
             del self.finetunejobs[key]
+            self._forget_trial(key, known)
         self._forget_children(uid_of(body))
         return key
+
+    def _forget_trial(self, key: Key, body: Body) -> None:
+        if found := parent_in(body["metadata"]):
+            siblings = self._trials.get(found.uid, set())
+            siblings.discard(key)
+            if not siblings:
+                self._trials.pop(found.uid, None)
+
+    def trials_of(self, namespace: str, uid: str) -> dict[int, Body]:
+        """The trials of a search by number, without those that are being deleted."""
+        found: dict[int, Body] = {}
+        for key in self._trials.get(uid, ()):
+            metadata = self.finetunejobs[key]["metadata"]
+            parent = parent_in(metadata)
+            if parent and key.namespace == namespace and "deletionTimestamp" not in metadata:
+                found[parent.trial] = self.finetunejobs[key]
+        return found
 
     def _forget_children(self, owner: str) -> None:
         for kind in self.children:
@@ -242,24 +265,39 @@ def _version(body: Body) -> int:
     return int(body["metadata"]["resourceVersion"])
 
 
+def parent_key(body: Body) -> Key | None:
+    """The key of the search that a FineTuneJob is a trial of."""
+    found = parent_in(body["metadata"])
+    return Key(body["metadata"]["namespace"], found.name) if found else None
+
+
 def _kept_finetunejob(body: Body) -> Body:
-    kept = {"metadata": _identity(body)} | {key: body[key] for key in ("status",) if key in body}
+    metadata = _identity(body)
+    if parent_in(body["metadata"]):
+        labels = labels_in(body)
+        metadata |= {
+            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL) if name in labels},
+            "ownerReferences": _controllers(body),
+        }
+    kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}
     spec = body.get("spec")
     return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": spec}
 
 
 def _kept_child(body: Body) -> Body:
-    labels, metadata = labels_in(body), body["metadata"]
-    references = metadata.get("ownerReferences")
+    labels = labels_in(body)
     kept = {
         "labels": {name: labels[name] for name in _LABELS if name in labels},
-        "ownerReferences": [
-            one for one in references or [] if isinstance(one, dict) and one.get("controller")
-        ],
+        "ownerReferences": _controllers(body),
     }
     spec = body.get("spec") or {}
     node = {"nodeName": spec["nodeName"]} if "nodeName" in spec else {}
     return {"metadata": _identity(body) | kept, "spec": node, "status": body.get("status")}
+
+
+def _controllers(body: Body) -> list[Body]:
+    references = body["metadata"].get("ownerReferences") or []
+    return [one for one in references if isinstance(one, dict) and one.get("controller")]
 
 
 def _identity(body: Body) -> Body:

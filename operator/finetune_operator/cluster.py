@@ -160,6 +160,13 @@ class Cluster:
         }
         return await self._request("PUT", _path("FineTuneJob", namespace, name) + "/status", body=body)
 
+    async def patch_spec(self, kind: str, namespace: str, name: str, uid: str, spec: Body) -> Body:
+        """Merge fields into the spec of exactly this object; None removes one. Raises ConflictError, NotFoundError."""
+        body = {"metadata": {"uid": uid}, "spec": spec}
+        return await self._request(
+            "PATCH", _path(kind, namespace, name), body=body, content="application/merge-patch+json"
+        )
+
     async def replace(self, kind: str, body: Body) -> Body:
         """Replace an object at its resourceVersion. Raises ConflictError."""
         meta = body["metadata"]
@@ -193,12 +200,13 @@ class Cluster:
         path: str,
         query: dict[str, str] | None = None,
         body: Body | None = None,
+        content: str = "application/json",
     ) -> Body:
         await self._limiter()
         configuration = self._api.configuration
         headers = {
             "Accept": "application/json",
-            "Content-Type": "application/json",
+            "Content-Type": content,
             "User-Agent": "finetune-operator",
         }
         if token := await configuration.get_api_key_with_prefix("BearerToken"):

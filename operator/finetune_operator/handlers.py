@@ -16,7 +16,7 @@ from kopf._cogs.clients.watching import WatchingError
 
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_operator.backoff import backoff, jitter
-from finetune_operator.cache import Cache, Key
+from finetune_operator.cache import Cache, Key, parent_key
 from finetune_operator.cluster import PAGE, Cluster, Credentials
 from finetune_operator.plan.naming import SELECTOR
 from finetune_operator.workqueue import WorkQueue
@@ -62,6 +62,7 @@ def registry(
     async def finetunejob_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
         queue.add(cache.drop_finetunejob(body) if event["type"] == "DELETED" else cache.put_finetunejob(body))
+        _enqueue(queue, parent_key(body))
 
     @kopf.on.event("batch", "v1", "jobs", registry=handlers)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:

@@ -14,6 +14,7 @@ from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
 from finetune_operator.plan.pod import CONTAINER
 from finetune_operator.plan.volumes import input_locations
+from finetune_operator.wire import at, items, text, time_of
 
 Body = dict[str, Any]
 
@@ -79,7 +80,7 @@ async def _pod_refusal(namespace: str, uid: str, cluster: Cluster) -> str | None
     try:
         async for page in cluster.pages("Event", namespace, fields=fields):
             newest = max(page, key=lambda event: int(event["metadata"]["resourceVersion"]), default=None)
-            return _text(
+            return text(
                 newest, "message"
             )  # of the first page: who may make Events decides how many there are
     except ApiError as error:
@@ -100,9 +101,9 @@ async def _input(job: FineTuneJob, place: uris.Location, cluster: Cluster) -> In
     claim = await cluster.get("PersistentVolumeClaim", job.namespace, place.name)
     if claim is None:
         return InputView("PersistentVolumeClaim", place.name, exists=False)
-    bound = _at(claim, "status", "phase") == "Bound"
+    bound = at(claim, "status", "phase") == "Bound"
     return InputView(
-        "PersistentVolumeClaim", place.name, True, bound, _text(claim, "spec", "storageClassName")
+        "PersistentVolumeClaim", place.name, True, bound, text(claim, "spec", "storageClassName")
     )
 
 
@@ -125,39 +126,39 @@ def pod_view(child: Child) -> PodView:
     body = child.body
     conditions = _true_conditions(body)
     container = _container(body)
-    running, waiting = _at(container, "state", "running"), _at(container, "state", "waiting")
-    terminated = _at(container, "state", "terminated")
-    started = _at(running, "startedAt") or _at(terminated, "startedAt")
+    running, waiting = at(container, "state", "running"), at(container, "state", "waiting")
+    terminated = at(container, "state", "terminated")
+    started = at(running, "startedAt") or at(terminated, "startedAt")
     return PodView(
         name=body["metadata"]["name"],
         attempt=attempt_in(labels_in(body)) or 0,
-        phase=_text(body, "status", "phase") or "Pending",
-        node=_text(body, "spec", "nodeName"),
+        phase=text(body, "status", "phase") or "Pending",
+        node=text(body, "spec", "nodeName"),
         deleted=child.deleted,
         deleting="deletionTimestamp" in body["metadata"],
         started=time_of(started),
         end=_end(terminated),
-        waiting_reason=_text(waiting, "reason"),
-        waiting_message=_text(waiting, "message") or "",
+        waiting_reason=text(waiting, "reason"),
+        waiting_message=text(waiting, "message") or "",
         unschedulable=_unschedulable(body),
-        gates=tuple(str(_at(gate, "name")) for gate in _items(body, "spec", "schedulingGates")),
+        gates=tuple(str(at(gate, "name")) for gate in items(body, "spec", "schedulingGates")),
         memory_limit=_memory_limit(body),
         disruption=conditions.get("DisruptionTarget"),
-        status_reason=_text(body, "status", "reason"),
-        image_id=_text(container, "imageID"),
+        status_reason=text(body, "status", "reason"),
+        image_id=text(container, "imageID"),
     )
 
 
 def _container(body: Body) -> Any:
-    statuses = _items(body, "status", "containerStatuses")
-    return next((status for status in statuses if _at(status, "name") == CONTAINER), None)
+    statuses = items(body, "status", "containerStatuses")
+    return next((status for status in statuses if at(status, "name") == CONTAINER), None)
 
 
 def _memory_limit(body: Body) -> str | None:
     """As the pod has it: a LimitRange may have set it."""
-    containers = _items(body, "spec", "containers")
-    trainer = next((one for one in containers if _at(one, "name") == CONTAINER), None)
-    return _text(trainer, "resources", "limits", "memory")
+    containers = items(body, "spec", "containers")
+    trainer = next((one for one in containers if at(one, "name") == CONTAINER), None)
+    return text(trainer, "resources", "limits", "memory")
 
 
 def _end(terminated: Any) -> ContainerEnd | None:
@@ -166,52 +167,23 @@ def _end(terminated: Any) -> ContainerEnd | None:
     code = terminated.get("exitCode")
     return ContainerEnd(
         exit_code=code if isinstance(code, int) else -1,
-        reason=_text(terminated, "reason") or "",
-        message=_text(terminated, "message") or "",
+        reason=text(terminated, "reason") or "",
+        message=text(terminated, "message") or "",
         finished=time_of(terminated.get("finishedAt")),
     )
 
 
 def _unschedulable(body: Body) -> str | None:
-    for condition in _items(body, "status", "conditions"):
-        if _at(condition, "type") == "PodScheduled" and _at(condition, "status") == "False":
-            return str(_at(condition, "message") or _at(condition, "reason"))
+    for condition in items(body, "status", "conditions"):
+        if at(condition, "type") == "PodScheduled" and at(condition, "status") == "False":
+            return str(at(condition, "message") or at(condition, "reason"))
     return None
 
 
 def _true_conditions(body: Body) -> dict[str, str]:
     """Type to reason of the conditions that are True."""
     return {
-        str(_at(item, "type")): _text(item, "reason") or ""
-        for item in _items(body, "status", "conditions")
-        if _at(item, "status") == "True"
+        str(at(item, "type")): text(item, "reason") or ""
+        for item in items(body, "status", "conditions")
+        if at(item, "status") == "True"
     }
-
-
-def _at(value: Any, *keys: str) -> Any:
-    """The value under nested keys; None if a key is missing or has another type."""
-    for key in keys:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(key)
-    return value
-
-
-def _text(value: Any, *keys: str) -> str | None:
-    """The text under nested keys; None for an empty one."""
-    found = _at(value, *keys)
-    return found if isinstance(found, str) and found else None
-
-
-def _items(value: Any, *keys: str) -> list[Any]:
-    found = _at(value, *keys)
-    return found if isinstance(found, list) else []
-
-
-def time_of(text: Any) -> datetime | None:
-    """An RFC 3339 time, None for anything else."""
-    try:
-        time = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-    return time if time.tzinfo else None

@@ -10,11 +10,12 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from aiohttp import ClientError, web
 from cachetools import TTLCache
 
-from finetune_api.run import RunReport
+from finetune_api.run import ProgressAnswer, Prune, RunReport
 from finetune_operator.cache import Cache, Child, Key, labels_in, owner_of, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.report_body import parse_report
@@ -23,6 +24,8 @@ from finetune_operator.plan.naming import ATTEMPT
 from finetune_operator.reports import Reports
 
 logger = logging.getLogger(__name__)
+
+Body = dict[str, Any]
 
 PATH = "/v1/progress"
 _BODY_LIMIT = 64 * 1024
@@ -44,10 +47,11 @@ class ProgressEndpoint:
         reports: Reports,
         audience: str,
         enqueue: Callable[[Key], None],
+        why_pruned: Callable[[Body, RunReport], str | None],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster, self._cache, self._reports = cluster, cache, reports
-        self._audience, self._enqueue, self._now = audience, enqueue, now
+        self._audience, self._enqueue, self._why_pruned, self._now = audience, enqueue, why_pruned, now
         self._reviews = asyncio.Semaphore(_REVIEWS)
         self._pod_uids: TTLCache[str, str] = TTLCache(_REMEMBERED, _TOKEN_TRUST)
         self._reported: TTLCache[str, list[datetime]] = TTLCache(_REMEMBERED, _WINDOW)
@@ -76,7 +80,9 @@ class ProgressEndpoint:
         arrived.append(self._now())
         self._reports.put(owner, report, arrived[-1])
         self._enqueue(key)
-        return web.json_response({})
+        reason = self._why_pruned(self._cache.finetunejobs[key], report)
+        answer = ProgressAnswer(prune=Prune(reason=reason) if reason else None)
+        return web.json_response(answer.to_json())
 
     async def _pod_uid(self, authorization: str) -> str:
         """The uid of the pod that a token was made for. Raises 401."""

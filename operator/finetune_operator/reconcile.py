@@ -5,7 +5,7 @@ may be killed between any two lines and be started again.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +37,7 @@ from finetune_operator.observe import observe
 from finetune_operator.plan.effective import Resolved, resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.reports import Reports
+from finetune_operator.searches import Searches
 from finetune_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Reconciler:
     cache: Cache
     cluster: Cluster
     children: Children
+    searches: Searches
     reports: Reports
     metrics: Metrics
     settings: OperatorSettings
@@ -97,21 +99,52 @@ class Reconciler:
             await self._post_events(await self._write(body, status))
             return None
         resolved = resolve(job, self.settings)
+        if job.spec.search and not finished(job.status):
+            return await self._reconcile_search(body, job, resolved, now)
         observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid), now)
         decision = decide(job, resolved, observation, now, self.settings)
         events = await self._write(body, decision.status)
-        refused_with: ApiError | ForeignObjectError | None = None
-        try:
-            await self._act(replace(job, status=decision.status), resolved, decision)
-        except (ForeignObjectError, ApiError) as error:
-            refused_with = error
-        await self._post_events(events)  # after the action, which must not wait for them
-        if refused_with:
-            if decision.action is not Action.CREATE_ATTEMPT or may_pass(refused_with, decision.status, now):
-                raise refused_with
-            return await self._refused(job, decision.status, refused_with)
+        action = self._act(replace(job, status=decision.status), resolved, decision)
+        creates = decision.action is Action.CREATE_ATTEMPT
+        if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
+            return requeue_after
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
+
+    async def _reconcile_search(
+        self, body: Body, job: FineTuneJob, resolved: Resolved, now: datetime
+    ) -> float | None:
+        step = await self.searches.decide(job, resolved, now)
+        decision, creates = step.decision, step.values is not None
+        events = await self._write(body, decision.status)
+        action = self.searches.act(step)
+        if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
+            return requeue_after
+        if creates:
+            return 0  # there may be room for another
+        return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
+
+    async def _carry_out(
+        self,
+        action: Awaitable[None],
+        job: FineTuneJob,
+        status: FineTuneJobStatus,
+        events: list[Body],
+        *,
+        creates: bool,
+    ) -> float | None:
+        """Act, then post the Events, which the action must not wait for. Seconds to wait if a child is refused."""
+        refused_with: ApiError | ForeignObjectError | None = None
+        try:
+            await action
+        except (ForeignObjectError, ApiError) as error:
+            refused_with = error
+        await self._post_events(events)
+        if refused_with is None:
+            return None
+        if not creates or may_pass(refused_with, status, self.clock()):
+            raise refused_with
+        return await self._refused(job, status, refused_with)
 
     async def _whole(self, kept: Body) -> Body:
         """The FineTuneJob with its spec. Raises NotFoundError."""

@@ -82,20 +82,20 @@ def _between_attempts(context: Context) -> Decision:
     if over_deadline(context):
         return fail(context, deadline_verdict(context))
     if not image_allowed(context.resolved.image, context.settings):
-        return fail(context, _refused_image(context))
-    if stalled := _stalled(context):
+        return fail(context, refused_image(context.job, context.settings))
+    if stalled := why_stalled(context.job, context.resolved, context.settings):
         return context.conclude(stalled)
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
     return _open_attempt(_accept(context))
 
 
-def _stalled(context: Context) -> Verdict | None:
+def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> Verdict | None:
     """What keeps the job from running until its spec, or the administrator's settings, are changed."""
-    if conflict := conflict_of(context.resolved.resources, context.settings):
+    if conflict := conflict_of(resolved.resources, settings):
         message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
-    if refused := why_not_allowed(context.job.spec, context.settings):
+    if refused := why_not_allowed(job.spec, settings):
         return Verdict(Phase.PENDING, Reason.NOT_ALLOWED, refused, stalled=True)
     return None
 
@@ -150,12 +150,13 @@ def _waiting(context: Context, until: datetime) -> Decision:
     return context.conclude(Verdict(Phase.PENDING, Reason.WAITING_TO_RETRY, message), requeue_at=until)
 
 
-def _refused_image(context: Context) -> Verdict:
-    allowed = ", ".join(context.settings.allowed_images) or "none but the trainer image and the script image"
+def refused_image(job: FineTuneJob, settings: OperatorSettings) -> Verdict:
+    """The verdict on a job whose image the administrator does not allow."""
+    allowed = ", ".join(settings.allowed_images) or "none but the trainer image and the script image"
     return Verdict(
         Phase.FAILED,
         Reason.IMAGE_NOT_ALLOWED,
-        f"spec.image: {context.job.spec.image} is not among the images that the administrator allows ({allowed})",
+        f"spec.image: {job.spec.image} is not among the images that the administrator allows ({allowed})",
     )
 
 

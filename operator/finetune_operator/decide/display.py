@@ -2,7 +2,13 @@
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.metrics import plain
-from finetune_api.status import DisplayStatus, FineTuneJobStatus
+from finetune_api.status import (
+    CheckpointStatus,
+    DisplayStatus,
+    FineTuneJobStatus,
+    ProgressStatus,
+    TrialsStatus,
+)
 
 
 def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
@@ -11,15 +17,32 @@ def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
     training = effective.training if effective else None
     resources = effective.resources if effective else None
     epochs = training.epochs if training else None
+    found = status.trials.best if status.trials else None
     return DisplayStatus(
-        progress=f"{progress.percent}%" if progress and progress.percent is not None else None,
+        progress=_trials(status.trials) if status.trials else _percent(progress),
         epoch=_epoch(progress.epoch if progress else None, epochs),
         loss=f"{progress.loss:.3f}" if progress and progress.loss is not None else None,
-        best=f"{best.metric} {best.value:.3f}" if best and best.metric and best.value is not None else None,
+        best=_best(status.trials.metric, found.value) if status.trials and found else _best_of(best),
         eta=_duration(progress.eta_seconds) if progress and progress.eta_seconds is not None else None,
         gpus=f"{resources.nodes}×{resources.gpus_per_node}" if resources else None,
         message=message[:MESSAGE_LENGTH],
     )
+
+
+def _trials(trials: TrialsStatus) -> str:
+    return f"{trials.total - trials.running}/{trials.planned} trials"
+
+
+def _percent(progress: ProgressStatus | None) -> str | None:
+    return f"{progress.percent}%" if progress and progress.percent is not None else None
+
+
+def _best_of(best: CheckpointStatus | None) -> str | None:
+    return _best(best.metric, best.value) if best else None
+
+
+def _best(metric: str | None, value: float | None) -> str | None:
+    return f"{metric} {value:.3f}" if metric and value is not None else None
 
 
 def _epoch(done: float | None, planned: int | None) -> str | None:

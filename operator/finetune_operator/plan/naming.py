@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api import API_VERSION, GROUP, KIND
 from finetune_api.status import LARGEST_ATTEMPT
@@ -12,6 +12,8 @@ MANAGER = "finetune-operator"
 JOB_NAME = f"{GROUP}/job-name"
 JOB_UID = f"{GROUP}/job-uid"
 ATTEMPT = f"{GROUP}/attempt"
+PARENT_UID = f"{GROUP}/parent-uid"
+TRIAL = f"{GROUP}/trial"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 
@@ -36,6 +38,40 @@ def name_in(labels: Mapping[str, str]) -> str | None:
     """The name that the Job of these labels has; None where they are not those of an attempt."""
     attempt, name, uid = attempt_in(labels), labels.get(JOB_NAME), labels.get(JOB_UID)
     return _attempt_name(name, uid, attempt) if attempt and name and uid else None
+
+
+def trial_name(job: FineTuneJob, trial: int) -> str:
+    """Name of a trial's FineTuneJob."""
+    return _trial_name(job.name, job.uid, trial)
+
+
+def _trial_name(parent: str, parent_uid: str, trial: int) -> str:
+    return f"{parent}-{parent_uid[:8]}-t{trial:03}"
+
+
+class Parent(NamedTuple):
+    """The search that a FineTuneJob is a trial of, and the trial's number."""
+
+    name: str
+    uid: str
+    trial: int
+
+
+def parent_in(metadata: Mapping[str, Any]) -> Parent | None:
+    """What the metadata of a FineTuneJob say of the search that it is a trial of.
+
+    Anybody can write labels and references: they count only together, and with the name that a trial has.
+    """
+    labels = metadata.get("labels")
+    number = labels.get(TRIAL) if isinstance(labels, Mapping) else None
+    if not isinstance(number, str) or not re.fullmatch("[1-9][0-9]{0,2}", number):
+        return None
+    for reference in metadata.get("ownerReferences") or []:
+        name, uid = reference.get("name"), reference.get("uid")
+        if reference.get("kind") == KIND and reference.get("controller") and isinstance(name, str):
+            trial = _trial_name(name, str(uid), int(number))
+            return Parent(name, str(uid), int(number)) if metadata.get("name") == trial else None
+    return None
 
 
 def output_claim_name(job: FineTuneJob) -> str:

@@ -101,4 +101,5 @@ def _split(validation: ValidationSpec) -> ValidationSplit:
         fraction=validation.fraction or 0.1,
         stratify=validation.stratify,
         group_by=validation.group_by,
+        seed=validation.seed,
     )

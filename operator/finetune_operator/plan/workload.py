@@ -28,7 +28,7 @@ def plan(
 ) -> Plan:
     """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by."""
     return Plan(
-        claim=None if job.spec.output and job.spec.output.uri else _claim(job, settings),
+        claim=output_claim(job, settings),
         config_map=_config_map(job, resolved, attempt, settings, ca_certificate),
         job=_job(job, resolved, attempt, settings),
     )
@@ -64,8 +64,10 @@ def _config_map(
     }
 
 
-def _claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
-    """Without owner reference: a model outlives its job."""
+def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any] | None:
+    """The claim for a job without output.uri. It has no owner reference: a model outlives its job."""
+    if job.spec.output and job.spec.output.uri:
+        return None
     spec: dict[str, Any] = {
         "accessModes": [settings.output_access_mode],
         "resources": {"requests": {"storage": settings.output_size}},

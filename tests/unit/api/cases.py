@@ -50,6 +50,10 @@ def _data(**fields: Any) -> Json:
     return spec(dataset={"train": {"uri": REVIEWS}} | fields)
 
 
+def _search(*parameters: Json, **fields: Any) -> Json:
+    return spec(search={"parameters": list(parameters)} | fields)
+
+
 def _resources(**fields: Any) -> Json:
     return spec(resources=fields)
 
@@ -170,6 +174,31 @@ FULL: Json = {
         _secret("WANDB_API_KEY", key="api-key"),
     ],
 }
+RATE = "training.optimizer.learningRate"
+RATES: Json = {"path": RATE, "logUniform": {"min": 1e-5, "max": 1e-2}}
+FULL_SEARCH: Json = {
+    "algorithm": "Random",
+    "parameters": [
+        RATES,
+        {"path": "model.adapter.lora.targetModules", "choice": [["query"], ["query", "value"]]},
+        {"path": "training.epochs", "integer": {"min": 1, "max": 5, "step": 2}},
+        {"path": "training.optimizer.name", "choice": ["AdamW", "SGD"]},
+        {
+            "path": "training.optimizer.momentum",
+            "uniform": {"min": 0.0, "max": 0.9},
+            "when": {"path": "training.optimizer.name", "values": ["SGD"]},
+        },
+        {"path": "training.schedule", "choice": [{"name": "Cosine"}, {"name": "Constant"}]},
+        {"path": "dataset.preprocessing.lowercase", "choice": [True, False]},
+    ],
+    "maxTrials": 30,
+    "parallelism": 4,
+    "maxFailedTrials": 2,
+    "patience": 10,
+    "pruner": {"asha": {"minEpochs": 0.5, "reductionFactor": 4}},
+    "seed": 3,
+}
+
 FULL_SCRIPT: Json = script_spec(
     **{name: FULL[name] for name in FULL if name not in ("objective", "training")},
 )
@@ -179,6 +208,11 @@ ACCEPTED = [
     Case("a job with every field", FULL),
     Case("the smallest script", script_spec()),
     Case("a script with every field", FULL_SCRIPT),
+    Case("a search with every field", spec(search=FULL_SEARCH)),
+    Case("the smallest search", spec(search={"parameters": [RATES]})),
+    Case("a grid", _search({"path": RATE, "choice": [1e-5, 0.001, 1]}, algorithm="Grid")),
+    Case("a pruner with its defaults", _search(RATES, pruner={"asha": {}})),
+    Case("a share with a seed", _data(validation={"seed": 7})),
     Case("regression is written as an empty object", spec(objective={"regression": {}})),
     Case(
         "null is as good as absent",
@@ -310,7 +344,7 @@ ACCEPTED += [
 ]
 
 _COLUMN_TWICE = "must be different columns; one column cannot be used twice"
-_GIVEN_TWICE = "give either uri, or fraction with stratify or groupBy"
+_GIVEN_TWICE = "give either uri, or fraction with stratify, groupBy or seed"
 _FOREIGN = "spec.training names a metric that classification does not have"
 _ONE_VALUE = "set exactly one of value and valueFrom"
 _RESERVED = "this variable controls the interpreter, the loader or the trainer"
@@ -368,6 +402,7 @@ BROKEN_RULES = [
     ),
     Case("a file and a share", _data(validation={"uri": REVIEWS, "fraction": 0.1}), _GIVEN_TWICE),
     Case("a file, stratified", _data(validation={"uri": REVIEWS, "stratify": False}), _GIVEN_TWICE),
+    Case("a file with a seed", _data(validation={"uri": REVIEWS, "seed": 0}), _GIVEN_TWICE),
     Case("a file in groups", _data(validation={"uri": REVIEWS, "groupBy": "id"}), _GIVEN_TWICE),
     Case("a column as text and pair", _data(columns={"text": "a", "textPair": "a"}), _COLUMN_TWICE),
     Case("the default column as text and pair", _data(columns={"textPair": "text"}), _COLUMN_TWICE),
@@ -522,6 +557,52 @@ BROKEN_RULES = [
     ),
 ]
 
+_SGD = {"path": "training.optimizer.name", "values": ["SGD"]}
+_MOMENTUM: Json = {"path": "training.optimizer.momentum", "choice": [0.9], "when": _SGD}
+_WHEN = "when.path must be the path of another parameter"
+_FIXED = "cannot be searched"
+BROKEN_RULES += [
+    Case(
+        "two ranges of one parameter",
+        _search(RATES | {"uniform": {"min": 0.1, "max": 1}}),
+        "set exactly one of choice, uniform, logUniform and integer",
+    ),
+    Case(
+        "an empty range",
+        _search({"path": RATE, "uniform": {"min": 1, "max": 1}}),
+        "min must be less than max",
+    ),
+    Case(
+        "an empty range of logarithms",
+        _search({"path": RATE, "logUniform": {"min": 1, "max": 0.1}}),
+        "min must be",
+    ),
+    Case(
+        "an empty range of integers",
+        _search({"path": "training.epochs", "integer": {"min": 3, "max": 2}}),
+        "min m",
+    ),
+    Case("the training rows", _search({"path": "dataset.train.uri", "choice": ["pvc://a/b.csv"]}), _FIXED),
+    Case("the validation rows", _search({"path": "dataset.validation.fraction", "choice": [0.1]}), _FIXED),
+    Case("the test rows", _search({"path": "dataset.test.uri", "choice": ["pvc://a/b.csv"]}), _FIXED),
+    Case("the metric", _search({"path": "training.evaluation.bestMetric", "choice": ["f1"]}), _FIXED),
+    Case("a grid of a range", _search(RATES, algorithm="Grid"), "algorithm Grid needs choice or integer"),
+    Case("a condition on nothing", _search(RATES, _MOMENTUM), _WHEN),
+    Case("a condition on itself", _search(_MOMENTUM | {"path": _SGD["path"]}), _WHEN),
+    Case(
+        "a condition on a condition",
+        _search(
+            _MOMENTUM, {"path": _SGD["path"], "choice": ["SGD"], "when": {"path": RATE, "values": [1]}}, RATES
+        ),
+        _WHEN,
+    ),
+    Case(
+        "a search for a script",
+        script_spec(search={"parameters": [RATES]}),
+        "spec.search does not apply to your own script",
+    ),
+]
+
 WRONG_TYPES_AND_BOUNDS = [
     Case("a rate in quotes", _optimizer(learningRate="5e-5"), field="spec.training.optimizer.learningRate"),
     Case("a rate of zero", _optimizer(learningRate=0), field="spec.training.optimizer.learningRate"),
@@ -672,6 +753,8 @@ NAMES = {
 }
 """Names of jobs; both the server's own rule for names and ours hold."""
 NAME_MESSAGE = "metadata.name must have at most 40 characters"
+NAMES_OF_SEARCHES = {"tune": True, "a" * 26: True, "a" * 27: False}
+NAME_OF_A_SEARCH = "metadata.name of a job with spec.search must have at most 26 characters"
 
 _CHANGES: dict[str, tuple[Json, Json]] = {
     "model": ({"uri": MODEL}, {"uri": "pvc://demo/models/other"}),
@@ -713,5 +796,41 @@ UPDATES = [
         spec(objective={"classification": {"labels": ["neg", "pos"]}}),
         spec(objective={"classification": {"labels": ["pos", "neg"]}}),
         "the order of labels defines their ids and cannot be changed",
+    ),
+    *(
+        Update(
+            f"another {field} of a search",
+            _search(RATES, **{field: value}),
+            _search(RATES, **({field: other} if other is not None else {})),
+            f"spec.search.{field} cannot be changed",
+        )
+        for field, value, other in [
+            ("algorithm", "Random", "TPE"),
+            ("maxFailedTrials", 1, 2),
+            ("patience", 5, None),
+            ("pruner", {"asha": {}}, {"asha": {"minEpochs": 2}}),
+            ("seed", 1, None),
+        ]
+    ),
+    Update(
+        "another range",
+        _search(RATES),
+        _search(RATES | {"logUniform": {"min": 1e-5, "max": 0.1}}),
+        "spec.search.parameters cannot be changed",
+    ),
+    Update(
+        "another choice, of a type that the schema does not know",
+        _search({"path": "training.schedule", "choice": [{"name": "Cosine"}]}),
+        _search({"path": "training.schedule", "choice": [{"name": "Linear"}]}),
+        "spec.search.parameters cannot be changed",
+    ),
+    Update(
+        "fewer trials",
+        _search(RATES, maxTrials=10),
+        _search(RATES, maxTrials=9),
+        "spec.search.maxTrials can be raised, but not lowered",
+    ),
+    Update(
+        "no search any more", _search(RATES), spec(), "spec.search cannot be added or removed after creation"
     ),
 ]

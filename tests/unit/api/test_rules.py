@@ -5,13 +5,16 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from builders import script_spec, spec
+from builders import job, script_spec, spec
 from finetune_api.finetunejob import IMMUTABLE, JOB_RULES, WHILE_SUSPENDED, FineTuneJobSpec
 from unit.api.cases import (
     ACCEPTED,
     BROKEN_RULES,
     NAME_MESSAGE,
+    NAME_OF_A_SEARCH,
     NAMES,
+    NAMES_OF_SEARCHES,
+    RATES,
     UNKNOWN_FIELDS,
     UPDATES,
     WRONG_TYPES_AND_BOUNDS,
@@ -52,13 +55,19 @@ def test_a_wrong_type_bound_or_name_is_refused_with_its_place(case: Case) -> Non
 
 @pytest.mark.parametrize(("name", "accepted"), NAMES.items())
 def test_a_name_is_accepted_when_pods_can_carry_it(name: str, accepted: bool) -> None:
-    (rule,) = JOB_RULES
-    assert rule.holds is not None
-    assert rule.holds(name) is accepted
+    assert all(rule.holds(job(name)) for rule in JOB_RULES if rule.holds) is accepted
+
+
+@pytest.mark.parametrize(("name", "accepted"), NAMES_OF_SEARCHES.items())
+def test_a_name_is_accepted_when_trials_can_carry_it(name: str, accepted: bool) -> None:
+    searching = job(name, search={"parameters": [RATES]})
+    assert all(rule.holds(searching) for rule in JOB_RULES if rule.holds) is accepted
 
 
 PROVOKED = (
-    {str(case.message) for case in BROKEN_RULES} | {update.message for update in UPDATES} | {NAME_MESSAGE}
+    {str(case.message) for case in BROKEN_RULES}
+    | {update.message for update in UPDATES}
+    | {NAME_MESSAGE, NAME_OF_A_SEARCH}
 )
 
 

@@ -152,7 +152,8 @@ def label_lists(objective: ObjectiveSpec) -> bool:
 
 def _hold_out(rows: FileIndex, split: ValidationSplit, config: RunConfig) -> tuple[FileIndex, FileIndex]:
     classification = config.objective.kind == "classification"
-    train, held_out, how = split_rows(rows, split, config.training.seed, classification)
+    seed = config.training.seed if split.seed is None else split.seed
+    train, held_out, how = split_rows(rows, split, seed, classification)
     logger.info(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
     file = rows.resolved
     held = ResolvedData(uri=file.uri, revision=file.revision, digest=file.digest, rows=len(held_out))

@@ -1,0 +1,1 @@
+"""Hyperparameter search: a FineTuneJob whose children, the trials, are FineTuneJobs. Pure."""

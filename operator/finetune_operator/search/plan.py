@@ -1,0 +1,59 @@
+"""The FineTuneJob of a trial. Pure."""
+
+from typing import Any
+
+from finetune_api import API_VERSION, KIND
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.overrides import overridden
+from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import MANAGER, PARENT_UID, TRIAL, owner_reference, trial_name
+from finetune_operator.search.space import Values, without_search
+
+_THE_PARENTS = ("suspend", "activeDeadlineSeconds")
+FOLLOWED = ("suspend", "resources", "scheduling")
+"""Fields that a running trial takes from its parent when they change."""
+
+
+def trial_body(job: FineTuneJob, resolved: Resolved, number: int, values: Values) -> dict[str, Any]:
+    """The FineTuneJob of trial `number`: the parent's spec with these values, and an output folder of its own.
+
+    The rows are split with the parent's seed, so that all trials are evaluated on the same ones.
+    """
+    spec = {name: part for name, part in without_search(job.spec).items() if name not in _THE_PARENTS} | {
+        "output": _output(job, resolved, number)
+    }
+    spec["dataset"] = spec["dataset"] | {"validation": _validation(job.spec)}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": trial_name(job, number),
+            "namespace": job.namespace,
+            "labels": {
+                "app.kubernetes.io/managed-by": MANAGER,
+                PARENT_UID: job.uid,
+                TRIAL: str(number),
+            },
+            "ownerReferences": [owner_reference(job)],
+        },
+        "spec": overridden(spec, values, FineTuneJobSpec),
+    }
+
+
+def _output(job: FineTuneJob, resolved: Resolved, number: int) -> dict[str, Any]:
+    asked = job.spec.output.to_json() if job.spec.output else {}
+    return asked | {"uri": f"{resolved.output_uri}/trials/t{number:03}"}
+
+
+def _validation(spec: FineTuneJobSpec) -> dict[str, Any]:
+    training = spec.resolved_training()
+    assert spec.dataset and training
+    asked = spec.dataset.validation.to_json() if spec.dataset.validation else {}
+    return asked if "uri" in asked else {"seed": training.seed} | asked
+
+
+def followed(spec: FineTuneJobSpec, *, stop: bool) -> dict[str, Any]:
+    """The parent's fields that its running trials follow; None removes one."""
+    wire = spec.to_json() | ({"suspend": True} if stop else {})
+    return {name: wire.get(name) for name in FOLLOWED}

@@ -1,0 +1,168 @@
+"""The values of the next trial: a function of the search, the trial's number and the trials before it. Pure.
+
+Nothing is kept between two trials: the sampler's state is rebuilt from the trials, so that an operator that was
+killed chooses the same values again.
+"""
+
+import json
+import math
+import random
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.metrics import Direction, direction
+from finetune_api.search import Algorithm, ParameterSpec
+from finetune_api.status import TrialState
+from finetune_operator.search.space import Values, combinations, fits
+from finetune_operator.search.trials import Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+    from optuna.trial import Trial as Asked
+
+RANDOM_TRIALS = 10
+"""Trials of TPE that are random, as many as Optuna's default."""
+_DRAWS = 50
+_DRAWS_BY_TPE = 10
+"""Where the rules refuse what TPE likes best, it likes the same again; then random values are drawn."""
+_STEPS_PER_EPOCH = 1000
+
+
+def propose(spec: FineTuneJobSpec, number: int, trials: Sequence[Trial], metric: str) -> Values | None:
+    """The values of trial `number`; None if the spec takes none of those that were tried.
+
+    A grid's trial has the combination of its number. The other algorithms draw again, up to 50 times, while the spec's
+    rules refuse a combination.
+    """
+    search = spec.search
+    assert search
+    if search.algorithm is Algorithm.GRID:
+        found = combinations(spec, number)
+        return found[number - 1] if number <= len(found) else None
+    before = sorted((one for one in trials if one.number < number), key=lambda one: one.number)
+    for draw in range(_DRAWS):
+        seed = f"{seed_of(spec)}/{number}/{draw}"
+        random_one = search.algorithm is Algorithm.RANDOM or len(before) < RANDOM_TRIALS
+        if random_one or draw >= _DRAWS_BY_TPE:
+            values = _drawn(search.parameters, seed)
+        else:
+            values = _by_tpe(search.parameters, seed, before, metric)
+        if fits(spec, values):
+            return values
+    return None
+
+
+def seed_of(spec: FineTuneJobSpec) -> int:
+    """The seed of a search."""
+    training = spec.resolved_training()
+    assert spec.search and training
+    return training.seed if spec.search.seed is None else spec.search.seed
+
+
+def _drawn(parameters: Sequence[ParameterSpec], seed: str) -> Values:
+    """Independent random values."""
+    source = random.Random(seed)  # noqa: S311 — not a secret
+    values: Values = {}
+    for parameter in sorted(parameters, key=lambda parameter: parameter.when is not None):
+        value = _draw(parameter, source)
+        if parameter.applies(values):
+            values[parameter.path] = value
+    return values
+
+
+def _draw(parameter: ParameterSpec, source: random.Random) -> Any:
+    if parameter.listed is not None:
+        return source.choice(parameter.listed)
+    if parameter.uniform:
+        return source.uniform(parameter.uniform.min, parameter.uniform.max)
+    assert parameter.log_uniform
+    low, high = parameter.log_uniform.min, parameter.log_uniform.max
+    return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
+
+
+def _by_tpe(parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Trial], metric: str) -> Values:
+    """The tree-structured Parzen estimator, fed with the trials; running ones count as bad (constant liar)."""
+    import optuna  # here: an operator without a search does not load it
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=0,
+            multivariate=True,
+            constant_liar=True,
+            seed=random.Random(seed).getrandbits(32),  # noqa: S311 — not a secret
+        )
+    maximize = direction(metric) is Direction.MAXIMIZE
+    study = optuna.create_study(sampler=sampler, direction="maximize" if maximize else "minimize")
+    for trial in trials:
+        if frozen := _frozen(trial, parameters):
+            study.add_trial(frozen)
+    return _asked(study.ask(), parameters)
+
+
+def _asked(asked: "Asked", parameters: Sequence[ParameterSpec]) -> Values:
+    values: Values = {}
+    for parameter in sorted(parameters, key=lambda parameter: parameter.when is not None):
+        if parameter.applies(values):
+            values[parameter.path] = _suggest(asked, parameter)
+    return values
+
+
+def _suggest(asked: "Asked", parameter: ParameterSpec) -> Any:
+    path = parameter.path
+    if parameter.choice is not None:
+        return json.loads(asked.suggest_categorical(path, _categories(parameter.choice)))
+    if parameter.integer:
+        values = parameter.integer.values
+        return asked.suggest_int(path, values[0], values[-1], step=values.step)
+    ends = parameter.uniform or parameter.log_uniform
+    assert ends
+    return asked.suggest_float(path, ends.min, ends.max, log=parameter.log_uniform is not None)
+
+
+def _categories(choice: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(map(json.dumps, choice)))
+
+
+def _frozen(trial: Trial, parameters: Sequence[ParameterSpec]) -> "FrozenTrial | None":
+    """A trial as Optuna has it; None if it tells nothing, or if somebody changed its values."""
+    from optuna.trial import TrialState as State
+    from optuna.trial import create_trial
+
+    by_path = {parameter.path: parameter for parameter in parameters}
+    fields: dict[str, Any] = {
+        "params": {
+            path: json.dumps(value) if by_path[path].choice is not None else value
+            for path, value in trial.values.items()
+        },
+        "distributions": {path: _distribution(by_path[path]) for path in trial.values},
+    }
+    try:
+        if trial.state is TrialState.SUCCEEDED:
+            return create_trial(state=State.COMPLETE, value=trial.value, **fields)
+        if trial.state is TrialState.PRUNED:
+            return create_trial(state=State.PRUNED, intermediate_values=_intermediate(trial), **fields)
+        return create_trial(state=State.RUNNING, **fields) if trial.open else None
+    except (TypeError, ValueError):  # a value outside the parameter's range
+        return None
+
+
+def _intermediate(trial: Trial) -> dict[int, float]:
+    return {round(one.epoch * _STEPS_PER_EPOCH): one.value for one in trial.evaluations}
+
+
+def _distribution(parameter: ParameterSpec) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if parameter.choice is not None:
+        return CategoricalDistribution(_categories(parameter.choice))
+    if parameter.integer:
+        values = parameter.integer.values
+        return IntDistribution(values[0], values[-1], step=values.step)
+    ends = parameter.uniform or parameter.log_uniform
+    assert ends
+    return FloatDistribution(ends.min, ends.max, log=parameter.log_uniform is not None)

@@ -1,0 +1,108 @@
+"""A trial as a search sees it, read from its FineTuneJob. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_api.metrics import Direction, direction, plain
+from finetune_api.search import ParameterSpec
+from finetune_api.status import Reason, TrialState
+from finetune_operator.search.space import Values, values_in
+from finetune_operator.wire import at, items, number, text, time_of
+
+Body = dict[str, Any]
+
+ENDED = frozenset({TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED, TrialState.STOPPED})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric of a search after some epochs."""
+
+    epoch: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial. `value` is that of the published model, or the best one so far."""
+
+    number: int
+    name: str
+    state: TrialState
+    values: Values
+    value: float | None = None
+    ended: datetime | None = None
+    suspended: bool = False
+    message: str = ""
+    evaluations: tuple[Evaluation, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state not in ENDED
+
+
+def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: str) -> Trial:
+    """The trial in a FineTuneJob's wire form."""
+    ended = time_of(at(body, "status", "completionTime"))
+    value = _value(body, metric)
+    state = _state(body, value, ended)
+    return Trial(
+        number=number_,
+        name=body["metadata"]["name"],
+        state=state,
+        values=values_in(body.get("spec") or {}, parameters),
+        value=value,
+        ended=ended,
+        suspended=at(body, "spec", "suspend") is True,
+        message=text(body, "status", "display", "message") or "",
+        evaluations=evaluations_in(items(body, "status", "epochs"), metric),
+    )
+
+
+def evaluations_in(epochs: list[Any], metric: str) -> tuple[Evaluation, ...]:
+    """The evaluations of a report or status in wire form; those in which the metric was undefined are left out."""
+    name = plain(metric)
+    found = (
+        (number(one, "epoch"), number(one, "evalLoss") if name == "loss" else number(one, "metrics", name))
+        for one in epochs
+    )
+    pairs = [Evaluation(epoch, value) for epoch, value in found if epoch is not None and value is not None]
+    return tuple(sorted(pairs, key=lambda one: one.epoch))
+
+
+def _value(body: Body, metric: str) -> float | None:
+    """That of the published weights; without them, the best so far."""
+    published = number(body, "status", "model", "metrics", f"eval_{plain(metric)}")
+    return published if published is not None else number(body, "status", "bestCheckpoint", "value")
+
+
+def _state(body: Body, value: float | None, ended: datetime | None) -> TrialState:
+    phase = text(body, "status", "phase")
+    if ended is None:
+        return {"Running": TrialState.RUNNING, "Suspended": TrialState.SUSPENDED}.get(
+            phase or "", TrialState.PENDING
+        )
+    if phase == "Succeeded":  # a model that cannot be compared is no answer
+        return TrialState.FAILED if value is None else TrialState.SUCCEEDED
+    conditions = items(body, "status", "conditions")
+    failed = next((one for one in conditions if at(one, "type") == "Failed"), None)
+    return TrialState.PRUNED if text(failed, "reason") == Reason.PRUNED else TrialState.FAILED
+
+
+def better(metric: str, value: float, other: float) -> bool:
+    """Whether a value of the metric is better than another."""
+    return value > other if direction(metric) is Direction.MAXIMIZE else value < other
+
+
+def best_of(trials: Sequence[Trial], metric: str) -> Trial | None:
+    """The best trial with a model; among equals the one with the lowest number."""
+    sign = -1 if direction(metric) is Direction.MAXIMIZE else 1
+    ranked = [
+        (sign * trial.value, trial.number, trial)
+        for trial in trials
+        if trial.state is TrialState.SUCCEEDED and trial.value is not None
+    ]
+    return min(ranked)[2] if ranked else None

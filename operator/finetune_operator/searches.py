@@ -1,0 +1,185 @@
+"""Searches: what is seen of their trials, what a decision asks for, and which trial ends early."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.run import RunReport
+from finetune_api.search import MOST_TRIALS, Algorithm
+from finetune_api.status import ModelStatus, Phase, Reason
+from finetune_operator.cache import Cache, parent_key, uid_of
+from finetune_operator.children import Children
+from finetune_operator.cluster import Cluster
+from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.decision import refused_image, why_stalled
+from finetune_operator.decide.images import image_allowed
+from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.reports import Reports
+from finetune_operator.search.asha import why_pruned
+from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.samplers import propose
+from finetune_operator.search.space import Values, combinations, fault_in
+from finetune_operator.search.trials import evaluations_in, trial_of
+from finetune_operator.settings import OperatorSettings
+from finetune_operator.wire import items
+
+Body = dict[str, Any]
+
+DEFAULT_TRIALS = 20
+_NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combinations in a row"
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The trials of searches."""
+
+    cluster: Cluster
+    cache: Cache
+    children: Children
+    settings: OperatorSettings
+
+    async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> "SearchStep":
+        """Look at the trials and decide."""
+        search = await self._observe(job, resolved)
+        best = search.best
+        body = self.cache.trials_of(job.namespace, job.uid).get(best.number) if best else None
+        model = _model(body) if body else None
+        decision, values = decide_search(search, model, now), None
+        if decision.create is not None:
+            values = await self._proposed(search, decision.create)
+            if values is None:
+                decision = decide_search(replace(search, fault=_invalid(_NOTHING_FITS)), model, now)
+        return SearchStep(search, decision, values)
+
+    async def _proposed(self, search: Search, number: int) -> Values | None:
+        return await asyncio.to_thread(propose, search.job.spec, number, search.trials, search.metric)
+
+    async def act(self, step: "SearchStep") -> None:
+        """Stop and resume trials, and create the next one."""
+        job, decision = step.search.job, step.decision
+        bodies = self.cache.trials_of(job.namespace, job.uid)
+        for number in (*decision.stop, *decision.resume):
+            if body := bodies.get(number):
+                name, stop = body["metadata"]["name"], number in decision.stop
+                await self.children.update_trial(job, name, uid_of(body), stop=stop)
+        if decision.create is not None and step.values is not None:
+            await self.children.create_trial(job, step.search.resolved, decision.create, step.values)
+
+    async def _observe(self, job: FineTuneJob, resolved: Resolved) -> Search:
+        spec, training = job.spec.search, job.spec.resolved_training()
+        assert spec and training
+        metric = training.evaluation.best_metric
+        bodies = self.cache.trials_of(job.namespace, job.uid)
+        trials = [
+            trial_of(number, await self._whole(body), spec.parameters, metric)
+            for number, body in sorted(bodies.items())
+        ]
+        search = Search(job, resolved, tuple(trials), 0, metric)
+        search = replace(search, planned=await self._planned(job))
+        return replace(search, fault=await self._fault(search))
+
+    async def _whole(self, body: Body) -> Body:
+        """The trial with its spec, which the cache leaves out if it is large."""
+        if "spec" in body:
+            return body
+        meta = body["metadata"]
+        return await self.cluster.read("FineTuneJob", meta["namespace"], meta["name"])
+
+    async def _planned(self, job: FineTuneJob) -> int:
+        """The number of trials. Those of a grid are counted once for each version of the spec."""
+        spec, known = job.spec.search, job.status.trials
+        assert spec
+        if spec.algorithm is not Algorithm.GRID:
+            return spec.max_trials or DEFAULT_TRIALS
+        if known and job.status.observed_generation == job.generation:
+            return known.planned
+        return len(await asyncio.to_thread(combinations, job.spec, spec.max_trials or MOST_TRIALS))
+
+    async def _fault(self, search: Search) -> Verdict | None:
+        """Why no trial can be created; the searched fields are checked before the first one."""
+        job = search.job
+        if not image_allowed(search.resolved.image, self.settings):
+            return replace(refused_image(job, self.settings), phase=Phase.PENDING, stalled=True)
+        if stalled := why_stalled(job, search.resolved, self.settings):
+            return stalled
+        if search.total:
+            return None
+        fault = await asyncio.to_thread(fault_in, job.spec)
+        if fault is None and search.planned == 0:
+            fault = "spec.search.parameters: the spec's rules refuse every combination"
+        return _invalid(fault) if fault else None
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """A search, what is decided about it, and the values of the trial to create."""
+
+    search: Search
+    decision: SearchDecision
+    values: Values | None
+
+
+def _invalid(fault: str) -> Verdict:
+    message = f"{fault}; correct it in a new FineTuneJob"
+    return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
+
+
+def _model(body: Body) -> ModelStatus | None:
+    """The model that a trial's status records."""
+    found = (body.get("status") or {}).get("model")
+    try:
+        return ModelStatus.from_json(found) if isinstance(found, dict) else None
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Decides at a trial's progress report whether the trial ends early."""
+
+    cache: Cache
+    reports: Reports
+
+    def why(self, trial: Body, report: RunReport) -> str | None:
+        """The reason to prune a trial that reported; None to let it train."""
+        key = parent_key(trial)
+        parent = self.cache.finetunejobs.get(key) if key else None
+        spec = _search_of(parent)
+        if parent is None or spec is None or spec.search is None or spec.search.pruner is None:
+            return None
+        asha, training = spec.search.pruner.asha, spec.resolved_training()
+        if asha is None or training is None or _at_its_end(report):
+            return None
+        metric = training.evaluation.best_metric
+        siblings = self.cache.trials_of(parent["metadata"]["namespace"], uid_of(parent)).values()
+        others = [self._evaluations(body, metric) for body in siblings if uid_of(body) != uid_of(trial)]
+        own = evaluations_in(report.to_json()["epochs"], metric)
+        return why_pruned(asha, metric, own, others)
+
+    def _evaluations(self, body: Body, metric: str) -> Any:
+        """What a trial's status says, and what it reported since."""
+        newest = self.reports.get(uid_of(body))
+        epochs = newest[0].to_json()["epochs"] if newest else []
+        return evaluations_in(epochs or items(body, "status", "epochs"), metric)
+
+
+def _search_of(parent: Body | None) -> FineTuneJobSpec | None:
+    try:
+        return FineTuneJobSpec.from_json(parent["spec"]) if parent and "spec" in parent else None
+    except ValidationError:
+        return None
+
+
+def _at_its_end(report: RunReport) -> bool:
+    progress = report.progress
+    return bool(
+        progress
+        and progress.step is not None
+        and progress.total_steps
+        and progress.step >= progress.total_steps
+    )

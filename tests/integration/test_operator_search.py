@@ -1,0 +1,340 @@
+"""Searches as real objects: the operator runs as a process, the test is user, kubelet and trainer."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import urllib3
+
+from finetune_api.run import ExitCode, RunReport
+from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import (
+    CONFIG_MAPS,
+    DONE,
+    JOBS,
+    MODEL,
+    Json,
+    Operator,
+    Refused,
+    Rest,
+    World,
+    make_namespace,
+    running,
+    shared_server,
+    until,
+)
+from ports import free_port
+
+RATE = "training.optimizer.learningRate"
+RATES: Json = {"path": RATE, "logUniform": {"min": 1e-5, "max": 1e-2}}
+BATCHES: Json = {"path": "training.batchSize", "choice": [16, 32, 64]}
+GRID: Json = {"algorithm": "Grid", "parameters": [BATCHES]}
+INPUTS = {
+    "model": {"uri": "pvc://demo/models/minilm"},
+    "dataset": {"train": {"uri": "pvc://demo/data/movie-reviews.jsonl"}},
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> ApiServer:
+    return shared_server()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def settings(port: int, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    return {
+        "namespaces": ["searches"],
+        "progress_url": f"https://127.0.0.1:{port}",
+        "progress_port": port,
+        "progress_interval": 0.5,
+        "retry_backoff": 0.1,
+        "tls_folder": tmp_path_factory.mktemp("tls"),
+    }
+
+
+@pytest.fixture(scope="module")
+def operator(
+    server: ApiServer, settings: Json, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    make_namespace(Rest(server), "searches")
+    with running(server.kubeconfig, tmp_path_factory.mktemp("operator"), **settings) as started:
+        yield started
+        assert "Traceback" not in started.log(10**6), started.log()
+
+
+@pytest.fixture
+def world(operator: Operator, server: ApiServer) -> World:
+    assert operator.alive, operator.log()
+    return World(Rest(server), "searches")
+
+
+def search(world: World, name: str, of: Json, **spec: Any) -> str:
+    """Create a parent."""
+    return world.apply(name, search=of, **spec)
+
+
+def trials(world: World, parent: str) -> list[str]:
+    """The names of the trials that exist, in order."""
+    uid = world.job(parent)["metadata"]["uid"]
+    found = world.rest.items(JOBS.format(world.namespace), f"finetune.dev/parent-uid={uid}")
+    return sorted(one["metadata"]["name"] for one in found)
+
+
+def until_trials(world: World, parent: str, count: int) -> list[str]:
+    def enough() -> list[str] | None:
+        found = trials(world, parent)
+        return found if len(found) >= count else None
+
+    return until(enough, f"{parent} has {count} trials; status {world.status(parent)}")
+
+
+def result(value: float) -> RunReport:
+    """The report of a trial that ended with this loss."""
+    model = MODEL.model_copy(update={"metrics": {"eval_loss": value}})
+    return DONE.model_copy(
+        update={"model": model, "best": CheckpointStatus(step=100, metric="loss", value=value)}
+    )
+
+
+def loss_of(spec: Json) -> float:
+    """A bowl around the rate 3e-4 and the batch size 32."""
+    training = spec["training"]
+    rate = training.get("optimizer", {}).get("learningRate", 3e-4)
+    return abs(math.log10(rate / 3e-4)) + abs(training.get("batchSize", 32) - 32) / 100
+
+
+def train(world: World, name: str, value: float | None = None) -> None:
+    """A trial trains to its end."""
+    pod = world.run(name)
+    world.succeed(pod, result(loss_of(world.job(name)["spec"]) if value is None else value))
+
+
+def test_a_grid_runs_every_combination_and_records_the_best_model(world: World) -> None:
+    name = search(world, "grid", GRID)
+    for count in (1, 2, 3):
+        trial = until_trials(world, name, count)[-1]
+        assert trial.endswith(f"-t{count:03}")
+        until(lambda: world.status(name)["trials"]["running"] == 1, "one at a time")
+        train(world, trial)
+    status = world.until_phase(name, "Succeeded")
+    assert [one["parameters"]["training.batchSize"] for one in status["trials"]["latest"]] == [
+        "16",
+        "32",
+        "64",
+    ]
+    best = status["trials"]["best"]
+    assert (best["number"], best["value"]) == (2, 0.0)
+    counts = {
+        key: status["trials"][key]
+        for key in ("planned", "total", "running", "succeeded", "failed", "deleted")
+    }
+    assert counts == {"planned": 3, "total": 3, "running": 0, "succeeded": 3, "failed": 0, "deleted": 0}
+    winner = world.job(best["name"])
+    assert status["model"] == winner["status"]["model"]
+    assert status["model"]["uri"].endswith("/trials/t002")
+    assert status["display"]["progress"] == "3/3 trials"
+    assert status["display"]["best"] == "eval_loss 0.000"
+    assert "training.batchSize=32" in world.condition(name, "Finished")["message"]
+    assert winner["spec"]["dataset"]["validation"]["seed"] == 42
+    assert "search" not in winner["spec"]
+    assert len(world.claims(name)) == 1, "the trials write to the parent's claim"
+    assert all(not world.claims(trial) for trial in trials(world, name))
+
+
+def test_parallel_trials_are_replaced_as_they_end(world: World) -> None:
+    of = {"algorithm": "Random", "parameters": [RATES], "maxTrials": 5, "parallelism": 2}
+    name = search(world, "parallel", of)
+    until_trials(world, name, 2)
+    for ended in range(5):
+        train(world, until_trials(world, name, ended + 1)[ended])
+        until(
+            lambda ended=ended: world.status(name)["trials"]["succeeded"] == ended + 1,
+            f"{ended + 1} are counted",
+        )
+        assert world.status(name)["trials"]["running"] <= 2
+        assert len(trials(world, name)) <= ended + 3
+    assert world.until_phase(name, "Succeeded")["trials"]["total"] == 5
+
+
+def test_a_trial_that_fails_is_counted_and_too_many_end_the_search(world: World) -> None:
+    of = {"parameters": [RATES], "maxTrials": 10, "maxFailedTrials": 1}
+    name = search(world, "failing", of)
+    for number in (1, 2):
+        trial = until_trials(world, name, number)[-1]
+        report = RunReport(exit_code=65, message="pvc://demo/data/movie-reviews.jsonl: row 7 is not JSON")
+        world.end(world.run(trial), ExitCode.DATA, report.model_dump_json(by_alias=True, exclude_none=True))
+    status = world.until_phase(name, "Failed")
+    assert status["trials"]["failed"] == 2
+    finished = world.condition(name, "Failed")
+    assert finished["reason"] == "TrialsFailed"
+    assert "more than 1 trials failed (spec.search.maxFailedTrials)" in finished["message"]
+    assert "row 7 is not JSON" in finished["message"]
+    assert "model" not in status
+
+
+def test_suspend_resume_and_deletion_reach_the_trials(world: World) -> None:
+    name = search(world, "paused", {"parameters": [RATES], "maxTrials": 3})
+    trial = until_trials(world, name, 1)[0]
+    pod = world.run(trial)
+    world.until_phase(name, "Running")
+    world.change(name, suspend=True)
+    world.obey(pod)
+    world.until_phase(trial, "Suspended")
+    status = world.until_phase(name, "Suspended")
+    assert status["trials"]["failed"] == 0
+    world.change(name, suspend=False, resources={"gpusPerNode": 0, "requests": {"cpu": "2"}})
+    second = world.pod(trial, attempt=2)
+    assert (world.get_pod(second) or {})["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "2"}
+    assert trials(world, name) == [trial], "the same trial resumes"
+    world.delete(name)
+    until(lambda: world.rest.get(JOBS.format("searches") + f"/{trial}") is None, "the trial goes with it")
+
+
+def test_a_trial_that_somebody_deletes_is_counted_and_its_number_is_not_used_again(world: World) -> None:
+    name = search(world, "deleted", {"parameters": [RATES], "maxTrials": 3})
+    first = until_trials(world, name, 1)[0]
+    until(lambda: world.status(name)["trials"]["total"] == 1, "it is counted")
+    world.delete(first)
+    second = until(
+        lambda: next((one for one in trials(world, name) if one.endswith("-t002")), None), "the next trial"
+    )
+    train(world, second)
+    train(
+        world, until(lambda: next((t for t in trials(world, name) if t.endswith("-t003")), None), "the third")
+    )
+    status = world.until_phase(name, "Succeeded")["trials"]
+    assert (status["total"], status["succeeded"], status["deleted"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ({"path": "training.learningRate", "choice": [1e-4]}, "did you mean training.optimizer.learningRate"),
+        ({"path": "training.batchSize", "choice": [16, "many"]}, "parameters[0]"),
+        ({"path": RATE, "uniform": {"min": -1, "max": 1}}, "learningRate = -1.0 is refused"),
+    ],
+)
+def test_a_parameter_that_fits_no_field_stalls_before_any_trial(
+    world: World, parameter: Json, said: str
+) -> None:
+    name = world.apply(search={"parameters": [parameter]})
+    condition = world.until_reason(name, "InvalidSpec")
+    assert said in condition["message"]
+    assert world.condition(name, "Stalled")["status"] == "True"
+    assert trials(world, name) == []
+
+
+def test_more_trials_may_be_asked_for_while_it_runs(world: World) -> None:
+    name = search(world, "more", {"parameters": [RATES], "maxTrials": 1})
+    trial = until_trials(world, name, 1)[0]
+    pod = world.run(trial)
+    with pytest.raises(Refused, match="can be raised"):
+        world.change(name, search={"maxTrials": None})
+    world.change(name, search={"maxTrials": 2, "parallelism": 2})
+    until_trials(world, name, 2)
+    world.succeed(pod, result(0.5))
+    train(world, trials(world, name)[1], value=0.25)
+    assert world.until_phase(name, "Succeeded")["trials"]["best"]["number"] == 2
+
+
+def test_patience_and_deadline_end_a_search_with_the_best_so_far(world: World) -> None:
+    of = {"parameters": [RATES], "maxTrials": 9, "patience": 2}
+    name = search(world, "patience", of)
+    for number, value in enumerate((0.5, 0.6, 0.7), 1):
+        train(world, until_trials(world, name, number)[-1], value)
+    status = world.until_phase(name, "Succeeded")
+    assert (status["trials"]["total"], status["trials"]["best"]["number"]) == (3, 1)
+    assert "2 trials without a better one" in world.condition(name, "Finished")["message"]
+
+    name = search(world, "deadline", of, activeDeadlineSeconds=3)
+    train(world, until_trials(world, name, 1)[0], 0.5)
+    second = until_trials(world, name, 2)[-1]
+    world.obey(world.run(second))
+    status = world.until_phase(name, "Succeeded")
+    assert "activeDeadlineSeconds of 3 reached" in world.condition(name, "Finished")["message"]
+    assert (status["trials"]["stopped"], status["trials"]["best"]["number"]) == (1, 1)
+
+
+def test_the_operator_killed_between_trials_chooses_the_same_ones(
+    server: ApiServer, world: World, operator: Operator
+) -> None:
+    of = {"parameters": [RATES, BATCHES], "maxTrials": 13}
+    chosen: dict[str, list[Json]] = {}
+    for name in ("undisturbed", "killed"):
+        search(world, name, of)
+        for number in range(1, 14):
+            trial = until_trials(world, name, number)[-1]
+            if name == "killed":
+                operator.kill()
+                operator.start().ready()
+            train(world, trial)
+        world.until_phase(name, "Succeeded")
+        chosen[name] = [world.job(trial)["spec"]["training"]["optimizer"] for trial in trials(world, name)]
+    assert chosen["undisturbed"] == chosen["killed"]
+
+
+def test_a_name_that_is_taken_by_a_stranger_is_never_adopted(world: World) -> None:
+    name = search(world, "taken", {"parameters": [RATES]}, suspend=True)
+    uid = world.job(name)["metadata"]["uid"]
+    foreign = world.apply(f"{name}-{uid[:8]}-t001", suspend=True)
+    world.change(name, suspend=False)
+    assert foreign in world.until_reason(name, "ChildNameConflict")["message"]
+    assert trials(world, name) == []
+
+
+class Reporter:
+    """The trainer in a pod, which reports and reads the answer."""
+
+    def __init__(self, world: World, port: int, name: str, pod: str) -> None:
+        self._port, self._token = port, world.token(pod)
+        maps = world.rest.items(CONFIG_MAPS.format(world.namespace), f"finetune.dev/job-name={name}")
+        self._authority = str(maps[0]["data"]["ca.crt"])
+
+    def post(self, *losses: float) -> Json:
+        """Report one evaluation an epoch; the answer."""
+        said = RunReport(
+            progress=ProgressStatus(step=len(losses), total_steps=100),
+            epochs=[EpochStatus(epoch=n, step=n, eval_loss=loss) for n, loss in enumerate(losses, 1)],
+        )
+        with urllib3.PoolManager(ca_cert_data=self._authority, retries=False, timeout=10) as pool:
+            answer = pool.request(
+                "POST",
+                f"https://127.0.0.1:{self._port}/v1/progress",
+                json={"runReport": said.to_json()},
+                headers={"Authorization": f"Bearer {self._token}"},
+            )
+            assert answer.status == 200, answer.data
+            found: Json = answer.json()
+            return found
+
+
+def test_asha_prunes_by_the_answer_to_a_progress_report(world: World, port: int) -> None:
+    of = {"parameters": [RATES], "maxTrials": 3, "parallelism": 3, "pruner": {"asha": {"reductionFactor": 3}}}
+    name = search(world, "pruned", of)
+    pods = {trial: world.run(trial) for trial in until_trials(world, name, 3)}
+    reporters = []
+    for trial, pod in pods.items():
+        world.until_phase(trial, "Running")
+        reporters.append(Reporter(world, port, trial, pod))
+    assert reporters[0].post(0.5) == {}
+    assert reporters[1].post(0.4) == {}
+    worst = reporters[2].post(0.9)
+    assert (
+        worst["prune"]["reason"] == "eval_loss 0.9 after 1 epochs is not among the best 1 of 3 trials there"
+    )
+    (first, second, third) = pods
+    report = RunReport(exit_code=77, message=worst["prune"]["reason"])
+    world.end(pods[third], ExitCode.PRUNED, report.model_dump_json(by_alias=True, exclude_none=True))
+    until(lambda: world.status(name)["trials"]["pruned"] == 1, "the trial is counted as pruned")
+    world.succeed(pods[first], result(0.3))
+    world.succeed(pods[second], result(0.2))
+    status = world.until_phase(name, "Succeeded")["trials"]
+    assert (status["succeeded"], status["pruned"], status["failed"]) == (2, 1, 0)
+    assert status["best"]["name"] == second

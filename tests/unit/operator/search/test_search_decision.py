@@ -1,0 +1,304 @@
+"""What a search does next, by cases and over random histories."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from finetune_api.status import ConditionType, FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
+from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.decision import finished
+from finetune_operator.plan.effective import resolve
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.trials import Trial
+from unit.operator import worlds
+from unit.operator.search.spaces import parent, trial
+from unit.operator.worlds import T0, condition, seconds, true_conditions
+
+MODEL = ModelStatus(uri="pvc://out/model/trials/t001", format="safetensors")
+
+
+@dataclass
+class Visits:
+    """A search from visit to visit: the status of one is the input of the next."""
+
+    job: FineTuneJob = field(default_factory=parent)
+    planned: int = 5
+    metric: str = "loss"
+
+    def visit(self, *trials: Trial, at: float = 0, fault: Verdict | None = None) -> SearchDecision:
+        search = Search(
+            self.job, resolve(self.job, worlds.settings()), trials, self.planned, self.metric, fault
+        )
+        decision = decide_search(search, MODEL if search.best else None, seconds(at))
+        status = FineTuneJobStatus.from_json(decision.status.to_json())
+        assert status == decision.status, "the status does not survive the API server"
+        self.job = replace(self.job, status=status)
+        return decision
+
+    def change(self, **spec: Any) -> None:
+        """The user changes the spec."""
+        changed = self.job.spec.model_copy(update=spec)
+        self.job = replace(self.job, spec=changed, generation=self.job.generation + 1)
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        return self.job.status
+
+    @property
+    def message(self) -> str:
+        return condition(self.status, ConditionType.RUNNING).message
+
+    @property
+    def reason(self) -> str:
+        return condition(self.status, ConditionType.RUNNING).reason
+
+
+def done(number: int, value: float, after: int = 0) -> Trial:
+    return trial(number, value=value, ended=T0 + timedelta(seconds=after or number), values={"a.b": 0.5})
+
+
+RUNNING, PENDING, SUSPENDED, PRUNED, FAILED = (
+    TrialState.RUNNING,
+    TrialState.PENDING,
+    TrialState.SUSPENDED,
+    TrialState.PRUNED,
+    TrialState.FAILED,
+)
+
+
+def test_trials_are_created_one_a_visit_up_to_the_parallelism() -> None:
+    visits = Visits(parent(parallelism=2))
+    assert visits.visit().create == 1
+    assert visits.visit(trial(1, PENDING)).create == 2
+    assert visits.visit(trial(1, RUNNING), trial(2, PENDING)).create is None
+    assert visits.status.phase is Phase.RUNNING
+    assert visits.visit(done(1, 0.5), trial(2, RUNNING)).create == 3
+
+
+def test_a_deleted_trial_is_counted_and_its_number_is_not_used_again() -> None:
+    visits = Visits()
+    visits.visit(trial(1, RUNNING))
+    assert visits.visit().create == 2
+    visits.visit(trial(2, RUNNING))
+    trials = visits.status.trials
+    assert trials is not None
+    assert (trials.total, trials.deleted, trials.running) == (2, 1, 1)
+
+
+def test_the_best_has_a_model_and_the_lowest_number_among_equals() -> None:
+    visits = Visits(planned=5)
+    visits.visit(
+        trial(1, PRUNED, value=0.1), done(2, 0.3), done(3, 0.2), done(4, 0.2), trial(5, FAILED, value=0.0)
+    )
+    assert visits.status.trials
+    assert visits.status.trials.best
+    assert visits.status.trials.best.number == 3
+    assert visits.status.phase is Phase.SUCCEEDED
+    assert visits.status.model == MODEL
+    assert "t003 with loss 0.2 (a.b=0.5) is the best" in visits.message
+
+
+def test_higher_is_better_where_the_metric_says_so() -> None:
+    visits = Visits(planned=2, metric="accuracy")
+    visits.visit(done(1, 0.3), done(2, 0.9))
+    assert visits.status.trials
+    assert visits.status.trials.best
+    assert visits.status.trials.best.number == 2
+
+
+def test_more_failures_than_tolerated_stop_the_others_and_fail_the_search() -> None:
+    visits = Visits(parent(maxFailedTrials=1, parallelism=3))
+    failed = [trial(1, FAILED, message="row 7 is not JSON"), trial(2, FAILED, message="row 8 is not JSON")]
+    decision = visits.visit(*failed, trial(3, RUNNING), done(4, 0.1))
+    assert (decision.create, decision.stop) == (None, (3,))
+    assert visits.reason == Reason.STOPPING
+    visits.visit(*failed, trial(3, SUSPENDED, suspended=True), done(4, 0.1))
+    assert (visits.status.phase, visits.reason) == (Phase.FAILED, Reason.TRIALS_FAILED)
+    assert "row 8 is not JSON" in visits.message
+    assert visits.status.model is None
+    assert visits.status.trials
+    assert visits.status.trials.stopped == 1
+
+
+def test_pruned_interrupted_and_suspended_trials_are_not_failed() -> None:
+    visits = Visits(parent(maxFailedTrials=0))
+    visits.visit(trial(1, PRUNED, value=0.9), trial(2, PENDING, message="attempt 1 ended: preempted"))
+    assert visits.status.trials
+    assert visits.status.trials.failed == 0
+    assert "attempt 1 ended: preempted" in visits.message
+
+
+def test_a_search_whose_trials_were_all_pruned_or_failed_says_so() -> None:
+    visits = Visits(planned=2)
+    visits.visit(trial(1, PRUNED, value=0.5), trial(2, FAILED, message="out of memory"))
+    assert (visits.status.phase, visits.reason) == (Phase.FAILED, Reason.TRIALS_FAILED)
+    assert "no trial is recorded as the best" in visits.message
+    assert "out of memory" in visits.message
+
+
+def test_patience_counts_trials_in_the_order_of_their_ends() -> None:
+    visits = Visits(parent(patience=2), planned=9)
+    assert visits.visit(done(1, 0.5, after=9), done(2, 0.9, after=1), done(3, 0.8, after=2)).create == 4
+    assert (
+        visits.visit(done(1, 0.5), done(2, 0.9), trial(3, PRUNED, value=0.9, ended=seconds(3))).create is None
+    )
+    assert visits.status.phase is Phase.SUCCEEDED
+    assert "2 trials without a better one" in visits.message
+
+
+def test_patience_does_not_end_a_search_that_has_no_model_yet() -> None:
+    visits = Visits(parent(patience=1), planned=9)
+    assert visits.visit(*[trial(n, PRUNED, value=0.9, ended=seconds(n)) for n in (1, 2, 3)]).create == 4
+
+
+def test_suspension_stops_and_resumes_trials_and_its_time_does_not_count() -> None:
+    visits = Visits(parent())
+    visits.change(active_deadline_seconds=100)
+    visits.visit(trial(1, RUNNING), at=0)
+    visits.change(suspend=True)
+    assert visits.visit(trial(1, RUNNING), at=40).stop == (1,)
+    assert visits.reason == Reason.STOPPING
+    visits.visit(trial(1, SUSPENDED, suspended=True), at=50)
+    assert visits.status.phase is Phase.SUSPENDED
+    assert visits.status.active_seconds == 50
+    visits.visit(trial(1, SUSPENDED, suspended=True), at=5000)
+    assert visits.status.active_seconds == 50
+    visits.change(suspend=False)
+    assert visits.visit(trial(1, SUSPENDED, suspended=True), at=6000).resume == (1,)
+    decision = visits.visit(trial(1, RUNNING), at=6010)
+    assert decision.requeue_at == seconds(6050)
+    assert visits.visit(trial(1, RUNNING), at=6050).stop == (1,)
+    visits.visit(trial(1, SUSPENDED, suspended=True), at=6055)
+    assert (visits.status.phase, visits.reason) == (Phase.FAILED, Reason.DEADLINE_EXCEEDED)
+
+
+def test_a_fault_creates_nothing_and_is_stalled() -> None:
+    visits = Visits()
+    fault = Verdict(Phase.PENDING, Reason.INVALID_SPEC, "spec.search.parameters[0]: …", stalled=True)
+    assert visits.visit(fault=fault).create is None
+    assert "Stalled" in true_conditions(visits.status)
+
+
+TRANSITIONS = {
+    PENDING: [RUNNING, FAILED, TrialState.SUCCEEDED],
+    RUNNING: [TrialState.SUCCEEDED, PRUNED, FAILED, PENDING],
+}
+
+
+class Histories(RuleBasedStateMachine):
+    """Trials that start, end, fail and are deleted in any order, and a user who suspends."""
+
+    @initialize(
+        parallelism=st.integers(1, 4),
+        planned=st.integers(1, 8),
+        tolerated=st.integers(0, 3),
+        patience=st.sampled_from([None, 1, 3]),
+        deadline=st.sampled_from([None, 200]),
+    )
+    def begin(
+        self, parallelism: int, planned: int, tolerated: int, patience: int | None, deadline: int | None
+    ) -> None:
+        fields = {"parallelism": parallelism, "maxFailedTrials": tolerated}
+        self.visits = Visits(parent(**fields | ({"patience": patience} if patience else {})), planned)
+        self.visits.change(active_deadline_seconds=deadline)
+        self.trials: dict[int, Trial] = {}
+        self.used: set[int] = set()
+        self.now, self.parallelism, self.planned = 0, parallelism, planned
+
+    @rule()
+    def reconcile(self) -> None:
+        if finished(self.visits.status):
+            return
+        before = self.visits.status.trials
+        decision = self.visits.visit(*self.trials.values(), at=self.now)
+        if not finished(decision.status):
+            again = self.visits.visit(*self.trials.values(), at=self.now)
+            assert (again.status, again.create) == (decision.status, decision.create), "a second look differs"
+        assert not before or decision.status.trials.total >= before.total  # type: ignore[union-attr]
+        for number in decision.stop:
+            self.trials[number] = replace(self.trials[number], suspended=True)
+        for number in decision.resume:
+            state = PENDING if self.trials[number].state is SUSPENDED else self.trials[number].state
+            self.trials[number] = replace(self.trials[number], suspended=False, state=state)
+        if decision.create:
+            assert decision.create not in self.used, "a number is used twice"
+            assert decision.create <= self.planned
+            self.used.add(decision.create)
+            self.trials[decision.create] = trial(decision.create, PENDING)
+
+    @rule(data=st.data())
+    def a_trial_goes_on(self, data: st.DataObject) -> None:
+        able = [one for one in self.trials.values() if one.state in TRANSITIONS]
+        if not able:
+            return
+        one = data.draw(st.sampled_from(able))
+        state = SUSPENDED if one.suspended else data.draw(st.sampled_from(TRANSITIONS[one.state]))
+        value = data.draw(st.sampled_from([0.1, 0.5, 0.9])) if state is TrialState.SUCCEEDED else one.value
+        ended = seconds(self.now) if state not in (PENDING, RUNNING, SUSPENDED) else None
+        self.trials[one.number] = replace(one, state=state, value=value, ended=ended)
+
+    @rule(data=st.data())
+    def a_trial_is_deleted(self, data: st.DataObject) -> None:
+        seen = self.visits.status.trials
+        known = [number for number in self.trials if seen and number <= seen.total]
+        if known:
+            del self.trials[data.draw(st.sampled_from(known))]
+
+    @rule(suspend=st.booleans())
+    def the_user_suspends(self, suspend: bool) -> None:
+        self.visits.change(suspend=suspend)
+
+    @rule(by=st.sampled_from([1, 30]))
+    def tick(self, by: int) -> None:
+        self.now += by
+
+    @invariant()
+    def counts_add_up(self) -> None:
+        status = getattr(self, "visits", Visits()).status
+        if not status.trials:
+            return
+        found = status.trials
+        parts = found.running, found.succeeded, found.pruned, found.failed, found.stopped, found.deleted
+        assert sum(parts) == found.total
+        assert found.total <= found.planned
+        open_now = [one for one in self.trials.values() if one.open]
+        assert finished(status) or len(open_now) <= self.parallelism
+
+    @invariant()
+    def a_model_is_that_of_a_success(self) -> None:
+        status = getattr(self, "visits", Visits()).status
+        assert (status.model is not None) == (status.phase is Phase.SUCCEEDED)
+
+    def teardown(self) -> None:
+        """Left in peace, every search ends, and then rests."""
+        if not hasattr(self, "visits"):
+            return
+        self.visits.change(suspend=False)
+        for _ in range(60):
+            self.reconcile()
+            self.now += 1
+            for number, one in list(self.trials.items()):
+                if one.suspended and one.state in TRANSITIONS:
+                    self.trials[number] = replace(one, state=SUSPENDED)
+                elif one.state in TRANSITIONS:
+                    state = TrialState.SUCCEEDED
+                    self.trials[number] = replace(one, state=state, value=0.4, ended=seconds(self.now))
+        assert finished(self.visits.status), self.visits.status
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def test_status_times_are_whole_seconds() -> None:
+    visits = Visits(planned=1)
+    visits.visit(done(1, 0.5), at=7)
+    ended: datetime | None = visits.status.completion_time
+    assert ended == seconds(7)

@@ -1,0 +1,96 @@
+"""A trial is the parent's job with other values in the searched fields, and with nothing else changed."""
+
+from typing import Any
+
+import pytest
+
+from builders import job, stored
+from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
+from finetune_api.search import MOST_TRIALS
+from finetune_operator.plan.effective import resolve
+from finetune_operator.plan.naming import parent_in, trial_name
+from finetune_operator.reconcile import parse
+from finetune_operator.search.plan import trial_body
+from unit.operator.search.spaces import BATCH, RATE, search_of
+from unit.operator.worlds import settings
+
+Json = dict[str, Any]
+WHOLE: Json = {
+    "training": {"seed": 5, "epochs": 2, "evaluation": {"bestMetric": "accuracy"}},
+    "resources": {"gpusPerNode": 2, "limits": {"memory": "8Gi"}},
+    "scheduling": {"priorityClassName": "low", "nodeSelector": {"a": "b"}},
+    "retry": {"limit": 7},
+    "output": {"uri": "pvc://models/tuned", "dtype": "BFloat16"},
+    "ttlSecondsAfterFinished": 60,
+    "activeDeadlineSeconds": 900,
+    "image": "registry.example/other:1",
+    "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+}
+
+
+def trial_of(values: Json, number: int = 3, **fields: Any) -> Json:
+    of = parse(stored(job("tune", search=search_of(), **fields)))
+    body = trial_body(of, resolve(of, settings()), number, values)
+    FineTuneJobSpec.from_json(body["spec"])
+    return body
+
+
+def test_a_trial_has_the_parents_fields_and_its_own_values() -> None:
+    body = trial_of({RATE: 3e-4, BATCH: 64}, **WHOLE)
+    expected = FineTuneJobSpec.from_json(job(**WHOLE)["spec"]).to_json()
+    del expected["activeDeadlineSeconds"], expected["suspend"]
+    expected["output"]["uri"] = "pvc://models/tuned/trials/t003"
+    expected["dataset"]["validation"] = {"seed": 5}
+    expected["training"]["batchSize"] = 64
+    expected["training"].setdefault("optimizer", {})["learningRate"] = 3e-4
+    assert body["spec"] == expected
+
+
+def test_no_field_of_a_spec_is_forgotten() -> None:
+    own = {"search", "suspend", "activeDeadlineSeconds"}
+    written = trial_of({RATE: 1e-4}, **WHOLE)["spec"].keys()
+    known = {field.alias for field in FineTuneJobSpec.model_fields.values()}
+    assert known - set(written) == own | {"command"}, "a search and a command exclude each other"
+
+
+def test_trials_hold_out_the_same_rows_even_if_the_seed_is_searched() -> None:
+    trials = [trial_of({"training.seed": seed}, training={"seed": 5}) for seed in (1, 2)]
+    assert [one["spec"]["dataset"]["validation"]["seed"] for one in trials] == [5, 5]
+    assert [one["spec"]["training"]["seed"] for one in trials] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "validation", [{"uri": "pvc://demo/data/held-out.jsonl"}, {"fraction": 0.2, "seed": 9}], ids=str
+)
+def test_what_the_parent_says_of_validation_stays(validation: Json) -> None:
+    dataset = {"train": {"uri": "pvc://demo/data/a.jsonl"}, "validation": validation}
+    assert trial_of({RATE: 1e-4}, dataset=dataset)["spec"]["dataset"]["validation"] == validation
+
+
+def test_without_an_output_the_trials_share_the_parents_claim() -> None:
+    assert trial_of({RATE: 1e-4})["spec"]["output"]["uri"] == "pvc://tune-7d2c1e8a/model/trials/t003"
+
+
+def test_a_trial_is_known_by_name_label_and_controller_together() -> None:
+    body = trial_of({RATE: 1e-4})
+    found = parent_in(body["metadata"])
+    assert found is not None
+    assert (found.name, found.trial) == ("tune", 3)
+    for broken in (
+        {"name": "tune-7d2c1e8a-t004"},
+        {"labels": {"finetune.dev/trial": "4"}},
+        {"labels": {"finetune.dev/trial": "-1"}},
+        {"labels": "no map"},
+        {"ownerReferences": []},
+        {"ownerReferences": [{"kind": "FineTuneJob", "name": "tune", "uid": "other", "controller": True}]},
+        {"ownerReferences": [{"kind": "Job", "name": "tune", "uid": found.uid, "controller": True}]},
+    ):
+        assert parent_in(body["metadata"] | broken) is None, broken
+
+
+def test_the_longest_name_of_a_trial_is_one_that_a_job_may_have() -> None:
+    of = parse(stored(job("a" * 26, search=search_of())))
+    body = {"metadata": {"name": trial_name(of, MOST_TRIALS)}, "spec": {}}
+    assert all(rule.holds(body) for rule in JOB_RULES if rule.holds)
+    too_long = {"metadata": {"name": "a" * 27}, "spec": {"search": search_of()}}
+    assert not all(rule.holds(too_long) for rule in JOB_RULES if rule.holds)
