@@ -97,6 +97,12 @@ class ParameterSpec(ApiModel):
             lambda s: sum(part is not None for part in (s.choice, s.uniform, s.log_uniform, s.integer)) == 1,
         ),
         Rule(
+            "self.path != 'model.credentials' && !self.path.startsWith('model.credentials.')",
+            "model.credentials cannot be searched: whoever creates the job must be allowed to read its Secret",
+            lambda s: s.path != "model.credentials" and not s.path.startswith("model.credentials."),
+            ".path",
+        ),
+        Rule(
             "!(" + " || ".join(f"self.path == '{path}' || self.path.startsWith('{path}.')" for path in _FIXED) + ")",
             "trials are compared on the same rows and by the same metric;"
             " dataset.train, validation, test and training.evaluation.bestMetric cannot be searched",

@@ -10,7 +10,10 @@ from chart.rendering import ALL, CHART, NAMESPACE, NAMESPACED, RELEASE, Json, Re
 Right = tuple[str, str, str]
 
 ON_JOBS: set[Right] = {
-    *(("finetune.dev", "finetunejobs", verb) for verb in ("get", "list", "watch")),
+    *(
+        ("finetune.dev", "finetunejobs", verb)
+        for verb in ("create", "get", "list", "patch", "watch")  # trials
+    ),
     *(("finetune.dev", "finetunejobs/status", verb) for verb in ("get", "update")),
     *(("batch", "jobs", verb) for verb in ("create", "delete", "get", "list", "watch")),
     *(("", "pods", verb) for verb in ("get", "list", "watch")),
@@ -28,7 +31,10 @@ EDITOR: set[Right] = {
     ("finetune.dev", "finetunejobs/status", "get"),
 }
 VIEWER: set[Right] = {
-    *(("finetune.dev", "finetunejobs", verb) for verb in ("get", "list", "watch")),
+    *(
+        ("finetune.dev", "finetunejobs", verb)
+        for verb in ("create", "get", "list", "patch", "watch")  # trials
+    ),
     ("finetune.dev", "finetunejobs/status", "get"),
 }
 

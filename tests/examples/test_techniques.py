@@ -21,6 +21,8 @@ from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.plan.volumes import OUTPUT
 from finetune_operator.reconcile import parse
+from finetune_operator.search.plan import trial_body
+from finetune_operator.search.samplers import propose
 from finetune_operator.settings import OperatorSettings
 from unit.trainer.tiny import Job
 
@@ -71,6 +73,10 @@ def _here(example: Path, claim: Path, folder: Path) -> Job:
         text = text.replace(there, here)
     body: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     of = parse(stored(body))
+    if of.spec.search:  # its first trial
+        values = propose(of.spec, 1, [], "accuracy")
+        assert values
+        of = parse(stored(trial_body(of, resolve(of, SETTINGS), 1, values)))
     planned = run_config(of, resolve(of, SETTINGS), 1, SETTINGS).to_json()
     planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))

@@ -16,7 +16,7 @@ FOLLOWED = ("suspend", "resources", "scheduling")
 
 
 def trial_body(job: FineTuneJob, resolved: Resolved, number: int, values: Values) -> dict[str, Any]:
-    """The FineTuneJob of trial `number`: the parent's spec with these values, and an output folder of its own.
+    """The FineTuneJob of trial `number`: the parent's spec with these values, and another output folder.
 
     The rows are split with the parent's seed, so that all trials are evaluated on the same ones.
     """

@@ -4,6 +4,8 @@ Nothing is kept between two trials: the sampler's state is rebuilt from the tria
 killed chooses the same values again.
 """
 
+from __future__ import annotations  # optuna's names are for types only
+
 import json
 import math
 import random
@@ -104,7 +106,7 @@ def _by_tpe(parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Tri
     return _asked(study.ask(), parameters)
 
 
-def _asked(asked: "Asked", parameters: Sequence[ParameterSpec]) -> Values:
+def _asked(asked: Asked, parameters: Sequence[ParameterSpec]) -> Values:
     values: Values = {}
     for parameter in sorted(parameters, key=lambda parameter: parameter.when is not None):
         if parameter.applies(values):
@@ -112,7 +114,7 @@ def _asked(asked: "Asked", parameters: Sequence[ParameterSpec]) -> Values:
     return values
 
 
-def _suggest(asked: "Asked", parameter: ParameterSpec) -> Any:
+def _suggest(asked: Asked, parameter: ParameterSpec) -> Any:
     path = parameter.path
     if parameter.choice is not None:
         return json.loads(asked.suggest_categorical(path, _categories(parameter.choice)))
@@ -128,7 +130,7 @@ def _categories(choice: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(map(json.dumps, choice)))
 
 
-def _frozen(trial: Trial, parameters: Sequence[ParameterSpec]) -> "FrozenTrial | None":
+def _frozen(trial: Trial, parameters: Sequence[ParameterSpec]) -> FrozenTrial | None:
     """A trial as Optuna has it; None if it tells nothing, or if somebody changed its values."""
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
@@ -155,7 +157,7 @@ def _intermediate(trial: Trial) -> dict[int, float]:
     return {round(one.epoch * _STEPS_PER_EPOCH): one.value for one in trial.evaluations}
 
 
-def _distribution(parameter: ParameterSpec) -> "BaseDistribution":
+def _distribution(parameter: ParameterSpec) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.choice is not None:

@@ -63,7 +63,7 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
 
 
 def evaluations_in(epochs: list[Any], metric: str) -> tuple[Evaluation, ...]:
-    """The evaluations of a report or status in wire form; those in which the metric was undefined are left out."""
+    """The evaluations of a report or status in wire form; without those in which the metric was undefined."""
     name = plain(metric)
     found = (
         (number(one, "epoch"), number(one, "evalLoss") if name == "loss" else number(one, "metrics", name))

@@ -560,7 +560,7 @@ BROKEN_RULES = [
 _SGD = {"path": "training.optimizer.name", "values": ["SGD"]}
 _MOMENTUM: Json = {"path": "training.optimizer.momentum", "choice": [0.9], "when": _SGD}
 _WHEN = "when.path must be the path of another parameter"
-_FIXED = "cannot be searched"
+_FIXED = "bestMetric cannot be searched"
 BROKEN_RULES += [
     Case(
         "two ranges of one parameter",
@@ -586,6 +586,16 @@ BROKEN_RULES += [
     Case("the validation rows", _search({"path": "dataset.validation.fraction", "choice": [0.1]}), _FIXED),
     Case("the test rows", _search({"path": "dataset.test.uri", "choice": ["pvc://a/b.csv"]}), _FIXED),
     Case("the metric", _search({"path": "training.evaluation.bestMetric", "choice": ["f1"]}), _FIXED),
+    Case(
+        "the Secrets of others",
+        _search({"path": "model.credentials.secretName", "choice": ["theirs"]}),
+        "model.credentials cannot be searched",
+    ),
+    Case(
+        "the Secrets of others as an object",
+        _search({"path": "model.credentials", "choice": [{"secretName": "theirs"}]}),
+        "model.credentials cannot be searched",
+    ),
     Case("a grid of a range", _search(RATES, algorithm="Grid"), "algorithm Grid needs choice or integer"),
     Case("a condition on nothing", _search(RATES, _MOMENTUM), _WHEN),
     Case("a condition on itself", _search(_MOMENTUM | {"path": _SGD["path"]}), _WHEN),

@@ -59,6 +59,8 @@ def values(schema: Schema) -> st.SearchStrategy[Any]:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
         return st.integers(0, 10**9) | st.from_regex(schema["pattern"], fullmatch=True)
+    if "x-kubernetes-preserve-unknown-fields" in schema:
+        return st.sampled_from([1, 0.5, "text", True, [1], {"name": "text"}])
     return _BY_TYPE[schema["type"]](schema)
 
 

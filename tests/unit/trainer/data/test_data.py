@@ -362,6 +362,22 @@ def test_a_stratified_split_keeps_the_proportions_and_depends_on_the_seed_alone(
     assert len(train) == 80
 
 
+def test_the_rows_that_are_held_out_follow_the_seed_of_the_split(make_job):
+    """Trials with other seeds of training are evaluated on the same rows."""
+
+    def held_out(training: int, split: int | None) -> list[str]:
+        fields = {
+            "dataset": {"split": {} if split is None else {"seed": split}},
+            "training": {"seed": training},
+        }
+        made = make_job(rows=reviews(60)).changed(fields)
+        validation = read_dataset(read_config(made.write(), {}), Recorder()).validation
+        return [row.text for row in validation.rows]
+
+    assert held_out(1, 5) == held_out(2, 5) == held_out(5, None)
+    assert held_out(1, None) != held_out(2, None)
+
+
 def test_a_label_too_rare_to_stratify_is_an_error_only_where_it_was_asked_for(tmp_path):
     all_rows = rows(tmp_path, "once", *["often"] * 19)
     told = "at random, as the label 'once' has one row only"
