@@ -31,10 +31,7 @@ EDITOR: set[Right] = {
     ("finetune.dev", "finetunejobs/status", "get"),
 }
 VIEWER: set[Right] = {
-    *(
-        ("finetune.dev", "finetunejobs", verb)
-        for verb in ("create", "get", "list", "patch", "watch")  # trials
-    ),
+    *(("finetune.dev", "finetunejobs", verb) for verb in ("get", "list", "watch")),
     ("finetune.dev", "finetunejobs/status", "get"),
 }
 
