@@ -14,7 +14,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api.status import FineTuneJobStatus, Phase
-from finetune_operator.cache import Cache
+from finetune_operator.cache import Cache, parent_key
+from finetune_operator.wire import number, text
 
 _HOURS = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800)
 _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
@@ -131,17 +132,20 @@ class _Jobs(Collector):
         phases: Tally[tuple[str, str]] = Tally()
         progress = GaugeMetricFamily(
             "finetune_job_progress_ratio",
-            "Share of the steps done, of jobs that run",
+            "Share of the steps done, or of a search's trials that have ended, of jobs that run",
             labels=("namespace", "name"),
         )
         for key, body in self._cache.finetunejobs.items():
-            status = _object(body.get("status"))
-            phase = str(status.get("phase") or Phase.PENDING)
+            if parent_key(body):
+                continue  # a trial: its search is the job
+            phase = text(body, "status", "phase") or Phase.PENDING.value
             phases[key.namespace, phase] += 1
-            percent = _object(status.get("progress")).get("percent")
-            if phase == Phase.RUNNING and isinstance(percent, int):
-                progress.add_metric([key.namespace, key.name], percent / 100)
-        jobs = GaugeMetricFamily("finetune_jobs", "FineTuneJobs", labels=("namespace", "phase"))
+            ratio = _progress(body)
+            if phase == Phase.RUNNING and ratio is not None:
+                progress.add_metric([key.namespace, key.name], ratio)
+        jobs = GaugeMetricFamily(
+            "finetune_jobs", "FineTuneJobs without the trials of searches", labels=("namespace", "phase")
+        )
         for (namespace, phase), count in phases.items():
             jobs.add_metric([namespace, phase], count)
         unserved = GaugeMetricFamily(
@@ -154,5 +158,12 @@ class _Jobs(Collector):
         yield from (jobs, progress, unserved)
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _progress(body: dict[str, Any]) -> float | None:
+    """The share of steps done, or of a search's trials that have ended."""
+    percent = number(body, "status", "progress", "percent")
+    total, running, planned = (
+        number(body, "status", "trials", part) for part in ("total", "running", "planned")
+    )
+    if total is not None and running is not None and planned:
+        return (total - running) / planned
+    return None if percent is None else percent / 100

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import lenient
-from finetune_operator.cache import Cache, Key, id_of, uid_of
+from finetune_operator.cache import Cache, Key, id_of, parent_key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.actions import Action, Decision
@@ -164,7 +164,8 @@ class Reconciler:
         )
         self.cache.put_finetunejob(written)
         before = status_of(body)
-        self.metrics.transition(meta["namespace"], before, status)
+        if parent_key(body) is None:  # a search counts as one job, whatever its trials do
+            self.metrics.transition(meta["namespace"], before, status)
         events = transitions(body, before, status, self.clock())
         for event in events:
             logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])

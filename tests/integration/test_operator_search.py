@@ -116,7 +116,7 @@ def train(world: World, name: str, value: float | None = None) -> None:
     world.succeed(pod, result(loss_of(world.job(name)["spec"]) if value is None else value))
 
 
-def test_a_grid_runs_every_combination_and_records_the_best_model(world: World) -> None:
+def test_a_grid_runs_every_combination_and_records_the_best_model(world: World, operator: Operator) -> None:
     name = search(world, "grid", GRID)
     for count in (1, 2, 3):
         trial = until_trials(world, name, count)[-1]
@@ -146,6 +146,12 @@ def test_a_grid_runs_every_combination_and_records_the_best_model(world: World) 
     assert "search" not in winner["spec"]
     assert len(world.claims(name)) == 1, "the trials write to the parent's claim"
     assert all(not world.claims(trial) for trial in trials(world, name))
+    metrics = operator.metrics()
+    assert 'finetune_jobs{namespace="searches",phase="Succeeded"} 1.0' in metrics, "a search is one job"
+    assert (
+        'finetune_jobs_finished_total{namespace="searches",reason="Succeeded",result="Succeeded"} 1.0'
+        in metrics
+    )
 
 
 def test_parallel_trials_are_replaced_as_they_end(world: World) -> None:
