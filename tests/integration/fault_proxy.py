@@ -25,6 +25,8 @@ class FaultProxy:
         self.kubeconfig = folder / "proxy.kubeconfig"
         self.kubeconfig.write_text(_kubeconfig(self._port, server.token))
         self.writes: list[str] = []
+        self.counts: Callable[[str], bool] = lambda write: True
+        """Which writes are counted; the others pass."""
         self.refusals: dict[str, int] = {}
         """Namespaces whose LISTs by the operator's own client are answered with a code."""
         self._target: tuple[int, bool] | None = None
@@ -74,7 +76,10 @@ class FaultProxy:
             return web.json_response({"kind": "Status", "code": code, "message": "refused"}, status=code)
         if request.method in _READS:
             return await self._pass_on(request)
-        self.writes.append(f"{request.method} {request.path}")
+        write = f"{request.method} {request.path}"
+        if not self.counts(write):
+            return await self._pass_on(request)
+        self.writes.append(write)
         struck = self._target is not None and self._target[0] == len(self.writes)
         after = bool(self._target and self._target[1])
         if struck and not after:

@@ -134,7 +134,7 @@ def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_o
                     dead.set()
 
                 proxy.arm(number, strike, after=after)
-                restarted = _restart_when(dead, operator)
+                restarted = restart_when(dead, operator)
                 census = live(world, name)
                 restarted.join(PATIENCE)
                 assert dead.is_set(), f"no write {number}: {proxy.writes}"
@@ -147,7 +147,7 @@ def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_o
         proxy.stop()
 
 
-def _restart_when(dead: threading.Event, operator: Operator) -> threading.Thread:
+def restart_when(dead: threading.Event, operator: Operator) -> threading.Thread:
     def restart() -> None:
         if dead.wait(PATIENCE):
             operator.process.wait(PATIENCE)

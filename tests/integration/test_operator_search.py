@@ -1,7 +1,9 @@
 """Searches as real objects: the operator runs as a process, the test is user, kubelet and trainer."""
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +12,13 @@ import urllib3
 from finetune_api.run import ExitCode, RunReport
 from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
 from finetune_cluster.apiserver import ApiServer
+from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
     CONFIG_MAPS,
     DONE,
     JOBS,
     MODEL,
+    PATIENCE,
     Json,
     Operator,
     Refused,
@@ -25,6 +29,7 @@ from integration.operator_rig import (
     shared_server,
     until,
 )
+from integration.test_operator_restart import restart_when
 from ports import free_port
 
 RATE = "training.optimizer.learningRate"
@@ -284,6 +289,63 @@ def test_the_operator_killed_between_trials_chooses_the_same_ones(
         world.until_phase(name, "Succeeded")
         chosen[name] = [world.job(trial)["spec"]["training"]["optimizer"] for trial in trials(world, name)]
     assert chosen["undisturbed"] == chosen["killed"]
+
+
+def of_the_search(name: str) -> Callable[[str], bool]:
+    """Writes of a search itself; those of its trials are those of any job."""
+
+    def ours(write: str) -> bool:
+        verb, _, path = write.partition(" ")
+        return path.endswith(f"/{name}/status") or (
+            verb == "POST" and path.endswith(("/finetunejobs", "/persistentvolumeclaims"))
+        )
+
+    return ours
+
+
+def two_trials(world: World, name: str) -> Json:
+    """A whole search; what it came to."""
+    search(world, name, {"parameters": [RATES], "maxTrials": 2, "seed": 3})
+    for number in (1, 2):
+        train(world, until_trials(world, name, number)[-1])
+    status = world.until_phase(name, "Succeeded")
+    for one in [*status["trials"]["latest"], status["trials"]["best"]]:
+        del one["name"]
+    return {
+        "trials": status["trials"],
+        "children": len(trials(world, name)),
+        "claims": len(world.claims(name)),
+    }
+
+
+def test_killed_at_any_write_of_a_search_it_finds_the_same_model(server: ApiServer, tmp_path: Path) -> None:
+    make_namespace(Rest(server), "crashes")
+    world, proxy = World(Rest(server), "crashes"), FaultProxy(server, tmp_path)
+    operator = Operator(proxy.kubeconfig, tmp_path, {"namespaces": ["crashes"]}).start().ready()
+    try:
+        proxy.counts = of_the_search("undisturbed")
+        wanted = two_trials(world, "undisturbed")
+        writes = len(proxy.writes)
+        assert 6 <= writes <= 12, proxy.writes
+        for number in range(1, writes + 1):
+            after = number % 2 == 0  # what one write is spared, its neighbours show
+            name = f"killed-{number}"
+            dead = threading.Event()
+
+            def strike(victim: Operator = operator, dead: threading.Event = dead) -> None:
+                victim.process.kill()
+                dead.set()
+
+            proxy.counts = of_the_search(name)
+            proxy.arm(number, strike, after=after)
+            restarted = restart_when(dead, operator)
+            assert two_trials(world, name) == wanted, name
+            restarted.join(PATIENCE)
+            assert dead.is_set(), f"no write {number}: {proxy.writes}"
+            proxy.disarm()
+    finally:
+        operator.kill()
+        proxy.stop()
 
 
 def test_a_name_that_is_taken_by_a_stranger_is_never_adopted(world: World) -> None:
