@@ -108,18 +108,16 @@ async def _watch(handlers: kopf.OperatorRegistry, namespaces: list[str]) -> None
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
+    running = asyncio.create_task(kopf.run_tasks(tasks, ignored=others))
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=_STOPPING)
     finally:
-        ended = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        try:
-            async with asyncio.timeout(_STOPPING):
-                await kopf.run_tasks(tasks, ignored=others)
-        except TimeoutError:
-            for task in ended:
-                task.result()
+        running.cancel()
+        await asyncio.wait({running}, timeout=_STOPPING)
+    for task in (*ended, running):
+        if task.done() and not task.cancelled():
+            task.result()
 
 
 async def _listed(resync: Resync, pause: float) -> bool:
