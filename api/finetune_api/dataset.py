@@ -16,8 +16,10 @@ class DataFormat(StrEnum):
     """The format of a data file."""
 
     JSONL = "jsonl"
+    JSON = "json"
     CSV = "csv"
     PARQUET = "parquet"
+    ARROW = "arrow"
     TEXT = "text"
 
 
@@ -53,12 +55,12 @@ class Truncation(StrEnum):
 
 
 class DataSource(ApiModel):
-    """A data file."""
+    """A data file, or several that are read as one."""
 
     uri: DataUri
-    """URI of the file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet."""
+    """URI of a file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet. In the last part of a pvc:// or configMap:// URI, * stands for any characters and ? for one, for several files: pvc://data/train-*.parquet. They are read in the order of their names and must have the same format and columns. A folder is read if datasets.save_to_disk wrote it, or if all its files have one format."""
     format: DataFormat | None = None
-    """File format: jsonl (one JSON object per line), csv (with a header), parquet, or text (one text per line, for objective.causalLM). Default: inferred from the file extension."""
+    """File format: jsonl (one JSON object per line), json (one array of objects), csv (with a header), parquet, arrow, or text (one text per line, for objective.causalLM). Default: inferred from the file extension. gzip is recognized, and so is the separator of csv."""
 
 
 class ValidationSpec(ApiModel):
@@ -85,9 +87,9 @@ class ValidationSpec(ApiModel):
         ),
     )
     uri: DataUri | None = None
-    """URI of a separate validation file, for example pvc://data/validation.jsonl."""
+    """URI of a separate validation file, for example pvc://data/validation.jsonl. Several files or a folder: as for train."""
     format: DataFormat | None = None
-    """File format: jsonl, csv, parquet or text. Default: inferred from the file extension."""
+    """File format: jsonl, json, csv, parquet, arrow or text. Default: inferred from the file extension."""
     fraction: Annotated[float, Field(gt=0, le=0.9)] | None = None
     """Share of the training rows to hold out for validation, for example 0.1. Default: 0.1."""
     stratify: bool | None = None

@@ -51,7 +51,7 @@ class ClassificationSpec(ApiModel):
         ),
     )
     labels: Labels | None = None
-    """Labels in the order of their ids, for example [neg, pos]. A row with any other label is invalid. Default: the labels found in the training data, sorted."""
+    """Labels in the order of their ids, for example [neg, pos]. A row with any other label is invalid. Default: the class names in the schema of Parquet or Arrow data, else the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
     """Balanced weights each class by the inverse of its frequency, as scikit-learn does. With multiLabel, texts that have a label are weighted by (texts without it) / (texts with it)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -76,7 +76,7 @@ class TokenClassificationSpec(ApiModel):
 
     rules = (_labels_keep_their_order(),)
     labels: Labels | None = None
-    """Labels in the order of their ids, for example [O, B-PER, I-PER]. Default: the labels found in the training data, sorted."""
+    """Labels in the order of their ids, for example [O, B-PER, I-PER]. Default: the class names in the schema of Parquet or Arrow data, else the labels found in the training data, sorted."""
     class_weights: ClassWeights = ClassWeights.NONE
     """Balanced weights each class by the inverse of its frequency."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

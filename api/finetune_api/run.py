@@ -129,17 +129,17 @@ class ModelInput(ModelTechniques):
 
 
 class DataInput(ApiModel):
-    """A data file."""
+    """A data file, or several that are read as one."""
 
     rules = (_HAS_PATH,)
     path: InputPath = ""
-    """Path of the file. Omit it for an hf:// uri."""
+    """Path of the file or folder. In its last part, * and ? match several files. Omit it for an hf:// uri."""
     uri: str | None = None
     """URI that the user gave, for messages. hf://datasets/ORG/NAME@REVISION/PATH is downloaded."""
     revision: Commit | None = None
     """Commit that uri resolved to in an earlier attempt, so that a retry uses the same file."""
     format: DataFormat | None = None
-    """File format: jsonl, csv, parquet or text. Default: inferred from the file extension."""
+    """File format: jsonl, json, csv, parquet, arrow or text. Default: inferred from the file extension."""
 
 
 class ValidationSplit(ApiModel):

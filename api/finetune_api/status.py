@@ -261,14 +261,14 @@ class InvalidRows(ApiModel):
 
 
 class ResolvedData(ApiModel):
-    """A data file as it was read."""
+    """A data file, or several, as read."""
 
     uri: Uri | None = None
     """URI that it was read from."""
     revision: Commit | None = None
     """Commit that the hf:// URI resolved to. A retry uses the same commit."""
     digest: Digest | None = None
-    """SHA-256 digest of the file."""
+    """SHA-256 digest of the file; of several files, over the digests of all, in the order in which they are read."""
     rows: Count | None = None
     """Number of rows used."""
     invalid_rows: Count | None = None

@@ -21,7 +21,10 @@ HUB = "hf://"
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.=@+ -]{0,126}"
 _CLAIM = rf"^pvc://{_NAME}(/{_SEGMENT})+$"
-_CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9]{{1,253}}$"
+_FILES = r"[A-Za-z0-9_*?][A-Za-z0-9_.=@+ *?-]{0,126}"
+"""The last segment of a URI of data: a name, or a pattern of names."""
+_CLAIM_DATA = rf"^pvc://{_NAME}(/{_SEGMENT})*/{_FILES}$"
+_CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9*?]{{1,253}}$"
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _HUB_REVISION = r"(refs/(convert/[a-z]{1,32}|pr/[0-9]{1,9})|[A-Za-z0-9][A-Za-z0-9_.-]{0,127})"
 _REPOSITORY = rf"({_HUB_NAME}/)?{_HUB_NAME}"
@@ -66,9 +69,10 @@ DataUri = Annotated[
     str,
     Field(max_length=512),
     _rule(
-        [_CLAIM, _CONFIG_MAP, _HUB_DATA],
+        [_CLAIM_DATA, _CONFIG_MAP, _HUB_DATA],
         "write pvc://CLAIM/PATH, a file on a PersistentVolumeClaim in this namespace, configMap://NAME/KEY for data of "
-        f"up to 1 MiB, or hf://datasets/ORG/NAME@REVISION/PATH, a file on the Hugging Face Hub, {_HELP}",
+        "up to 1 MiB, or hf://datasets/ORG/NAME@REVISION/PATH on the Hugging Face Hub, "
+        f"{_HELP}; * and ? only in the last part",
     ),
 ]
 

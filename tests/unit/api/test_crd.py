@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SPEC, STATUS = list(nodes(crd_schema("spec"), ("spec",))), list(nodes(crd_schema("status"), ("status",)))
 ALL = SPEC + STATUS
 
-DATA_FORMATS = {"jsonl", "csv", "parquet", "text"}
+DATA_FORMATS = {"jsonl", "json", "csv", "parquet", "arrow", "text"}
 ADMINISTRATORS = {"resources", "scheduling", "image", "output"}
 
 

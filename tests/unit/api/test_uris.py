@@ -50,7 +50,6 @@ NEITHER = [
     "pvc://demo/a..b",
     "pvc://demo/a%2e%2e",
     "pvc://demo/a\\b",
-    "pvc://demo/a?b",
     "pvc://demo/a#b",
     "pvc://demo/modèle",
     "pvc://demo/model\n",
@@ -89,6 +88,48 @@ def test_a_config_map_holds_data_only(uri: str) -> None:
 @pytest.mark.parametrize("uri", NEITHER, ids=ascii)
 def test_anything_else_is_refused(uri: str) -> None:
     assert not accepts(ClaimUri, uri)
+    assert not accepts(DataUri, uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pvc://demo/data/train-*.parquet",
+        "pvc://demo/data/*.jsonl.gz",
+        "pvc://demo/*",
+        "pvc://demo/a?b",
+        "pvc://demo/my data/?-*-of-*.csv",
+        "configMap://tiny/*.csv",
+        "configMap://tiny/part-?.csv",
+    ],
+)
+def test_the_last_part_of_a_uri_of_data_may_be_a_pattern(uri: str) -> None:
+    assert accepts(DataUri, uri)
+    assert not accepts(ClaimUri, uri)
+    assert not accepts(ModelUri, uri)
+    assert str(parse(uri)) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pvc://demo/*/train.parquet",
+        "pvc://demo/**/train.parquet",
+        "pvc://demo/d?ta/*.parquet",
+        "pvc://dem*/data/train.parquet",
+        "pvc://*/train.parquet",
+        "pvc://demo/data/[ab].parquet",
+        "pvc://demo/data/{a,b}.parquet",
+        "pvc://demo/data/*/",
+        "pvc://demo/../*.parquet",
+        "pvc://demo/.*",
+        "configMap://*/rows.csv",
+        "hf://datasets/org/*/train.parquet",
+        "hf://datasets/org/name@*/train.parquet",
+        "hf://datasets/org/name/*/train.parquet",
+    ],
+)
+def test_a_pattern_may_stand_nowhere_else(uri: str) -> None:
     assert not accepts(DataUri, uri)
 
 

@@ -69,7 +69,7 @@ CASES = {
         {"dataset": {"train": {"uri": "pvc://data/rows", "path": "/etc/hostname"}}},
         None,
         64,
-        "set dataset.train.format to one of jsonl, csv, parquet, text",
+        "set dataset.train.format to one of jsonl, json, csv, parquet, arrow, text",
     ),
     "more frozen layers than there are": (
         {"model": {"freeze": {"layers": 3}}},

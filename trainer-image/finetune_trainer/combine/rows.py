@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.combine import CombineConfig
 from finetune_api.objective import ClassWeights
 from finetune_trainer.combine.members import Member
-from finetune_trainer.data.dataset import label_lists
+from finetune_trainer.data.dataset import label_lists, label_numbers
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import Source, scan
@@ -49,6 +49,7 @@ def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) 
         per_token=kind.per_token,
         labelled=kind.labelled,
         label_lists=label_lists(config.objective),
+        label_numbers=label_numbers(config.objective),
     )
     duplicates, found = Deduplicator(spec.preprocessing.deduplicate), {}
     for part, prefix in PREFIXES.items():

@@ -79,7 +79,7 @@ class TokenCache:
             logger.info(
                 f"the tokens of {len(source.rows)} rows of {source.name} are there from an earlier attempt"
             )
-        return examples_of(source.name, objective, arrays)
+        return examples_of(source, objective, arrays)
 
     def _awaited(self, target: Path) -> dict[str, npt.NDArray[Any]]:
         """What the writing process of this run will have made; its end is the end of this one too."""

@@ -61,16 +61,22 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
         per_token=kind.per_token,
         labelled=kind.labelled,
         label_lists=label_lists(config.objective),
+        label_numbers=label_numbers(config.objective),
     )
     train = scan("dataset.train", spec.train, reading, duplicates, check)
+    fixed = kind.fixed_labels(options)
+    if train.layout.class_names and not fixed and not reading.label_numbers:
+        options = options.model_copy(update={"labels": list(train.layout.class_names)})
     labels = _labels(kind, options, train)
-    later = replace(reading, read_label=_read_known(kind, options, labels, train.name), group_by=None)
+    origin = "" if fixed else _origin(train)
+    later = replace(reading, read_label=_read_known(kind, options, labels, origin), group_by=None)
     if split:
         train, validation = _hold_out(train, split, config)
     else:
         assert spec.validation is not None
-        validation = scan("dataset.validation", spec.validation, later, duplicates, check)
-    test = scan("dataset.test", spec.test, later, duplicates, check) if spec.test else None
+        validation = scan("dataset.validation", spec.validation, later, duplicates, check, [train])
+    before = [train, validation]
+    test = scan("dataset.test", spec.test, later, duplicates, check, before) if spec.test else None
     objective = kind.build(options, labels, train.labels)
     _log_sizes(train, validation, test)
     _warn_unlearned(labels or [], train)
@@ -94,18 +100,21 @@ def _labels(kind: type[Objective[Any]], options: Any, train: FileIndex) -> list[
         raise DataError(message, error.place) from error
 
 
-def _read_known(kind: type[Objective[Any]], options: Any, labels: list[str] | None, train: str) -> ReadLabel:
+def _origin(train: FileIndex) -> str:
+    """Where the labels of a run are from, for the message of a row that has another one, with the remedy."""
+    if train.layout.class_names:
+        return f", the class names in the schema of {train.name}; write labels by these names"
+    return f", the labels found in {train.name}; write all of them into objective's labels"
+
+
+def _read_known(kind: type[Objective[Any]], options: Any, labels: list[str] | None, origin: str) -> ReadLabel:
     """Reads the labels of evaluation rows, which are those of the training rows."""
-    fixed = kind.fixed_labels(options) is not None
 
     def read(value: object) -> Label:
         try:
             return kind.read_label(options, value, labels)
         except UnknownLabelError as error:
-            origin = (
-                "" if fixed else f", the labels found in {train}; write all of them into objective's labels"
-            )
-            raise ValueError(f"{error}{origin}") from error
+            raise UnknownLabelError(f"{error}{origin}") from error
 
     return read
 
@@ -148,6 +157,11 @@ def label_lists(objective: ObjectiveSpec) -> bool:
         or (objective.classification and objective.classification.multi_label)
         or (objective.regression and objective.regression.targets > 1)
     )
+
+
+def label_numbers(objective: ObjectiveSpec) -> bool:
+    """Whether labels are numbers to predict."""
+    return objective.regression is not None
 
 
 def _hold_out(rows: FileIndex, split: ValidationSplit, config: RunConfig) -> tuple[FileIndex, FileIndex]:

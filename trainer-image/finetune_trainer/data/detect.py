@@ -14,8 +14,9 @@ UNPACKING_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 GZIP = b"\x1f\x8b"
 _NOT_TEXT = {
     b"PAR1": "a Parquet file; set format to parquet",
-    b"ARROW1": "an Arrow file; write it as Parquet",
-    b"\xff\xff\xff\xff": "an Arrow stream; write it as Parquet",
+    b"ARROW1": "an Arrow file; set format to arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream; set format to arrow",
+    b"FEA1": "a Feather file of version 1; write it as Parquet",
     b"\xd0\xcf\x11\xe0": "an old Office file such as .xls; save it as CSV UTF-8",
     b"BZh": "compressed with bzip2; use gzip, or unpack it",
     b"\xfd7zXZ": "compressed with xz; use gzip, or unpack it",
@@ -33,7 +34,7 @@ _NOT_TEXT = {
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
-SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
 def head_of(path: Path) -> bytes:
@@ -61,13 +62,28 @@ def why_not_text(path: Path, head: bytes) -> str | None:
             return what
     if head.count(b"\0") > len(head) // 4:
         return "UTF-16 text without a byte order mark, or binary; save it as UTF-8 text"
-    if re.match(rb"\s*\[\s*(\{|$)", head):
-        return "one JSON array; write one object per line, for example with jq -c '.[]'"
-    if re.match(rb"\s*\{\s*\r?\n", head):
-        return "JSON over several lines; write one object per line, for example with jq -c ."
+    if json := _json_by_column(head):
+        return json
     if re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE):
         return "an HTML page and not data; was it downloaded from a page that asks for a login?"
     return None
+
+
+def _json_by_column(head: bytes) -> str | None:
+    """One JSON object that is no row: over several lines, or a whole table in one line."""
+    pretty = re.match(rb"\s*\{\s*\r?\n", head)
+    if not pretty and (len(head) < HEAD or b"\n" in head.strip()):
+        return None
+    if re.match(rb'\s*\{\s*"(\\.|[^"\\])*"\s*:\s*\{\s*"0"\s*:', head):
+        return "one JSON object with pandas' columns; write it with to_json(orient='records', lines=True)"
+    if pretty and re.match(rb'\s*\{\s*"(\\.|[^"\\])*"\s*:\s*\[\s*[^\s{]', head):
+        return "one JSON object with a list for each column; write one object per row"
+    return "JSON over several lines; write one object per line, for example with jq -c ." if pretty else None
+
+
+def is_json_array(head: bytes) -> bool:
+    """Whether it is one array, not an object on each line."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _zipped(path: Path) -> str:
@@ -91,12 +107,3 @@ def separator_of(header: str, wanted: Collection[str]) -> str:
             return separator
     found = max(SEPARATORS, key=header.count)
     return "," if "," in header or found not in header else found
-
-
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """The reason of an error: which byte is no UTF-8, and what the text probably is."""
-    byte = error.object[error.start]
-    return (
-        f"is not UTF-8 (byte {error.start + 1} of the line is 0x{byte:02X}); if it is Latin-1 or Windows-1252, convert"
-        " the file: iconv -f cp1252 -t utf-8"
-    )

@@ -41,9 +41,9 @@ def _check_ends(model: Any, examples: Examples) -> None:
     wrong = np.flatnonzero(counts != 1)
     if len(wrong):
         row = int(wrong[0])
-        line = int(examples.lines[row])
+        file, line = examples.place(row)
         raise DataError(
-            f"{examples.name}, row {line} has {counts[row]} end tokens, but {type(model).__name__} predicts at"
+            f"{file}, row {line} has {counts[row]} end tokens, but {type(model).__name__} predicts at"
             " exactly one: remove the token from the text, or set model.head: {}",
-            FaultPlace(file=examples.name, row=line),
+            FaultPlace(file=file, row=line),
         )

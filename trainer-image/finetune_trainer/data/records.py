@@ -8,11 +8,12 @@ import csv
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.detect import DAMAGED, UNPACKING_ERRORS, not_utf8, open_data, separator_of
+from finetune_trainer.data.charset import not_utf8
+from finetune_trainer.data.detect import DAMAGED, UNPACKING_ERRORS, open_data, separator_of
 
 BOM = b"\xef\xbb\xbf"
 HEADER_AGAIN = "repeats the names of the columns: files seem to be joined with their headers; remove this row"
@@ -92,7 +93,12 @@ def _parse_json(number: int, line: bytes) -> Record | RowError:
             f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         )
         return RowError(number, f"is not JSON: {reason}")
-    if _SURROGATE.search(line) and not _is_text(value):
+    return record_of(number, value, line)
+
+
+def record_of(number: int, value: Any, written: bytes) -> Record | RowError:
+    """The row that a JSON value stands for."""
+    if _SURROGATE.search(written) and not _is_text(value):
         return RowError(number, "has half a character: a \\ud800 to \\udfff without its other half")
     if not isinstance(value, dict):
         return RowError(number, f"is not a JSON object but {json.dumps(value, ensure_ascii=False)[:40]}")
@@ -125,12 +131,10 @@ def read_csv(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | RowE
 
     The separator is the one by which the header has the wanted columns: comma, tab, semicolon or vertical bar.
     """
-    csv.field_size_limit(LONGEST_ROW)
     unreadable: dict[int, RowError] = {}
-    separator = separator_of(next(_decoded(path, {}), ""), wanted)
-    reader = csv.reader(_decoded(path, unreadable), strict=True, delimiter=separator)
+    reader = _csv_reader(path, wanted, unreadable)
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
     except csv.Error as error:
         yield RowError(1, f"is the header and not CSV: {_remedied(str(error))}", fatal=True)
         return
@@ -147,11 +151,34 @@ def read_csv(path: Path, wanted: Collection[str] = ()) -> Iterator[Record | RowE
             yield _csv_error(first, reader.line_num, str(error))
             continue
         if unreadable:
-            yield next(iter(unreadable.values()))
+            yield _in_column(next(iter(unreadable.values())), header, values or [])
         elif values:
             yield _csv_record(first, header, values)
         if values is None:
             return
+
+
+def _csv_reader(path: Path, wanted: Collection[str], unreadable: dict[int, RowError]) -> Any:
+    csv.field_size_limit(LONGEST_ROW)
+    separator = separator_of(next(_decoded(path, {}), ""), wanted)
+    return csv.reader(_decoded(path, unreadable), strict=True, delimiter=separator)
+
+
+def csv_header(path: Path, wanted: Collection[str]) -> tuple[list[str], str]:
+    """The names of the columns, none if they cannot be read, and what separates the fields."""
+    reader = _csv_reader(path, wanted, {})
+    try:
+        return next(reader, []), reader.dialect.delimiter
+    except csv.Error:
+        return [], reader.dialect.delimiter
+
+
+def _in_column(error: RowError, header: list[str], values: list[str]) -> RowError:
+    """The error with the column that has the byte, which was decoded as a surrogate."""
+    columns = (
+        name for name, value in zip(header, values, strict=False) if re.search("[\udc80-\udcff]", value)
+    )
+    return replace(error, column=next(columns, None))
 
 
 def _remedied(error: str) -> str:
@@ -188,7 +215,7 @@ def _decoded(path: Path, unreadable: dict[int, RowError]) -> Iterator[str]:
             yield line.decode()
         except UnicodeDecodeError as error:
             unreadable[number] = RowError(number, not_utf8(error))
-            yield line.decode(errors="replace")
+            yield line.decode(errors="surrogateescape")
 
 
 def _name_of(value: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_trainer.data.cleaning import Clean, cleaner
+from finetune_trainer.data.files import place_of
 from finetune_trainer.data.records import HEADER_AGAIN, LONGEST_ROW, Record, RowError, too_long
 from finetune_trainer.objectives.base import Label
 from finetune_trainer.objectives.labels import is_ignored, named_type
@@ -62,6 +63,8 @@ class ReadOptions:
     labelled: bool = True
     label_lists: bool = False
     """A label is a list; as a text, which is all that CSV has, it is written in JSON."""
+    label_numbers: bool = False
+    """Labels are numbers to predict."""
 
     @cached_property
     def wanted(self) -> dict[str, str]:
@@ -81,10 +84,12 @@ class ReadOptions:
         return self.per_token and self.labelled
 
 
-def rows_of(records: Iterable[Record | RowError], options: ReadOptions) -> Iterator[Row | RowError]:
-    """The row of every record, or why there is none."""
+def rows_of(
+    records: Iterable[Record | RowError], options: ReadOptions, files: Sequence[str] = ()
+) -> Iterator[Row | RowError]:
+    """The row of every record, or why there is none; `files` are the names of several."""
     joined = "prompt" in options.wanted
-    clean, kind = cleaner(options.preprocessing, joined=joined), _LabelKind(options)
+    clean, kind = cleaner(options.preprocessing, joined=joined), _LabelKind(options, files)
     for record in records:
         if isinstance(record, RowError):
             yield record
@@ -99,8 +104,8 @@ class _LabelKind:
     Of a regression they are numbers, whatever way they are written.
     """
 
-    def __init__(self, options: ReadOptions) -> None:
-        self._options = options
+    def __init__(self, options: ReadOptions, files: Sequence[str]) -> None:
+        self._options, self._files = options, files
         self._first: tuple[str, int] | None = None
 
     def error(self, record: Record, row: Row) -> RowError | None:
@@ -118,10 +123,9 @@ class _LabelKind:
             kind = named_type(value)
             self._first = self._first or (kind, record.line)
             if kind != self._first[0]:
-                first, row_of_first = self._first
-                message = (
-                    f"has {kind} as label, {json.dumps(value)[:40]}, where row {row_of_first} has {first}"
-                )
+                first, (file, number) = self._first[0], place_of(self._first[1], "", self._files)
+                where = f"row {number} of {file}" if len(self._files) > 1 else f"row {number}"
+                message = f"has {kind} as label, {json.dumps(value)[:40]}, where {where} has {first}"
                 return RowError(record.line, f"{message}; write all labels of a file alike", column)
         return None
 

@@ -1,4 +1,4 @@
-"""Reads a data file: for its digest, for its checks, for its rows.
+"""Reads data files: for their digest, for their checks, for their rows.
 
 First `scan` streams it: every row is checked, and a few numbers of it are kept, some 40 bytes a row, from which
 duplicates are dropped and the split is decided. A `Source` then streams the rows that were chosen, whenever it is
@@ -7,25 +7,26 @@ iterated. So memory does not grow with the size of the texts."""
 import hashlib
 import logging
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune_api.dataset import DataFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
+from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
-from finetune_trainer.data.formats import READERS, format_of
+from finetune_trainer.data.detect import SEPARATORS
+from finetune_trainer.data.files import Files, find_files, place_of, splits_of
+from finetune_trainer.data.formats import Layout, layout_of, read_records
 from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Record, RowError
 from finetune_trainer.data.rejected import Rejected
 from finetune_trainer.data.rows import ReadOptions, Row, digest64, rows_of
-from finetune_trainer.errors import DataError, NotFoundError, input_errors
-from finetune_trainer.files import sha256
+from finetune_trainer.errors import DataError, input_errors
+from finetune_trainer.objectives.labels import named
 
 logger = logging.getLogger(__name__)
 
@@ -41,29 +42,34 @@ class Rows(Protocol):
         """Their number."""
 
     def __iter__(self) -> Iterator[Row]:
-        """In the order of the file."""
+        """In the order of the files."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Some rows of one file, and what was found while reading."""
+    """Some rows of an input, and what was found while reading."""
 
     field: str
     name: str
     rows: Rows
     resolved: ResolvedData
     digest: str = ""
-    """sha256 of the file, the rows chosen and how they are read."""
+    """sha256 of the files, the rows chosen and how they are read."""
+    files: tuple[str, ...] = ()
+    """Names of the files, where there are several."""
+
+    def place(self, number: int) -> tuple[str, int]:
+        """The file of a row, and its row there."""
+        return place_of(number, self.name, self.files)
 
 
 @dataclass(frozen=True)
 class FileIndex:
-    """What is kept of the usable rows of a file: an entry of each array a row."""
+    """What is kept of the usable rows of an input: an entry of each array a row."""
 
     field: str
-    name: str
-    path: Path
-    format: DataFormat
+    files: Files
+    layout: Layout
     options: ReadOptions
     resolved: ResolvedData
     lines: Indices
@@ -74,8 +80,17 @@ class FileIndex:
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        return self.files.name
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file of one of the rows that were kept, and its row there."""
+        return place_of(int(self.lines[row]), self.name, self.files.names)
+
     def take(self, rows: Indices) -> "FileIndex":
-        """Some of the rows, in the order of the file."""
+        """Some of the rows, in the order of the files."""
         return replace(
             self,
             lines=self.lines[rows],
@@ -89,23 +104,23 @@ class FileIndex:
     def source(self) -> Source:
         """The rows, to be read again."""
         read = self.options.preprocessing.model_dump_json(exclude={"packing"})
-        decisive = f"{self.resolved.digest} {self.format} {self.options.wanted} {read} ".encode()
+        decisive = f"{self.resolved.digest} {self.layout.format} {self.options.wanted} {read} ".encode()
         digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
-        return Source(self.field, self.name, _Streamed(self), self.resolved, digest)
+        return Source(self.field, self.name, _Streamed(self), self.resolved, digest, self.files.names)
 
 
 class _Streamed:
-    """The rows at some lines of a file, read anew each time."""
+    """The rows at some lines of the files, read anew each time."""
 
     def __init__(self, index: FileIndex) -> None:
-        self.field, self.name, self.path, self.format = index.field, index.name, index.path, index.format
+        self.field, self.files, self.format = index.field, index.files, index.layout.format
         self.options, self.lines = index.options, index.lines
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __iter__(self) -> Iterator[Row]:
-        with input_errors(self.name, self.field):
+        with input_errors(self.files.name, self.field):
             count = 0
             for row in rows_of(self._chosen(), self.options):
                 if isinstance(row, RowError):
@@ -114,14 +129,14 @@ class _Streamed:
                 count += 1
         if count < len(self):
             raise DataError(
-                f"{self.field}: {self.name} changed while it was read; start again once nothing writes to it",
-                FaultPlace(field=self.field, file=self.name),
+                f"{self.field}: {self.files.name} changed while it was read; start again once nothing writes to it",
+                FaultPlace(field=self.field, file=self.files.name),
             )
 
     def _chosen(self) -> Iterator[Record | RowError]:
         lines = iter(self.lines.tolist() if len(self.lines) < CHECK_EVERY else self.lines)
         wanted = next(lines, None)
-        for record in READERS[self.format](self.path, self.options.wanted.values()):
+        for record in read_records(self.files, self.format, self.options.wanted.values()):
             if wanted is None:
                 return
             if record.line == wanted:
@@ -135,21 +150,25 @@ def scan(
     options: ReadOptions,
     duplicates: Deduplicator,
     check: Callable[[], None] = lambda: None,
+    earlier: Sequence[FileIndex] = (),
 ) -> FileIndex:
-    """Read a file; `duplicates` knows the texts read before and is added to; `check` is called now and then.
+    """Read the files of an input; `check` is called now and then.
 
-    Raises NotFoundError for the file, ConfigurationError for its format, DataError with file, row and column.
+    `duplicates` knows the texts of the `earlier` inputs and is added to. Raises NotFoundError for a file,
+    ConfigurationError for its format, DataError with file, row and column.
     """
-    name, path = data.uri or data.path, Path(data.path)
+    name = data.uri or data.path
     with input_errors(name, field):
-        if path.is_dir():
-            raise NotFoundError(
-                f"{field}: {name} is a folder; name a file in it", FaultPlace(field=field, file=name)
-            )
-        kind = format_of(field, data, options)
-        digest = sha256(path)
-        kept = IndexBuilder(field, name, options, duplicates)
-        for number, found in enumerate(rows_of(READERS[kind](path, options.wanted.values()), options)):
+        files = find_files(field, data)
+        layout = layout_of(files, data.format, options)
+        _log_layout(files, layout)
+        if layout.class_names:
+            read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
+            options = replace(options, read_label=read)
+        digest = files.digest
+        kept = IndexBuilder(files, options, duplicates)
+        records = read_records(files, layout.format, options.wanted.values())
+        for number, found in enumerate(rows_of(records, options, files.names)):
             if number % CHECK_EVERY == 0:
                 check()
             kept.add(found)
@@ -162,18 +181,17 @@ def scan(
         invalid_rows=kept.rejected.rows,
         invalid_reasons=kept.rejected.reported() or None,
     )
-    everything = kept.build(path, kind, resolved)
+    everything = kept.build(layout, resolved)
     new = duplicates.is_new(everything.digests)
     chosen = everything if new.all() else everything.take(np.flatnonzero(new))
     if not len(chosen):
         raise DataError(f"{field}: {name} holds no usable row", FaultPlace(field=field, file=name))
     counted = {"duplicate_rows": len(everything) - len(chosen)}
-    if conflicts := conflicting(everything, new):
+    if conflicts := conflicting(everything, new, earlier):
         counted["conflicting_duplicates"] = len(conflicts)
-        line, first = conflicts[0]
         logger.warning(
             f"{name}: {len(conflicts)} of the dropped duplicates have another label than the row that was kept, for"
-            f" example row {line} and row {first}; one of the labels is wrong"
+            f" example {_both(*conflicts[0])}; one of the labels is wrong"
         )
     if kept.rejected.rows:
         logger.warning(f"{name}: skipped {kept.rejected.described()}")
@@ -182,25 +200,56 @@ def scan(
     return replace(chosen, resolved=chosen.resolved.model_copy(update=counted))
 
 
-def conflicting(index: FileIndex, new: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Rows of dropped duplicates whose label differs from that of the equal text before them, with that one's row."""
-    repeated = new & np.isin(index.digests, index.digests[~new])
-    first = {int(index.digests[row]): row for row in np.flatnonzero(repeated)}
-    pairs = ((row, first.get(int(index.digests[row]))) for row in np.flatnonzero(~new))
+def _log_layout(files: Files, layout: Layout) -> None:
+    """What was inferred, which a user may not have meant."""
+    several = len(files.names) > 1
+    if several or files.names != (files.name,):
+        ends = f": {files.paths[0].name}" + (f" to {files.paths[-1].name}" if several else "")
+        logger.info(f"{files.name}: {len(files.names)} files{ends}")
+    if len(splits := splits_of(files.names)) > 1:
+        logger.warning(
+            f"{files.name}: the files are named after several splits ({', '.join(sorted(splits))}), and all are read;"
+            " if that is not meant, name one split"
+        )
+    if layout.separator != ",":
+        logger.info(f"{files.name}: the header shows that {SEPARATORS[layout.separator]} separate the fields")
+    if layout.class_names:
+        logger.info(f"{files.name}: the schema names the labels: {named(list(layout.class_names))}")
+
+
+def conflicting(
+    index: FileIndex, new: npt.NDArray[np.bool_], earlier: Sequence[FileIndex] = ()
+) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """Places of dropped duplicates whose label differs from that of the equal text before them, and the latter's."""
+    if not index.options.labelled:
+        return []
+    dropped, first = np.flatnonzero(~new), dict[int, tuple[FileIndex, int]]()
+    for other, kept in [*((each, np.ones(len(each), dtype=np.bool_)) for each in earlier), (index, new)]:
+        for row in np.flatnonzero(kept & np.isin(other.digests, index.digests[dropped])):
+            first.setdefault(int(other.digests[row]), (other, int(row)))
+    pairs = ((int(row), first.get(int(index.digests[row]))) for row in dropped)
     return [
-        (int(index.lines[row]), int(index.lines[kept]))
-        for row, kept in pairs
-        if kept is not None and index.options.labelled and index.labels[row] != index.labels[kept]
+        (index.place(row), found[0].place(found[1]))
+        for row, found in pairs
+        if found is not None and index.labels[row] != found[0].labels[found[1]]
     ]
+
+
+def _both(one: tuple[str, int], other: tuple[str, int]) -> str:
+    """Two places in a sentence; the file is known where it is the same."""
+    (file, row), (other_file, other_row) = one, other
+    if file == other_file:
+        return f"row {row} and row {other_row}"
+    return f"row {row} of {file} and row {other_row} of {other_file}"
 
 
 class IndexBuilder:
     """Grows row by row to a FileIndex, and counts the rows that cannot be used."""
 
-    def __init__(self, field: str, name: str, options: ReadOptions, duplicates: Deduplicator) -> None:
-        self.field, self.name, self.options, self.duplicates = field, name, options, duplicates
+    def __init__(self, files: Files, options: ReadOptions, duplicates: Deduplicator) -> None:
+        self.files, self.options, self.duplicates = files, options, duplicates
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
-        self.rejected, self.first = Rejected(), RowError(0, "")
+        self.rejected, self.first = Rejected(files), RowError(0, "")
         self.ungrouped = 0
 
     def add(self, found: Row | RowError) -> None:
@@ -240,19 +289,18 @@ class IndexBuilder:
         several = (
             f" ({self.rejected.rows} rows cannot be used, and dataset.maxInvalidRows is {allowed}{reasons})"
         )
+        file, row = place_of(first.line, self.files.name, self.files.names)
         return DataError(
-            f"{self.name}, row {first.line}{column} {first.reason}"
-            f"{'' if allowed == '0' or first.fatal else several}",
-            FaultPlace(field=self.field, file=self.name, row=first.line, column=first.column),
+            f"{file}, row {row}{column} {first.reason}{'' if allowed == '0' or first.fatal else several}",
+            FaultPlace(field=self.files.field, file=file, row=row, column=first.column),
         )
 
-    def build(self, path: Path, kind: DataFormat, resolved: ResolvedData) -> FileIndex:
+    def build(self, layout: Layout, resolved: ResolvedData) -> FileIndex:
         """What was kept, as arrays."""
         return FileIndex(
-            field=self.field,
-            name=self.name,
-            path=path,
-            format=kind,
+            field=self.files.field,
+            files=self.files,
+            layout=layout,
             options=self.options,
             resolved=resolved,
             lines=np.asarray(self.lines, dtype=np.int64),

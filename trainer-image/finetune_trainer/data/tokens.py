@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.encoding import Encoded, Encoding, encode
+from finetune_trainer.data.files import place_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import ConfigurationError, DataError
@@ -36,7 +37,7 @@ class Examples:
     targets: npt.NDArray[Any]
     """(rows, …); of an objective per token int32 at the offsets of the ids, -100 where nothing is predicted."""
     lines: npt.NDArray[np.int64]
-    """Line of each row in its file, for messages."""
+    """Number of each row in its file or files, for `place`."""
     cut: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Tokens of each row that truncation removed."""
     doubled: npt.NDArray[np.int8] = field(default_factory=_no_counts)
@@ -46,11 +47,17 @@ class Examples:
     own_special: bool = False
     """Special tokens of the text stand in place of the tokenizer's own."""
     per_token: bool = False
+    files: tuple[str, ...] = ()
+    """Names of the files that the rows are from, where there are several."""
     packed_to: int | None = None
     """Tokens of a sequence that several examples share; None if each has a separate one."""
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file of an example, and its row there."""
+        return place_of(int(self.lines[row]), self.name, self.files)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -67,13 +74,13 @@ def tokenize(
         for name, array in part.items():
             collected.setdefault(name, []).append(array)
     arrays = {name: np.concatenate(several) for name, several in collected.items()}
-    return examples_of(source.name, objective, arrays)
+    return examples_of(source, objective, arrays)
 
 
-def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDArray[Any]]) -> Examples:
+def examples_of(source: Source, objective: Objective[Any], arrays: dict[str, npt.NDArray[Any]]) -> Examples:
     """Examples from the concatenated arrays of `arrays_of`."""
     return Examples(
-        name,
+        source.name,
         ids=arrays["ids"],
         types=arrays.get("types"),
         offsets=arrays["offsets"],
@@ -84,6 +91,7 @@ def examples_of(name: str, objective: Objective[Any], arrays: dict[str, npt.NDAr
         lost_words=arrays["lost_words"],
         own_special=objective.per_token and not objective.labelled,
         per_token=objective.per_token,
+        files=source.files,
     )
 
 
@@ -132,10 +140,11 @@ def narrowed(ids: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
 
 
 def _no_token(source: Source, line: int) -> DataError:
+    file, row = source.place(line)
     return DataError(
-        f"{source.name}, row {line} has no token: the tokenizer finds none in its text and adds none; remove the row,"
+        f"{file}, row {row} has no token: the tokenizer finds none in its text and adds none; remove the row,"
         " or raise dataset.preprocessing.minCharacters",
-        FaultPlace(field=source.field, file=source.name, row=line),
+        FaultPlace(field=source.field, file=file, row=row),
     )
 
 

@@ -4,6 +4,8 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -139,10 +141,13 @@ def _broken(logits: torch.Tensor, targets: torch.Tensor, rows: int) -> npt.NDArr
 
 
 def name_rows(examples: Examples, rows: Indices) -> str:
-    """Rows as the user knows them: the file's name and the numbers of the first of them."""
-    lines = sorted(int(examples.lines[row]) for row in rows)
-    more = f" and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
-    return f"{examples.name} row {', '.join(str(line) for line in lines[:ROWS_NAMED])}{more}"
+    """Rows as the user knows them: the files' names and the numbers of the first rows."""
+    ordered = sorted(rows.tolist(), key=lambda row: int(examples.lines[row]))
+    more = f" and {len(ordered) - ROWS_NAMED} more" if len(ordered) > ROWS_NAMED else ""
+    by_file = groupby(map(examples.place, ordered[:ROWS_NAMED]), key=itemgetter(0))
+    return (
+        "; ".join(f"{file} row {', '.join(str(row) for _, row in found)}" for file, found in by_file) + more
+    )
 
 
 def defined(scores: dict[str, float], names: list[str]) -> tuple[dict[str, float], list[str]]:

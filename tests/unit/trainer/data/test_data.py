@@ -135,7 +135,12 @@ def test_csv_that_is_not_utf8_names_the_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\nfine,pos\nbad \xe9,neg\nfine,pos\n")
     error = list(read_csv(path))[1]
-    assert (error.line, error.reason[:47]) == (3, "is not UTF-8 (byte 5 of the line is 0xE9); if i")
+    assert (error.line, error.column, error.reason) == (
+        3,
+        "text",
+        "is not UTF-8 (byte 5 of the line is 0xE9); as cp1252 it reads 'bad é,neg': if that is right, convert the"
+        " file with iconv -f cp1252 -t utf-8",
+    )
 
 
 def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
@@ -242,6 +247,101 @@ def test_labels_that_only_repeated_rows_had_are_told_of(make_job):
     made = make_job(rows=rows, dataset={"preprocessing": {"deduplicate": "Exact"}})
     with pytest.raises(DataError, match=r"one label only, 'pos'; .*; 1 duplicates were dropped \(dataset"):
         read_dataset(read_config(made.write(), {}), Recorder())
+
+
+def read(made, **dataset):
+    """The data set of a job, its caveats, and what was logged."""
+    said, recorder = messages(), Recorder()
+    found = read_dataset(read_config(made.changed({"dataset": dataset}).write(), {}), recorder)
+    return found, recorder.caveats, said
+
+
+@pytest.mark.parametrize(
+    ("other", "caveat"),
+    [
+        (
+            "neg ",
+            "the labels 'neg' (30 rows) and 'neg ' (30 rows) differ only in white space, invisible characters",
+        ),
+        (
+            "neg\u200b",
+            "the labels 'neg' (30 rows) and 'neg\\u200b' (30 rows) differ only in white space, invisible",
+        ),
+        (
+            "\ufeffneg",
+            "the labels 'neg' (30 rows) and '\\ufeffneg' (30 rows) differ only in white space, invisible",
+        ),
+        ("NEG", "the labels 'NEG' (30 rows) and 'neg' (30 rows) differ only in case"),
+        ("NA", "the label 'NA' (30 rows) looks like a missing value"),
+    ],
+)
+def test_labels_that_look_alike_are_a_caveat_of_the_result(make_job, other, caveat):
+    rows = [{"text": f"row {n}", "label": ["pos", "neg", other][n % 3]} for n in range(90)]
+    made = make_job(rows=rows)
+    _, caveats, said = read(made, split=None, validation={"path": str(made.folder / "train.jsonl")})
+    assert [line for line in caveats if line.startswith(caveat)]
+    assert [line for line in said if line.startswith(caveat)]
+
+
+def test_labels_that_differ_have_no_caveat(make_job):
+    _, caveats, _ = read(make_job())
+    assert caveats == []
+
+
+@pytest.mark.parametrize(
+    ("train", "labels", "other"),
+    [("1", "0, 1", "1.0"), (True, "false, true", "True"), ("neg", "neg, pos", "NEG ")],
+)
+def test_a_validation_label_that_training_lacks_names_both_files(make_job, train, labels, other):
+    second = {"1": "0", True: False, "neg": "pos"}[train]
+    made = make_job(rows=[{"text": f"row {n}", "label": [train, second][n % 2]} for n in range(20)])
+    rows = [{"text": "a", "label": train}, {"text": "b", "label": other}]
+    if train is True:
+        rows = rows[1:]
+    path = write_jsonl(made.folder / "val.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        read(made, split=None, validation={"path": str(path), "uri": "pvc://data/val.jsonl"})
+    assert caught.value.message == (
+        f"pvc://data/val.jsonl, row {len(rows)}, column label has the label {other!r}, which is not one of {labels},"
+        " the labels found in pvc://data/train.jsonl; write all of them into objective's labels"
+    )
+    assert (caught.value.place.field, caught.value.place.row) == ("dataset.validation", len(rows))
+
+
+def test_a_test_row_with_another_label_than_the_same_training_text_is_a_conflict(make_job):
+    rows = reviews(40)
+    other = {"pos": "neg", "neg": "pos"}
+    made = make_job(rows=rows)
+    path = write_jsonl(
+        made.folder / "test.jsonl",
+        [{"text": "new", "label": "pos"}, {**rows[6], "label": other[rows[6]["label"]]}],
+    )
+    found, _, said = read(
+        made,
+        test={"path": str(path), "uri": "pvc://data/test.jsonl"},
+        preprocessing={"deduplicate": "Exact"},
+    )
+    assert (found.test.resolved.rows, found.test.resolved.conflicting_duplicates) == (1, 1)
+    assert any("row 2 of pvc://data/test.jsonl and row 7 of pvc://data/train.jsonl" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("text;label", "semicolons"),
+        ("text\tlabel", "tabs"),
+        ("text|label", "vertical bars"),
+        ("text,label", None),
+    ],
+)
+def test_a_separator_other_than_the_comma_is_logged(make_job, header, said):
+    made = make_job()
+    path = made.folder / "a.csv"
+    path.write_text("\n".join([header, *(f"row {n}{header[4]}{'ab'[n % 2]}" for n in range(20))]))
+    found, _, lines = read(made, train={"path": str(path), "uri": "pvc://data/a.csv"})
+    assert len(found.train.rows) + len(found.validation.rows) == 20
+    logged = [line for line in lines if "separate the fields" in line]
+    assert logged == ([f"pvc://data/a.csv: the header shows that {said} separate the fields"] if said else [])
 
 
 def test_duplicates_with_another_label_are_counted_and_one_is_named(tmp_path, caplog):

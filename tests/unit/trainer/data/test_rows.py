@@ -160,10 +160,9 @@ def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
     ) as caught:
         source(path)
     assert caught.value.place.field == "dataset.train.format"
-    path.write_bytes(b"fine\nbad \xff\n")
+    path.write_bytes(b"fine\nbad \x81\x01\n")
     assert refusal(path, **DOCUMENTS) == (
-        "a.txt, row 2 is not UTF-8 (byte 5 of the line is 0xFF); if it is Latin-1 or Windows-1252, convert the file:"
-        " iconv -f cp1252 -t utf-8",
+        "a.txt, row 2 is not UTF-8 (byte 5 of the line is 0x81); save the file as UTF-8",
         (2, None),
     )
 
@@ -329,8 +328,11 @@ def zipped(member):
         (b"PAR1 and more", "a Parquet file; set format to parquet"),
         (b"<!DOCTYPE html><html>", "an HTML page and not data"),
         (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
-        (b'[{"text": "a"}]', "one JSON array; write one object per line"),
-        (b'[\n  {"text": "a"}\n]', "one JSON array; write one object per line"),
+        (b"ARROW1\0\0", "an Arrow file; set format to arrow"),
+        (b"\xff\xff\xff\xff\x10", "an Arrow stream; set format to arrow"),
+        (b'{\n "text": {\n  "0": "a"', "one JSON object with pandas' columns; write it with to_json(orient="),
+        (b'{"text": {"0": "' + b"a" * 70_000, "one JSON object with pandas' columns"),
+        (b'{\n "text": [\n  "a"', "one JSON object with a list for each column; write one object per row"),
         (b'{\n "text": "a"\n}', "JSON over several lines; write one object per line"),
     ],
 )
