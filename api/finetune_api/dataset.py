@@ -139,7 +139,7 @@ class PreprocessingSpec(ApiModel):
     min_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Minimum length of a text in characters, after cleaning. Rows with shorter texts are invalid."""
     deduplicate: Deduplicate = Deduplicate.NONE
-    """Deduplication. Exact drops rows whose cleaned text is a duplicate, reading training rows first, then validation and test. Near also drops near-duplicates (MinHash over runs of three words, or of three characters in languages without spaces; Jaccard similarity of 0.8 or more; 6 KB of memory per row)."""
+    """Deduplication. Exact drops rows whose cleaned text is a duplicate, reading training rows first, then validation and test. Near also drops near-duplicates (MinHash over runs of three words, or of three characters in languages without spaces; Jaccard similarity of 0.8 or more; 4 KB of memory per row)."""
     max_length: Annotated[int, Field(ge=4, le=131_072)] = 256
     """Maximum sequence length in tokens. Longer sequences are truncated."""
     truncation: Truncation = Truncation.RIGHT

@@ -154,3 +154,10 @@ def printed_folders(name: str) -> set[str]:
         if "api" in folders:
             return folders
     return set()
+
+
+def test_the_trainer_image_has_no_scipy() -> None:
+    """It takes 143 MB; only the script image, with scikit-learn, has it."""
+    pinned = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in ("trainer", "scripts")}
+    assert re.search("^scipy==", pinned["scripts"], re.MULTILINE)
+    assert not re.search("^(scipy|scikit-learn)==", pinned["trainer"], re.MULTILINE)
