@@ -102,7 +102,7 @@ def _end(search: Search, now: datetime) -> str | None:
         return f"more than {spec.max_failed_trials} trials failed (spec.search.maxFailedTrials)"
     if spec.patience and _since_best(search) >= spec.patience:
         return f"{spec.patience} trials without a better one (spec.search.patience)"
-    if search.total >= search.planned and not search.open:
+    if search.planned and search.total >= search.planned and not search.open:
         return f"all {search.planned} trials have ended"
     return None
 
@@ -111,9 +111,11 @@ def _since_best(search: Search) -> int:
     """Trials that ended after the best one, successful or pruned."""
     ended = [trial for trial in search.trials if trial.state in (TrialState.SUCCEEDED, TrialState.PRUNED)]
     ended.sort(key=lambda trial: (trial.ended is None, trial.ended, trial.number))
-    bests = [best_of(ended[: count + 1], search.metric) for count in range(len(ended))]
-    last = bests[-1] if bests else None
-    return 0 if last is None else len(ended) - 1 - bests.index(last)
+    best, since = None, 0
+    for trial in ended:
+        better = best_of([one for one in (best, trial) if one], search.metric)
+        best, since = better, 0 if better is trial else since + 1
+    return since if best else 0
 
 
 def _running_since(status: FineTuneJobStatus) -> datetime | None:

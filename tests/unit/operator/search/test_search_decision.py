@@ -178,7 +178,7 @@ def test_suspension_stops_and_resumes_trials_and_its_time_does_not_count() -> No
 
 
 def test_a_fault_creates_nothing_and_is_stalled() -> None:
-    visits = Visits()
+    visits = Visits(planned=0)
     fault = Verdict(Phase.PENDING, Reason.INVALID_SPEC, "spec.search.parameters[0]: …", stalled=True)
     assert visits.visit(fault=fault).create is None
     assert "Stalled" in true_conditions(visits.status)
