@@ -172,10 +172,26 @@ class PrunerSpec(OneOf):
     """Asynchronous successive halving. {} uses the defaults."""
 
 
+class ConfirmSpec(ApiModel):
+    """Repeats the best trials with other seeds before the winner is named: among many trials the best value is often luck."""
+
+    top: Annotated[int, Field(ge=1, le=9)] = 3
+    """Number of trials to repeat, the best ones."""
+    seeds: Annotated[int, Field(ge=1, le=9)] = 3
+    """Number of repetitions of each: training.seed + 1, + 2 and so on."""
+
+
 def _fixed(field: str) -> Rule:
     return Rule(
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         f"spec.search.{field} cannot be changed after creation; create a new FineTuneJob under another name",
+    )
+
+
+def _raised(field: str) -> Rule:
+    return Rule(
+        f"!has(oldSelf.{field}) ? !has(self.{field}) : has(self.{field}) && self.{field} >= oldSelf.{field}",
+        f"spec.search.{field} can be raised, but not lowered, added or removed after creation",
     )
 
 
@@ -199,11 +215,8 @@ class SearchSpec(ApiModel):
             ),
             ".parameters",
         ),
-        Rule(
-            "!has(oldSelf.maxTrials) ? !has(self.maxTrials) : has(self.maxTrials) && self.maxTrials >= oldSelf.maxTrials",
-            "spec.search.maxTrials can be raised, but not lowered, added or removed after creation",
-        ),
-        *map(_fixed, ("algorithm", "parameters", "maxFailedTrials", "patience", "pruner", "seed")),
+        *map(_raised, ("maxTrials", "maxDeviceSeconds")),
+        *map(_fixed, ("algorithm", "parameters", "maxFailedTrials", "patience", "pruner", "confirm", "seed")),
     )
     algorithm: Algorithm = Algorithm.TPE
     """TPE learns from the trials so far (tree-structured Parzen estimator, Optuna), after 10 random ones. Random draws values independently. Grid runs every combination."""
@@ -217,7 +230,11 @@ class SearchSpec(ApiModel):
     """Number of failed trials that the search tolerates. One more ends it. Pruned trials, and trials that were suspended, evicted or preempted and resume, are not failed."""
     patience: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     """End the search after this many finished trials in a row without a new best value, for example 10. Default: never."""
+    max_device_seconds: Annotated[int, Field(ge=1, le=10_000_000_000)] | None = None
+    """Compute budget: seconds of training summed over all trials, times the GPUs of each, or times 1 on a CPU. When it is used up, the search ends and running trials stop. Can be raised while the search runs."""
     pruner: PrunerSpec | None = None
     """End bad trials early, for example {asha: {}}. Default: every trial trains to its end."""
+    confirm: ConfirmSpec | None = None
+    """Repeat the best trials with other seeds and name the one with the best mean, for example {top: 3, seeds: 3}. Default: the best trial wins."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Seed of the algorithm. With the same seed and parallelism 1, the same trials are run. Default: training.seed."""

@@ -417,6 +417,19 @@ class TrialStatus(ApiModel):
     """Value of training.evaluation.bestMetric: that of the published model, or the best one so far."""
 
 
+class ConfirmedStatus(ApiModel):
+    """A trial that was repeated with other seeds."""
+
+    number: Count
+    """Number of the trial."""
+    runs: Count
+    """Number of repetitions that succeeded."""
+    mean: Measured = None
+    """Mean value of the repetitions, without the trial itself."""
+    spread: Measured = None
+    """Sample standard deviation of the repetitions, if there are at least two."""
+
+
 class TrialsStatus(ApiModel):
     """The trials of a search."""
 
@@ -438,8 +451,16 @@ class TrialsStatus(ApiModel):
     """Number of trials that the end of the search stopped."""
     deleted: Count
     """Number of trials that somebody deleted."""
+    repeats: Count
+    """Number of repetitions created (spec.search.confirm)."""
+    device_seconds: Count
+    """Seconds of training of all trials and repetitions, times the GPUs of each, or times 1 on a CPU."""
+    saved_seconds: Count
+    """Device seconds that pruning saved: those that the pruned trials would have needed to train as long as the successful ones did on average."""
     best: TrialStatus | None = None
-    """The best trial so far."""
+    """The best trial so far; with spec.search.confirm at last the one with the best mean."""
+    confirmed: Annotated[list[ConfirmedStatus], Field(max_length=9)] = []
+    """The trials that were repeated, the best mean first."""
     latest: Annotated[list[TrialStatus], Field(max_length=TRIALS_KEPT)] = []
     """The latest trials, at most 50."""
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
-from finetune_operator.plan.naming import ATTEMPT, JOB_NAME, JOB_UID, PARENT_UID, TRIAL, name_in, parent_in
+from finetune_operator.plan.naming import (
+    ATTEMPT,
+    JOB_NAME,
+    JOB_UID,
+    PARENT_UID,
+    REPEAT,
+    TRIAL,
+    Run,
+    name_in,
+    parent_in,
+)
 
 Body = dict[str, Any]
 
@@ -60,7 +70,7 @@ class Cache:
     unserved: dict[str, str] = field(default_factory=dict)
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
-    _trials: dict[str, set[Key]] = field(default_factory=dict)
+    _runs: dict[str, set[Key]] = field(default_factory=dict)
 
     def put_finetunejob(self, body: Body) -> Key:
         """Keep a FineTuneJob, if it is newer than what is known."""
@@ -68,10 +78,10 @@ class Cache:
         known = self.finetunejobs.get(key)
         if known is None or _version(body) >= _version(known):
             if known is not None:
-                self._forget_trial(key, known)
+                self._forget_run(key, known)
             self.finetunejobs[key] = kept = _kept_finetunejob(body)
             if found := parent_in(kept["metadata"]):
-                self._trials.setdefault(found.uid, set()).add(key)
+                self._runs.setdefault(found.uid, set()).add(key)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
         return key
@@ -82,25 +92,25 @@ class Cache:
         known = self.finetunejobs.get(key)
         if known is not None and uid_of(known) == uid_of(body):
             del self.finetunejobs[key]
-            self._forget_trial(key, known)
+            self._forget_run(key, known)
         self._forget_children(uid_of(body))
         return key
 
-    def _forget_trial(self, key: Key, body: Body) -> None:
+    def _forget_run(self, key: Key, body: Body) -> None:
         if found := parent_in(body["metadata"]):
-            siblings = self._trials.get(found.uid, set())
+            siblings = self._runs.get(found.uid, set())
             siblings.discard(key)
             if not siblings:
-                self._trials.pop(found.uid, None)
+                self._runs.pop(found.uid, None)
 
-    def trials_of(self, namespace: str, uid: str) -> dict[int, Body]:
-        """The trials of a search by number, without those that are being deleted."""
-        found: dict[int, Body] = {}
-        for key in self._trials.get(uid, ()):
+    def runs_of(self, namespace: str, uid: str) -> dict[Run, Body]:
+        """The trials of a search and their repetitions, without those that are being deleted."""
+        found: dict[Run, Body] = {}
+        for key in self._runs.get(uid, ()):
             metadata = self.finetunejobs[key]["metadata"]
             parent = parent_in(metadata)
             if parent and key.namespace == namespace and "deletionTimestamp" not in metadata:
-                found[parent.trial] = self.finetunejobs[key]
+                found[parent.run] = self.finetunejobs[key]
         return found
 
     def _forget_children(self, owner: str) -> None:
@@ -276,7 +286,7 @@ def _kept_finetunejob(body: Body) -> Body:
     if parent_in(body["metadata"]):
         labels = labels_in(body)
         metadata |= {
-            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL) if name in labels},
+            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL, REPEAT) if name in labels},
             "ownerReferences": _controllers(body),
         }
     kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}

@@ -9,9 +9,9 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import JOB_UID, attempt_name
+from finetune_operator.plan.naming import JOB_UID, Run, attempt_name
 from finetune_operator.plan.workload import output_claim, plan
-from finetune_operator.search.plan import followed, trial_body
+from finetune_operator.search.plan import followed, run_body
 from finetune_operator.search.space import Values
 from finetune_operator.settings import OperatorSettings
 
@@ -41,18 +41,18 @@ class Children:
         await asyncio.gather(*[self._create_once(kind, body, job) for kind, body in needed])
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
-    async def create_trial(self, job: FineTuneJob, resolved: Resolved, number: int, values: Values) -> None:
-        """Create a trial of a search, and the claim that its models are written to.
+    async def create_run(self, job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> None:
+        """Create a trial of a search or a repetition, and the claim that its models are written to.
 
         Raises ForeignObjectError when a name is taken by an object that is not this job's.
         """
         if claim := output_claim(job, self._settings):
             await self._create_once("PersistentVolumeClaim", claim, job)
-        body = trial_body(job, resolved, number, values)
+        body = run_body(job, resolved, run, values)
         self._cache.put_finetunejob(await self._create_once("FineTuneJob", body, job))
 
-    async def update_trial(self, job: FineTuneJob, name: str, uid: str, *, stop: bool) -> None:
-        """Suspend a trial, or let it run with the parent's resources and scheduling."""
+    async def update_run(self, job: FineTuneJob, name: str, uid: str, *, stop: bool) -> None:
+        """Suspend a run of a search, or let it go on with the parent's resources and scheduling."""
         spec = followed(job.spec, stop=stop)
         try:
             patched = await self._cluster.patch_spec("FineTuneJob", job.namespace, name, uid, spec)

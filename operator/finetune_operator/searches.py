@@ -19,12 +19,14 @@ from finetune_operator.decide.decision import refused_image, why_stalled
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import Run, parent_in
 from finetune_operator.reports import Reports
 from finetune_operator.search.asha import why_pruned
 from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.plan import repeated
 from finetune_operator.search.samplers import propose
 from finetune_operator.search.space import Values, combinations, fault_in
-from finetune_operator.search.trials import evaluations_in, trial_of
+from finetune_operator.search.trials import Repeat, evaluations_in, trial_of
 from finetune_operator.settings import OperatorSettings
 from finetune_operator.wire import items
 
@@ -46,41 +48,44 @@ class Searches:
     async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> "SearchStep":
         """Look at the trials and decide."""
         search = await self._observe(job, resolved)
-        best = search.best
-        body = self.cache.trials_of(job.namespace, job.uid).get(best.number) if best else None
+        body = self.cache.runs_of(job.namespace, job.uid).get(search.winner) if search.winner else None
         model = _model(body) if body else None
         decision, values = decide_search(search, model, now), None
         if decision.create is not None:
-            values = await self._proposed(search, decision.create)
+            values = await self._values(search, decision.create)
             if values is None:
                 decision = decide_search(replace(search, fault=_invalid(_NOTHING_FITS)), model, now)
         return SearchStep(search, decision, values)
 
-    async def _proposed(self, search: Search, number: int) -> Values | None:
-        return await asyncio.to_thread(propose, search.job.spec, number, search.trials, search.metric)
+    async def _values(self, search: Search, run: Run) -> Values | None:
+        """Those of a trial, or of a repetition; None if the spec takes none of those that were tried."""
+        if run.is_trial:
+            return await asyncio.to_thread(propose, search.job.spec, run.trial, search.trials, search.metric)
+        return repeated(search.job.spec, search.runs[Run(run.trial)].values, run.seed)
 
     async def act(self, step: "SearchStep") -> None:
-        """Stop and resume trials, and create the next one."""
+        """Stop and resume runs, and create the next one."""
         job, decision = step.search.job, step.decision
-        bodies = self.cache.trials_of(job.namespace, job.uid)
-        for number in (*decision.stop, *decision.resume):
-            if body := bodies.get(number):
-                name, stop = body["metadata"]["name"], number in decision.stop
-                await self.children.update_trial(job, name, uid_of(body), stop=stop)
+        bodies = self.cache.runs_of(job.namespace, job.uid)
+        for run in (*decision.stop, *decision.resume):
+            if body := bodies.get(run):
+                name, stop = body["metadata"]["name"], run in decision.stop
+                await self.children.update_run(job, name, uid_of(body), stop=stop)
         if decision.create is not None and step.values is not None:
-            await self.children.create_trial(job, step.search.resolved, decision.create, step.values)
+            await self.children.create_run(job, step.search.resolved, decision.create, step.values)
 
     async def _observe(self, job: FineTuneJob, resolved: Resolved) -> Search:
         spec, training = job.spec.search, job.spec.resolved_training()
         assert spec and training
         metric = training.evaluation.best_metric
-        bodies = self.cache.trials_of(job.namespace, job.uid)
-        trials = [
-            trial_of(number, await self._whole(body), spec.parameters, metric)
-            for number, body in sorted(bodies.items())
-        ]
-        search = Search(job, resolved, tuple(trials), 0, metric)
-        search = replace(search, planned=await self._planned(job))
+        bodies = self.cache.runs_of(job.namespace, job.uid)
+        runs = {
+            run: trial_of(run.trial, await self._whole(body), spec.parameters, metric)
+            for run, body in sorted(bodies.items())
+        }
+        trials = tuple(trial for run, trial in runs.items() if run.is_trial)
+        repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
+        search = Search(job, resolved, trials, await self._planned(job), metric, repeats)
         return replace(search, fault=await self._fault(search))
 
     async def _whole(self, body: Body) -> Body:
@@ -147,6 +152,9 @@ class Pruning:
 
     def why(self, trial: Body, report: RunReport) -> str | None:
         """The reason to prune a trial that reported; None to let it train."""
+        found = parent_in(trial["metadata"])
+        if found is None or not found.run.is_trial:
+            return None  # a repetition trains to its end
         key = parent_key(trial)
         parent = self.cache.finetunejobs.get(key) if key else None
         spec = _search_of(parent)
@@ -156,8 +164,10 @@ class Pruning:
         if asha is None or training is None or _at_its_end(report):
             return None
         metric = training.evaluation.best_metric
-        siblings = self.cache.trials_of(parent["metadata"]["namespace"], uid_of(parent)).values()
-        others = [self._evaluations(body, metric) for body in siblings if uid_of(body) != uid_of(trial)]
+        runs = self.cache.runs_of(parent["metadata"]["namespace"], uid_of(parent))
+        others = [
+            self._evaluations(body, metric) for run, body in runs.items() if run.is_trial and run != found.run
+        ]
         own = evaluations_in(report.to_json()["epochs"], metric)
         return why_pruned(asha, metric, own, others)
 

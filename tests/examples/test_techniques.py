@@ -18,10 +18,11 @@ from builders import stored
 from examples.materials import lay_out
 from finetune_api.run import ExitCode, RunReport
 from finetune_operator.plan.effective import resolve
+from finetune_operator.plan.naming import Run
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.plan.volumes import OUTPUT
 from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import trial_body
+from finetune_operator.search.plan import run_body
 from finetune_operator.search.samplers import propose
 from finetune_operator.settings import OperatorSettings
 from unit.trainer.tiny import Job
@@ -76,7 +77,7 @@ def _here(example: Path, claim: Path, folder: Path) -> Job:
     if of.spec.search:  # its first trial
         values = propose(of.spec, 1, [], "accuracy")
         assert values
-        of = parse(stored(trial_body(of, resolve(of, SETTINGS), 1, values)))
+        of = parse(stored(run_body(of, resolve(of, SETTINGS), Run(1), values)))
     planned = run_config(of, resolve(of, SETTINGS), 1, SETTINGS).to_json()
     planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))

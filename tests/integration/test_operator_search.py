@@ -242,6 +242,29 @@ def test_a_parameter_that_fits_no_field_stalls_before_any_trial(
     assert trials(world, name) == []
 
 
+def test_the_best_are_repeated_and_the_best_mean_wins(world: World) -> None:
+    of = GRID | {"confirm": {"top": 2, "seeds": 1}, "parallelism": 2}
+    name = search(world, "confirmed", of, training={"seed": 7})
+    lucky = {16: 0.10, 32: 0.11, 64: 0.50}
+    for count in (1, 2, 3):
+        trial = until_trials(world, name, count)[-1]
+        train(world, trial, lucky[world.job(trial)["spec"]["training"]["batchSize"]])
+    found = until_trials(world, name, 5)
+    repeats = {one.rpartition("-")[2]: one for one in found if "-c" in one}
+    assert set(repeats) == {"c1s1", "c2s1"}
+    spec = world.job(repeats["c1s1"])["spec"]
+    assert (spec["training"]["batchSize"], spec["training"]["seed"]) == (16, 8)
+    assert spec["dataset"]["validation"]["seed"] == 7
+    assert "the best 2 are repeated with 1 seeds" in world.condition(name, "Running")["message"]
+    train(world, repeats["c1s1"], 0.4)
+    train(world, repeats["c2s1"], 0.2)
+    status = world.until_phase(name, "Succeeded")
+    assert status["trials"]["best"]["parameters"] == {"training.batchSize": "32"}
+    assert [(one["number"], one["mean"]) for one in status["trials"]["confirmed"]] == [(2, 0.2), (1, 0.4)]
+    assert status["trials"]["total"] == 3
+    assert status["model"]["uri"].endswith("/trials/t002"), "of the winner's runs the one with the best value"
+
+
 def test_more_trials_may_be_asked_for_while_it_runs(world: World) -> None:
     name = search(world, "more", {"parameters": [RATES], "maxTrials": 1})
     trial = until_trials(world, name, 1)[0]

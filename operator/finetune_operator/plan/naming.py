@@ -14,6 +14,7 @@ JOB_UID = f"{GROUP}/job-uid"
 ATTEMPT = f"{GROUP}/attempt"
 PARENT_UID = f"{GROUP}/parent-uid"
 TRIAL = f"{GROUP}/trial"
+REPEAT = f"{GROUP}/repeat"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 
@@ -40,38 +41,73 @@ def name_in(labels: Mapping[str, str]) -> str | None:
     return _attempt_name(name, uid, attempt) if attempt and name and uid else None
 
 
-def trial_name(job: FineTuneJob, trial: int) -> str:
-    """Name of a trial's FineTuneJob."""
-    return _trial_name(job.name, job.uid, trial)
+class Run(NamedTuple):
+    """A run of a search: a trial, or one of its repetitions with another seed."""
 
+    trial: int
+    rank: int = 0
+    seed: int = 0
 
-def _trial_name(parent: str, parent_uid: str, trial: int) -> str:
-    return f"{parent}-{parent_uid[:8]}-t{trial:03}"
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is the trial itself."""
+        return self.rank == 0
+
+    @property
+    def suffix(self) -> str:
+        """The end of its name."""
+        return f"t{self.trial:03}" if self.is_trial else f"c{self.rank}s{self.seed}"
 
 
 class Parent(NamedTuple):
-    """The search that a FineTuneJob is a trial of, and the trial's number."""
+    """The search that a FineTuneJob is a run of."""
 
     name: str
     uid: str
-    trial: int
+    run: Run
+
+
+def run_name(job: FineTuneJob, run: Run) -> str:
+    """Name of the FineTuneJob of a search's run."""
+    return _run_name(job.name, job.uid, run)
+
+
+def _run_name(parent: str, parent_uid: str, run: Run) -> str:
+    return f"{parent}-{parent_uid[:8]}-{run.suffix}"
+
+
+def run_labels(job: FineTuneJob, run: Run) -> dict[str, str]:
+    """Labels of a search's run."""
+    repeat = {} if run.is_trial else {REPEAT: f"{run.rank}-{run.seed}"}
+    return {
+        "app.kubernetes.io/managed-by": MANAGER,
+        PARENT_UID: job.uid,
+        TRIAL: str(run.trial),
+    } | repeat
 
 
 def parent_in(metadata: Mapping[str, Any]) -> Parent | None:
-    """What the metadata of a FineTuneJob say of the search that it is a trial of.
+    """What the metadata of a FineTuneJob say of the search that it is a run of.
 
-    Anybody can write labels and references: they count only together, and with the name that a trial has.
+    Anybody can write labels and references: they count only together, and with the name that such a run has.
     """
     labels = metadata.get("labels")
-    number = labels.get(TRIAL) if isinstance(labels, Mapping) else None
-    if not isinstance(number, str) or not re.fullmatch("[1-9][0-9]{0,2}", number):
+    run = _run_in(labels) if isinstance(labels, Mapping) else None
+    if run is None:
         return None
     for reference in metadata.get("ownerReferences") or []:
         name, uid = reference.get("name"), reference.get("uid")
         if reference.get("kind") == KIND and reference.get("controller") and isinstance(name, str):
-            trial = _trial_name(name, str(uid), int(number))
-            return Parent(name, str(uid), int(number)) if metadata.get("name") == trial else None
+            wanted = _run_name(name, str(uid), run)
+            return Parent(name, str(uid), run) if metadata.get("name") == wanted else None
     return None
+
+
+def _run_in(labels: Mapping[str, Any]) -> Run | None:
+    trial, repeat = str(labels.get(TRIAL, "")), str(labels.get(REPEAT, "0-0"))
+    if not re.fullmatch("[1-9][0-9]{0,2}", trial) or not re.fullmatch("0-0|[1-9]-[1-9]", repeat):
+        return None
+    return Run(int(trial), int(repeat[0]), int(repeat[2]))
 
 
 def output_claim_name(job: FineTuneJob) -> str:

@@ -7,12 +7,16 @@ deleted trial is not used again. A trial is created once; what a decision asks f
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import fmean, stdev
 from typing import Any
 
+from finetune_api.metrics import Direction, direction
+from finetune_api.search import SearchSpec
 from finetune_api.status import (
     TRIALS_KEPT,
     Condition,
     ConditionType,
+    ConfirmedStatus,
     EffectiveStatus,
     FineTuneJobStatus,
     ModelStatus,
@@ -26,19 +30,20 @@ from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import seconds_between, with_verdict
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.search.trials import Trial, best_of
+from finetune_operator.plan.naming import Run
+from finetune_operator.search.trials import Repeat, Trial, best_of, ranking
 
 _LONGEST_TEXT = 256
 
 
 @dataclass(frozen=True)
 class SearchDecision:
-    """The next status; the trial to create, if any; the trials to stop or to let run, by number."""
+    """The next status; the run to create, if any; the runs to stop or to let go on."""
 
     status: FineTuneJobStatus
-    create: int | None = None
-    stop: tuple[int, ...] = ()
-    resume: tuple[int, ...] = ()
+    create: Run | None = None
+    stop: tuple[Run, ...] = ()
+    resume: tuple[Run, ...] = ()
     requeue_at: datetime | None = None
 
 
@@ -51,7 +56,14 @@ class Search:
     trials: tuple[Trial, ...]
     planned: int
     metric: str
+    repeats: tuple[Repeat, ...] = ()
     fault: Verdict | None = None
+
+    @property
+    def spec(self) -> SearchSpec:
+        """The job's `spec.search`."""
+        assert self.job.spec.search
+        return self.job.spec.search
 
     @property
     def open(self) -> list[Trial]:
@@ -59,9 +71,38 @@ class Search:
         return [trial for trial in self.trials if trial.open]
 
     @property
+    def runs(self) -> dict[Run, Trial]:
+        """Trials and repetitions."""
+        trials = {Run(trial.number): trial for trial in self.trials}
+        return trials | {repeat.run: repeat.trial for repeat in self.repeats}
+
+    @property
+    def open_runs(self) -> dict[Run, Trial]:
+        """Those that have not ended."""
+        return {run: trial for run, trial in self.runs.items() if trial.open}
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing trains or is about to."""
+        return all(trial.state is TrialState.SUSPENDED for trial in self.open_runs.values())
+
+    @property
     def best(self) -> Trial | None:
-        """The best trial with a model."""
-        return best_of(list(self.trials), self.metric)
+        """The trial with a model that has the best mean, if trials were repeated, else the best value."""
+        means = confirmed(self)
+        by_number = {trial.number: trial for trial in self.trials}
+        repeated = next((by_number[one.number] for one in means if one.number in by_number), None)
+        return repeated or best_of(self.trials, self.metric)
+
+    @property
+    def winner(self) -> Run | None:
+        """The run whose model is recorded: of the best trial and its repetitions the one with the best value."""
+        best = self.best
+        if best is None:
+            return None
+        runs = {run: trial for run, trial in self.runs.items() if run.trial == best.number}
+        of_it = best_of(list(runs.values()), self.metric)
+        return next(run for run, trial in runs.items() if trial is of_it)
 
     @property
     def total(self) -> int:
@@ -74,37 +115,129 @@ class Search:
         return sum(trial.state is state for trial in self.trials)
 
 
+@dataclass(frozen=True)
+class _End:
+    """Why no further trial is wanted; `early` if running trials, and repetitions, are not wanted either."""
+
+    why: str
+    early: bool = False
+
+
 def decide_search(search: Search, model: ModelStatus | None, now: datetime) -> SearchDecision:
-    """The next step of a search; `model` is that of its best trial."""
-    spec = search.job.spec.search
-    assert spec
+    """The next step of a search; `model` is that of its winner."""
     end = _end(search, now)
-    wanted = not (search.job.spec.suspend or end)
-    stop = tuple(trial.number for trial in search.open if not trial.suspended and not wanted)
-    resume = tuple(trial.number for trial in search.open if trial.suspended and wanted)
-    if end and not any(trial.state is not TrialState.SUSPENDED for trial in search.open):
-        return _conclude(search, model, end, now)
-    verdict = _verdict(search, end)
-    create = None
-    if wanted and not search.fault and len(search.open) < spec.parallelism and search.total < search.planned:
-        create = search.total + 1
-    status = with_verdict(_status(search, now), search.job.generation, verdict, now)
-    return SearchDecision(status, create, stop, resume, _deadline(search, now) if wanted else None)
+    repeat = _next_repeat(search) if end and not end.early and not search.open else None
+    repeats_wanted = not (end and end.early)
+    wanted = {
+        run: not search.job.spec.suspend and (end is None if run.is_trial else repeats_wanted)
+        for run in search.open_runs
+    }
+    repeating = repeats_wanted and (repeat or any(not run.is_trial for run in wanted))
+    if end and search.at_rest and not repeating:
+        return _conclude(search, model, end.why, now)
+    room = not search.job.spec.suspend and not search.fault and len(wanted) < search.spec.parallelism
+    create = repeat if end else _next_trial(search)
+    return SearchDecision(
+        status=with_verdict(_status(search, now), search.job.generation, _verdict(search, end), now),
+        create=create if room else None,
+        stop=tuple(run for run, trial in search.open_runs.items() if not trial.suspended and not wanted[run]),
+        resume=tuple(run for run, trial in search.open_runs.items() if trial.suspended and wanted[run]),
+        requeue_at=None if search.job.spec.suspend or (end and end.early) else _due(search, now),
+    )
 
 
-def _end(search: Search, now: datetime) -> str | None:
-    """Why no further trial is wanted; None while the search goes on."""
-    spec = search.job.spec.search
-    assert spec
-    if _over_deadline(search, now):
-        return f"spec.activeDeadlineSeconds of {search.job.spec.active_deadline_seconds} reached"
-    if search.count(TrialState.FAILED) > spec.max_failed_trials:
-        return f"more than {spec.max_failed_trials} trials failed (spec.search.maxFailedTrials)"
-    if spec.patience and _since_best(search) >= spec.patience:
-        return f"{spec.patience} trials without a better one (spec.search.patience)"
-    if search.planned and search.total >= search.planned and not search.open:
-        return f"all {search.planned} trials have ended"
+def _next_trial(search: Search) -> Run | None:
+    return Run(search.total + 1) if search.total < search.planned else None
+
+
+def _next_repeat(search: Search) -> Run | None:
+    """The repetition to create: the best trials with the first seed, then with the second, and so on."""
+    confirm = search.spec.confirm
+    if confirm is None:
+        return None
+    for index in range(_repeats_created(search), confirm.top * confirm.seeds):
+        seed, rank = divmod(index, confirm.top)
+        if trial := _trial_of_rank(search, rank + 1):
+            return Run(trial, rank + 1, seed + 1)
     return None
+
+
+def _repeats_created(search: Search) -> int:
+    """How many were, those included that somebody deleted."""
+    known = search.job.status.trials.repeats if search.job.status.trials else 0
+    top = search.spec.confirm.top if search.spec.confirm else 0
+    return max([known, *((run.seed - 1) * top + run.rank for run, _ in _repeat_items(search))])
+
+
+def _repeat_items(search: Search) -> list[tuple[Run, Trial]]:
+    return [(repeat.run, repeat.trial) for repeat in search.repeats]
+
+
+def _trial_of_rank(search: Search, rank: int) -> int | None:
+    """The trial that has the rank: that of its repetitions, else the best one that has none."""
+    given = {run.rank: run.trial for run, _ in _repeat_items(search)}
+    if rank in given:
+        return given[rank] if Run(given[rank]) in search.runs else None
+    free = [one.number for one in ranking(search.trials, search.metric) if one.number not in given.values()]
+    before = sum(other < rank and other not in given for other in range(1, rank))
+    return free[before] if before < len(free) else None
+
+
+def confirmed(search: Search) -> list[ConfirmedStatus]:
+    """The repeated trials, the best mean first."""
+    values: dict[int, list[float]] = {}
+    for repeat in search.repeats:
+        if repeat.trial.state is TrialState.SUCCEEDED and repeat.trial.value is not None:
+            values.setdefault(repeat.run.trial, []).append(repeat.trial.value)
+    sign = -1 if direction(search.metric) is Direction.MAXIMIZE else 1
+    return sorted(
+        (
+            ConfirmedStatus(
+                number=number,
+                runs=len(found),
+                mean=fmean(found),
+                spread=stdev(found) if len(found) > 1 else None,
+            )
+            for number, found in values.items()
+        ),
+        key=lambda one: (sign * (one.mean or 0.0), one.number),
+    )
+
+
+def _end(search: Search, now: datetime) -> _End | None:
+    """Why the search ends; None while it goes on."""
+    spec, limit = search.spec, search.job.spec.active_deadline_seconds
+    if limit is not None and _active_seconds(search, now) >= limit:
+        return _End(f"spec.activeDeadlineSeconds of {limit} reached", early=True)
+    if spec.max_device_seconds is not None and device_seconds(search, now) >= spec.max_device_seconds:
+        return _End(f"spec.search.maxDeviceSeconds of {spec.max_device_seconds} used up", early=True)
+    if search.count(TrialState.FAILED) > spec.max_failed_trials:
+        why = f"more than {spec.max_failed_trials} trials failed (spec.search.maxFailedTrials)"
+        return _End(why, early=True)
+    if spec.patience and _since_best(search) >= spec.patience:
+        return _End(f"{spec.patience} trials without a better one (spec.search.patience)")
+    if search.planned and search.total >= search.planned and not search.open:
+        return _End(f"all {search.planned} trials have ended")
+    return None
+
+
+def _devices(search: Search) -> int:
+    return max(1, search.resolved.resources.gpus_per_node or 0) * (search.resolved.resources.nodes or 1)
+
+
+def device_seconds(search: Search, now: datetime) -> int:
+    """Seconds of training of all runs, times their devices."""
+    runs = search.runs.values()
+    return _devices(search) * sum(run.seconds + seconds_between(run.running_since, now) for run in runs)
+
+
+def saved_seconds(search: Search) -> int:
+    """What pruned trials would have needed beyond what they had, if they had trained as long as others on average."""
+    whole = [trial.seconds for trial in search.trials if trial.state is TrialState.SUCCEEDED]
+    pruned = [trial.seconds for trial in search.trials if trial.state is TrialState.PRUNED]
+    if not whole:
+        return 0
+    return round(_devices(search) * sum(max(0.0, fmean(whole) - seconds) for seconds in pruned))
 
 
 def _since_best(search: Search) -> int:
@@ -133,35 +266,37 @@ def _active_seconds(search: Search, now: datetime) -> int:
     return (status.active_seconds or 0) + seconds_between(_running_since(status), now)
 
 
-def _over_deadline(search: Search, now: datetime) -> bool:
-    limit = search.job.spec.active_deadline_seconds
-    return limit is not None and _active_seconds(search, now) >= limit
+def _due(search: Search, now: datetime) -> datetime | None:
+    """When the deadline is reached, or the budget at the present rate."""
+    limit, budget = search.job.spec.active_deadline_seconds, search.spec.max_device_seconds
+    left = [] if limit is None else [limit - _active_seconds(search, now)]
+    running = sum(trial.running_since is not None for trial in search.open_runs.values())
+    if budget is not None and running:
+        left.append((budget - device_seconds(search, now)) // (running * _devices(search)) + 1)
+    return now + timedelta(seconds=min(left)) if left else None
 
 
-def _deadline(search: Search, now: datetime) -> datetime | None:
-    limit = search.job.spec.active_deadline_seconds
-    return None if limit is None else now + timedelta(seconds=limit - _active_seconds(search, now))
-
-
-def _verdict(search: Search, end: str | None) -> Verdict:
+def _verdict(search: Search, end: _End | None) -> Verdict:
     if search.fault and not end:
         return search.fault
-    running = any(trial.state is TrialState.RUNNING for trial in search.open)
-    if end:
-        return Verdict(
-            Phase.RUNNING if running else Phase.PENDING,
-            Reason.STOPPING,
-            f"{end}; stopping the trials that run",
-        )
+    running = any(trial.state is TrialState.RUNNING for trial in search.open_runs.values())
     if search.job.spec.suspend:
-        if any(trial.state is not TrialState.SUSPENDED for trial in search.open):
-            return Verdict(
-                Phase.PENDING, Reason.STOPPING, "its trials save a checkpoint and stop (spec.suspend)"
-            )
+        if not search.at_rest:
+            message = "its trials save a checkpoint and stop (spec.suspend)"
+            return Verdict(Phase.PENDING, Reason.STOPPING, message)
         message = f"suspended by spec.suspend; set it to false to resume. {_news(search)}"
         return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message)
     phase, reason = (Phase.RUNNING, Reason.RUNNING) if running else (Phase.PENDING, Reason.PENDING)
-    return Verdict(phase, reason, _news(search))
+    if end and (end.early or search.open):
+        return Verdict(phase, Reason.STOPPING, f"{end.why}; stopping the trials that run")
+    return Verdict(phase, reason, f"{end.why}; {_repeating(search)}" if end else _news(search))
+
+
+def _repeating(search: Search) -> str:
+    assert search.spec.confirm
+    top, seeds = search.spec.confirm.top, search.spec.confirm.seeds
+    ended = sum(not repeat.trial.open for repeat in search.repeats)
+    return f"the best {top} are repeated with {seeds} seeds, {ended} repetitions have ended"
 
 
 def _news(search: Search) -> str:
@@ -181,15 +316,18 @@ def _news(search: Search) -> str:
 
 def _described(search: Search, trial: Trial) -> str:
     values = ", ".join(f"{path}={text}" for path, text in _texts(trial.values).items())
-    return f"{trial.name} with {search.metric} {trial.value:.4g} ({values})"
+    mean = next((one for one in confirmed(search) if one.number == trial.number), None)
+    if mean is None or mean.mean is None:
+        return f"{trial.name} with {search.metric} {trial.value:.4g} ({values})"
+    spread = "" if mean.spread is None else f" ± {mean.spread:.2g}"
+    return f"{trial.name} with {search.metric} {mean.mean:.4g}{spread} over {mean.runs} seeds ({values})"
 
 
 def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime) -> SearchDecision:
     """The end. A search that found a model has succeeded, whatever ended it but failures."""
     best = search.best
     status = _status(search, now, ended=True).model_copy(update={"completion_time": now, "model": model})
-    assert search.job.spec.search
-    too_many = search.count(TrialState.FAILED) > search.job.spec.search.max_failed_trials
+    too_many = search.count(TrialState.FAILED) > search.spec.max_failed_trials
     if best and not too_many:
         uri = model.uri if model else "unknown"
         verdict = Verdict(
@@ -217,21 +355,19 @@ def _status(search: Search, now: datetime, *, ended: bool = False) -> FineTuneJo
             "image": search.resolved.image,
         }
     )
-    suspends = search.job.spec.suspend and not any(
-        trial.state is not TrialState.SUSPENDED for trial in search.open
-    )
+    suspends = search.job.spec.suspend and search.at_rest
     active = _active_seconds(search, now) if suspends or ended else status.active_seconds
     return status.model_copy(
         update={
             "effective": effective,
-            "trials": trials_status(search, ended=ended),
+            "trials": trials_status(search, now, ended=ended),
             "start_time": status.start_time or (None if search.job.spec.suspend else now),
             "active_seconds": active,
         }
     )
 
 
-def trials_status(search: Search, *, ended: bool) -> TrialsStatus:
+def trials_status(search: Search, now: datetime, *, ended: bool) -> TrialsStatus:
     """The counts, the best trial, and the newest ones. They always add up to `total`."""
     still_open = len(search.open)
     latest = sorted(search.trials, key=lambda trial: trial.number)[-TRIALS_KEPT:]
@@ -246,6 +382,10 @@ def trials_status(search: Search, *, ended: bool) -> TrialsStatus:
         failed=search.count(TrialState.FAILED),
         stopped=still_open if ended else 0,
         deleted=search.total - len(search.trials),
+        repeats=_repeats_created(search),
+        device_seconds=device_seconds(search, now),
+        saved_seconds=saved_seconds(search),
+        confirmed=confirmed(search),
         best=_trial_status(best) if best else None,
         latest=[_trial_status(trial, ended=ended) for trial in latest],
     )

@@ -1,4 +1,4 @@
-"""The FineTuneJob of a trial. Pure."""
+"""The FineTuneJob of a trial or of a repetition. Pure."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import overridden
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import MANAGER, PARENT_UID, TRIAL, owner_reference, trial_name
+from finetune_operator.plan.naming import Run, owner_reference, run_labels, run_name
 from finetune_operator.search.space import Values, without_search
 
 _THE_PARENTS = ("suspend", "activeDeadlineSeconds")
@@ -15,35 +15,31 @@ FOLLOWED = ("suspend", "resources", "scheduling")
 """Fields that a running trial takes from its parent when they change."""
 
 
-def trial_body(job: FineTuneJob, resolved: Resolved, number: int, values: Values) -> dict[str, Any]:
-    """The FineTuneJob of trial `number`: the parent's spec with these values, and another output folder.
+def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> dict[str, Any]:
+    """The FineTuneJob of a trial or of a repetition: the parent's spec with these values and another output folder.
 
     The rows are split with the parent's seed, so that all trials are evaluated on the same ones.
     """
     spec = {name: part for name, part in without_search(job.spec).items() if name not in _THE_PARENTS} | {
-        "output": _output(job, resolved, number)
+        "output": _output(job, resolved, run)
     }
     spec["dataset"] = spec["dataset"] | {"validation": _validation(job.spec)}
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {
-            "name": trial_name(job, number),
+            "name": run_name(job, run),
             "namespace": job.namespace,
-            "labels": {
-                "app.kubernetes.io/managed-by": MANAGER,
-                PARENT_UID: job.uid,
-                TRIAL: str(number),
-            },
+            "labels": run_labels(job, run),
             "ownerReferences": [owner_reference(job)],
         },
         "spec": overridden(spec, values, FineTuneJobSpec),
     }
 
 
-def _output(job: FineTuneJob, resolved: Resolved, number: int) -> dict[str, Any]:
+def _output(job: FineTuneJob, resolved: Resolved, run: Run) -> dict[str, Any]:
     asked = job.spec.output.to_json() if job.spec.output else {}
-    return asked | {"uri": f"{resolved.output_uri}/trials/t{number:03}"}
+    return asked | {"uri": f"{resolved.output_uri}/trials/{run.suffix}"}
 
 
 def _validation(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -51,6 +47,13 @@ def _validation(spec: FineTuneJobSpec) -> dict[str, Any]:
     assert spec.dataset and training
     asked = spec.dataset.validation.to_json() if spec.dataset.validation else {}
     return asked if "uri" in asked else {"seed": training.seed} | asked
+
+
+def repeated(spec: FineTuneJobSpec, values: Values, seed: int) -> Values:
+    """A trial's values with another seed of training."""
+    training = spec.resolved_training()
+    assert training
+    return values | {"training.seed": values.get("training.seed", training.seed) + seed}
 
 
 def followed(spec: FineTuneJobSpec, *, stop: bool) -> dict[str, Any]:

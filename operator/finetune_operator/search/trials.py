@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.metrics import Direction, direction, plain
 from finetune_api.search import ParameterSpec
 from finetune_api.status import Reason, TrialState
+from finetune_operator.plan.naming import Run
 from finetune_operator.search.space import Values, values_in
 from finetune_operator.wire import at, items, number, text, time_of
 
@@ -36,6 +37,9 @@ class Trial:
     ended: datetime | None = None
     suspended: bool = False
     message: str = ""
+    seconds: int = 0
+    """Seconds of training so far, without a running attempt's."""
+    running_since: datetime | None = None
     evaluations: tuple[Evaluation, ...] = ()
 
     @property
@@ -44,8 +48,18 @@ class Trial:
         return self.state not in ENDED
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """A repetition of a trial with another seed, to confirm it."""
+
+    run: Run
+    trial: Trial
+
+
 def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: str) -> Trial:
     """The trial in a FineTuneJob's wire form."""
+    attempts = items(body, "status", "attempts")
+    last = attempts[-1] if attempts and at(attempts[-1], "endTime") is None else None
     ended = time_of(at(body, "status", "completionTime"))
     value = _value(body, metric)
     state = _state(body, value, ended)
@@ -58,6 +72,8 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
         ended=ended,
         suspended=at(body, "spec", "suspend") is True,
         message=text(body, "status", "display", "message") or "",
+        seconds=int(number(body, "status", "activeSeconds") or 0),
+        running_since=time_of(at(last, "runningTime")),
         evaluations=evaluations_in(items(body, "status", "epochs"), metric),
     )
 
@@ -97,12 +113,17 @@ def better(metric: str, value: float, other: float) -> bool:
     return value > other if direction(metric) is Direction.MAXIMIZE else value < other
 
 
-def best_of(trials: Sequence[Trial], metric: str) -> Trial | None:
-    """The best trial with a model; among equals the one with the lowest number."""
+def ranking(trials: Sequence[Trial], metric: str) -> list[Trial]:
+    """The trials with a model, the best first; among equals the one with the lowest number."""
     sign = -1 if direction(metric) is Direction.MAXIMIZE else 1
     ranked = [
         (sign * trial.value, trial.number, trial)
         for trial in trials
         if trial.state is TrialState.SUCCEEDED and trial.value is not None
     ]
-    return min(ranked)[2] if ranked else None
+    return [trial for *_, trial in sorted(ranked, key=lambda one: one[:2])]
+
+
+def best_of(trials: Sequence[Trial], metric: str) -> Trial | None:
+    """The best trial with a model."""
+    return next(iter(ranking(trials, metric)), None)

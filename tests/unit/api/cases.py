@@ -195,7 +195,9 @@ FULL_SEARCH: Json = {
     "parallelism": 4,
     "maxFailedTrials": 2,
     "patience": 10,
+    "maxDeviceSeconds": 36000,
     "pruner": {"asha": {"minEpochs": 0.5, "reductionFactor": 4}},
+    "confirm": {"top": 2, "seeds": 5},
     "seed": 3,
 }
 
@@ -819,6 +821,7 @@ UPDATES = [
             ("maxFailedTrials", 1, 2),
             ("patience", 5, None),
             ("pruner", {"asha": {}}, {"asha": {"minEpochs": 2}}),
+            ("confirm", {"top": 1}, {"top": 2}),
             ("seed", 1, None),
         ]
     ),
@@ -839,6 +842,12 @@ UPDATES = [
         _search(RATES, maxTrials=10),
         _search(RATES, maxTrials=9),
         "spec.search.maxTrials can be raised, but not lowered",
+    ),
+    Update(
+        "a smaller budget",
+        _search(RATES, maxDeviceSeconds=100),
+        _search(RATES, maxDeviceSeconds=99),
+        "spec.search.maxDeviceSeconds can be raised, but not lowered",
     ),
     Update(
         "no search any more", _search(RATES), spec(), "spec.search cannot be added or removed after creation"

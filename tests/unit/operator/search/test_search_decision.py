@@ -8,17 +8,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from finetune_api.resources import ResourcesSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.decision import finished
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import Run
 from finetune_operator.search.decision import Search, SearchDecision, decide_search
-from finetune_operator.search.trials import Trial
+from finetune_operator.search.trials import Repeat, Trial
 from unit.operator import worlds
 from unit.operator.search.spaces import parent, trial
 from unit.operator.worlds import T0, condition, seconds, true_conditions
 
+TWO_GPUS = ResourcesSpec(gpus_per_node=2)
 MODEL = ModelStatus(uri="pvc://out/model/trials/t001", format="safetensors")
 
 
@@ -30,11 +33,13 @@ class Visits:
     planned: int = 5
     metric: str = "loss"
 
-    def visit(self, *trials: Trial, at: float = 0, fault: Verdict | None = None) -> SearchDecision:
+    def visit(
+        self, *trials: Trial, at: float = 0, repeats: tuple[Repeat, ...] = (), fault: Verdict | None = None
+    ) -> SearchDecision:
         search = Search(
-            self.job, resolve(self.job, worlds.settings()), trials, self.planned, self.metric, fault
+            self.job, resolve(self.job, worlds.settings()), trials, self.planned, self.metric, repeats, fault
         )
-        decision = decide_search(search, MODEL if search.best else None, seconds(at))
+        decision = decide_search(search, MODEL if search.winner else None, seconds(at))
         status = FineTuneJobStatus.from_json(decision.status.to_json())
         assert status == decision.status, "the status does not survive the API server"
         self.job = replace(self.job, status=status)
@@ -73,17 +78,17 @@ RUNNING, PENDING, SUSPENDED, PRUNED, FAILED = (
 
 def test_trials_are_created_one_a_visit_up_to_the_parallelism() -> None:
     visits = Visits(parent(parallelism=2))
-    assert visits.visit().create == 1
-    assert visits.visit(trial(1, PENDING)).create == 2
+    assert visits.visit().create == Run(1)
+    assert visits.visit(trial(1, PENDING)).create == Run(2)
     assert visits.visit(trial(1, RUNNING), trial(2, PENDING)).create is None
     assert visits.status.phase is Phase.RUNNING
-    assert visits.visit(done(1, 0.5), trial(2, RUNNING)).create == 3
+    assert visits.visit(done(1, 0.5), trial(2, RUNNING)).create == Run(3)
 
 
 def test_a_deleted_trial_is_counted_and_its_number_is_not_used_again() -> None:
     visits = Visits()
     visits.visit(trial(1, RUNNING))
-    assert visits.visit().create == 2
+    assert visits.visit().create == Run(2)
     visits.visit(trial(2, RUNNING))
     trials = visits.status.trials
     assert trials is not None
@@ -115,7 +120,7 @@ def test_more_failures_than_tolerated_stop_the_others_and_fail_the_search() -> N
     visits = Visits(parent(maxFailedTrials=1, parallelism=3))
     failed = [trial(1, FAILED, message="row 7 is not JSON"), trial(2, FAILED, message="row 8 is not JSON")]
     decision = visits.visit(*failed, trial(3, RUNNING), done(4, 0.1))
-    assert (decision.create, decision.stop) == (None, (3,))
+    assert (decision.create, decision.stop) == (None, (Run(3),))
     assert visits.reason == Reason.STOPPING
     visits.visit(*failed, trial(3, SUSPENDED, suspended=True), done(4, 0.1))
     assert (visits.status.phase, visits.reason) == (Phase.FAILED, Reason.TRIALS_FAILED)
@@ -143,7 +148,7 @@ def test_a_search_whose_trials_were_all_pruned_or_failed_says_so() -> None:
 
 def test_patience_counts_trials_in_the_order_of_their_ends() -> None:
     visits = Visits(parent(patience=2), planned=9)
-    assert visits.visit(done(1, 0.5, after=9), done(2, 0.9, after=1), done(3, 0.8, after=2)).create == 4
+    assert visits.visit(done(1, 0.5, after=9), done(2, 0.9, after=1), done(3, 0.8, after=2)).create == Run(4)
     assert (
         visits.visit(done(1, 0.5), done(2, 0.9), trial(3, PRUNED, value=0.9, ended=seconds(3))).create is None
     )
@@ -153,7 +158,7 @@ def test_patience_counts_trials_in_the_order_of_their_ends() -> None:
 
 def test_patience_does_not_end_a_search_that_has_no_model_yet() -> None:
     visits = Visits(parent(patience=1), planned=9)
-    assert visits.visit(*[trial(n, PRUNED, value=0.9, ended=seconds(n)) for n in (1, 2, 3)]).create == 4
+    assert visits.visit(*[trial(n, PRUNED, value=0.9, ended=seconds(n)) for n in (1, 2, 3)]).create == Run(4)
 
 
 def test_suspension_stops_and_resumes_trials_and_its_time_does_not_count() -> None:
@@ -161,7 +166,7 @@ def test_suspension_stops_and_resumes_trials_and_its_time_does_not_count() -> No
     visits.change(active_deadline_seconds=100)
     visits.visit(trial(1, RUNNING), at=0)
     visits.change(suspend=True)
-    assert visits.visit(trial(1, RUNNING), at=40).stop == (1,)
+    assert visits.visit(trial(1, RUNNING), at=40).stop == (Run(1),)
     assert visits.reason == Reason.STOPPING
     visits.visit(trial(1, SUSPENDED, suspended=True), at=50)
     assert visits.status.phase is Phase.SUSPENDED
@@ -169,12 +174,98 @@ def test_suspension_stops_and_resumes_trials_and_its_time_does_not_count() -> No
     visits.visit(trial(1, SUSPENDED, suspended=True), at=5000)
     assert visits.status.active_seconds == 50
     visits.change(suspend=False)
-    assert visits.visit(trial(1, SUSPENDED, suspended=True), at=6000).resume == (1,)
+    assert visits.visit(trial(1, SUSPENDED, suspended=True), at=6000).resume == (Run(1),)
     decision = visits.visit(trial(1, RUNNING), at=6010)
     assert decision.requeue_at == seconds(6050)
-    assert visits.visit(trial(1, RUNNING), at=6050).stop == (1,)
+    assert visits.visit(trial(1, RUNNING), at=6050).stop == (Run(1),)
     visits.visit(trial(1, SUSPENDED, suspended=True), at=6055)
     assert (visits.status.phase, visits.reason) == (Phase.FAILED, Reason.DEADLINE_EXCEEDED)
+
+
+def repeat(rank: int, seed: int, of: int, value: float | None, **fields: Any) -> Repeat:
+    state = fields.pop("state", TrialState.SUCCEEDED)
+    return Repeat(Run(of, rank, seed), trial(of, state, value=value, ended=T0, **fields))
+
+
+ENDED = (done(1, 0.30), done(2, 0.31), done(3, 0.9))
+
+
+def test_the_best_are_repeated_with_other_seeds_and_the_best_mean_wins() -> None:
+    visits = Visits(parent(confirm={"top": 2, "seeds": 2}), planned=3)
+    order = [Run(1, 1, 1), Run(2, 2, 1), Run(1, 1, 2), Run(2, 2, 2)]
+    values = {order[0]: 0.5, order[1]: 0.3, order[2]: 0.4, order[3]: 0.32}
+    repeats: tuple[Repeat, ...] = ()
+    for run in order:
+        assert visits.visit(*ENDED, repeats=repeats).create == run
+        repeats = (*repeats, Repeat(run, trial(run.trial, value=values[run], ended=T0)))
+    visits.visit(*ENDED, repeats=repeats)
+    status = visits.status
+    assert status.phase is Phase.SUCCEEDED
+    assert status.trials
+    assert status.trials.best
+    assert status.trials.best.number == 2, "the first one's value was luck"
+    assert [(one.number, one.runs) for one in status.trials.confirmed] == [(2, 2), (1, 2)]
+    assert [round(one.mean or 0, 3) for one in status.trials.confirmed] == [0.31, 0.45]
+    assert "t002 with loss 0.31 ± 0.014 over 2 seeds" in visits.message
+
+
+def test_the_recorded_model_is_that_of_the_winners_best_run() -> None:
+    job = parent(confirm={"top": 1, "seeds": 2})
+    repeats = (repeat(1, 1, of=1, value=0.5), repeat(1, 2, of=1, value=0.2))
+    search = Search(job, resolve(job, worlds.settings()), ENDED, 3, "loss", repeats)
+    assert search.winner == Run(1, 1, 2)
+
+
+def test_a_repetition_that_fails_counts_neither_as_a_failed_trial_nor_in_the_mean() -> None:
+    visits = Visits(parent(confirm={"top": 1, "seeds": 2}, maxFailedTrials=0), planned=3)
+    repeats = (repeat(1, 1, of=1, value=None, state=FAILED), repeat(1, 2, of=1, value=0.4))
+    visits.visit(*ENDED, repeats=repeats)
+    assert visits.status.trials
+    assert [(one.runs, one.mean, one.spread) for one in visits.status.trials.confirmed] == [(1, 0.4, None)]
+    assert visits.status.phase is Phase.SUCCEEDED
+
+
+def test_a_deleted_repetition_is_not_created_again() -> None:
+    visits = Visits(parent(confirm={"top": 1, "seeds": 2}), planned=3)
+    visits.visit(*ENDED)
+    visits.visit(*ENDED, repeats=(repeat(1, 1, of=1, value=None, state=RUNNING),))
+    assert visits.visit(*ENDED).create == Run(1, 1, 2)
+
+
+def test_the_deadline_also_ends_repetitions() -> None:
+    visits = Visits(parent(confirm={"top": 1, "seeds": 1}), planned=3)
+    visits.change(active_deadline_seconds=100)
+    visits.visit(*ENDED)
+    running = repeat(1, 1, of=1, value=None, state=RUNNING)
+    assert visits.visit(*ENDED, repeats=(running,), at=100).stop == (Run(1, 1, 1),)
+    stopped = repeat(1, 1, of=1, value=None, state=SUSPENDED, suspended=True)
+    visits.visit(*ENDED, repeats=(stopped,), at=101)
+    assert visits.status.phase is Phase.SUCCEEDED
+    assert visits.status.trials
+    assert visits.status.trials.best
+    assert visits.status.trials.best.number == 1
+
+
+def test_the_budget_counts_device_seconds_of_ended_and_running_attempts() -> None:
+    visits = Visits(parent(maxDeviceSeconds=100, parallelism=2), planned=9)
+    visits.job = replace(visits.job, spec=visits.job.spec.model_copy(update={"resources": TWO_GPUS}))
+    ended = replace(done(1, 0.5), seconds=20)
+    decision = visits.visit(ended, trial(2, RUNNING, running_since=T0), at=10)
+    assert visits.status.trials
+    assert visits.status.trials.device_seconds == 2 * (20 + 10)
+    assert decision.requeue_at == seconds(10 + 20 + 1)
+    assert visits.visit(ended, trial(2, RUNNING, running_since=T0), at=30).stop == (Run(2),)
+    visits.visit(ended, trial(2, SUSPENDED, suspended=True, seconds=31), at=40)
+    assert visits.status.phase is Phase.SUCCEEDED
+    assert "maxDeviceSeconds of 100 used up" in visits.message
+
+
+def test_what_pruning_saved_is_the_rest_of_an_average_trial() -> None:
+    visits = Visits(planned=9)
+    pruned = trial(3, PRUNED, value=0.9, seconds=10, ended=T0)
+    visits.visit(replace(done(1, 0.5), seconds=40), replace(done(2, 0.6), seconds=60), pruned)
+    assert visits.status.trials
+    assert visits.status.trials.saved_seconds == 40
 
 
 def test_a_fault_creates_nothing_and_is_stalled() -> None:
@@ -199,15 +290,24 @@ class Histories(RuleBasedStateMachine):
         tolerated=st.integers(0, 3),
         patience=st.sampled_from([None, 1, 3]),
         deadline=st.sampled_from([None, 200]),
+        confirm=st.sampled_from([None, {"top": 2, "seeds": 2}]),
     )
     def begin(
-        self, parallelism: int, planned: int, tolerated: int, patience: int | None, deadline: int | None
+        self,
+        parallelism: int,
+        planned: int,
+        tolerated: int,
+        patience: int | None,
+        deadline: int | None,
+        confirm: dict[str, int] | None,
     ) -> None:
         fields = {"parallelism": parallelism, "maxFailedTrials": tolerated}
-        self.visits = Visits(parent(**fields | ({"patience": patience} if patience else {})), planned)
+        given = {"patience": patience, "confirm": confirm}
+        fields |= {name: value for name, value in given.items() if value is not None}  # type: ignore[misc]
+        self.visits = Visits(parent(**fields), planned)
         self.visits.change(active_deadline_seconds=deadline)
-        self.trials: dict[int, Trial] = {}
-        self.used: set[int] = set()
+        self.runs: dict[Run, Trial] = {}
+        self.used: set[int | Run] = set()
         self.now, self.parallelism, self.planned = 0, parallelism, planned
 
     @rule()
@@ -215,39 +315,52 @@ class Histories(RuleBasedStateMachine):
         if finished(self.visits.status):
             return
         before = self.visits.status.trials
-        decision = self.visits.visit(*self.trials.values(), at=self.now)
+        decision = self.visit()
         if not finished(decision.status):
-            again = self.visits.visit(*self.trials.values(), at=self.now)
+            again = self.visit()
             assert (again.status, again.create) == (decision.status, decision.create), "a second look differs"
         assert not before or decision.status.trials.total >= before.total  # type: ignore[union-attr]
-        for number in decision.stop:
-            self.trials[number] = replace(self.trials[number], suspended=True)
-        for number in decision.resume:
-            state = PENDING if self.trials[number].state is SUSPENDED else self.trials[number].state
-            self.trials[number] = replace(self.trials[number], suspended=False, state=state)
+        for run in decision.stop:
+            self.runs[run] = replace(self.runs[run], suspended=True)
+        for run in decision.resume:
+            state = PENDING if self.runs[run].state is SUSPENDED else self.runs[run].state
+            self.runs[run] = replace(self.runs[run], suspended=False, state=state)
         if decision.create:
-            assert decision.create not in self.used, "a number is used twice"
-            assert decision.create <= self.planned
-            self.used.add(decision.create)
-            self.trials[decision.create] = trial(decision.create, PENDING)
+            run = decision.create
+            assert (run.trial if run.is_trial else run) not in self.used, "a number is used twice"
+            assert run.trial <= self.planned
+            self.used.add(run.trial if run.is_trial else run)
+            self.runs[run] = trial(run.trial, PENDING)
+
+    def visit(self) -> SearchDecision:
+        trials = [one for run, one in self.runs.items() if run.is_trial]
+        repeats = tuple(Repeat(run, one) for run, one in self.runs.items() if not run.is_trial)
+        return self.visits.visit(*trials, at=self.now, repeats=repeats)
 
     @rule(data=st.data())
-    def a_trial_goes_on(self, data: st.DataObject) -> None:
-        able = [one for one in self.trials.values() if one.state in TRANSITIONS]
+    def a_run_goes_on(self, data: st.DataObject) -> None:
+        able = [run for run, one in self.runs.items() if one.state in TRANSITIONS]
         if not able:
             return
-        one = data.draw(st.sampled_from(able))
+        run = data.draw(st.sampled_from(able))
+        one = self.runs[run]
         state = SUSPENDED if one.suspended else data.draw(st.sampled_from(TRANSITIONS[one.state]))
         value = data.draw(st.sampled_from([0.1, 0.5, 0.9])) if state is TrialState.SUCCEEDED else one.value
         ended = seconds(self.now) if state not in (PENDING, RUNNING, SUSPENDED) else None
-        self.trials[one.number] = replace(one, state=state, value=value, ended=ended)
+        self.runs[run] = replace(one, state=state, value=value, ended=ended)
 
     @rule(data=st.data())
-    def a_trial_is_deleted(self, data: st.DataObject) -> None:
-        seen = self.visits.status.trials
-        known = [number for number in self.trials if seen and number <= seen.total]
+    def a_run_is_deleted(self, data: st.DataObject) -> None:
+        """One that the status has counted."""
+        seen, top = self.visits.status.trials, 2
+        known = [
+            run
+            for run in self.runs
+            if seen
+            and (run.trial <= seen.total if run.is_trial else (run.seed - 1) * top + run.rank <= seen.repeats)
+        ]
         if known:
-            del self.trials[data.draw(st.sampled_from(known))]
+            del self.runs[data.draw(st.sampled_from(known))]
 
     @rule(suspend=st.booleans())
     def the_user_suspends(self, suspend: bool) -> None:
@@ -266,7 +379,7 @@ class Histories(RuleBasedStateMachine):
         parts = found.running, found.succeeded, found.pruned, found.failed, found.stopped, found.deleted
         assert sum(parts) == found.total
         assert found.total <= found.planned
-        open_now = [one for one in self.trials.values() if one.open]
+        open_now = [one for one in self.runs.values() if one.open]
         assert finished(status) or len(open_now) <= self.parallelism
 
     @invariant()
@@ -282,12 +395,12 @@ class Histories(RuleBasedStateMachine):
         for _ in range(60):
             self.reconcile()
             self.now += 1
-            for number, one in list(self.trials.items()):
+            for run, one in list(self.runs.items()):
                 if one.suspended and one.state in TRANSITIONS:
-                    self.trials[number] = replace(one, state=SUSPENDED)
+                    self.runs[run] = replace(one, state=SUSPENDED)
                 elif one.state in TRANSITIONS:
                     state = TrialState.SUCCEEDED
-                    self.trials[number] = replace(one, state=state, value=0.4, ended=seconds(self.now))
+                    self.runs[run] = replace(one, state=state, value=0.4, ended=seconds(self.now))
         assert finished(self.visits.status), self.visits.status
 
 

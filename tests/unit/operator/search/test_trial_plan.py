@@ -8,9 +8,9 @@ from builders import job, stored
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.search import MOST_TRIALS
 from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.naming import parent_in, trial_name
+from finetune_operator.plan.naming import Run, parent_in, run_name
 from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import trial_body
+from finetune_operator.search.plan import repeated, run_body
 from unit.operator.search.spaces import BATCH, RATE, search_of
 from unit.operator.worlds import settings
 
@@ -30,7 +30,7 @@ WHOLE: Json = {
 
 def trial_of(values: Json, number: int = 3, **fields: Any) -> Json:
     of = parse(stored(job("tune", search=search_of(), **fields)))
-    body = trial_body(of, resolve(of, settings()), number, values)
+    body = run_body(of, resolve(of, settings()), Run(number), values)
     FineTuneJobSpec.from_json(body["spec"])
     return body
 
@@ -75,11 +75,13 @@ def test_a_trial_is_known_by_name_label_and_controller_together() -> None:
     body = trial_of({RATE: 1e-4})
     found = parent_in(body["metadata"])
     assert found is not None
-    assert (found.name, found.trial) == ("tune", 3)
+    assert (found.name, found.run) == ("tune", Run(3))
     for broken in (
         {"name": "tune-7d2c1e8a-t004"},
         {"labels": {"finetune.dev/trial": "4"}},
         {"labels": {"finetune.dev/trial": "-1"}},
+        {"labels": {"finetune.dev/trial": "3", "finetune.dev/repeat": "1-1"}},
+        {"labels": {"finetune.dev/trial": "3", "finetune.dev/repeat": "10-1"}},
         {"labels": "no map"},
         {"ownerReferences": []},
         {"ownerReferences": [{"kind": "FineTuneJob", "name": "tune", "uid": "other", "controller": True}]},
@@ -90,7 +92,21 @@ def test_a_trial_is_known_by_name_label_and_controller_together() -> None:
 
 def test_the_longest_name_of_a_trial_is_one_that_a_job_may_have() -> None:
     of = parse(stored(job("a" * 26, search=search_of())))
-    body = {"metadata": {"name": trial_name(of, MOST_TRIALS)}, "spec": {}}
+    body = {"metadata": {"name": run_name(of, Run(MOST_TRIALS))}, "spec": {}}
     assert all(rule.holds(body) for rule in JOB_RULES if rule.holds)
     too_long = {"metadata": {"name": "a" * 27}, "spec": {"search": search_of()}}
     assert not all(rule.holds(too_long) for rule in JOB_RULES if rule.holds)
+
+
+def test_a_repetition_has_the_trials_values_and_another_seed_and_name() -> None:
+    of = parse(stored(job("tune", search=search_of(), training={"seed": 5})))
+    values = repeated(of.spec, {RATE: 3e-4}, 2)
+    body = run_body(of, resolve(of, settings()), Run(3, rank=1, seed=2), values)
+    assert body["metadata"]["name"] == "tune-7d2c1e8a-c1s2"
+    assert body["spec"]["training"]["seed"] == 7
+    assert body["spec"]["training"]["optimizer"]["learningRate"] == 3e-4
+    assert body["spec"]["dataset"]["validation"]["seed"] == 5, "on the same rows"
+    assert body["spec"]["output"]["uri"].endswith("/trials/c1s2")
+    found = parent_in(body["metadata"])
+    assert found is not None
+    assert found.run == Run(3, 1, 2)
