@@ -454,7 +454,7 @@ class TrialsStatus(ApiModel):
     repeats: Count
     """Number of repetitions created (spec.search.confirm)."""
     device_seconds: Count
-    """Seconds of training of all trials and repetitions, times the GPUs of each, or times 1 on a CPU."""
+    """Seconds of training of all ended attempts of trials and repetitions, times the GPUs of each, or times 1 on a CPU."""
     saved_seconds: Count
     """Device seconds that pruning saved: those that the pruned trials would have needed to train as long as the successful ones did on average."""
     best: TrialStatus | None = None

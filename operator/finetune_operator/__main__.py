@@ -52,7 +52,7 @@ async def run(settings: OperatorSettings) -> None:
         resync = Resync(cluster, cache, queue, settings)
         await stack.enter_async_context(serving(status_app(metrics, resync.readiness), settings.http_port))
         if settings.progress_url and settings.progress_port:
-            pruning = Pruning(cache, reports)
+            pruning = Pruning(cluster, cache, reports)
             endpoint = ProgressEndpoint(
                 cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, utc_now
             )

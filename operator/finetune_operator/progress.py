@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -47,7 +47,7 @@ class ProgressEndpoint:
         reports: Reports,
         audience: str,
         enqueue: Callable[[Key], None],
-        why_pruned: Callable[[Body, RunReport], str | None],
+        why_pruned: Callable[[Body, RunReport], Awaitable[str | None]],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster, self._cache, self._reports = cluster, cache, reports
@@ -80,9 +80,17 @@ class ProgressEndpoint:
         arrived.append(self._now())
         self._reports.put(owner, report, arrived[-1])
         self._enqueue(key)
-        reason = self._why_pruned(self._cache.finetunejobs[key], report)
+        reason = await self._reason_to_prune(self._cache.finetunejobs[key], report)
         answer = ProgressAnswer(prune=Prune(reason=reason) if reason else None)
         return web.json_response(answer.to_json())
+
+    async def _reason_to_prune(self, body: Body, report: RunReport) -> str | None:
+        """Losing an answer fails nothing: the next report asks again."""
+        try:
+            return await self._why_pruned(body, report)
+        except (ApiError, ClientError, TimeoutError) as error:
+            logger.warning("cannot decide whether to prune %s: %r", body["metadata"]["name"], error)
+            return None
 
     async def _pod_uid(self, authorization: str) -> str:
         """The uid of the pod that a token was made for. Raises 401."""

@@ -11,7 +11,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
 from finetune_api.search import MOST_TRIALS, Algorithm
 from finetune_api.status import ModelStatus, Phase, Reason
-from finetune_operator.cache import Cache, parent_key, uid_of
+from finetune_operator.cache import Cache, id_of, parent_key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.conditions import Verdict
@@ -147,16 +147,19 @@ def _model(body: Body) -> ModelStatus | None:
 class Pruning:
     """Decides at a trial's progress report whether the trial ends early."""
 
+    cluster: Cluster
     cache: Cache
     reports: Reports
 
-    def why(self, trial: Body, report: RunReport) -> str | None:
+    async def why(self, trial: Body, report: RunReport) -> str | None:
         """The reason to prune a trial that reported; None to let it train."""
         found = parent_in(trial["metadata"])
         if found is None or not found.run.is_trial:
             return None  # a repetition trains to its end
         key = parent_key(trial)
         parent = self.cache.finetunejobs.get(key) if key else None
+        if parent is not None and "spec" not in parent:  # too large for the cache
+            parent = await self.cluster.get("FineTuneJob", *id_of(parent))
         spec = _search_of(parent)
         if parent is None or spec is None or spec.search is None or spec.search.pruner is None:
             return None

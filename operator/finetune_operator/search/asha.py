@@ -46,7 +46,9 @@ def _reached(asha: AshaSpec, evaluations: Evaluations) -> float | None:
 
 
 def _best_until(rung: float, metric: str, evaluations: Evaluations) -> float | None:
-    """The best value up to the evaluation that reaches the rung; None if none does."""
+    """The best value up to the evaluation that reaches the rung; None if none does, or if it is not known any more."""
+    if _begins_after(rung, evaluations):
+        return None
     best: float | None = None
     for evaluation in evaluations:
         if best is None or better(metric, evaluation.value, best):
@@ -54,3 +56,11 @@ def _best_until(rung: float, metric: str, evaluations: Evaluations) -> float | N
         if evaluation.epoch + _ROUNDING >= rung:
             return best
     return None
+
+
+def _begins_after(rung: float, evaluations: Evaluations) -> bool:
+    """Whether a status dropped the evaluations up to the rung: it keeps the newest ones."""
+    if len(evaluations) < 2 or evaluations[0].epoch <= rung + _ROUNDING:
+        return False
+    interval = evaluations[1].epoch - evaluations[0].epoch
+    return evaluations[0].epoch > interval + _ROUNDING

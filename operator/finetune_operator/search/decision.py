@@ -360,14 +360,14 @@ def _status(search: Search, now: datetime, *, ended: bool = False) -> FineTuneJo
     return status.model_copy(
         update={
             "effective": effective,
-            "trials": trials_status(search, now, ended=ended),
+            "trials": trials_status(search, ended=ended),
             "start_time": status.start_time or (None if search.job.spec.suspend else now),
             "active_seconds": active,
         }
     )
 
 
-def trials_status(search: Search, now: datetime, *, ended: bool) -> TrialsStatus:
+def trials_status(search: Search, *, ended: bool) -> TrialsStatus:
     """The counts, the best trial, and the newest ones. They always add up to `total`."""
     still_open = len(search.open)
     latest = sorted(search.trials, key=lambda trial: trial.number)[-TRIALS_KEPT:]
@@ -383,7 +383,7 @@ def trials_status(search: Search, now: datetime, *, ended: bool) -> TrialsStatus
         stopped=still_open if ended else 0,
         deleted=search.total - len(search.trials),
         repeats=_repeats_created(search),
-        device_seconds=device_seconds(search, now),
+        device_seconds=_devices(search) * sum(run.seconds for run in search.runs.values()),
         saved_seconds=saved_seconds(search),
         confirmed=confirmed(search),
         best=_trial_status(best) if best else None,

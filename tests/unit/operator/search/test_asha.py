@@ -44,3 +44,9 @@ def test_higher_is_better_where_the_metric_says_so_and_the_reason_has_the_number
 def test_an_evaluation_that_skips_a_rung_reaches_it() -> None:
     own = curve(0.9, 0.9)[1:]
     assert why_pruned(ASHA, "loss", own, [curve(0.1), curve(0.2)]) is not None
+
+
+def test_a_trial_whose_early_evaluations_are_not_known_any_more_is_not_compared() -> None:
+    long = curve(*[0.9] * 40, *[0.1] * 20)
+    assert why_pruned(ASHA, "loss", curve(0.95), [long, long]) is not None
+    assert why_pruned(ASHA, "loss", curve(0.95), [long[-50:], long[-50:]]) is None

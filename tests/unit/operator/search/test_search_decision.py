@@ -252,7 +252,7 @@ def test_the_budget_counts_device_seconds_of_ended_and_running_attempts() -> Non
     ended = replace(done(1, 0.5), seconds=20)
     decision = visits.visit(ended, trial(2, RUNNING, running_since=T0), at=10)
     assert visits.status.trials
-    assert visits.status.trials.device_seconds == 2 * (20 + 10)
+    assert visits.status.trials.device_seconds == 2 * 20, "a running attempt counts in the budget only"
     assert decision.requeue_at == seconds(10 + 20 + 1)
     assert visits.visit(ended, trial(2, RUNNING, running_since=T0), at=30).stop == (Run(2),)
     visits.visit(ended, trial(2, SUSPENDED, suspended=True, seconds=31), at=40)
