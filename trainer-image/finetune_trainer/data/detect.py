@@ -72,7 +72,7 @@ def why_not_text(path: Path, head: bytes) -> str | None:
 def _json_by_column(head: bytes) -> str | None:
     """One JSON object that is no row: over several lines, or a whole table in one line."""
     pretty = re.match(rb"\s*\{\s*\r?\n", head)
-    if not pretty and (len(head) < HEAD or b"\n" in head.strip()):
+    if not pretty and b"\n" in head.strip():
         return None
     if re.match(rb'\s*\{\s*"(\\.|[^"\\])*"\s*:\s*\{\s*"0"\s*:', head):
         return "one JSON object with pandas' columns; write it with to_json(orient='records', lines=True)"

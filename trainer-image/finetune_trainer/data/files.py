@@ -117,7 +117,7 @@ def _folder(field: str, name: str, data: DataInput) -> list[Path]:
         raise _refused(field, name, f"is a folder that {what}: {_listed(there)}{pattern}")
     splits_there = splits_of(tuple(each.name for each in there))
     if len(splits_there) > 1:
-        split = f"{name.rstrip('/')}/{sorted(splits_there)[-1]}*"
+        split = f"{name.rstrip('/')}/*{min(splits_there, key=lambda each: each != 'train')}*"
         raise _refused(
             field,
             name,

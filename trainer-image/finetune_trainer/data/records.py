@@ -101,7 +101,11 @@ def record_of(number: int, value: Any, written: bytes) -> Record | RowError:
     if _SURROGATE.search(written) and not _is_text(value):
         return RowError(number, "has half a character: a \\ud800 to \\udfff without its other half")
     if not isinstance(value, dict):
-        return RowError(number, f"is not a JSON object but {json.dumps(value, ensure_ascii=False)[:40]}")
+        written_so = json.dumps(value, ensure_ascii=False)[:40]
+        return RowError(
+            number,
+            f"is not a JSON object but {written_so}; write a row as an object with the names of the columns",
+        )
     return Record(number, value)
 
 

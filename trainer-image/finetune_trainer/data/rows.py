@@ -21,6 +21,7 @@ ReadLabel = Callable[[object], Label]
 """Reads a label as written in the file; raises ValueError with the end of a sentence, 'is not …'."""
 Text = str | tuple[str, ...]
 """A text, or the words of one."""
+RECORDS = "write it with orient='records', lines=True"
 UNSEEN = string.whitespace + "\u00a0\u2028\u2029\u3000" + INVISIBLE
 
 
@@ -205,7 +206,9 @@ def _words(value: Any, clean: Clean, least: int) -> tuple[str, ...]:
 def _remedy(value: object) -> str:
     """What to do about a value that is not a text, where its form shows where it comes from."""
     if isinstance(value, dict) and value and all(str(key).isdigit() for key in value):
-        return "; this is pandas' to_json() by column: write it with orient='records', lines=True"
+        return f"; this is pandas' to_json() by column: {RECORDS}"
+    if isinstance(value, list):
+        return "; write one text per row"
     return ""
 
 
@@ -217,6 +220,8 @@ def missing_column(name: str, fields: Mapping[str, Any]) -> str:
     hint = f"; did you mean {known[near[0]]!r}?" if near else ""
     if "messages" in fields or "conversations" in fields:
         hint = "; conversations are not read: write each as one text, for example with tokenizer.apply_chat_template"
+    elif "data" in fields and ("columns" in fields or "schema" in fields):
+        hint = f"; this is pandas' to_json() with another orient: {RECORDS}"
     elif any(isinstance(value, list) and value and isinstance(value[0], dict) for value in fields.values()):
         hint = "; the rows seem to be nested in a column: write one JSON object per line"
     return f"is missing; available columns: {', '.join(map(repr, names[:20])) or 'none'}{hint}"

@@ -31,7 +31,9 @@ def label_text(value: object) -> str:
         raise ValueError(
             f"is not a label but {named_type(value)}; write a text, a whole number or true or false"
         )
-    if not text or len(text) > LONGEST_LABEL:
+    if not text:
+        raise ValueError("is empty; remove the row, or write a label such as none")
+    if len(text) > LONGEST_LABEL:
         raise ValueError(f"has a label of {len(text)} characters; 1 to {LONGEST_LABEL} are allowed")
     return text
 

@@ -367,7 +367,10 @@ def test_skipped_rows_are_counted_by_reason_with_the_first_row_of_each(tmp_path,
         (2, 4, "column text is not a text but a number"),
         (1, 6, "column text is empty"),
     ]
-    assert "1 rows: column text is not a text but a list of texts (first row 7)" in caplog.text
+    assert (
+        "1 rows: column text is not a text but a list of texts; write one text per row (first row 7)"
+        in caplog.text
+    )
 
 
 def test_a_text_and_its_pair_are_told_apart():

@@ -296,10 +296,7 @@ def test_a_folder_of_files_without_an_extension_is_read_in_the_format_that_is_se
         ),
         (["a.parquet/x.parquet"], "does not hold data files of one format only: a.parquet/; name"),
         (["model.safetensors", "config.json"], "does not hold data files of one format only: config.json,"),
-        (
-            ["test-0.csv", "train-0.csv", "train-1.csv"],
-            "is a folder with files of several splits: test-0.csv,",
-        ),
+        (["test-0.csv", "train-0.csv", "train-1.csv"], "train-1.csv; name one, such as {name}/*train*"),
         (["dev.csv", "x_train.csv"], "x_train.csv; name one, such as"),
     ],
 )
@@ -307,7 +304,7 @@ def test_a_folder_that_cannot_be_read_says_what_is_in_it_and_the_remedy(tmp_path
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         csv(tmp_path / name, ROWS)
-    assert why in refusal(tmp_path, "")[0]
+    assert why.format(name=f"pvc://mine/{tmp_path.name}") in refusal(tmp_path, "")[0]
 
 
 def test_a_pattern_over_several_splits_is_read_with_a_warning(tmp_path, caplog):

@@ -258,6 +258,14 @@ def test_a_text_that_shows_nothing_is_no_usable_row(tmp_path, text):
         ({"texts": "a", "label": "x"}, "did you mean 'texts'?"),
         ({"messages": [], "label": "x"}, "conversations are not read: write each as one text"),
         ({"data": [{"text": "a"}]}, "nested in a column: write one JSON object per line"),
+        (
+            {"schema": {}, "data": [{"text": "a"}]},
+            "pandas' to_json() with another orient: write it with orient=",
+        ),
+        (
+            {"columns": ["text"], "index": [0], "data": [["a"]]},
+            "pandas' to_json() with another orient: write it",
+        ),
     ],
 )
 def test_a_missing_column_says_what_is_there_instead(tmp_path, fields, hint):
@@ -267,9 +275,9 @@ def test_a_missing_column_says_what_is_there_instead(tmp_path, fields, hint):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (["a", "b"], "is not a text but a list of texts"),
+        (["a", "b"], "is not a text but a list of texts; write one text per row"),
         (None, "is not a text but null"),
-        ({"0": "a", "1": "b"}, "write it with orient='records', lines=True"),
+        ({"0": "a", "1": "b"}, "orient='records', lines=True"),
         (True, "is not a text but a boolean"),
     ],
 )
@@ -332,6 +340,10 @@ def zipped(member):
         (b"\xff\xff\xff\xff\x10", "an Arrow stream; set format to arrow"),
         (b'{\n "text": {\n  "0": "a"', "one JSON object with pandas' columns; write it with to_json(orient="),
         (b'{"text": {"0": "' + b"a" * 70_000, "one JSON object with pandas' columns"),
+        (
+            b'{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}\n',
+            "one JSON object with pandas' columns",
+        ),
         (b'{\n "text": [\n  "a"', "one JSON object with a list for each column; write one object per row"),
         (b'{\n "text": "a"\n}', "JSON over several lines; write one object per line"),
     ],

@@ -56,7 +56,7 @@ def test_labels_are_compared_by_their_string_form(value, text):
 
 @pytest.mark.parametrize(
     ("value", "why"),
-    [(None, "null"), (0.5, "objective.regression"), ([1], "list"), ("", "0 characters"), ("x" * 129, "129")],
+    [(None, "null"), (0.5, "objective.regression"), ([1], "list"), ("", "is empty"), ("x" * 129, "129")],
 )
 def test_what_is_no_label_says_why(value, why):
     with pytest.raises(ValueError, match=why):
