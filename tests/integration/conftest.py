@@ -13,6 +13,7 @@ from finetune_api.crd import crd
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from integration.jobs import Jobs
+from integration.operator_rig import Rest, shared_server
 
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -23,6 +24,18 @@ _numbers = count(1)
 def server() -> Iterator[ApiServer]:
     with ApiServer.start() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> ApiServer:
+    """The server with controllers that the operator's tests share."""
+    return shared_server()
+
+
+@pytest.fixture(scope="session")
+def rest(cluster: ApiServer) -> Rest:
+    """A client of it."""
+    return Rest(cluster)
 
 
 @pytest.fixture(scope="session")

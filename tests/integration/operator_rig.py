@@ -449,6 +449,17 @@ def make_namespace(rest: Rest, name: str, *, inputs: bool = True) -> World:
     return world
 
 
+@contextmanager
+def serving(server: ApiServer, folder: Path, *namespaces: str, **settings: Any) -> Iterator[Operator]:
+    """An operator over new namespaces; at the end it is alive and has logged no traceback."""
+    for name in namespaces:
+        make_namespace(Rest(server), name)
+    with running(server.kubeconfig, folder, namespaces=list(namespaces), **settings) as operator:
+        yield operator
+        assert operator.alive, operator.log()
+        assert "Traceback" not in operator.log(characters=10**7), operator.log()
+
+
 def now() -> str:
     """Now, as Kubernetes writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -15,7 +15,6 @@ from integration.operator_rig import (
     World,
     make_namespace,
     running,
-    shared_server,
     until,
 )
 from integration.pages import commands, shell
@@ -27,14 +26,9 @@ RELEASE = "backup-release"
 
 
 @pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def rest(server: ApiServer) -> Rest:
+def rest(cluster: ApiServer) -> Rest:
     """With a Deployment in the operator's place, for the commands that scale it."""
-    found = Rest(server)
+    found = Rest(cluster)
     make_namespace(found, RELEASE, inputs=False)
     labels = {"app.kubernetes.io/name": "finetune-operator"}
     container = {"name": "operator", "image": "x"}
@@ -55,8 +49,8 @@ def world(rest: Rest, request: pytest.FixtureRequest) -> World:
 
 
 @pytest.fixture
-def operator(server: ApiServer, world: World, tmp_path: Path) -> Iterator[Operator]:
-    with running(server.kubeconfig, tmp_path, namespaces=[world.namespace], retry_backoff=0.1) as started:
+def operator(cluster: ApiServer, world: World, tmp_path: Path) -> Iterator[Operator]:
+    with running(cluster.kubeconfig, tmp_path, namespaces=[world.namespace], retry_backoff=0.1) as started:
         yield started
 
 

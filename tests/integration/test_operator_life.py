@@ -20,7 +20,6 @@ from integration.operator_rig import (
     World,
     make_namespace,
     running,
-    shared_server,
     until,
 )
 
@@ -28,22 +27,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def rest(server: ApiServer) -> Rest:
-    return Rest(server)
-
-
-@pytest.fixture(scope="module")
-def operator(server: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def operator(cluster: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """One operator for this module, over two namespaces."""
     make_namespace(rest, "lives")
     make_namespace(rest, "quota", inputs=False)
     folder = tmp_path_factory.mktemp("operator")
-    with running(server.kubeconfig, folder, namespaces=["lives", "quota"], retry_backoff=0.3) as started:
+    with running(cluster.kubeconfig, folder, namespaces=["lives", "quota"], retry_backoff=0.3) as started:
         yield started
         assert started.alive, started.log()
         assert "Traceback" not in started.log(), started.log()

@@ -17,7 +17,6 @@ from integration.operator_rig import (
     World,
     make_namespace,
     running,
-    shared_server,
     until,
 )
 
@@ -32,14 +31,9 @@ def limit_of_the_chart() -> int:
 
 
 @pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def world(server: ApiServer) -> Iterator[World]:
+def world(rest: Rest) -> Iterator[World]:
     """A namespace with FineTuneJobs of 754 KiB each."""
-    made = make_namespace(Rest(server), NAMESPACE, inputs=False)
+    made = make_namespace(rest, NAMESPACE, inputs=False)
     env = [{"name": f"V{number}", "value": "y" * 4096} for number in range(64)]
     command = ["python"] + ["x" * 4096] * 63
     for number in range(LARGE):
@@ -51,8 +45,8 @@ def world(server: ApiServer) -> Iterator[World]:
 
 
 @pytest.fixture
-def operator(server: ApiServer, world: World, tmp_path: Path) -> Iterator[Operator]:
-    with running(server.kubeconfig, tmp_path, namespaces=[NAMESPACE]) as started:
+def operator(cluster: ApiServer, world: World, tmp_path: Path) -> Iterator[Operator]:
+    with running(cluster.kubeconfig, tmp_path, namespaces=[NAMESPACE]) as started:
         yield started
 
 

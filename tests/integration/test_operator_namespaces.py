@@ -10,24 +10,14 @@ import pytest
 from finetune_cluster.apiserver import ApiServer
 from integration.account import Account
 from integration.fault_proxy import FaultProxy
-from integration.operator_rig import Operator, Rest, World, make_namespace, running, shared_server, until
+from integration.operator_rig import Operator, Rest, World, make_namespace, running, until
 
 _numbers = count(1)
 
 
-@pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def rest(server: ApiServer) -> Rest:
-    return Rest(server)
-
-
 @pytest.fixture
-def account(server: ApiServer, rest: Rest) -> Account:
-    return Account.make(server, rest, f"operator-{next(_numbers)}")
+def account(cluster: ApiServer, rest: Rest) -> Account:
+    return Account.make(cluster, rest, f"operator-{next(_numbers)}")
 
 
 @pytest.fixture
@@ -113,10 +103,10 @@ def test_a_namespace_that_is_deleted_and_made_again_is_served_again(
 
 @pytest.mark.parametrize("code", [404, 410, 500])
 def test_a_namespace_whose_lists_fail_does_not_stop_the_others(
-    server: ApiServer, rest: Rest, tmp_path: Path, code: int
+    cluster: ApiServer, rest: Rest, tmp_path: Path, code: int
 ) -> None:
     bad, good = (make_namespace(rest, f"{name}-{code}") for name in ("bad", "good"))
-    proxy = FaultProxy(server, tmp_path)
+    proxy = FaultProxy(cluster, tmp_path)
     proxy.refusals[bad.namespace] = code
     try:
         with running(proxy.kubeconfig, tmp_path, namespaces=[bad.namespace, good.namespace]) as operator:

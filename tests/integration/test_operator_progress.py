@@ -18,9 +18,7 @@ from integration.operator_rig import (
     Rest,
     World,
     bound_pod_of,
-    make_namespace,
-    running,
-    shared_server,
+    serving,
     until,
 )
 from ports import free_port
@@ -32,24 +30,18 @@ SCRIPT = {"command": ["python", "/scripts/train.py"], "objective": None}
 
 
 @pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
 def port() -> int:
     return free_port()
 
 
 @pytest.fixture(scope="module")
-def operator(server: ApiServer, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def operator(cluster: ApiServer, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("operator")
-    for name in ("progress", "neighbour"):
-        make_namespace(Rest(server), name)
-    with running(
-        server.kubeconfig,
+    with serving(
+        cluster,
         folder,
-        namespaces=["progress", "neighbour"],
+        "progress",
+        "neighbour",
         progress_url=f"https://127.0.0.1:{port}",
         progress_port=port,
         progress_interval=0.5,
@@ -57,12 +49,11 @@ def operator(server: ApiServer, port: int, tmp_path_factory: pytest.TempPathFact
         tls_folder=folder / "tls",
     ) as started:
         yield started
-        assert "Traceback" not in started.log(), started.log()
 
 
 @pytest.fixture
-def world(operator: Operator, server: ApiServer) -> World:
-    return World(Rest(server), "progress")
+def world(operator: Operator, rest: Rest) -> World:
+    return World(rest, "progress")
 
 
 @dataclass(frozen=True)
@@ -179,10 +170,10 @@ def test_a_trainer_speaks_for_its_own_job_only(world: World, port: int) -> None:
 
 
 def test_a_pod_whose_labels_name_a_job_of_another_namespace_speaks_for_nobody(
-    world: World, port: int, server: ApiServer
+    world: World, port: int, rest: Rest
 ) -> None:
     name, pod, trainer = begin(world, port)
-    neighbour = World(Rest(server), "neighbour")
+    neighbour = World(rest, "neighbour")
     neighbour.apply(name)
     made = (world.get_pod(pod) or {})["metadata"]
     spoof = {name: made[name] for name in ("labels", "ownerReferences")} | {
@@ -247,8 +238,8 @@ def test_junk_is_refused_and_changes_nothing(
 
 
 @pytest.fixture(scope="module")
-def shared_job(operator: Operator, server: ApiServer, port: int) -> tuple[str, Trainer]:
-    name, _, trainer = begin(World(Rest(server), "progress"), port)
+def shared_job(operator: Operator, rest: Rest, port: int) -> tuple[str, Trainer]:
+    name, _, trainer = begin(World(rest, "progress"), port)
     return name, trainer
 
 

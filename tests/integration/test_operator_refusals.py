@@ -13,7 +13,7 @@ from integration.operator_rig import (
     World,
     make_namespace,
     running,
-    shared_server,
+    serving,
     until,
 )
 
@@ -24,27 +24,13 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfiguration
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 
 
-@pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def rest(server: ApiServer) -> Rest:
-    return Rest(server)
-
-
 NAMESPACES = [f"refusals-{number}" for number in range(12)]
 
 
 @pytest.fixture(scope="module")
-def operator(server: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    for name in NAMESPACES:
-        make_namespace(rest, name)
-    folder = tmp_path_factory.mktemp("operator")
-    with running(server.kubeconfig, folder, namespaces=NAMESPACES) as started:
+def operator(cluster: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    with serving(cluster, tmp_path_factory.mktemp("operator"), *NAMESPACES) as started:
         yield started
-        assert "Traceback" not in started.log(), started.log()
 
 
 @pytest.fixture
@@ -138,12 +124,12 @@ def test_a_quota_on_pods_is_quoted(world: World) -> None:
 
 
 def test_a_claim_that_waits_for_its_first_consumer_is_not_blamed_for_a_quota(
-    server: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory
+    cluster: ApiServer, rest: Rest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     world = make_namespace(rest, "first-consumer")
     quota(world, requests_cpu="1")
     settings = {"namespaces": ["first-consumer"], "output_storage_class": binds_with_its_first_consumer(rest)}
-    with running(server.kubeconfig, tmp_path_factory.mktemp("operator"), **settings):
+    with running(cluster.kubeconfig, tmp_path_factory.mktemp("operator"), **settings):
         name = world.apply(resources=BIG)
         assert "exceeded quota" in world.until_reason(name, "ChildRefused")["message"]
         later = world.status(name)["attempts"][0]["startTime"]

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from finetune_cluster.apiserver import ApiServer
 from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
@@ -22,7 +20,6 @@ from integration.operator_rig import (
     World,
     make_namespace,
     running,
-    shared_server,
     until,
 )
 
@@ -37,16 +34,6 @@ _VOLATILE = {
     "lastUpdateTime",
     "message",
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def rest(server: ApiServer) -> Rest:
-    return Rest(server)
 
 
 @dataclass
@@ -110,10 +97,10 @@ def live(world: World, name: str) -> Census:
 
 
 def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_one(
-    server: ApiServer, rest: Rest, tmp_path: Path
+    cluster: ApiServer, rest: Rest, tmp_path: Path
 ) -> None:
     world = make_namespace(rest, "crash")
-    proxy = FaultProxy(server, tmp_path)
+    proxy = FaultProxy(cluster, tmp_path)
     operator = Operator(proxy.kubeconfig, tmp_path, {"namespaces": ["crash"]}).start().ready()
     try:
         proxy.disarm()
@@ -158,11 +145,11 @@ def restart_when(dead: threading.Event, operator: Operator) -> threading.Thread:
     return thread
 
 
-def test_killed_at_random_moments_no_job_trains_twice(server: ApiServer, rest: Rest, tmp_path: Path) -> None:
+def test_killed_at_random_moments_no_job_trains_twice(cluster: ApiServer, rest: Rest, tmp_path: Path) -> None:
     world = make_namespace(rest, "random")
     moments = random.Random(7)
     names = [f"job-{number}" for number in range(10)]
-    with running(server.kubeconfig, tmp_path, namespaces=["random"], retry_backoff=0.2) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["random"], retry_backoff=0.2) as operator:
         for name in names:
             world.apply(name)
         censuses = {name: Census(world, name) for name in names}
@@ -205,10 +192,10 @@ def _kubelet_step(world: World, name: str, moments: random.Random) -> None:
 
 
 def test_with_the_operator_down_deletion_completes_and_the_output_stays(
-    server: ApiServer, rest: Rest, tmp_path: Path
+    cluster: ApiServer, rest: Rest, tmp_path: Path
 ) -> None:
     world = make_namespace(rest, "down")
-    with running(server.kubeconfig, tmp_path, namespaces=["down"]) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["down"]) as operator:
         name = world.apply()
         pod = world.run(name)
         world.until_phase(name, "Running")
@@ -224,9 +211,9 @@ def test_with_the_operator_down_deletion_completes_and_the_output_stays(
         assert len(world.claims(name)) == 1
 
 
-def test_what_happened_while_it_was_down_is_caught_up(server: ApiServer, rest: Rest, tmp_path: Path) -> None:
+def test_what_happened_while_it_was_down_is_caught_up(cluster: ApiServer, rest: Rest, tmp_path: Path) -> None:
     world = make_namespace(rest, "away")
-    with running(server.kubeconfig, tmp_path, namespaces=["away"]) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["away"]) as operator:
         ends, stops, deleted = world.apply(), world.apply(), world.apply()
         pods = {name: world.run(name) for name in (ends, stops, deleted)}
         for name in pods:
@@ -249,10 +236,10 @@ def test_what_happened_while_it_was_down_is_caught_up(server: ApiServer, rest: R
 
 
 def test_a_job_lost_with_its_pod_while_the_operator_was_down_costs_a_counted_attempt(
-    server: ApiServer, rest: Rest, tmp_path: Path
+    cluster: ApiServer, rest: Rest, tmp_path: Path
 ) -> None:
     world = make_namespace(rest, "lost")
-    with running(server.kubeconfig, tmp_path, namespaces=["lost"], retry_backoff=0.1) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["lost"], retry_backoff=0.1) as operator:
         name = world.apply()
         pod = world.run(name)
         world.until_phase(name, "Running")
@@ -271,9 +258,9 @@ def test_a_job_lost_with_its_pod_while_the_operator_was_down_costs_a_counted_att
         assert (first["reason"], first["counted"]) == ("PodLost", True)
 
 
-def test_a_restart_touches_no_finished_job(server: ApiServer, rest: Rest, tmp_path: Path) -> None:
+def test_a_restart_touches_no_finished_job(cluster: ApiServer, rest: Rest, tmp_path: Path) -> None:
     world = make_namespace(rest, "finished")
-    with running(server.kubeconfig, tmp_path, namespaces=["finished"]) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["finished"]) as operator:
         for name in [world.apply() for _ in range(5)]:
             world.succeed(world.run(name))
             world.until_phase(name, "Succeeded")
@@ -285,9 +272,9 @@ def test_a_restart_touches_no_finished_job(server: ApiServer, rest: Rest, tmp_pa
         assert {one["metadata"]["resourceVersion"] for one in rest.items(world.at(JOBS))} == before
 
 
-def test_sigterm_ends_it_in_order(server: ApiServer, rest: Rest, tmp_path: Path) -> None:
+def test_sigterm_ends_it_in_order(cluster: ApiServer, rest: Rest, tmp_path: Path) -> None:
     world = make_namespace(rest, "sigterm")
-    with running(server.kubeconfig, tmp_path, namespaces=["sigterm"]) as operator:
+    with running(cluster.kubeconfig, tmp_path, namespaces=["sigterm"]) as operator:
         for _ in range(5):
             world.apply()
         started = time.monotonic()

@@ -14,9 +14,7 @@ from integration.operator_rig import (
     Operator,
     Rest,
     World,
-    make_namespace,
-    running,
-    shared_server,
+    serving,
     until,
 )
 
@@ -26,27 +24,20 @@ WORKERS = 4
 
 
 @pytest.fixture(scope="module")
-def server() -> ApiServer:
-    return shared_server()
-
-
-@pytest.fixture(scope="module")
-def operator(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    for name in ("evil", "good"):
-        make_namespace(Rest(server), name)
+def operator(cluster: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("operator")
-    with running(server.kubeconfig, folder, namespaces=["evil", "good"], workers=WORKERS) as started:
+    with serving(cluster, folder, "evil", "good", workers=WORKERS) as started:
         yield started
 
 
 @pytest.fixture
-def evil(operator: Operator, server: ApiServer) -> World:
-    return World(Rest(server), "evil")
+def evil(operator: Operator, rest: Rest) -> World:
+    return World(rest, "evil")
 
 
 @pytest.fixture
-def good(operator: Operator, server: ApiServer) -> World:
-    return World(Rest(server), "good")
+def good(operator: Operator, rest: Rest) -> World:
+    return World(rest, "good")
 
 
 def forged_job(world: World, owner: Json, attempt: str, **metadata: Any) -> Json:
