@@ -1,10 +1,10 @@
 """The operator's cache: the newest version of every FineTuneJob and child that it has seen.
 
 Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
-late event never hides a write of ours. It holds no truth: a restart fills it again.
+late event never hides a write of ours. It is not a source of truth: a restart fills it again.
 
-It keeps of an object what is read of it. Anybody who may create objects decides how large they are, so annotations,
-pod specs and large specs of FineTuneJobs are dropped.
+It keeps only the fields that the operator reads. Users decide how large objects are, so annotations, pod specs and
+large specs of FineTuneJobs are dropped.
 """
 
 import json
@@ -50,8 +50,7 @@ class Id(NamedTuple):
 class Child:
     """A Job or Pod of an attempt; `deleted` once it was.
 
-    How a pod ended stays known until its attempt closes, and an answer that was under way while the object was
-    deleted does not bring it back.
+    The end of a pod is kept until its attempt is closed. An older answer that arrives after the deletion is ignored.
     """
 
     body: Body
@@ -62,8 +61,8 @@ class Child:
 class Cache:
     """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels.
 
-    A FineTuneJob whose spec is too large to keep is here without it. `unserved` has the namespaces of which the last
-    LIST was refused, and why: what is known of them is not to be acted on.
+    A FineTuneJob whose spec is too large to keep is here without it. `unserved` has the namespaces whose last LIST
+    failed, and why: the operator does not act on their objects.
     """
 
     finetunejobs: dict[Key, Body] = field(default_factory=dict)
@@ -201,7 +200,7 @@ class Cache:
         self._forget_orphans()
 
     def _forget_orphans(self) -> None:
-        """Children outlive their FineTuneJob for a while; their last events come after it is forgotten."""
+        """Drop children whose FineTuneJob is gone: their last events arrive after its deletion."""
         living = {uid_of(body) for body in self.finetunejobs.values()}
         for owner in {owner for kind in self.children.values() for owner in kind} - living:
             self._forget_children(owner)
@@ -246,7 +245,7 @@ def owner_of(body: Body) -> tuple[str | None, Key | None]:
 
 
 def labels_in(body: Body) -> dict[str, str]:
-    """The labels that are texts."""
+    """The labels whose values are strings."""
     labels = body["metadata"].get("labels")
     return {k: v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
 
@@ -254,7 +253,7 @@ def labels_in(body: Body) -> dict[str, str]:
 def controlled(kind: str, body: Body) -> bool:
     """Whether the object has the name and the controller that its labels ask for: our FineTuneJob, or its Job.
 
-    Anybody can write labels; what they say is used only where we could have written it.
+    Any user can write labels. They count only on objects that the operator could have created.
     """
     labels, references = labels_in(body), body["metadata"].get("ownerReferences")
     name = name_in(labels)

@@ -27,7 +27,7 @@ class Certificate:
     key: str
 
     def to_files(self) -> dict[str, str]:
-        """As keys of a Secret, or files of a folder."""
+        """The certificate as keys of a Secret or files of a folder."""
         return {CA_KEY: self.authority, CERTIFICATE_KEY: self.certificate, PRIVATE_KEY: self.key}
 
     @classmethod
@@ -37,7 +37,7 @@ class Certificate:
         return cls(*map(str, texts)) if all(texts) else None
 
     def serves(self, host: str, now: datetime) -> bool:
-        """Whether it is complete, valid for this host, and will be for a while."""
+        """Whether it is complete and valid for this host, now and for some time."""
         try:
             leaf = x509.load_pem_x509_certificate(self.certificate.encode())
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -1,4 +1,4 @@
-"""Acts on a job's children: creates an attempt once, stops it, deletes its leftovers."""
+"""Creates, stops and deletes the children of a FineTuneJob."""
 
 import asyncio
 from collections.abc import Callable
@@ -110,7 +110,7 @@ class Children:
 
 
 def _ours(kind: str, found: Body, job: FineTuneJob) -> bool:
-    """Whether an object that has a child's name is that child. A claim has no owner, so its label has to do."""
+    """Whether an object that has a child's name is that child. A claim has no owner reference, so its label decides."""
     if kind == "PersistentVolumeClaim":
         return labels_in(found).get(JOB_UID) == job.uid
     return any(owner.get("uid") == job.uid for owner in found["metadata"].get("ownerReferences") or [])

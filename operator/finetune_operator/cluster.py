@@ -1,7 +1,7 @@
 """The only Kubernetes client: get, list, create, delete, write a status, review a token. Bodies are plain dicts.
 
 It uses `kubernetes.aio` for configuration, credentials and transport, and none of its typed models, which cost
-370 ms per thousand pods. Requests pass a token bucket, so that a mistake of ours cannot flood the API server.
+370 ms per thousand pods. Requests pass a token bucket, so that a bug in the operator cannot flood the API server.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Observer = Callable[[str, int], None]
 
 _TIMEOUT = 30.0
 PAGE = 20
-"""Objects of a page: at 1.5 MiB each, the most that etcd takes, a page is 30 MiB."""
+"""Objects per page: with 1.5 MiB each, the limit of etcd, a page has 30 MiB."""
 
 PATHS = {
     "FineTuneJob": ("apis/" + API_VERSION, PLURAL),
@@ -53,7 +53,7 @@ class RateLimiter:
 
 @dataclass(frozen=True)
 class Credentials:
-    """How to reach the API server: for Kopf's watches, so that both clients log in the same way."""
+    """Address and credentials of the API server, so that Kopf logs in as our own client does."""
 
     server: str
     ca_path: str | None
@@ -71,7 +71,7 @@ class Cluster:
 
     @classmethod
     async def connect(cls, settings: OperatorSettings, observer: Observer) -> "Cluster":
-        """With the credentials of the pod, else of the kubeconfig."""
+        """Connect with the credentials of the pod, or else of the kubeconfig."""
         from kubernetes.aio import config
         from kubernetes.aio.client.api_client import ApiClient
         from kubernetes.aio.client.configuration import Configuration
@@ -90,7 +90,7 @@ class Cluster:
         await self._api.close()
 
     async def credentials(self) -> Credentials:
-        """The credentials of now: tokens are renewed by file or by the kubeconfig's plug-in."""
+        """The current credentials: tokens are renewed through a file or the kubeconfig's plug-in."""
         configuration = self._api.configuration
         return Credentials(
             server=configuration.host,
@@ -119,7 +119,7 @@ class Cluster:
     async def pages(
         self, kind: str, namespace: str | None, selector: str = "", fields: str = ""
     ) -> AsyncIterator[list[Body]]:
-        """All objects of a kind, a few at a time: how large they are is not ours to say."""
+        """All objects of a kind, in pages, because users decide how large they are."""
         token = ""
         while True:
             query = {
@@ -142,7 +142,7 @@ class Cluster:
             raise AlreadyExistsError("POST", error.path, 409, error.message) from error
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete exactly this object in the foreground; its being gone already, or being another, is no error."""
+        """Delete exactly this object in the foreground. No error if it is gone or has been replaced."""
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", _path(kind, namespace, name), body=options)
@@ -240,7 +240,7 @@ def _error(verb: str, path: str, status: int, text: bytes) -> ApiError:
 
 
 def _causes(answer: Body) -> tuple[Cause, ...]:
-    """The fields at fault, as far as a Status names them."""
+    """The invalid fields that a Status names."""
     details = answer.get("details")
     found = details.get("causes") if isinstance(details, dict) else None
     return tuple(

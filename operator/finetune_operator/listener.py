@@ -120,7 +120,7 @@ class _Listener:
         try:
             with contextlib.suppress(
                 OSError
-            ):  # a broken handshake, or one that takes too long, is the client's affair
+            ):  # a broken handshake, or one that takes too long, is the client's fault
                 async with asyncio.timeout(self._limits.seconds):
                     transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
                         lambda: _Watched(self._factory()),

@@ -1,4 +1,4 @@
-"""The endpoint that trainers report to, and who may report. Losing a report is never a failure.
+"""The endpoint for the trainers' progress reports, and its authentication. A lost report is never a failure.
 
 A report is accepted if its bearer token has this audience and belongs to a running pod of a FineTuneJob's newest
 attempt. The pod determines the job, so no job can report for another.
@@ -34,7 +34,7 @@ _REPORTS, _WINDOW = 4, 1.0
 _REVIEWS = 16
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 _REMEMBERED = 20_000
-"""Tokens and jobs, more than pods train at the same time; one that is forgotten early is reviewed again."""
+"""Tokens and jobs to remember: more than pods that train at once. A forgotten token is reviewed again."""
 
 
 class ProgressEndpoint:
@@ -75,7 +75,7 @@ class ProgressEndpoint:
         if len(arrived) >= _REPORTS:
             raise web.HTTPTooManyRequests(text="at most four reports per second")
         report = _read(await request.read())
-        # which attempt it speaks of is the pod's to say, not the report's
+        # the pod's label decides which attempt this is, not the report
         report = report.model_copy(update={"attempt": int(labels_in(pod.body)[ATTEMPT])})
         arrived.append(self._now())
         self._reports.put(owner, report, arrived[-1])
@@ -126,7 +126,7 @@ class ProgressEndpoint:
         return pod if pod and self._newest(pod) else None
 
     def _newest(self, pod: Child) -> bool:
-        """The labels of a pod may name a job of another namespace: its own namespace's job has to have that uid."""
+        """A pod's labels may name a job in another namespace; the job in the pod's own namespace must have that uid."""
         owner, key = owner_of(pod.body)
         body = self._cache.finetunejobs.get(key) if key else None
         if body is None or uid_of(body) != owner:

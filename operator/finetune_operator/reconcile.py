@@ -1,7 +1,7 @@
-"""The story of one reconcile: read → parse → observe → decide → write the status → act.
+"""One reconcile: read → parse → observe → decide → write the status → act.
 
-Level-triggered: it looks at what is, not at what happened. The status is written before its action is taken, so it
-may be killed between any two lines and be started again.
+Level-triggered: it acts on the observed state, not on events. The status is written before its action is taken, so the
+process may be killed between any two lines.
 """
 
 import logging
@@ -55,7 +55,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Brings one FineTuneJob a step further."""
+    """Reconciles one FineTuneJob."""
 
     cache: Cache
     cluster: Cluster
@@ -67,7 +67,7 @@ class Reconciler:
     clock: Callable[[], datetime] = utc_now
 
     async def __call__(self, key: Key) -> float | None:
-        """One reconcile; answers the seconds after which to requeue."""
+        """Reconcile once; returns the seconds after which to requeue."""
         body = self.cache.finetunejobs.get(key)
         if body is None or "deletionTimestamp" in body["metadata"] or key.namespace in self.cache.unserved:
             return None  # owner references clean up, with or without us
@@ -153,7 +153,7 @@ class Reconciler:
         return found
 
     async def _write(self, body: Body, status: FineTuneJobStatus) -> list[Body]:
-        """Write the status if it says anything new; the Events of its transitions."""
+        """Write the status if it has changed; returns the Events of its transitions."""
         status = shrink_to_limit(status)
         wire = status.to_json()
         if wire == body.get("status"):
@@ -172,7 +172,7 @@ class Reconciler:
         return events
 
     async def _post_events(self, events: list[Body]) -> None:
-        """That an Event cannot be posted is logged and changes nothing."""
+        """Post Events; a failure is only logged."""
         for event in events:
             try:
                 await self.cluster.create("Event", event)
@@ -193,7 +193,7 @@ class Reconciler:
     async def _refused(
         self, job: FineTuneJob, status: FineTuneJobStatus, error: ApiError | ForeignObjectError
     ) -> float:
-        """A child cannot be made, and a retry at once will not help: say why, and requeue."""
+        """A child cannot be created and an immediate retry will not help: report why and requeue."""
         body = self.cache.finetunejobs.get(Key(job.namespace, job.name))
         if body is None or uid_of(body) != job.uid:
             return 0  # deleted meanwhile, and perhaps created again
@@ -222,7 +222,7 @@ def parse(body: Body) -> FineTuneJob:
 
 
 def status_of(body: Body) -> FineTuneJobStatus:
-    """The stored status, without what a stranger or another version wrote and this one cannot understand."""
+    """The stored status, without parts that another client or version wrote and this one cannot parse."""
     status, left_out = lenient.read(FineTuneJobStatus, body.get("status") or {})
     if left_out:
         name = body["metadata"]["name"]

@@ -61,7 +61,7 @@ class OperatorSettings(BaseSettings):
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource that stands for a GPU."""
     simulate_gpus: bool = False
-    """The cluster only pretends to have GPUs: train on the CPU and say so. For the embedded cluster."""
+    """The cluster only simulates GPUs: train on the CPU and report it. For the embedded cluster."""
     requests: Quantities = {}
     """Requests of training pods when the job does not say, as JSON."""
     limits: Quantities = {}
@@ -77,7 +77,7 @@ class OperatorSettings(BaseSettings):
     hub_endpoint: str | None = None
     """Address of a mirror of the Hugging Face Hub, for hf://; the Hub itself when not set."""
     hub_offline: bool = False
-    """Pods never ask the Hub."""
+    """Pods never contact the Hub."""
     pod_labels: dict[str, str] = {}
     """More labels for training pods, as JSON."""
     pod_annotations: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Reads parts of objects that anybody may have written: a part that is missing or of another type is None. Pure."""
+"""Reads parts of untrusted objects: a part that is missing or has another type is None. Pure."""
 
 import math
 from datetime import datetime

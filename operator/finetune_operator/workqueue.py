@@ -1,4 +1,4 @@
-"""A keyed queue: one reconcile at a time per FineTuneJob, retried with growing pauses, requeued when it asks to be.
+"""A keyed queue: one reconcile at a time per FineTuneJob, retried with growing pauses, requeued on request.
 
 Keys carry their namespace, so that fairness between namespaces can be added behind the same interface.
 """
@@ -16,7 +16,7 @@ from finetune_operator.errors import OperatorError
 logger = logging.getLogger(__name__)
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
-"""Handles a key; answers the seconds after which to requeue it."""
+"""Handles a key; returns the seconds after which to requeue it."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 
@@ -92,7 +92,7 @@ class WorkQueue:
         try:
             async with asyncio.timeout(self._time_limit):
                 requeue_after = await self._reconcile(key)
-        except OperatorError as error:  # what the API server says needs no traceback
+        except OperatorError as error:  # an error of the API server needs no traceback
             pause = self._retry(key)
             logger.warning("reconcile of %s/%s failed, retrying in %.1f s: %s", *key, pause, error)
             return

@@ -18,7 +18,7 @@ _BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings"
 
 @dataclass(frozen=True)
 class Account:
-    """The account, and where it may do what the operator does."""
+    """The ServiceAccount and the namespaces in which it has the operator's rights."""
 
     server: ApiServer
     rest: Rest
@@ -30,7 +30,7 @@ class Account:
         return cls(server, rest, name)
 
     def grant(self, namespace: str) -> None:
-        """The chart's Role and its binding."""
+        """Create the chart's Role and its binding."""
         rendered = Rendered.of({"rbac": {"scope": "namespaces", "namespaces": ["team"]}})
         (role,) = [one for one in rendered.all("Role") if one["metadata"]["namespace"] == "team"]
         self.rest("POST", _ROLES.format(namespace), role | {"metadata": {"name": self.name}})
@@ -40,12 +40,12 @@ class Account:
         self.rest("POST", _BINDINGS.format(namespace), body)
 
     def revoke(self, namespace: str) -> None:
-        """Take both away."""
+        """Delete both."""
         for path in (_BINDINGS, _ROLES):
             self.rest("DELETE", f"{path.format(namespace)}/{self.name}")
 
     def kubeconfig(self, folder: Path) -> Path:
-        """A file by which the operator is this account."""
+        """A kubeconfig with which the operator uses this account."""
         path = f"/api/v1/namespaces/{_NAMESPACE}/serviceaccounts/{self.name}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
         token = self.rest("POST", path, body | {"spec": {"expirationSeconds": 7200}})["status"]["token"]

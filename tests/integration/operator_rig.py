@@ -1,5 +1,5 @@
 """A cluster without nodes for the operator's tests: a real API server with its controllers, the operator as a real
-process, and a kubelet by hand, which gives pods the states that a test is about.
+process, and a simulated kubelet, which sets the status of pods.
 """
 
 import atexit
@@ -52,7 +52,7 @@ _numbers = count(1)
 
 
 class Refused(Exception):  # noqa: N818
-    """The API server's answer, where it is a refusal."""
+    """A request that the API server refused."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -80,7 +80,7 @@ class Rest:
         return found
 
     def get(self, path: str) -> Json | None:
-        """The object; None where there is none, or none yet."""
+        """The object; None if it does not exist yet."""
         try:
             return self("GET", path)
         except Refused as error:
@@ -97,7 +97,7 @@ class Rest:
 def until(
     question: Callable[[], T | None], what: str, seconds: float = PATIENCE, log: "Operator | None" = None
 ) -> T:
-    """Ask until the answer is something, and give it."""
+    """Poll until the answer is truthy, and return it."""
     deadline = time.monotonic() + seconds
     while True:
         if answer := question():
@@ -139,7 +139,7 @@ class Operator:
     port: int = field(init=False)
 
     def start(self) -> "Operator":
-        """Start without waiting."""
+        """Start the process without waiting."""
         self.port = free_port()
         given = {"trainer_image": TRAINER, "http_port": self.port, "progress_port": 0} | self.settings
         environment = {
@@ -161,12 +161,12 @@ class Operator:
         return self
 
     def kill(self) -> None:
-        """SIGKILL: no chance to tidy up."""
+        """Send SIGKILL."""
         self.process.kill()
         self.process.wait(timeout=PATIENCE)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -180,7 +180,7 @@ class Operator:
         return self.process.poll() is None
 
     def log(self, characters: int = 6000) -> str:
-        """The log's end."""
+        """The end of the log."""
         return self._log_file.read_text(errors="replace")[-characters:]
 
     def writes(self) -> int:
@@ -255,7 +255,7 @@ class World:
         return dict(self.job(name).get("status") or {})
 
     def write_status(self, name: str, status: Json | None) -> None:
-        """A stranger patches the status."""
+        """Another client patches the status."""
         self.rest("PATCH", self._at(JOBS, name) + "/status", {"status": status}, MERGE)
 
     def delete(self, name: str) -> None:
@@ -268,7 +268,7 @@ class World:
         return next((one for one in found if one["type"] == kind), {})
 
     def reason(self, name: str) -> str:
-        """The reason of now."""
+        """The current reason."""
         return str(self.condition(name, "Running").get("reason"))
 
     # what exists
@@ -295,7 +295,7 @@ class World:
         return sorted(found, key=lambda one: int(one["metadata"]["resourceVersion"]))
 
     def make_claim(self, name: str) -> None:
-        """A claim, bound as far as its status says."""
+        """Create a claim whose status is Bound."""
         spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
         self.rest("POST", self._at(CLAIMS), {"metadata": {"name": name}, "spec": spec})
         self.rest("PATCH", self._at(CLAIMS, name) + "/status", {"status": {"phase": "Bound"}}, MERGE)
@@ -303,7 +303,7 @@ class World:
     # waiting
 
     def until_phase(self, name: str, phase: str, seconds: float = PATIENCE) -> Json:
-        """The status once the phase is this."""
+        """Wait for a phase; returns the status."""
 
         def reached() -> Json | None:
             status = self.status(name)
@@ -315,12 +315,12 @@ class World:
             raise AssertionError(f"{error}; it is {json.dumps(self.status(name), indent=1)}") from None
 
     def until_reason(self, name: str, reason: str, seconds: float = PATIENCE) -> Json:
-        """The condition that tells this reason."""
+        """Wait for a reason; returns the condition."""
         until(lambda: self.reason(name) == reason, f"{name} says {reason}", seconds)
         return self.condition(name, "Running")
 
     def pod(self, name: str, attempt: int = 1) -> str:
-        """The attempt's pod, once the Job controller has made it."""
+        """Wait for the attempt's pod; returns its name."""
         selector = f"finetune.dev/job-name={name},finetune.dev/attempt={attempt}"
 
         def made() -> str | None:
@@ -340,24 +340,24 @@ class World:
     # the kubelet
 
     def run(self, name: str, attempt: int = 1, node: str = "node-1") -> str:
-        """The attempt's pod is bound and its container runs; the pod's name."""
+        """Bind the attempt's pod and start its container; returns the pod's name."""
         pod = self.pod(name, attempt)
         self.bind(pod, node)
         self.start_container(pod)
         return pod
 
     def start_container(self, pod: str) -> None:
-        """The container runs."""
+        """Start the container."""
         self._pod_status(pod, "Running", {"running": {"startedAt": now()}}, ready=True)
 
     def bind(self, pod: str, node: str = "node-1") -> None:
-        """What the scheduler does."""
+        """Bind the pod to a node, as the scheduler does."""
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
         self.rest("POST", self._at(PODS, pod) + "/binding", binding)
 
     def end(self, pod: str, code: int, message: str = "", reason: str = "") -> None:
-        """The container ends."""
+        """End the container."""
         state = {
             "exitCode": code,
             "reason": reason or ("Error" if code else "Completed"),
@@ -368,11 +368,11 @@ class World:
         self._pod_status(pod, "Failed" if code else "Succeeded", {"terminated": state}, ready=False)
 
     def succeed(self, pod: str, report: RunReport = DONE) -> None:
-        """The trainer is done and has written its report."""
+        """End the container with code 0 and a report."""
         self.end(pod, 0, report.model_dump_json(by_alias=True, exclude_none=True))
 
     def obey(self, pod: str, code: int = 75) -> None:
-        """Wait for the pod's deletion, end its container and let it go."""
+        """Wait for the pod's deletion, then end its container and remove it."""
         until(
             lambda: "deletionTimestamp" in (self.get_pod(pod) or {"metadata": {}})["metadata"], f"{pod} stops"
         )
@@ -380,7 +380,7 @@ class World:
         self.remove(pod)
 
     def remove(self, pod: str) -> None:
-        """The kubelet's last word: the pod is gone."""
+        """Remove the pod from the API server, as the kubelet does at the end."""
         options = {"gracePeriodSeconds": 0, "apiVersion": "v1", "kind": "DeleteOptions"}
         self.rest("DELETE", self._at(PODS, pod), options)
 
@@ -388,16 +388,16 @@ class World:
         return self.rest.get(self._at(PODS, pod))
 
     def wait_on(self, pod: str, reason: str, message: str) -> None:
-        """The container cannot start."""
+        """Set a waiting reason on the container."""
         self._pod_status(pod, "Pending", {"waiting": {"reason": reason, "message": message}}, ready=False)
 
     def unschedulable(self, pod: str, message: str) -> None:
-        """The scheduler finds no node."""
+        """Mark the pod as unschedulable."""
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.rest("PATCH", self._at(PODS, pod) + "/status", {"status": {"conditions": [condition]}}, MERGE)
 
     def disrupt(self, pod: str, code: int, reason: str) -> None:
-        """The pod is evicted or preempted."""
+        """Evict or preempt the pod."""
         condition = {
             "type": "DisruptionTarget",
             "status": "True",
@@ -439,7 +439,7 @@ class World:
 
 
 def make_namespace(rest: Rest, name: str, *, inputs: bool = True) -> World:
-    """A namespace whose ServiceAccount is there, which pods need, and the claim that jobs read."""
+    """Create a namespace with the claim that jobs read, and wait for the ServiceAccount that pods need."""
     rest("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
     until(lambda: rest.get(path), f"the namespace {name} has its ServiceAccount")

@@ -16,7 +16,7 @@ Output = Callable[..., str]
 
 CLIENT, SERVER = ("apply", "-f", "-"), ("apply", "--server-side", "-f", "-")
 TAKEN_OVER = (*SERVER, "--field-manager=argocd-controller", "--force-conflicts")
-"""How Argo CD and Flux take an object over that somebody applied by hand."""
+"""How Argo CD and Flux take over an object that was applied with kubectl."""
 
 
 def applied(output: Output, written: Json, *ways: tuple[str, ...]) -> list[Json]:

@@ -101,7 +101,7 @@ class Operator:
             return False
 
     def refusals(self) -> list[str]:
-        """Everything that tells of a right that is missing: in the log, and among the answers that were counted."""
+        """Every sign of a missing right: in the log and among the counted answers."""
         log, metrics = self.log.read_text(), _open(f"{self.http}/metrics")[1]
         logged = [line for line in log.splitlines() if re.search(r"\b403\b|[Ff]orbidden|permission", line)]
         return logged + [line for line in metrics.splitlines() if 'code="403"' in line]

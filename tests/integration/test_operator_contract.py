@@ -1,4 +1,4 @@
-"""Objects that this operator cannot read, written past the schema as another version or a stranger does."""
+"""Objects that this operator cannot read, written around the schema as another version or client might."""
 
 import copy
 from collections.abc import Iterator

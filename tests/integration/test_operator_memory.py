@@ -1,4 +1,4 @@
-"""The memory of a start stays below the chart's limit, however large the objects are that tenants store."""
+"""The memory of a start stays below the chart's limit, whatever the size of the tenants' objects."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the API server, a webhook or a quota refuses is in the status: never "attempt 1 begins" for hours."""
+"""Refusals of the API server, a webhook or a quota are reported in the status."""
 
 from collections.abc import Iterator
 from itertools import count

@@ -1,4 +1,4 @@
-"""The operator may die at any moment: what it does afterwards is what it would have done."""
+"""The operator may be killed at any moment; after a restart it continues as if nothing had happened."""
 
 import random
 import threading
@@ -46,7 +46,7 @@ class Census:
     most_alive: int = 0
 
     def look(self) -> None:
-        """Take note of what exists."""
+        """Record what exists."""
         children = self.world.children(self.name)
         alive = [one for one in children if not _over(one)]
         self.most_alive = max(self.most_alive, len(alive))
@@ -67,7 +67,7 @@ def _over(child: Json) -> bool:
 
 
 def essence(status: Json) -> Json:
-    """What of a status does not depend on time, names and uids."""
+    """The parts of a status that do not depend on times, names and uids."""
 
     def of(value: Any) -> Any:
         if isinstance(value, dict):
@@ -83,7 +83,7 @@ def essence(status: Json) -> Json:
 
 
 def live(world: World, name: str) -> Census:
-    """User and kubelet of a happy life; the operator may die meanwhile."""
+    """User and kubelet of a job that succeeds; the operator may be killed meanwhile."""
     census = Census(world, name)
     world.apply(name)
     until(lambda: world.children(name), "the child is made")

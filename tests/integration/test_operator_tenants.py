@@ -1,4 +1,4 @@
-"""What an editor of one namespace makes does not stop the operator for the others."""
+"""Objects of one namespace's editor do not stop the operator for other namespaces."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +41,7 @@ def good(operator: Operator, rest: Rest) -> World:
 
 
 def forged_job(world: World, owner: Json, attempt: str, **metadata: Any) -> Json:
-    """A Job with all the signs of an attempt of ours."""
+    """A Job with the labels and owner of a real attempt."""
     name, uid = owner["metadata"]["name"], owner["metadata"]["uid"]
     labels = {
         "app.kubernetes.io/managed-by": "finetune-operator",

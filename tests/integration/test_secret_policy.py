@@ -1,4 +1,4 @@
-"""The chart's policy on Secrets, on a real API server: a job's author has to be allowed to get the Secrets it names."""
+"""The policy on Secrets on a real API server: the author of a job must be allowed to get the Secrets that it names."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ JOBS = {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": [
 
 
 def secrets(*names: str) -> Json:
-    """The rule that lets somebody get these Secrets; all of them without a name."""
+    """A rule that allows get on these Secrets; without names, on all."""
     rule: Json = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
     return rule | ({"resourceNames": list(names)} if names else {})
 

@@ -1,4 +1,4 @@
-"""What a job may ask for beside its image, where the administrator limits it. Pure."""
+"""Limits of the administrator on what a job may request, except its image. Pure."""
 
 from fnmatch import fnmatchcase
 

@@ -91,7 +91,7 @@ def _between_attempts(context: Context) -> Decision:
 
 
 def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> Verdict | None:
-    """What keeps the job from running until its spec, or the administrator's settings, are changed."""
+    """Why the job cannot run until its spec or the administrator's settings change."""
     if conflict := conflict_of(resolved.resources, settings):
         message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
@@ -101,7 +101,7 @@ def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings
 
 
 def _stop_strays(context: Context) -> Decision:
-    """The status lost an attempt whose Job is alive: no other may begin beside it."""
+    """The status lost an attempt whose Job still exists: no other attempt may start beside it."""
     message = "stopping a Job that the status does not record; the next attempt starts when it is gone"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.conclude(verdict, Action.DELETE_CHILDREN, context.now + _REQUEUE_AFTER_CREATE)
@@ -161,7 +161,7 @@ def refused_image(job: FineTuneJob, settings: OperatorSettings) -> Verdict:
 
 
 def _after_the_end(context: Context) -> Decision:
-    """A finished job is finished; only its children go, when their time has come."""
+    """A finished job does not change; only its children are deleted after the TTL."""
     finish = context.status.completion_time
     assert finish
     context = _with_observed_generation(context)
@@ -174,7 +174,7 @@ def _after_the_end(context: Context) -> Decision:
 
 
 def _with_observed_generation(context: Context) -> Context:
-    """Confirm a change of the spec: without it, tools that wait by kstatus wait for ever."""
+    """Set observedGeneration after a change of the spec: tools that use kstatus wait for it."""
     generation = context.job.generation
     if context.status.observed_generation == generation:
         return context

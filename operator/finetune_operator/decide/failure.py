@@ -1,4 +1,4 @@
-"""Why an attempt failed, and what follows: an ordered chain of checks, the first that applies answers.
+"""Why an attempt failed, and what follows: an ordered chain of checks, of which the first match decides.
 
 A new failure class is a function and its place in `CHECKS`.
 """
@@ -69,7 +69,7 @@ def _preempted(evidence: Evidence) -> Failure | None:
 
 
 def _over_the_jobs_deadline(evidence: Evidence) -> Failure | None:
-    """We set none on the Job: whoever did would end every attempt, so attempts like this are counted."""
+    """The operator sets no deadline on the Job. Another one would end every attempt, so these are counted."""
     if evidence.job_failure != "DeadlineExceeded":
         return None
     return Failure(
@@ -99,7 +99,7 @@ def _users_fault(evidence: Evidence) -> Failure | None:
 
 
 def _pruned(evidence: Evidence) -> Failure | None:
-    """The operator's own doing: no error, and nothing to try again."""
+    """The operator itself ended the attempt: no error and no retry."""
     if evidence.own_script or _code(evidence) != ExitCode.PRUNED:
         return None
     return Failure(Reason.PRUNED, _reported_message(evidence), retry=False, counted=False)

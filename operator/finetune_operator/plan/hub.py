@@ -35,7 +35,7 @@ def administrators_environment(settings: OperatorSettings) -> dict[str, str]:
 
 
 def hub_environment(job: FineTuneJob, settings: OperatorSettings) -> dict[str, str]:
-    """Variables of huggingface_hub's own. A job that names nothing on the Hub is kept from asking it."""
+    """Variables of huggingface_hub's own. Jobs without hf:// inputs must not contact the Hub."""
     env = administrators_environment(settings)
     if not uses_hub(job):
         env["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""Names, labels and owner references of children: functions of the job and the attempt, so nothing is looked up."""
+"""Names, labels and owner references of children: functions of the job and the attempt, so they need no lookup."""
 
 import re
 from collections.abc import Mapping

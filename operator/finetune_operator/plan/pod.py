@@ -66,7 +66,7 @@ def _container(
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePath": TERMINATION_LOG,
-        # a script of one's own writes no report; the end of its log is the next best explanation
+        # a user's script writes no report; the end of its log is the next best explanation
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": mount.volume["name"], "mountPath": mount.path, "readOnly": mount.read_only}
@@ -152,7 +152,7 @@ def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
 
 def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
     asked = job.spec.scheduling
-    # the administrator's wins: where pods of jobs run is not for a job to widen
+    # the administrator's values win: a job may restrict where its pods run, not widen it
     selector = ((asked and asked.node_selector) or {}) | settings.node_selector
     tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]
     secrets = [*settings.image_pull_secrets, *((asked and asked.image_pull_secrets) or [])]
@@ -172,7 +172,7 @@ def _without_gpus(job: FineTuneJob) -> list[str]:
 
 
 def _away_from(nodes: list[str]) -> dict[str, Any] | None:
-    """Preferred, not required: where there is no other node, it may work again meanwhile."""
+    """Preferred, not required: if there is no other node, this one may work again by then."""
     if not nodes:
         return None
     # the API server takes one name in each
