@@ -58,7 +58,7 @@ class DataSource(ApiModel):
     """A data file, or several that are read as one."""
 
     uri: DataUri
-    """URI of a file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet. In the last part of a pvc:// or configMap:// URI, * stands for any characters and ? for one, for several files: pvc://data/train-*.parquet. They are read in the order of their names and must have the same format and columns. A folder is read if datasets.save_to_disk wrote it, or if all its files have one format."""
+    """URI of a file, for example pvc://data/reviews.jsonl, configMap://tiny/reviews.csv or hf://datasets/stanfordnlp/imdb@main/plain_text/train-00000-of-00001.parquet. In the last part of a URI, * stands for any characters and ? for one, for several files: pvc://data/train-*.parquet. They are read in the order of their names and must have the same format and columns. A folder is read if datasets.save_to_disk wrote it, or if all its files have one format."""
     format: DataFormat | None = None
     """File format: jsonl (one JSON object per line), json (one array of objects), csv (with a header), parquet, arrow, or text (one text per line, for objective.causalLM). Default: inferred from the file extension. gzip is recognized, and so is the separator of csv."""
 

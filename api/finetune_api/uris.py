@@ -30,9 +30,9 @@ _HUB_REVISION = r"(refs/(convert/[a-z]{1,32}|pr/[0-9]{1,9})|[A-Za-z0-9][A-Za-z0-
 _REPOSITORY = rf"({_HUB_NAME}/)?{_HUB_NAME}"
 _REVISION = rf"(@{_HUB_REVISION})?"
 _HUB_MODEL = rf"^hf://{_REPOSITORY}{_REVISION}$"
-_HUB_DATA = rf"^hf://datasets/{_HUB_NAME}/{_HUB_NAME}{_REVISION}(/{_SEGMENT})+$"
+_HUB_DATA = rf"^hf://datasets/{_HUB_NAME}/{_HUB_NAME}{_REVISION}(/{_SEGMENT})*/{_FILES}$"
 _HUB_PARTS = (
-    rf"hf://(datasets/(?P<dataset>{_HUB_NAME}/{_HUB_NAME})(@(?P<of_dataset>{_HUB_REVISION}))?/(?P<path>{_SEGMENT}(/{_SEGMENT})*)"
+    rf"hf://(datasets/(?P<dataset>{_HUB_NAME}/{_HUB_NAME})(@(?P<of_dataset>{_HUB_REVISION}))?/(?P<path>({_SEGMENT}/)*{_FILES})"
     rf"|(?P<model>{_REPOSITORY})(@(?P<of_model>{_HUB_REVISION}))?)"
 )
 _HELP = "without '..', '%' or '\\'"
@@ -103,7 +103,7 @@ class HubLocation:
     repository: str
     revision: str | None
     path: str | None
-    """The file in a dataset repository; None for a model."""
+    """The file in a dataset repository, or a pattern of files; None for a model."""
 
 
 def is_hub(uri: str | None) -> bool:

@@ -1,5 +1,6 @@
 """Writing files so that they survive a crash, and their digests."""
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -57,6 +58,16 @@ def readable(folder: Path) -> None:
     os.umask(mask)
     for path in files_of(folder):
         path.chmod(0o666 & ~mask)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file's name stands for several."""
+    return not set(name).isdisjoint("*?")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern with * and ? means a name; as in a shell, not that of a hidden file."""
+    return not name.startswith(".") and fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def fresh_folder(path: Path) -> Path:

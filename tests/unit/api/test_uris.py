@@ -28,6 +28,12 @@ HUB_DATA = {
         "org/name", "refs/convert/parquet", "d/0.parquet"
     ),
 }
+HUB_PATTERNS = {
+    "hf://datasets/org/name/*.parquet": HubLocation("org/name", None, "*.parquet"),
+    "hf://datasets/org/name@main/data/train-?-*.parquet": HubLocation(
+        "org/name", "main", "data/train-?-*.parquet"
+    ),
+}
 NEITHER = [
     "",
     "demo/model",
@@ -152,7 +158,7 @@ def test_a_model_of_the_hub_is_a_repository_and_a_revision(uri: str, location: H
     assert parse_hub(uri) == location
 
 
-@pytest.mark.parametrize(("uri", "location"), HUB_DATA.items())
+@pytest.mark.parametrize(("uri", "location"), (HUB_DATA | HUB_PATTERNS).items())
 def test_data_of_the_hub_is_a_file_in_a_dataset(uri: str, location: HubLocation) -> None:
     assert accepts(DataUri, uri)
     assert not accepts(ModelUri, uri)

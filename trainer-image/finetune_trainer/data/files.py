@@ -1,6 +1,5 @@
 """Which files an input has: one, those that a pattern matches, or those of a folder; and whose row a number means."""
 
-import fnmatch
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from finetune_api.dataset import DataFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_trainer.errors import NotFoundError, input_errors
-from finetune_trainer.files import sha256
+from finetune_trainer.files import is_pattern, matches, sha256
 
 FILE_ROWS = 1 << 40
 """Row r of the file at place n in the order has the number n * FILE_ROWS + r."""
@@ -66,7 +65,7 @@ def find_files(field: str, data: DataInput) -> Files:
     if path.is_dir():
         paths = _saved(field, name, path) if (path / "state.json").exists() else _folder(field, name, data)
         folder = name.rstrip("/")
-    elif set(path.name) & set("*?") and not path.exists():
+    elif is_pattern(path.name) and not path.exists():
         paths = _matching(field, name, path)
         folder = name.rpartition("/")[0]
     else:
@@ -85,7 +84,7 @@ def _matching(field: str, name: str, path: Path) -> list[Path]:
     """In the order of their names; as in a shell, hidden files do not match."""
     with input_errors(name.rpartition("/")[0] or ".", field):
         there = _visible(path.parent)
-    found = [each for each in there if fnmatch.fnmatchcase(each.name, path.name.replace("[", "[[]"))]
+    found = [each for each in there if matches(each.name, path.name)]
     if not found:
         raise _refused(field, name, f"matches no file; the folder has {_listed(there)}")
     if folders := [each for each in found if each.is_dir()]:

@@ -1,4 +1,4 @@
-"""Takes one model or one file from the Hugging Face Hub, by huggingface_hub.
+"""Takes models and data files from the Hugging Face Hub, by huggingface_hub.
 
 Downloads go over plain HTTPS into huggingface_hub's cache: a file appears there whole or not at all, and a retry
 takes it from there. Only safetensors, JSON and the tokenizer's files of a model are asked for."""
@@ -16,7 +16,7 @@ from typing import Any
 from finetune_api.run import FaultPlace
 from finetune_api.uris import HubLocation, parse_hub
 from finetune_trainer.errors import ConfigurationError, NotFoundError, StorageError
-from finetune_trainer.files import sha256
+from finetune_trainer.files import is_pattern, matches, sha256
 from finetune_trainer.hub.errors import hub_faults, unavailable
 from finetune_trainer.process.stop import Stop
 
@@ -27,6 +27,7 @@ WEIGHTS = "*.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 ELSEWHERE = ("*/*", "consolidated*")
 """Folders hold exports to other formats; consolidated.safetensors is a second copy of the same weights."""
+MOST_LISTED = 10
 RETRY_SECONDS = (2.0, 8.0)
 TELL_SECONDS = 15.0
 ABANDONED_SECONDS = 600.0
@@ -94,17 +95,44 @@ class Hub:
         return found
 
     def file(self, source: Source) -> Fetched:
-        """One file of a dataset repository."""
+        """A file of a dataset repository, or all that a pattern in its last part matches: the path has it too."""
         from huggingface_hub import hf_hub_download
 
-        name = str(source.place.path)
+        name = PurePosixPath(str(source.place.path))
+        files: list[Path] = []
 
         def download(**how: Any) -> str:
-            return str(hf_hub_download(source.place.repository, name, repo_type="dataset", **how))
+            names = [str(name)]
+            if is_pattern(name.name):
+                names, commit = self._matching(source, name, how["revision"])
+                how |= {"revision": commit}
+            found = (
+                hf_hub_download(source.place.repository, each, repo_type="dataset", **how) for each in names
+            )
+            files[:] = map(Path, found)
+            return str(files[0].with_name(name.name))
 
         path = Path(self._download(source, download))
-        self._verify(source, [path])
-        return Fetched(path, path.parents[len(PurePosixPath(name).parts) - 1].name)
+        self._verify(source, files)
+        return Fetched(path, path.parents[len(name.parts) - 1].name)
+
+    def _matching(
+        self, source: Source, pattern: PurePosixPath, revision: str | None
+    ) -> tuple[list[str], str]:
+        """The files that a pattern matches, and their commit. The cache cannot tell: it may hold some of them only."""
+        from huggingface_hub import HfApi
+
+        info = HfApi(self.endpoint).dataset_info(source.place.repository, revision=revision)
+        names = [each.rfilename for each in info.siblings or []]
+        there = [name for name in names if PurePosixPath(name).parent == pattern.parent]
+        found = sorted(name for name in there if matches(PurePosixPath(name).name, pattern.name))
+        if not found:
+            listed = ", ".join((there or names)[:MOST_LISTED]) or "no files"
+            raise NotFoundError(
+                f"{source.field}: {source.uri} matches no file; the repository has {listed}",
+                FaultPlace(field=source.field, file=source.uri),
+            )
+        return found, str(info.sha)
 
     def _download(self, source: Source, download: Callable[..., str]) -> str:
         """Download with a word on how far it is; tries again where another moment may help."""

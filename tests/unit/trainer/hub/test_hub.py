@@ -239,6 +239,51 @@ def test_a_data_file_that_is_not_there_is_named(hub: HubServer, fetched: Callabl
     )
 
 
+SHARDS = {f"data/train-{number}.jsonl": REVIEWS[number:] for number in range(3)}
+PATTERN = {"uri": "hf://datasets/org/reviews@v1/data/train-*.jsonl"}
+
+
+def test_the_files_of_a_pattern_are_fetched_at_one_commit(
+    hub: HubServer, fetched: Callable[..., RunConfig]
+) -> None:
+    others = {
+        "train-9.jsonl": b"",
+        "data/test-0.jsonl": b"",
+        "data/train-0/x.jsonl": b"",
+        "data/.train-8.jsonl": b"",
+    }
+    commit = hub.repository("datasets/org/reviews", SHARDS | others, "v1")
+    local = {"path": "/models/base"}
+    config = fetched(local, train=PATTERN)
+    path = Path(config.dataset.train.path)
+    assert (path.name, config.dataset.train.revision) == ("train-*.jsonl", commit)
+    assert {f"data/{file.name}": file.read_bytes() for file in path.parent.iterdir()} == SHARDS
+    hub.repositories["datasets/org/reviews"].commit(SHARDS | {"data/train-3.jsonl": REVIEWS}, "v1")
+    again = fetched(local, train=PATTERN | {"revision": commit})
+    assert (again.dataset.train.path, again.dataset.train.revision) == (str(path), commit)
+
+
+def test_a_pattern_that_matches_no_file_of_the_repository_names_those_that_are_there(
+    hub: HubServer, fetched: Callable[..., RunConfig]
+) -> None:
+    hub.repository("datasets/org/reviews", {"data/test-0.jsonl": b"", "README.md": b""}, "v1")
+    assert refusal(fetched, ExitCode.NOT_FOUND, {"path": "/models/base"}, train=PATTERN) == (
+        f"dataset.train.uri: {PATTERN['uri']} matches no file; the repository has data/test-0.jsonl"
+    )
+
+
+def test_a_cache_with_some_of_the_files_is_not_taken_for_all_of_them(
+    hub: HubServer, fetched: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub.repository("datasets/org/reviews", SHARDS, "v1")
+    local = {"path": "/models/base"}
+    fetched(local, train={"uri": "hf://datasets/org/reviews@v1/data/train-0.jsonl"})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "and the Hub is offline" in refusal(fetched, ExitCode.NOT_FOUND, local, train=PATTERN)
+
+
 def test_a_hub_that_cannot_be_reached_is_asked_another_time(
     hub: HubServer, fetched: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
