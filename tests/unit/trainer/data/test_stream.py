@@ -21,6 +21,7 @@ from finetune_trainer.errors import DataError, StoppedError, StorageError
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.labels import label_text
 from unit.trainer.logs import messages
+from unit.trainer.tiny import reviews, write_jsonl
 from unit.trainer.vocabularies import word_pieces
 
 OBJECTIVE = Classification(["neg", "pos"])
@@ -268,6 +269,26 @@ def test_a_second_attempt_reuses_the_tokens_and_success_removes_them(make_job, c
             f"the tokens of {rows} rows of pvc://data/train.jsonl are there from an earlier attempt" in said
         )
     assert not job.checkpoint_dir.exists()
+
+
+def test_a_second_attempt_reuses_the_tokens_of_several_files_until_one_of_them_changes(make_job, capsys):
+    job = make_job()
+    for number in range(2):
+        write_jsonl(job.folder / f"part-{number}.jsonl", reviews(40, start=40 * number))
+    train = {"path": str(job.folder / "part-*.jsonl"), "uri": "pvc://data/part-*.jsonl"}
+    job = job.changed({"dataset": {"train": train}})
+    (job.folder / "out").mkdir()
+    (job.folder / "out" / "staging").write_text("in the way")
+    said = "rows of pvc://data/part-*.jsonl are there from an earlier attempt"
+    for found in (0, 2):
+        capsys.readouterr()
+        assert job.run() == ExitCode.STORAGE
+        assert "".join(capsys.readouterr()).count(said) == found
+    write_jsonl(job.folder / "part-1.jsonl", reviews(40, start=200))
+    assert job.run() == ExitCode.STORAGE
+    log = "".join(capsys.readouterr())
+    assert said not in log
+    assert "it was written for another configuration or other data" in log
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ import json
 import math
 import shutil
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from finetune_api.run import ExitCode
+from finetune_trainer.data.files import FILE_ROWS
 from finetune_trainer.optimization.spikes import Spikes
 from finetune_trainer.reporting.recorder import Recorder
 from unit.trainer.logs import records
-from unit.trainer.runs import a_run
+from unit.trainer.runs import a_run, examples
 from unit.trainer.tiny import reviews
 from unit.trainer.training.test_crash import die, digest, do_at
 
@@ -303,6 +306,18 @@ def test_a_step_whose_loss_stands_out_is_told_with_its_rows_and_counted():
     )
     assert (spike.levelname, spike.facts["event"]) == ("WARNING", "spike")
     assert b"finetune_train_loss_spikes_total 1.0" in generate_latest(run.recorder.metrics.registry)
+
+
+def test_rows_of_several_files_are_named_by_their_files():
+    from finetune_trainer.training.evaluator import name_rows
+
+    lines = np.array([1, 3, FILE_ROWS + 1, FILE_ROWS + 2])
+    data = replace(examples("classification", 4), lines=lines, files=("a.jsonl", "b.jsonl"))
+    assert name_rows(data, np.array([3, 1, 0])) == "a.jsonl row 1, 3; b.jsonl row 2"
+    many = replace(
+        examples("classification", 12), lines=FILE_ROWS + np.arange(12), files=("a.jsonl", "b.jsonl")
+    )
+    assert name_rows(many, np.arange(12)) == "b.jsonl row 0, 1, 2, 3, 4, 5, 6, 7 and 4 more"
 
 
 def test_counters_are_served():
