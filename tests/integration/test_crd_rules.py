@@ -24,7 +24,7 @@ from unit.api.cases import (
     Update,
 )
 from unit.api.schemas import crd_schema, values
-from unit.api.test_uris import CLAIM, CONFIG_MAP, NEITHER
+from unit.api.test_uris import CLAIM, CONFIG_MAP, HUB_DATA, HUB_PATTERNS, NEITHER, NO_PATTERNS, PATTERNS
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=str)
@@ -76,7 +76,11 @@ def test_the_same_spec_again_is_no_change(jobs: Jobs, update: Update) -> None:
     assert jobs.replace_spec(stored, update.before)["metadata"]["generation"] == 1
 
 
-@pytest.mark.parametrize("uri", CLAIM + CONFIG_MAP + NEITHER, ids=ascii)
+@pytest.mark.parametrize(
+    "uri",
+    [*CLAIM, *CONFIG_MAP, *NEITHER, *PATTERNS, *NO_PATTERNS, *HUB_DATA, *HUB_PATTERNS],
+    ids=ascii,
+)
 def test_the_server_reads_a_uri_as_python_does(jobs: Jobs, uri: str) -> None:
     for fields in ({"output": {"uri": uri}}, {"dataset": {"train": {"uri": uri}}}):
         written = spec(**fields)

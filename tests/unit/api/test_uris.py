@@ -34,6 +34,31 @@ HUB_PATTERNS = {
         "org/name", "main", "data/train-?-*.parquet"
     ),
 }
+PATTERNS = [
+    "pvc://demo/data/train-*.parquet",
+    "pvc://demo/data/*.jsonl.gz",
+    "pvc://demo/*",
+    "pvc://demo/a?b",
+    "pvc://demo/my data/?-*-of-*.csv",
+    "configMap://tiny/*.csv",
+    "configMap://tiny/part-?.csv",
+]
+NO_PATTERNS = [
+    "pvc://demo/*/train.parquet",
+    "pvc://demo/**/train.parquet",
+    "pvc://demo/d?ta/*.parquet",
+    "pvc://dem*/data/train.parquet",
+    "pvc://*/train.parquet",
+    "pvc://demo/data/[ab].parquet",
+    "pvc://demo/data/{a,b}.parquet",
+    "pvc://demo/data/*/",
+    "pvc://demo/../*.parquet",
+    "pvc://demo/.*",
+    "configMap://*/rows.csv",
+    "hf://datasets/org/*/train.parquet",
+    "hf://datasets/org/name@*/train.parquet",
+    "hf://datasets/org/name/*/train.parquet",
+]
 NEITHER = [
     "",
     "demo/model",
@@ -97,18 +122,7 @@ def test_anything_else_is_refused(uri: str) -> None:
     assert not accepts(DataUri, uri)
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "pvc://demo/data/train-*.parquet",
-        "pvc://demo/data/*.jsonl.gz",
-        "pvc://demo/*",
-        "pvc://demo/a?b",
-        "pvc://demo/my data/?-*-of-*.csv",
-        "configMap://tiny/*.csv",
-        "configMap://tiny/part-?.csv",
-    ],
-)
+@pytest.mark.parametrize("uri", PATTERNS)
 def test_the_last_part_of_a_uri_of_data_may_be_a_pattern(uri: str) -> None:
     assert accepts(DataUri, uri)
     assert not accepts(ClaimUri, uri)
@@ -116,25 +130,7 @@ def test_the_last_part_of_a_uri_of_data_may_be_a_pattern(uri: str) -> None:
     assert str(parse(uri)) == uri
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "pvc://demo/*/train.parquet",
-        "pvc://demo/**/train.parquet",
-        "pvc://demo/d?ta/*.parquet",
-        "pvc://dem*/data/train.parquet",
-        "pvc://*/train.parquet",
-        "pvc://demo/data/[ab].parquet",
-        "pvc://demo/data/{a,b}.parquet",
-        "pvc://demo/data/*/",
-        "pvc://demo/../*.parquet",
-        "pvc://demo/.*",
-        "configMap://*/rows.csv",
-        "hf://datasets/org/*/train.parquet",
-        "hf://datasets/org/name@*/train.parquet",
-        "hf://datasets/org/name/*/train.parquet",
-    ],
-)
+@pytest.mark.parametrize("uri", NO_PATTERNS)
 def test_a_pattern_may_stand_nowhere_else(uri: str) -> None:
     assert not accepts(DataUri, uri)
 
