@@ -192,6 +192,8 @@ class OutputPaths(ApiModel):
     """Folder of the checkpoints, for example step-00000400. They are removed after success."""
     hub_dir: Path | None = None
     """Download folder for files from the Hugging Face Hub. Removed with the checkpoints if it is next to them. Default: huggingface_hub's cache."""
+    token_dir: Annotated[Path | None, Field(exclude_if=lambda path: path is None)] = None
+    """Folder for tokenized rows that several runs share, such as the trials of a search. Nothing removes it. Default: next to the checkpoints, removed with them."""
     uri: str | None = None
     """URI of the model that the user gave."""
     dtype: Annotated[Dtype, Field(exclude_if=lambda dtype: dtype is Dtype.AUTO)] = Dtype.AUTO

@@ -36,6 +36,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.plan.effective import Resolved, resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import parent_in
 from finetune_operator.reports import Reports
 from finetune_operator.searches import Searches
 from finetune_operator.settings import OperatorSettings
@@ -211,6 +212,7 @@ class Reconciler:
 def parse(body: Body) -> FineTuneJob:
     """A FineTuneJob from its wire form. Raises ValidationError when this operator cannot understand its spec."""
     meta = body["metadata"]
+    parent = parent_in(meta)
     return FineTuneJob(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -218,6 +220,7 @@ def parse(body: Body) -> FineTuneJob:
         generation=meta["generation"],
         spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
         status=status_of(body),
+        search_uid=parent.uid if parent else None,
     )
 
 

@@ -16,3 +16,5 @@ class FineTuneJob:
     generation: int
     spec: FineTuneJobSpec
     status: FineTuneJobStatus
+    search_uid: str | None = None
+    """uid of the search that it is a run of."""

@@ -72,7 +72,12 @@ def full_run_config() -> RunConfig:
             "objective": FULL["objective"],
             "training": FULL["training"],
             "output": smallest["output"]
-            | {"hubDir": "/finetune/hub", "uri": "pvc://models/movie-sentiment", "dtype": "BFloat16"},
+            | {
+                "hubDir": "/finetune/hub",
+                "tokenDir": "/finetune/tokens",
+                "uri": "pvc://models/movie-sentiment",
+                "dtype": "BFloat16",
+            },
             "devices": {"gpus": 2, "simulated": True},
             "progress": {
                 "url": "https://finetune-operator.finetune-system.svc:9443",

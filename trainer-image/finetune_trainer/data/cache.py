@@ -1,9 +1,10 @@
-"""Tokenized rows in memory-mapped files beside the checkpoints, so that they cost no memory and are made once a job.
+"""Tokenized rows in memory-mapped files, so that they cost no memory and are made once a job, or once a search.
 
     tokens/<digest>/  ids.npy  offsets.npy  targets.npy  lines.npy  [types.npy]
 
 The digest is that of everything the tokens depend on. A folder is written under another name and renamed once it is
-whole and flushed; what an attempt that was cancelled left is removed.
+whole and flushed; what an attempt that was cancelled left is removed. Runs that share a folder never wait for each
+other: two that need the same tokens at the same time both make them, and the first one's are kept.
 
 Not Arrow's IPC format: its record batches are separate buffers, so a batch of random rows needs a lookup of each row's
 record batch before numpy can index it (with `Table.take` it costs 17 to 27 times as much, with views of every record
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 TEMPORARY = ".writing-"
 AWAITED_EVERY = 0.1
 """Seconds."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which what a run was writing into a shared folder is removed."""
 FORMAT = 4
 """Of the files and of what is written into them; another number makes all caches anew."""
 
@@ -43,11 +46,14 @@ FORMAT = 4
 class TokenCache:
     """The tokens of one job; as a context it forgets, at the end, what was not asked for meanwhile.
 
-    Of several processes one writes. `check` is called now and then, and may raise.
+    In a folder that is `shared` with other runs it forgets only what a run abandoned while it was writing. Of several
+    processes one writes. `check` is called now and then, and may raise.
     """
 
-    def __init__(self, folder: Path, check: Callable[[], None], writes: bool = True) -> None:
-        self._folder, self._check, self._writes = folder, check, writes
+    def __init__(
+        self, folder: Path, check: Callable[[], None], *, writes: bool = True, shared: bool = False
+    ) -> None:
+        self._folder, self._check, self._writes, self._shared = folder, check, writes, shared
         self._used: set[str] = set()
 
     def __enter__(self) -> "TokenCache":
@@ -59,7 +65,7 @@ class TokenCache:
         """Remove leftovers, unless something went wrong: then the next attempt does."""
         if kind is None and self._writes and self._folder.is_dir():
             for path in self._folder.iterdir():
-                if path.name not in self._used:
+                if _abandoned(path) if self._shared else path.name not in self._used:
                     shutil.rmtree(path, ignore_errors=True)
 
     def examples(self, source: Source, objective: Objective[Any], how: Encoding) -> Examples:
@@ -77,7 +83,8 @@ class TokenCache:
             assert arrays is not None
         else:
             logger.info(
-                f"the tokens of {len(source.rows)} rows of {source.name} are there from an earlier attempt"
+                f"the tokens of {len(source.rows)} rows of {source.name} are there from an earlier"
+                f" {'run' if self._shared else 'attempt'}"
             )
         return examples_of(source, objective, arrays)
 
@@ -103,10 +110,24 @@ class TokenCache:
                 for file in files.values():
                     file.close()
             sync_tree(temporary)
+            if self._shared and _mapped(target) is not None:
+                return  # another run was first
             shutil.rmtree(target, ignore_errors=True)
-            rename_folder(temporary, target)
+            try:
+                rename_folder(temporary, target)
+            except OSError:
+                if _mapped(target) is None:
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether nobody has written to a temporary folder for a day."""
+    try:
+        return path.name.startswith(TEMPORARY) and time.time() - path.stat().st_mtime > ABANDONED
+    except OSError:
+        return False  # another run removed it
 
 
 def token_digest(source: Source, objective: Objective[Any], how: Encoding) -> str:

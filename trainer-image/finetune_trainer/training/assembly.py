@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -187,7 +188,10 @@ def build_examples(
     how = Encoding(tokenizer, max_tokens, mask_prompt=causal.mask_prompt if causal else False)
     parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
     writes = inputs.process.rank == 0
-    with TokenCache(inputs.fence.folder / TOKENS, lambda: stop_if_asked(inputs.stop), writes) as cache:
+    shared = inputs.config.output.token_dir
+    folder = Path(shared) if shared else inputs.fence.folder / TOKENS
+    cached = TokenCache(folder, lambda: stop_if_asked(inputs.stop), writes=writes, shared=shared is not None)
+    with cached as cache:
         examples = [cache.examples(part, dataset.objective, how) for part in parts]
     named = dict(zip(("train", "validation", "test"), examples, strict=False))
     report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder)

@@ -9,6 +9,7 @@ from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.search import MOST_TRIALS
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.naming import Run, parent_in, run_name
+from finetune_operator.plan.run_config import run_config
 from finetune_operator.reconcile import parse
 from finetune_operator.search.plan import repeated, run_body
 from unit.operator.search.spaces import BATCH, RATE, search_of
@@ -110,3 +111,14 @@ def test_a_repetition_has_the_trials_values_and_another_seed_and_name() -> None:
     found = parent_in(body["metadata"])
     assert found is not None
     assert found.run == Run(3, 1, 2)
+
+
+def test_the_runs_of_a_search_share_their_tokens_on_the_parents_claim() -> None:
+    def planned(body: Json) -> Json:
+        of = parse(stored(body))
+        return run_config(of, resolve(of, settings()), 1, settings()).to_json()["output"]
+
+    of = parse(stored(job("tune", search=search_of())))
+    bodies = [run_body(of, resolve(of, settings()), run, {RATE: 1e-4}) for run in (Run(1), Run(1, 1, 1))]
+    assert {planned(body)["tokenDir"] for body in bodies} == {f"/mnt/output/.finetune/{of.uid}/tokens"}
+    assert "tokenDir" not in planned(job("alone"))

@@ -1,6 +1,7 @@
 """Files are streamed: memory stays small whatever their size, and tokens are made once and kept in files."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput, ExitCode
-from finetune_trainer.data.cache import TokenCache, token_digest
+from finetune_trainer.data import cache as cache_module
+from finetune_trainer.data.cache import TEMPORARY, TokenCache, token_digest
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.labels import Labels
@@ -176,6 +178,57 @@ def test_of_several_processes_one_writes_and_the_others_wait_for_it(tmp_path, pa
         awaited = cache.examples(source(path), OBJECTIVE, encoding)
     assert len(waited) == 2
     assert len(awaited) == CHUNK_ROWS + 10
+
+
+def shared_examples(folder, source, how, check=lambda: None):
+    """The same by way of a folder that runs share, and what it said."""
+    said = messages()
+    with TokenCache(folder / "tokens", check, shared=True) as cache:
+        return cache.examples(source, OBJECTIVE, how), said
+
+
+def test_runs_that_share_a_folder_tokenize_once_and_keep_what_others_need(tmp_path, path, monkeypatch):
+    shared_examples(tmp_path, source(path), how(16))
+    shared_examples(tmp_path, source(path), how(8))
+    assert len(list((tmp_path / "tokens").iterdir())) == 2, "a run of its own would have removed the first"
+    monkeypatch.setattr(cache_module, "arrays_of", lambda *_: pytest.fail("it tokenizes again"))
+    again, said = shared_examples(tmp_path, source(path), how(16))
+    assert said == [
+        f"the tokens of {CHUNK_ROWS + 10} rows of pvc://data/a.jsonl are there from an earlier run"
+    ]
+    assert len(again) == CHUNK_ROWS + 10
+
+
+def test_a_run_waits_for_no_other_and_keeps_the_tokens_of_the_first(tmp_path, path):
+    dead = tmp_path / "tokens" / f"{TEMPORARY}dead"
+    dead.mkdir(parents=True)
+    (dead / "ids.npy").write_bytes(b"half")
+    done: list[int] = []
+
+    def another_run_is_faster():
+        if not done:
+            done.append(1)
+            shared_examples(tmp_path, source(path), how())
+            (whole,) = [one for one in (tmp_path / "tokens").iterdir() if TEMPORARY not in one.name]
+            done.append(whole.stat().st_ino)
+
+    examples, _ = shared_examples(tmp_path, source(path), how(), check=another_run_is_faster)
+    (whole,) = [one for one in (tmp_path / "tokens").iterdir() if TEMPORARY not in one.name]
+    assert whole.stat().st_ino == done[1]
+    assert len(examples) == CHUNK_ROWS + 10
+    assert dead.exists(), "it may be of a run that is still writing"
+    os.utime(dead, (0, 0))
+    shared_examples(tmp_path, source(path), how())
+    assert not dead.exists()
+
+
+def test_damaged_tokens_in_a_shared_folder_are_made_again(tmp_path, path):
+    shared_examples(tmp_path, source(path), how())
+    (folder,) = (tmp_path / "tokens").iterdir()
+    (folder / "ids.npy").write_bytes((folder / "ids.npy").read_bytes()[:-8])
+    again, said = shared_examples(tmp_path, source(path), how())
+    assert "damaged" in said[0]
+    assert len(again) == CHUNK_ROWS + 10
 
 
 def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path, path):
