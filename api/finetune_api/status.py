@@ -461,6 +461,10 @@ class TrialsStatus(ApiModel):
     """The best trial so far; with spec.search.confirm at last the one with the best mean."""
     confirmed: Annotated[list[ConfirmedStatus], Field(max_length=9)] = []
     """The trials that were repeated, the best mean first."""
+    importances: Annotated[dict[ShortText, float], Field(max_length=16), BeforeValidator(_finite)] | None = (
+        None
+    )
+    """Share of each searched field in what sets the best tenth of the trials apart (PED-ANOVA), when the search has ended with at least 10 successful trials."""
     latest: Annotated[list[TrialStatus], Field(max_length=TRIALS_KEPT)] = []
     """The latest trials, at most 50."""
 

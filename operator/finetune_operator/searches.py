@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
 from finetune_api.search import MOST_TRIALS, Algorithm
-from finetune_api.status import ModelStatus, Phase, Reason
+from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.decision import refused_image, why_stalled
+from finetune_operator.decide.decision import finished, refused_image, why_stalled
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
@@ -23,6 +23,7 @@ from finetune_operator.plan.naming import Run, parent_in
 from finetune_operator.reports import Reports
 from finetune_operator.search.asha import why_pruned
 from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.importance import importances
 from finetune_operator.search.plan import repeated
 from finetune_operator.search.samplers import propose
 from finetune_operator.search.space import Values, combinations, fault_in
@@ -55,7 +56,16 @@ class Searches:
             values = await self._values(search, decision.create)
             if values is None:
                 decision = decide_search(replace(search, fault=_invalid(_NOTHING_FITS)), model, now)
+        if finished(decision.status):
+            decision = replace(decision, status=await self._with_importances(search, decision.status))
         return SearchStep(search, decision, values)
+
+    async def _with_importances(self, search: Search, status: FineTuneJobStatus) -> FineTuneJobStatus:
+        assert status.trials
+        found = await asyncio.to_thread(importances, search.spec.parameters, search.trials, search.metric)
+        return status.model_copy(
+            update={"trials": status.trials.model_copy(update={"importances": found or None})}
+        )
 
     async def _values(self, search: Search, run: Run) -> Values | None:
         """Those of a trial, or of a repetition; None if the spec takes none of those that were tried."""

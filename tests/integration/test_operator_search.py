@@ -312,6 +312,8 @@ def test_the_operator_killed_between_trials_chooses_the_same_ones(
         world.until_phase(name, "Succeeded")
         chosen[name] = [world.job(trial)["spec"]["training"]["optimizer"] for trial in trials(world, name)]
     assert chosen["undisturbed"] == chosen["killed"]
+    shares = world.status("killed")["trials"]["importances"]
+    assert set(shares) == {RATE, "training.batchSize"}
 
 
 def of_the_search(name: str) -> Callable[[str], bool]:

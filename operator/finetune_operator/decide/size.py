@@ -12,7 +12,7 @@ _ATTEMPTS_OF_A_LARGE_STATUS = 5
 
 
 def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
-    """The status, without its oldest evaluations, oldest attempts and labels as far as the limit requires."""
+    """The status, as far as the limit requires without oldest evaluations and attempts, labels, and oldest trials."""
     while _size(status) > limit and status.epochs:
         status = status.model_copy(update={"epochs": status.epochs[len(status.epochs) // 2 + 1 :]})
     if _size(status) > limit:
@@ -20,6 +20,11 @@ def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJo
     if _size(status) > limit and status.effective:
         effective = status.effective.model_copy(update={"labels": None})
         status = status.model_copy(update={"effective": effective})
+    if status.trials:
+        latest = status.trials.latest
+        while _size(status) > limit and latest:
+            latest = latest[len(latest) // 2 + 1 :]
+            status = status.model_copy(update={"trials": status.trials.model_copy(update={"latest": latest})})
     return status
 
 

@@ -22,6 +22,8 @@ from finetune_operator.search.trials import Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
     from optuna.trial import Trial as Asked
 
@@ -98,12 +100,24 @@ def _by_tpe(parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Tri
             constant_liar=True,
             seed=random.Random(seed).getrandbits(32),  # noqa: S311 — not a secret
         )
+    return _asked(study_of(parameters, trials, metric, sampler).ask(), parameters)
+
+
+def study_of(
+    parameters: Sequence[ParameterSpec],
+    trials: Sequence[Trial],
+    metric: str,
+    sampler: BaseSampler | None = None,
+) -> Study:
+    """An Optuna study in memory with these trials."""
+    import optuna
+
     maximize = direction(metric) is Direction.MAXIMIZE
     study = optuna.create_study(sampler=sampler, direction="maximize" if maximize else "minimize")
     for trial in trials:
         if frozen := _frozen(trial, parameters):
             study.add_trial(frozen)
-    return _asked(study.ask(), parameters)
+    return study
 
 
 def _asked(asked: Asked, parameters: Sequence[ParameterSpec]) -> Values:
