@@ -17,7 +17,10 @@ def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
     place = FaultPlace(field="model.tokenizer.uri", file=folder.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder.tokenizer), local_files_only=True, trust_remote_code=False
+            str(folder.tokenizer),
+            local_files_only=True,
+            trust_remote_code=False,
+            truncation_side=truncation_side,  # as an argument it is saved with the tokenizer
         )
     except (*LOAD_ERRORS, ImportError) as error:
         raise NotFoundError(
@@ -29,7 +32,6 @@ def load_tokenizer(folder: ModelFolder, truncation_side: str) -> Any:
             " tokenizer.json; set model.tokenizer.uri to a fast one with the same vocabulary, or use another model",
             place,
         )
-    tokenizer.truncation_side = truncation_side
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     reset_tokenizer(tokenizer)

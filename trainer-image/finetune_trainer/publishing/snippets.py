@@ -87,17 +87,18 @@ print(values)
 """
 WORDS = """
 words = ["the", "words", "of", "a", "text"]
-text = " ".join({words})
+cleaned = {words}
 inputs = tokenizer(
-    text, truncation=True, max_length={max_length}, return_offsets_mapping=True, return_tensors="pt"
+    " ".join(cleaned), truncation=True, max_length={max_length}, return_offsets_mapping=True, return_tensors="pt"
 )
 spans = inputs.pop("offset_mapping")[0].tolist()
 with torch.no_grad():
     ids = model(**inputs).logits[0].argmax(dim=-1).tolist()
-labels = {{}}  # of each word's first token
+word_at = [number for number, word in enumerate(cleaned) for _ in range(len(word) + 1)]  # by character
+labels = {{}}  # of each word's first token; a word that was cut on the left has none
 for (start, end), i in zip(spans, ids):
-    if end > start:
-        labels.setdefault(text.count(" ", 0, end - 1), model.config.id2label[i])
+    if end > start and (labels or start <= word_at.index(word_at[end - 1])):
+        labels.setdefault(word_at[end - 1], model.config.id2label[i])
 print([(words[number], label) for number, label in labels.items()])
 """
 NEXT_TOKENS = """

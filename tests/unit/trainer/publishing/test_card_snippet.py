@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from finetune_api.run import ExitCode
+from finetune_api.run import ExitCode, RunReport
 from unit.trainer.architectures import build
 from unit.trainer.tiny import reviews, write_jsonl
 
@@ -32,14 +32,17 @@ def raw(row, *, long=False):
 
 def trained(make_job, base, tmp_path, rows=reviews, **changes):
     """A job with cleaned texts, and maxLength above what the model takes; its raw test rows."""
-    test = [raw(row, long=number % 4 == 0) for number, row in enumerate(rows(TEST))]
+    made_raw = changes.pop("messy", raw)
+    test = [made_raw(row, long=number % 4 == 0) for number, row in enumerate(rows(TEST))]
+    how = CLEANING | {"maxLength": 128}
+    how |= {"truncation": changes.pop("truncation", "Right")}
     dataset = {
         "test": {"path": str(write_jsonl(tmp_path / "test.jsonl", test)), "uri": "pvc://data/test.jsonl"},
-        "preprocessing": CLEANING | {"maxLength": 128},
+        "preprocessing": how,
     }
     training = {"epochs": 3, "evaluation": {"metrics": changes.pop("metrics")}}
     dataset |= {"columns": changes.pop("columns", None)}
-    made = make_job(rows=[raw(row) for row in rows(96)], dataset=dataset, training=training, **changes)
+    made = make_job(rows=[made_raw(row) for row in rows(96)], dataset=dataset, training=training, **changes)
     made = made.changed({"model": {"path": str(base), "uri": str(base)}})
     assert made.run() == ExitCode.DONE, made.report.message
     return made, test
@@ -47,15 +50,40 @@ def trained(make_job, base, tmp_path, rows=reviews, **changes):
 
 def answers(folder, lines, given, shown):
     """What the card's Python shows of its variables when `given` takes the place of its own texts, in the folder."""
+    code = replaced(folder, lines)
+    return run_lines(
+        folder, f"GIVEN = json.loads(sys.stdin.read())\n{code}\nprint(json.dumps({shown}))", given
+    )
+
+
+def replaced(folder, lines):
+    """The card's Python with other lines in the place of some."""
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     for line, replacement in lines.items():
         assert line in code
         code = code.replace(line, replacement)
-    script = f"import json, sys\nGIVEN = json.loads(sys.argv[1])\n{code}\nprint(json.dumps({shown}))"
+    return code
+
+
+def each_answer(folder, lines, given, shown):
+    """`answers` for one text after the other, in one process."""
+    code = replaced(folder, lines)
+    loop = [
+        "for GIVEN in json.loads(sys.stdin.read()):",
+        "    exec(CODE, found := {'GIVEN': GIVEN})",
+        f"    every.append(eval({shown!r}, found))",
+    ]
+    return run_lines(
+        folder, "\n".join([f"CODE = {code!r}", "every = []", *loop, "print(json.dumps(every))"]), given
+    )
+
+
+def run_lines(folder, code, given):
     output = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(given)],
+        [sys.executable, "-c", f"import json, sys\n{code}"],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        input=json.dumps(given),
         capture_output=True,
         text=True,
         check=False,
@@ -110,17 +138,44 @@ def test_numbers_for_raw_texts_have_the_error_that_the_report_has(make_job, case
     assert sum(errors) / len(errors) == pytest.approx(made.report.model.metrics["test_mae"], rel=1e-4)
 
 
-def test_labels_of_raw_words_are_those_that_the_report_counts(make_job, cased, tmp_path):
+WORDS_GIVEN = {'words = ["the", "words", "of", "a", "text"]': "words = GIVEN"}
+
+
+def messy(row, *, long=False):
+    """Words with markup, capitals and spaces inside, as other tokenizers give them; a long row is cut."""
+    words, tags = list(row["words"]), list(row["tags"])
+    words[0] = f"<i>{words[0].upper()}</i>"
+    words[-1] = f"{words[-1]}&nbsp;the"
+    return row | {"words": words * (12 if long else 1), "tags": tags * (12 if long else 1)}
+
+
+@pytest.mark.parametrize("truncation", ["Right", "Left"])
+def test_labels_of_raw_words_are_those_that_the_report_counts(make_job, cased, tmp_path, truncation):
     options = {"objective": {"tokenClassification": {}}, "columns": {"text": "words", "label": "tags"}}
+    options |= {"truncation": truncation, "messy": messy}
     made, test = trained(make_job, cased, tmp_path, metrics=["accuracy"], **options)
-    line = {'words = ["the", "words", "of", "a", "text"]': "words = GIVEN"}
-    hits = []
-    for row in test[:6]:
-        found = answers(made.model_dir, line, row["words"], "list(labels.items())")
-        hits += [label == row["tags"][number] for number, label in found]
-    assert hits
-    assert sum(hits) / len(hits) > 0.6
-    assert made.report.model.metrics["test_accuracy"] > 0.6
+    given = [row["words"] for row in test]
+    found = each_answer(made.model_dir, WORDS_GIVEN, given, "list(labels.items())")
+    hits = [
+        label == row["tags"][number]
+        for row, labels in zip(test, found, strict=True)
+        for number, label in labels
+    ]
+    assert len(hits) > 200
+    assert len(hits) < sum(len(row["words"]) for row in test)
+    assert sum(hits) / len(hits) == pytest.approx(made.report.model.metrics["test_accuracy"], abs=1e-5)
+
+
+def test_the_published_tokenizer_cuts_on_the_side_that_training_cut(make_job, cased):
+    from transformers import AutoTokenizer
+
+    how = {"preprocessing": {"truncation": "Left", "maxLength": 8}}
+    made = make_job(dataset=how, training={"epochs": 1}).changed({"model": {"path": str(cased)}})
+    assert made.run() == ExitCode.DONE
+    text = "the film was good and the plot was bad and dull"
+    cut = AutoTokenizer.from_pretrained(made.model_dir)(text, truncation=True, max_length=8)["input_ids"]
+    whole = AutoTokenizer.from_pretrained(cased)(text)["input_ids"]
+    assert cut[1:] == whole[-7:]
 
 
 def test_the_tokens_of_a_raw_text_are_those_that_were_learnt(make_job, tmp_path):
@@ -135,6 +190,43 @@ def test_the_tokens_of_a_raw_text_are_those_that_were_learnt(make_job, tmp_path)
     )
     loss = answers(made.model_dir, line, row["text"], shown)
     assert loss == pytest.approx(made.report.model.metrics["test_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["AverageProbabilities", "Vote", "AverageWeights"])
+def test_members_together_give_raw_texts_the_labels_that_the_report_counts(make_job, cased, tmp_path, rule):
+    from finetune_trainer.__main__ import main
+
+    members = []
+    for seed in (1, 2):
+        training = {"epochs": 6, "seed": seed, "evaluation": {"metrics": ["accuracy"]}}
+        made = make_job(
+            f"member-{seed}",
+            rows=[raw(row) for row in reviews(96)],
+            dataset={"preprocessing": CLEANING | {"maxLength": 64}},
+            training=training,
+        ).changed({"model": {"path": str(cased), "uri": str(cased)}})
+        assert made.run() == ExitCode.DONE, made.report.message
+        members.append(made.model_dir)
+    test = [raw(row, long=number % 4 == 0) for number, row in enumerate(reviews(60, start=500))]
+    path, folder = write_jsonl(tmp_path / "test.jsonl", test), tmp_path / "together"
+    config = {
+        "kind": "CombineConfig",
+        "job": {"name": "together"},
+        "members": [{"path": str(each)} for each in members],
+        "combine": rule,
+        "dataset": {"test": {"path": str(path)}, "preprocessing": CLEANING | {"maxLength": 64}},
+        "objective": {"classification": {}},
+        "output": {"modelDir": str(folder), "stagingDir": str(tmp_path / "staging")},
+        "precision": "Float32",
+        "terminationLog": str(tmp_path / "report"),
+    }
+    (tmp_path / "combine.json").write_text(json.dumps(config))
+    assert main([str(tmp_path / "combine.json")]) == ExitCode.DONE
+    report = RunReport.model_validate_json((tmp_path / "report").read_text())
+    labels = answers(folder, TEXTS, [row["text"] for row in test], "labels")
+    right = share(labels, [row["label"] for row in test])
+    assert right == pytest.approx(report.model.metrics["test_accuracy"], abs=1e-5)
+    assert 0.5 < right < 1
 
 
 def test_without_cleaning_no_file_for_it_is_shipped(make_job):
