@@ -129,7 +129,10 @@ def _misfit(member: Member, first: Member, config: CombineConfig) -> str | None:
         return f"it was trained for {found}, and the combination is for {wanted}"
     labels = _labels_of(config.objective) or first.outputs
     if member.outputs != labels:
-        return f"its labels are {_told(member.outputs)}, and not {_told(labels)} in this order as those of the others"
+        return (
+            f"its labels are {_format_labels(member.outputs)}, and not {_format_labels(labels)} in this order as"
+            " those of the others"
+        )
     if _tokenizer(member) != _tokenizer(first):
         return f"its tokenizer is another one than that of {first.name}; members read the same tokens"
     if config.combine is CombineRule.AVERAGE_WEIGHTS and member.architecture != first.architecture:
@@ -152,7 +155,7 @@ def _labels_of(objective: ObjectiveSpec) -> list[str] | None:
     return options.labels if options else None
 
 
-def _told(labels: list[str] | None) -> str:
+def _format_labels(labels: list[str] | None) -> str:
     named = labels or []
     return ", ".join(named[:5]) + (f", … ({len(named)})" if len(named) > 5 else "")
 

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.model import Initialize, LoraSpec
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.models.embeddings import Pieces
+from finetune_trainer.models.embeddings import ReplacedIds
 
 HUB = "hf://"
 TASKS = {
@@ -38,7 +38,7 @@ def check_adapter(spec: ModelInput, *, on_adapter: bool = False) -> None:
 
 
 def adapt(
-    model: Any, spec: ModelInput, auto_class: str, added: Pieces, fresh: frozenset[str] = frozenset()
+    model: Any, spec: ModelInput, auto_class: str, added: ReplacedIds, fresh: frozenset[str] = frozenset()
 ) -> Any:
     """Freeze the model and add LoRA matrices to its linear layers; its head and the rows of added tokens are trained.
 

@@ -9,11 +9,11 @@ from finetune_trainer.objectives.labels import named
 
 logger = logging.getLogger(__name__)
 
-Pieces = dict[int, list[int]]
+ReplacedIds = dict[int, list[int]]
 """Ids that the new tokens were split into before, by their new ids."""
 
 
-def add_tokens(tokenizer: Any, words: list[str]) -> Pieces:
+def add_tokens(tokenizer: Any, words: list[str]) -> ReplacedIds:
     """Extend the tokenizer; whole words only, so that no other word is cut in the middle.
 
     A word that it already has, such as a special token, is left alone. Raises ConfigurationError for one that it makes
@@ -67,7 +67,7 @@ def check_fit(model: Any, tokenizer: Any, name: str) -> None:
         )
 
 
-def extend_embeddings(model: Any, pieces: Pieces) -> None:
+def extend_embeddings(model: Any, pieces: ReplacedIds) -> None:
     """Give every new token the mean of the embeddings of the tokens that it was split into."""
     import torch
 

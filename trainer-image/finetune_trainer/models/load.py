@@ -21,7 +21,7 @@ from finetune_trainer.models.base_head import (
     head_modules,
     reorder,
 )
-from finetune_trainer.models.embeddings import Pieces, extend_embeddings
+from finetune_trainer.models.embeddings import ReplacedIds, extend_embeddings
 from finetune_trainer.models.folder import LOAD_ERRORS, ModelFolder, first_line
 from finetune_trainer.models.freezing import freeze, trained_parameters
 from finetune_trainer.models.heads import add_head, read_head
@@ -57,7 +57,7 @@ def load_model(
     spec: ModelInput,
     objective: Objective[Any],
     pad_id: int | None,
-    added: Pieces | None = None,
+    added: ReplacedIds | None = None,
 ) -> LoadedModel:
     """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
 

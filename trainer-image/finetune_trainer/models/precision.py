@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def round_weights(model: Any, dtype: torch.dtype) -> None:
     """
     alone = hasattr(model, "peft_config")
     with torch.no_grad():
-        for tensor in [*published_part(model).parameters(), *published_part(model).buffers()]:
-            if tensor.is_floating_point() and (tensor.requires_grad or not alone):
+        for tensor in _floating_tensors(published_part(model)):
+            if tensor.requires_grad or not alone:
                 tensor.copy_(tensor.to(dtype))
 
 
@@ -95,7 +95,10 @@ def published_part(model: Any) -> Any:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Parameters and buffers with fractions in another format; `Module.to` refuses a model that was sharded."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+    """Convert floating-point parameters and buffers in place; `Module.to` refuses a sharded model."""
+    for tensor in _floating_tensors(model):
+        tensor.data = tensor.data.to(dtype)
+
+
+def _floating_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    return (each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point())

@@ -170,14 +170,14 @@ def check_finite(folder: Path) -> None:
 
 
 def _run_record(config: Config, report: RunReport) -> dict[str, Any]:
-    told = config.model_dump(
+    given = config.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"progress", "termination_log"}
     )
     return {
         "version": 1,
         "job": config.job.to_json(),
         "fingerprint": run_identity(config),
-        "config": told,
+        "config": given,
         "report": report.to_json(),
         "versions": versions(),
     }

@@ -76,3 +76,20 @@ def test_another_dtype_is_another_run(make_job):
     made = make_job(training={"epochs": 1})
     assert made.run() == ExitCode.DONE
     assert made.changed({"output": {"dtype": "BFloat16"}}).run() == ExitCode.NOT_FOUND
+
+
+def test_a_cast_converts_parameters_and_buffers_and_leaves_whole_numbers():
+    import torch
+
+    from finetune_trainer.models.precision import cast
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    weight = model[0].weight
+    cast(model, torch.bfloat16)
+    assert weight is model[0].weight
+    assert {
+        name: tensor.dtype for name, tensor in model.state_dict().items() if "num_batches" not in name
+    } == dict.fromkeys(
+        ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"), torch.bfloat16
+    )
+    assert model[1].num_batches_tracked.dtype is torch.int64
