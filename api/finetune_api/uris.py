@@ -105,6 +105,12 @@ class HubLocation:
     path: str | None
     """The file in a dataset repository, or a pattern of files; None for a model."""
 
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        if self.path is None:
+            return f"{HUB}{self.repository}{revision}"
+        return f"{HUB}datasets/{self.repository}{revision}/{self.path}"
+
 
 def is_hub(uri: str | None) -> bool:
     """Whether a URI names something on the Hugging Face Hub."""

@@ -43,6 +43,7 @@ def node_paths(state: Path, cache: Path, made: Credentials) -> nodeconfig.NodePa
         registry_data=cache / "registry",
         cni_programs=binary("bridge").parent,
         runc=binary("runc"),
+        shim=binary("containerd-shim-runc-v2"),
         authority=made.ca,
         proxy_kubeconfig=made.kubeconfig(_PROXY),
         dns_kubeconfig=made.kubeconfig(ADMIN),

@@ -26,6 +26,7 @@ class NodePaths:
     registry_data: Path
     cni_programs: Path
     runc: Path
+    shim: Path
     authority: Path
     proxy_kubeconfig: Path
     dns_kubeconfig: Path
@@ -83,6 +84,7 @@ default_runtime_name = 'runc'
 
 [{runtime}.containerd.runtimes.runc]
 runtime_type = 'io.containerd.runc.v2'
+runtime_path = '{paths.shim}'  # else the first one on PATH, which is Docker's on a machine that has it
 
 [{runtime}.containerd.runtimes.runc.options]
 BinaryName = '{paths.runc}'

@@ -3,14 +3,15 @@
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from finetune_api.base import ApiModel
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
 from finetune_api.search import MOST_TRIALS, Algorithm
-from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason
+from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason, ResolvedStatus
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
@@ -32,6 +33,7 @@ from finetune_operator.settings import OperatorSettings
 from finetune_operator.wire import items
 
 Body = dict[str, Any]
+P = TypeVar("P", bound=ApiModel)
 
 DEFAULT_TRIALS = 20
 _NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combinations in a row"
@@ -50,7 +52,7 @@ class Searches:
         """Look at the trials and decide."""
         search = await self._observe(job, resolved)
         body = self.cache.runs_of(job.namespace, job.uid).get(search.winner) if search.winner else None
-        model = _model(body) if body else None
+        model = _part(body, "model", ModelStatus) if body else None
         decision, values = decide_search(search, model, now), None
         if decision.create is not None:
             values = await self._values(search, decision.create)
@@ -95,7 +97,10 @@ class Searches:
         }
         trials = tuple(trial for run, trial in runs.items() if run.is_trial)
         repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
-        search = Search(job, resolved, trials, await self._planned(job), metric, repeats)
+        inputs = next(
+            (found for body in bodies.values() if (found := _part(body, "resolved", ResolvedStatus))), None
+        )
+        search = Search(job, resolved, trials, await self._planned(job), metric, repeats, inputs)
         return replace(search, fault=await self._fault(search))
 
     async def _whole(self, body: Body) -> Body:
@@ -144,11 +149,11 @@ def _invalid(fault: str) -> Verdict:
     return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
 
 
-def _model(body: Body) -> ModelStatus | None:
-    """The model that a trial's status records."""
-    found = (body.get("status") or {}).get("model")
+def _part(body: Body, name: str, kind: type[P]) -> P | None:
+    """A part of a run's status, as far as it can be understood."""
+    found = (body.get("status") or {}).get(name)
     try:
-        return ModelStatus.from_json(found) if isinstance(found, dict) else None
+        return kind.from_json(found) if isinstance(found, dict) else None
     except ValidationError:
         return None
 

@@ -22,6 +22,7 @@ from finetune_api.status import (
     ModelStatus,
     Phase,
     Reason,
+    ResolvedStatus,
     TrialsStatus,
     TrialState,
     TrialStatus,
@@ -57,6 +58,8 @@ class Search:
     planned: int
     metric: str
     repeats: tuple[Repeat, ...] = ()
+    resolved_inputs: ResolvedStatus | None = None
+    """The inputs as the first trial that reported them read them."""
     fault: Verdict | None = None
 
     @property
@@ -360,6 +363,7 @@ def _status(search: Search, now: datetime, *, ended: bool = False) -> FineTuneJo
     return status.model_copy(
         update={
             "effective": effective,
+            "resolved": status.resolved or search.resolved_inputs,
             "trials": trials_status(search, ended=ended),
             "start_time": status.start_time or (None if search.job.spec.suspend else now),
             "active_seconds": active,

@@ -17,7 +17,7 @@ def importances(
 ) -> dict[str, float]:
     """Share of each field in what sets the best tenth of the trials apart, by PED-ANOVA (Watanabe et al. 2023).
 
-    Fields under a condition are left out, as not every trial has them. Empty for fewer than ten successful trials.
+    Without fields under a condition, which not every trial has. Empty for fewer than ten successful trials.
     """
     always = [parameter for parameter in parameters if parameter.when is None]
     whole = [trial for trial in trials if trial.state is TrialState.SUCCEEDED]

@@ -1,10 +1,13 @@
 """The FineTuneJob of a trial or of a repetition. Pure."""
 
+from dataclasses import replace
 from typing import Any
 
 from finetune_api import API_VERSION, KIND
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import overridden
+from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
+from finetune_api.uris import is_hub, parse_hub
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run, owner_reference, run_labels, run_name
@@ -18,12 +21,14 @@ FOLLOWED = ("suspend", "resources", "scheduling")
 def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> dict[str, Any]:
     """The FineTuneJob of a trial or of a repetition: the parent's spec with these values and another output folder.
 
-    The rows are split with the parent's seed, so that all trials are evaluated on the same ones.
+    The rows are split with the parent's seed, so that all trials are evaluated on the same ones, and what is on the Hub
+    is read at the commit that the first trial read.
     """
     spec = {name: part for name, part in without_search(job.spec).items() if name not in _THE_PARENTS} | {
         "output": _output(job, resolved, run)
     }
     spec["dataset"] = spec["dataset"] | {"validation": _validation(job.spec)}
+    _pin(spec, job.status.resolved)
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -47,6 +52,20 @@ def _validation(spec: FineTuneJobSpec) -> dict[str, Any]:
     assert spec.dataset and training
     asked = spec.dataset.validation.to_json() if spec.dataset.validation else {}
     return asked if "uri" in asked else {"seed": training.seed} | asked
+
+
+def _pin(spec: dict[str, Any], resolved: ResolvedStatus | None) -> None:
+    """Write the commits of an earlier trial into the hf:// URIs: a branch may move while a search runs."""
+    model, data = spec["model"], spec["dataset"]
+    holders = {
+        "model": model,
+        "tokenizer": model.get("tokenizer"),
+        **{part: data.get(part) for part in ("train", "validation", "test")},
+    }
+    for name, holder in holders.items():
+        read: ResolvedModel | ResolvedData | None = getattr(resolved, name, None)
+        if holder and read and read.revision and is_hub(read.uri) and holder.get("uri") == read.uri:
+            holder["uri"] = str(replace(parse_hub(holder["uri"]), revision=read.revision))
 
 
 def repeated(spec: FineTuneJobSpec, values: Values, seed: int) -> Values:

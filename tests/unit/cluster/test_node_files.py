@@ -23,6 +23,7 @@ def files(tmp_path: Path) -> dict[str, str]:
         registry_data=tmp_path / "registry",
         cni_programs=tmp_path / "cni",
         runc=tmp_path / "runc",
+        shim=tmp_path / "shim",
         authority=tmp_path / "ca.crt",
         proxy_kubeconfig=tmp_path / "proxy",
         dns_kubeconfig=tmp_path / "dns",
@@ -34,6 +35,7 @@ def test_containerd_uses_our_runc_and_keeps_images_where_they_outlive_the_cluste
     config = tomllib.loads(files["containerd.toml"])
     runtime = config["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"]["runc"]
     assert runtime["options"] == {"BinaryName": str(tmp_path / "runc"), "SystemdCgroup": False}
+    assert runtime["runtime_path"] == str(tmp_path / "shim"), "the one on PATH may be Docker's"
     assert config["root"] == str(tmp_path / "containerd")
     assert config["state"].startswith(str(tmp_path / "state"))
 

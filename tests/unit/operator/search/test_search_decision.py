@@ -37,7 +37,14 @@ class Visits:
         self, *trials: Trial, at: float = 0, repeats: tuple[Repeat, ...] = (), fault: Verdict | None = None
     ) -> SearchDecision:
         search = Search(
-            self.job, resolve(self.job, worlds.settings()), trials, self.planned, self.metric, repeats, fault
+            self.job,
+            resolve(self.job, worlds.settings()),
+            trials,
+            self.planned,
+            self.metric,
+            repeats,
+            None,
+            fault,
         )
         decision = decide_search(search, MODEL if search.winner else None, seconds(at))
         status = FineTuneJobStatus.from_json(decision.status.to_json())

@@ -1,5 +1,6 @@
 """A trial is the parent's job with other values in the searched fields, and with nothing else changed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from builders import job, stored
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.search import MOST_TRIALS
+from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.naming import Run, parent_in, run_name
 from finetune_operator.plan.run_config import run_config
@@ -122,3 +124,29 @@ def test_the_runs_of_a_search_share_their_tokens_on_the_parents_claim() -> None:
     bodies = [run_body(of, resolve(of, settings()), run, {RATE: 1e-4}) for run in (Run(1), Run(1, 1, 1))]
     assert {planned(body)["tokenDir"] for body in bodies} == {f"/mnt/output/.finetune/{of.uid}/tokens"}
     assert "tokenDir" not in planned(job("alone"))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_later_trials_read_the_hub_at_the_commit_of_the_first() -> None:
+    inputs = {
+        "model": {"uri": "hf://org/base"},
+        "dataset": {
+            "train": {"uri": "hf://datasets/org/data@main/data/train-*.parquet"},
+            "test": {"uri": "pvc://demo/test.csv"},
+        },
+    }
+    of = parse(stored(job("tune", search=search_of(), **inputs)))
+    read = ResolvedStatus(
+        model=ResolvedModel(uri="hf://org/base", revision=COMMIT),
+        train=ResolvedData(uri="hf://datasets/org/data@main/data/train-*.parquet", revision=COMMIT),
+        test=ResolvedData(uri="pvc://demo/test.csv"),
+    )
+    later = replace(of, status=of.status.model_copy(update={"resolved": read}))
+    spec = run_body(later, resolve(later, settings()), Run(2), {RATE: 1e-4})["spec"]
+    assert spec["model"]["uri"] == f"hf://org/base@{COMMIT}"
+    assert spec["dataset"]["train"]["uri"] == f"hf://datasets/org/data@{COMMIT}/data/train-*.parquet"
+    assert spec["dataset"]["test"]["uri"] == "pvc://demo/test.csv"
+    other = run_body(later, resolve(later, settings()), Run(3), {"model.uri": "hf://org/other"})["spec"]
+    assert other["model"]["uri"] == "hf://org/other"
