@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
 from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
@@ -144,7 +145,7 @@ def _ended(recorder: Recorder, message: str, **parts: Any) -> RunReport:
 def _answer(recorder: Recorder, target: Path | None, code: int, report: RunReport) -> None:
     """Leave the report where it is read; a code that is not of the contract (a killed process) is not part of it."""
     known = ExitCode(code) if code in list(ExitCode) else None
-    final = report.model_copy(update={"exit_code": known, "message": report.message[:1024]})
+    final = report.model_copy(update={"exit_code": known, "message": report.message[:MESSAGE_LENGTH]})
     recorder.update(**dict(final))
     recorder.close()
     if target is not None:

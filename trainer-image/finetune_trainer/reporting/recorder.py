@@ -4,16 +4,16 @@ import logging
 import math
 from typing import Any
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_api.status import EPOCHS_KEPT, CheckpointStatus, EpochStatus, ProgressStatus
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.history import History
 from finetune_trainer.reporting.metrics import TrainerMetrics
 from finetune_trainer.reporting.progress import ProgressClient
 
 CAVEATS_IN_MESSAGE = 3
-EPOCHS_REPORTED = 50
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Recorder:
             *self.caveats[:CAVEATS_IN_MESSAGE],
             *([f"{more} more warnings in the log"] * (more > 0)),
         ]
-        return "; ".join(parts)[:1024]
+        return "; ".join(parts)[:MESSAGE_LENGTH]
 
     def train_step(self, progress: ProgressStatus) -> None:
         """A logged training step."""
@@ -86,14 +86,14 @@ class Recorder:
         """Training resumes from the checkpoint of a step: drop what was recorded of later ones."""
         if self.history is not None:
             self.history.rewind(step)
-        self.update(epochs=evaluations[-EPOCHS_REPORTED:], best=best)
+        self.update(epochs=evaluations[-EPOCHS_KEPT:], best=best)
 
     def evaluation(
         self, evaluations: list[EpochStatus], best: CheckpointStatus | None, *, improved: bool
     ) -> None:
         """An evaluation on the validation rows; the newest of `evaluations`."""
         newest = evaluations[-1]
-        self.update(epochs=evaluations[-EPOCHS_REPORTED:], best=best)
+        self.update(epochs=evaluations[-EPOCHS_KEPT:], best=best)
         values = {"eval_loss": newest.eval_loss, **{f"eval_{k}": v for k, v in newest.metrics.items()}}
         if self.history is not None:
             self.history.add(event="evaluation", step=newest.step, epoch=newest.epoch, **values)
