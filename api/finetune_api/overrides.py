@@ -79,7 +79,7 @@ def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> Non
             for other in set(holder) - {name}:
                 del holder[other]
         if depth == len(names) - 1:
-            holder[name] = value
+            holder[name] = copy.deepcopy(value)
         else:
             if not isinstance(holder.get(name), dict):
                 holder[name] = {}

@@ -215,6 +215,13 @@ class SearchSpec(ApiModel):
             ),
             ".parameters",
         ),
+        Rule(
+            "self.parameters.all(p, !self.parameters.exists(o, p.path.startsWith(o.path + '.')))",
+            "a path must not be inside the path of another parameter, which replaces it;"
+            " give whole objects as choice instead, for example [{lora: {rank: 4}}, {lora: {rank: 8}}] for model.adapter",
+            lambda s: not any(p.path.startswith(f"{o.path}.") for p in s.parameters for o in s.parameters),
+            ".parameters",
+        ),
         *map(_raised, ("maxTrials", "maxDeviceSeconds")),
         *map(_fixed, ("algorithm", "parameters", "maxFailedTrials", "patience", "pruner", "confirm", "seed")),
     )
@@ -223,7 +230,7 @@ class SearchSpec(ApiModel):
     parameters: Annotated[list[ParameterSpec], Field(min_length=1, max_length=16), Unique("path")]
     """Fields to search and their values."""
     max_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
-    """Maximum number of trials. Can be raised while the search runs. Default: 20; for Grid all combinations, at most 999."""
+    """Maximum number of trials. Can be raised while the search runs. Default: 20; for Grid all combinations; required if these are more than 999."""
     parallelism: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of trials that run at the same time. Can be changed at any time."""
     max_failed_trials: Annotated[int, Field(ge=0, le=MOST_TRIALS)] = 3

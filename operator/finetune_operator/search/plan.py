@@ -13,6 +13,7 @@ from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run, owner_reference, run_labels, run_name
 from finetune_operator.search.space import Values, without_search
 
+SEEDS = 2**31
 _THE_PARENTS = ("suspend", "activeDeadlineSeconds")
 FOLLOWED = ("suspend", "resources", "scheduling")
 """Fields that a running trial takes from its parent when they change."""
@@ -70,9 +71,10 @@ def _pin(spec: dict[str, Any], resolved: ResolvedStatus | None) -> None:
 
 def repeated(spec: FineTuneJobSpec, values: Values, seed: int) -> Values:
     """A trial's values with another seed of training."""
-    training = spec.resolved_training()
+    trial = FineTuneJobSpec.from_json(overridden(without_search(spec), values, FineTuneJobSpec))
+    training = trial.resolved_training()
     assert training
-    return values | {"training.seed": values.get("training.seed", training.seed) + seed}
+    return values | {"training.seed": (training.seed + seed) % SEEDS}
 
 
 def followed(spec: FineTuneJobSpec, *, stop: bool) -> dict[str, Any]:

@@ -609,6 +609,14 @@ BROKEN_RULES += [
         _WHEN,
     ),
     Case(
+        "a field inside another searched field",
+        _search(
+            {"path": "model.adapter.lora.rank", "choice": [4, 8]},
+            {"path": "model.adapter", "choice": [{"lora": {}}]},
+        ),
+        "a path must not be inside the path of another parameter",
+    ),
+    Case(
         "a search for a script",
         script_spec(search={"parameters": [RATES]}),
         "spec.search does not apply to your own script",

@@ -138,3 +138,9 @@ def test_what_json_writes_is_read_as_it_was(value: Any) -> None:
 def test_what_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write PATH=VALUE"):
         read_assignment(text)
+
+
+def test_an_override_does_not_change_the_value_that_was_given() -> None:
+    adapter: dict[str, Any] = {"lora": {}}
+    overridden(spec(), {"model.adapter": adapter, "model.adapter.lora.rank": 4}, FineTuneJobSpec)
+    assert adapter == {"lora": {}}

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from builders import spec
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_operator.search.space import combinations, fault_in, values_in
-from unit.operator.search.spaces import BATCH, BATCHES, RATE, RATES, searching
+from unit.operator.search.spaces import BATCH, BATCHES, RATE, RATES, search_of, searching
 
 Json = dict[str, Any]
 
@@ -53,6 +55,134 @@ def test_a_field_or_value_that_the_spec_does_not_take_is_named_with_its_place(
 )
 def test_any_field_of_model_dataset_objective_and_training_can_be_searched(parameter: Json) -> None:
     assert fault_in(searching(parameter)) is None
+
+
+SGD = {"path": "training.optimizer.name", "choice": ["AdamW", "SGD"]}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "objective", "said"),
+    [
+        ({"path": "objective.classification", "choice": [{}, {"labelSmoothing": 0.1}]}, {}, "how loss is computed"),
+        ({"path": "objective.classification.labels", "choice": [["a", "b"]]}, {}, "objective.classification"),
+        ({"path": "objective.regression.normalize", "choice": [True]}, {}, "changes the objective"),
+        ({"path": "dataset.columns.label", "choice": ["stars"]}, {}, "dataset.columns.label"),
+        ({"path": "dataset.columns", "choice": [{}, {"label": "stars"}]}, {}, "dataset.columns.label"),
+        ({"path": "dataset.maxInvalidRows", "choice": ["5%"]}, {}, "dataset.maxInvalidRows"),
+        ({"path": "dataset.preprocessing.deduplicate", "choice": ["None", "Exact"]}, {}, "deduplicate"),
+        ({"path": "dataset.preprocessing", "choice": [{"deduplicate": "Near"}]}, {}, "deduplicate"),
+        ({"path": "training.evaluation", "choice": [{}, {"bestMetric": "f1"}]}, {}, "evaluation.bestMetric"),
+        ({"path": "dataset.preprocessing.maxLength", "choice": [32, 64]}, {"causalLM": {}}, "which tokens"),
+        ({"path": "dataset.preprocessing.maxLength", "choice": [32]}, {"tokenClassification": {}}, "which tokens"),
+        ({"path": "dataset.preprocessing.lowercase", "choice": [True]}, {"causalLM": {}}, "tokens are predicted"),
+        ({"path": "model.uri", "choice": ["pvc://models/other"]}, {"causalLM": {}}, "model.tokenizer.uri"),
+        ({"path": "objective.causalLM.maskPrompt", "choice": [False]}, {"causalLM": {}}, "objective.causalLM"),
+    ],
+    ids=lambda value: f"{value['path']}={value['choice']}" if "path" in value else "",
+)  # fmt: skip
+def test_what_trials_are_compared_on_and_by_is_the_same_for_all(
+    parameter: Json, objective: Json, said: str
+) -> None:
+    search = {"search": search_of(parameter)} | ({"objective": objective} if objective else {})
+    fault = fault_in(FineTuneJobSpec.from_json(spec(**search)))
+    assert fault is not None
+    assert fault.startswith(f"spec.search.parameters[0]: {parameter['path']} = ")
+    assert said in fault
+
+
+@pytest.mark.parametrize(
+    "cleaning", ["unicode", "stripMarkup", "collapseWhitespace", "lowercase", "minCharacters"]
+)
+def test_cleaning_can_be_searched_unless_it_decides_which_rows_are_dropped(cleaning: str) -> None:
+    value = {"unicode": "NFKC", "minCharacters": 3}.get(cleaning, True)
+    parameter = {"path": f"dataset.preprocessing.{cleaning}", "choice": [value]}
+    assert fault_in(searching(parameter)) is None
+    dataset = spec()["dataset"] | {"preprocessing": {"deduplicate": "Exact"}}
+    dropping = FineTuneJobSpec.from_json(spec(dataset=dataset, search=search_of(parameter)))
+    assert "which rows are dropped" in (fault_in(dropping) or "")
+
+
+@pytest.mark.parametrize(
+    ("other", "values", "said"),
+    [
+        (SGD, ["SGD", "Adagrad"], 'training.optimizer.name never has the value "Adagrad"'),
+        ({"path": "training.optimizer.name", "choice": ["AdamW"]}, ["SGD"], 'never has the value "SGD"'),
+        ({"path": "training.epochs", "integer": {"min": 1, "max": 5, "step": 2}}, [3, 4], "never has the value 4"),
+        (RATES, [1e-4], "is a range of numbers"),
+    ],
+)  # fmt: skip
+def test_a_condition_that_never_holds_is_named(other: Json, values: list[Any], said: str) -> None:
+    when = {"path": other["path"], "values": values}
+    parameter = {"path": "training.optimizer.weightDecay", "uniform": {"min": 0, "max": 0.1}, "when": when}
+    fault = fault_in(searching(other, parameter))
+    assert fault is not None
+    assert fault.startswith("spec.search.parameters[1].when: ")
+    assert said in fault
+
+
+def test_values_that_the_spec_takes_only_with_those_of_another_parameter_are_not_refused() -> None:
+    micro = {"path": "training.microBatchSize", "choice": [8, 64]}
+    assert fault_in(searching(micro, {"path": BATCH, "choice": [32, 64]})) is None
+    assert "microBatchSize = 64 is refused" in (fault_in(searching(micro, RATES)) or "")
+    every = {"path": "model.freeze.unfreezeEvery.steps", "choice": [5, 10]}
+    assert fault_in(searching(every, {"path": "model.freeze.layers", "choice": [0, 2]})) is None
+
+
+def test_a_range_over_a_field_of_whole_numbers_says_what_to_use() -> None:
+    for kind in ("uniform", "logUniform"):
+        fault = fault_in(searching({"path": BATCH, kind: {"min": 8, "max": 64}}))
+        assert fault is not None
+        assert fault.endswith("give whole numbers by integer or choice")
+
+
+def test_a_grid_that_would_be_cut_or_is_endless_is_refused_before_it_fills_the_memory() -> None:
+    whole = {"path": "training.seed", "integer": {"min": 0, "max": 10**9}}
+    assert "more than 10,000 combinations" in (fault_in(searching(whole, BATCHES, algorithm="Grid")) or "")
+    thousand = {"path": "training.seed", "integer": {"min": 1, "max": 1000}}
+    assert "spec.search.maxTrials" in (fault_in(searching(thousand, algorithm="Grid")) or "")
+    assert fault_in(searching(thousand, algorithm="Grid", maxTrials=50)) is None
+    micro = {"path": "training.microBatchSize", "choice": [64]}
+    refused = searching(thousand, {"path": BATCH, "choice": [32, 64]}, micro, algorithm="Grid", maxTrials=7)
+    assert len(combinations(refused, 7)) == 7
+
+
+def test_a_condition_may_stand_before_its_parameter() -> None:
+    momentum = {
+        "path": "training.optimizer.momentum",
+        "choice": [0.0, 0.9],
+        "when": {"path": SGD["path"], "values": ["SGD"]},
+    }
+    found = combinations(searching(momentum, SGD, algorithm="Grid"), 99)
+    assert [list(one.values()) for one in found] == [["AdamW"], [0.0, "SGD"], [0.9, "SGD"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "choice", "made", "stored"),
+    [
+        ("dataset.preprocessing.maxLength", [None, 64], None, 256),
+        ("dataset.preprocessing.unicode", [None, "NFKC"], None, "None"),
+        ("dataset.preprocessing", [{}, {"lowercase": True}], {}, {"lowercase": False, "maxLength": 256}),
+        (
+            "dataset.preprocessing",
+            [{}, {"lowercase": True}],
+            {"lowercase": True},
+            {"lowercase": True, "maxLength": 256},
+        ),
+        ("training.schedule", [None, {"name": "Cosine"}], None, None),
+        ("training.optimizer.weightDecay", [None, 0, 0.1], 0, 0),
+        ("model.adapter.lora.targetModules", [None, ["query"]], ["query"], ["query"]),
+        ("training.schedule.name", ["Linear", "Cosine"], "Constant", "Constant"),
+    ],
+)
+def test_a_choice_is_read_back_although_the_api_server_filled_in_defaults(
+    path: str, choice: list[Any], made: Any, stored: Any
+) -> None:
+    document: Any = stored
+    for name in reversed(path.split(".")):
+        document = {name: document}
+    search = searching({"path": path, "choice": choice}).search
+    assert search
+    assert values_in(document, search.parameters) == {path: made}
 
 
 def test_label_smoothing_can_be_searched_by_a_metric_that_it_does_not_change() -> None:

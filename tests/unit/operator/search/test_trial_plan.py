@@ -101,6 +101,15 @@ def test_the_longest_name_of_a_trial_is_one_that_a_job_may_have() -> None:
     assert not all(rule.holds(too_long) for rule in JOB_RULES if rule.holds)
 
 
+@pytest.mark.parametrize(("seed", "expected"), [(None, 44), (9, 11), (2**31 - 1, 1)])
+def test_a_repetition_of_a_trial_with_its_own_seed_has_another_one(seed: int | None, expected: int) -> None:
+    path = "training.seed"
+    of = parse(stored(job("tune", search=search_of({"path": path, "choice": [seed]}), training={"seed": 5})))
+    values = repeated(of.spec, {path: seed}, 2)
+    body = run_body(of, resolve(of, settings()), Run(3, rank=1, seed=2), values)
+    assert body["spec"]["training"]["seed"] == expected
+
+
 def test_a_repetition_has_the_trials_values_and_another_seed_and_name() -> None:
     of = parse(stored(job("tune", search=search_of(), training={"seed": 5})))
     values = repeated(of.spec, {RATE: 3e-4}, 2)
