@@ -37,6 +37,9 @@ kubeconfig: install ## Print the path of the running cluster's kubeconfig
 images: install ## Build all images and push them to the cluster
 	@$(PYTHON) -m finetune_cluster images
 
+kind-node-image: install ## Build a node image for kind without an image registry (VERSION=v1.36.3; root)
+	@$(PYTHON) -m finetune_cluster kind-node-image $(if $(VERSION),--version $(VERSION))
+
 ##@ Test
 test: test-unit test-examples test-integration test-e2e ## Run all tests; creates and removes its own clusters
 
@@ -52,6 +55,9 @@ test-integration: install ## Run tests against a real API server and etcd
 
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e
+
+test-kind: install ## Run the tests of test-e2e on kind; prepares Docker and a node image where they are missing
+	@hack/test-kind
 
 bench: install ## Run the benchmarks of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
@@ -104,4 +110,4 @@ verify: lint types generate ## Check that the code is clean and generated files 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images test test-unit test-examples test-integration test-e2e bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality install format lint types generate lock verify help

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from finetune_cluster.binaries import binary
-from finetune_cluster.choice import chosen_cluster
+from finetune_cluster.binaries import KUBERNETES_VERSION, binary
+from finetune_cluster.choice import chosen_cluster, started_cluster
 from finetune_cluster.errors import ClusterError
+from finetune_cluster.kind import nodebuild, nodeimage
 from finetune_cluster.progress import say
 from finetune_cluster.status import print_table
 
@@ -28,7 +29,11 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop the cluster and remove everything except caches and logs."""
-    chosen_cluster().down()
+    cluster = started_cluster()
+    if cluster is None:
+        say("No cluster was started here: nothing to stop")
+    else:
+        cluster.down()
 
 
 @app.command()
@@ -73,6 +78,18 @@ def build(programs: list[str]) -> None:
     """Build missing programs into the cache: etcd, kubectl, helm, …"""
     for program in programs:
         binary(program)
+
+
+@app.command("kind-node-image")
+def kind_node_image(
+    version: Annotated[str, typer.Option(help="The version of Kubernetes.")] = KUBERNETES_VERSION,
+    check: Annotated[bool, typer.Option("--check", help="Only look whether kind has a node image.")] = False,
+) -> None:
+    """Build a node image for kind from the cluster's own programs, without an image registry."""
+    if not check:
+        typer.echo(nodebuild.build(version))
+    elif problem := nodeimage.problem():
+        raise ClusterError(problem)
 
 
 @app.command("host-path")

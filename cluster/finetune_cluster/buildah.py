@@ -42,8 +42,9 @@ class Buildah:
         self._storage = storage
         self._log = log
 
-    def build(self, spec: ImageSpec, image: str) -> None:
-        """Build one of our images under a local name."""
+    def build(self, spec: ImageSpec, name: str) -> None:
+        """Build one of our images."""
+        image = f"localhost/{name}"
         debian.require(debian.IMAGES)
         self._ensure_base()
         arguments = ["--isolation=chroot", "--layers", "--pull=never", *_certificate_options()]
@@ -52,11 +53,11 @@ class Buildah:
             source = [f"--file={dockerfile}", f"--target={spec.target}", str(folders.PROJECT)]
             self._run("bud", *arguments, f"--tag={image}", *source)
 
-    def push(self, image: str, registry: str) -> None:
+    def push(self, name: str, registry: str) -> None:
         """Push without compression where this buildah can: the way is short, and gigabytes take minutes."""
-        with step(f"Pushing {image}"):
+        with step(f"Pushing {name}"):
             options = ["--tls-verify=false", "--disable-compression"]
-            self._run("push", *options, image, f"docker://{registry}/{image.removeprefix('localhost/')}")
+            self._run("push", *options, f"localhost/{name}", f"docker://{registry}/{name}")
 
     def _ensure_base(self) -> None:
         if run(self._command("images", "--quiet", "--filter", f"reference={BASE_IMAGE}")).strip():

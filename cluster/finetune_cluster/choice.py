@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from finetune_cluster.commands import succeeds
+from finetune_cluster import record
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.existing import ExistingCluster
-from finetune_cluster.kind import KindCluster
+from finetune_cluster.kind import docker, nodeimage
+from finetune_cluster.kind.cluster import KindCluster
 from finetune_cluster.node import NodeCluster
+from finetune_cluster.progress import say
 from finetune_cluster.status import Row
 
 KINDS = ("embedded", "kind", "existing")
@@ -44,30 +47,66 @@ class Cluster(Protocol):
         """The host's folder behind a bound claim."""
 
 
+_MAKERS: dict[str, Callable[[], Cluster]] = {
+    "embedded": NodeCluster,
+    "kind": KindCluster,
+    "existing": ExistingCluster,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of KINDS, and a sentence where it is not the first that CLUSTER=auto tries."""
+
+    kind: str
+    why: str = ""
+
+
 def chosen_cluster() -> Cluster:
-    """The cluster that CLUSTER selects; if unset, the one that fits this machine."""
-    wanted = os.environ.get("CLUSTER", "auto")
-    kind = choose(wanted, docker=lambda: succeeds(["docker", "info"]), root=os.geteuid() == 0)
-    makers: dict[str, Callable[[], Cluster]] = {
-        "embedded": NodeCluster,
-        "kind": KindCluster,
-        "existing": ExistingCluster,
-    }
-    return makers[kind]()
+    """The cluster that CLUSTER selects; if unset, the one that is running or fits this machine."""
+    choice = choose(
+        _wanted(),
+        started=record.recall(),
+        engine=lambda: docker.engine().problem,
+        image=nodeimage.problem,
+        root=os.geteuid() == 0,
+    )
+    if choice.why:
+        say(choice.why)
+    return _MAKERS[choice.kind]()
 
 
-def choose(wanted: str, *, docker: Callable[[], bool], root: bool) -> str:
-    """One of KINDS; nobody with Docker should get a kubelet and iptables rules as root."""
+def started_cluster() -> Cluster | None:
+    """The cluster that CLUSTER selects, or that CLUSTER=auto has started and that was not stopped."""
+    kind = choose(_wanted(), started="", engine=str, image=str, root=False).kind
+    if _wanted() == "auto":
+        kind = record.recall()
+    return _MAKERS[kind]() if kind else None
+
+
+def _wanted() -> str:
+    return os.environ.get("CLUSTER", "auto")
+
+
+def choose(
+    wanted: str, *, started: str, engine: Callable[[], str], image: Callable[[], str], root: bool
+) -> Choice:
+    """Pure: `engine` and `image` say why Docker or its node image cannot be used, "" if they can.
+
+    kind comes first: nobody with Docker should get a kubelet and iptables rules as root.
+    """
     if wanted in KINDS:
-        return wanted
+        return Choice(wanted)
     if wanted != "auto":
         raise ClusterError(f"CLUSTER must be auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {wanted!r}")
-    if docker():
-        return "kind"
+    if started == "embedded" and root:
+        return Choice(started)
+    problem = engine() or ("" if started == "kind" else image())
+    if not problem:
+        return Choice("kind")
     if root:
-        return "embedded"
+        return Choice("embedded", f"{problem} The embedded cluster is used instead of kind.")
     raise ClusterError(
-        "No cluster can be started here: Docker does not answer (`docker info`), and without it the embedded "
-        "cluster needs root. Start Docker, or run this as root with CLUSTER=embedded, "
-        "or use an existing cluster with CLUSTER=existing."
+        f"No cluster can be started here. {problem} Or run this as root, which starts the embedded cluster "
+        "without Docker, or use the cluster of your kubeconfig with CLUSTER=existing."
     )

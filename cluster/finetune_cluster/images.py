@@ -1,44 +1,56 @@
-"""Makes our images available to a cluster: builds changed ones, and pushes or loads them."""
+"""Makes our images available to a cluster: builds changed ones and pushes them."""
 
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from finetune_cluster import folders, nodeconfig
-from finetune_cluster.binaries import binary
-from finetune_cluster.buildah import Buildah
+from finetune_cluster import folders
 from finetune_cluster.commands import run, succeeds
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.imagespecs import ImageSpec, tag
 from finetune_cluster.progress import say, step
-from finetune_cluster.sandbox import NODE_ADDRESS
 
 _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 )
 
 
-def embedded_images(specs: Sequence[ImageSpec], logs: Path) -> dict[str, str]:
-    """Images in the embedded cluster's registry; the references are as its node sees them."""
-    registry = f"{NODE_ADDRESS}:{nodeconfig.REGISTRY_PORT}"
+class Builder(Protocol):
+    """Builds our images and pushes them; both under a name without a registry."""
+
+    def build(self, spec: ImageSpec, name: str) -> None:
+        """Build an image."""
+
+    def push(self, name: str, registry: str) -> None:
+        """Push a built image to a registry without TLS on this machine."""
+
+
+class DockerBuilder:
+    """Images built and pushed by Docker."""
+
+    def build(self, spec: ImageSpec, name: str) -> None:
+        _docker_build(spec, f"localhost/{name}")
+
+    def push(self, name: str, registry: str) -> None:
+        with step(f"Pushing {name}"):
+            run(["docker", "tag", f"localhost/{name}", f"{registry}/{name}"])
+            run(["docker", "push", "--quiet", f"{registry}/{name}"])
+
+
+def registry_images(
+    specs: Sequence[ImageSpec], builder: Callable[[], Builder], registry: str, *, seen_as: str
+) -> dict[str, str]:
+    """Images in a cluster's registry; the references are as its node sees them."""
     references = {}
     for spec in specs:
         name = f"{spec.name}:{tag(spec, folders.PROJECT)}"
         if not _in_registry(registry, name):
-            builder = Buildah(folders.cache() / "buildah", logs / "images.log")
-            builder.build(spec, f"localhost/{name}")
-            builder.push(f"localhost/{name}", registry)
-        references[spec.key] = f"127.0.0.1:{nodeconfig.REGISTRY_PORT}/{name}"
-    return references
-
-
-def kind_images(specs: Sequence[ImageSpec], cluster: str) -> dict[str, str]:
-    """Images built by Docker and loaded into the nodes of a kind cluster, in one archive: they share layers."""
-    references = {spec.key: _docker_build(spec, "localhost") for spec in specs}
-    with step(f"Loading {', '.join(references.values())} into kind"):
-        run([binary("kind"), "load", "docker-image", *references.values(), "--name", cluster])
+            chosen = builder()
+            chosen.build(spec, name)
+            chosen.push(name, registry)
+        references[spec.key] = f"{seen_as}/{name}"
     return references
 
 
@@ -50,33 +62,22 @@ def pushed_images(specs: Sequence[ImageSpec]) -> dict[str, str]:
             "Images for CLUSTER=existing are built by Docker and pushed to IMAGE_REGISTRY. "
             "Start Docker and set IMAGE_REGISTRY to a registry that the cluster can pull from, e.g. ghcr.io/you"
         )
-    references = {spec.key: _docker_build(spec, registry) for spec in specs}
+    references = {spec.key: f"{registry}/{spec.name}:{tag(spec, folders.PROJECT)}" for spec in specs}
+    for spec in specs:
+        _docker_build(spec, references[spec.key])
     for reference in references.values():
         with step(f"Pushing {reference}"):
             run(["docker", "push", reference])
     return references
 
 
-def _docker_build(spec: ImageSpec, prefix: str) -> str:
-    reference = f"{prefix}/{spec.name}:{tag(spec, folders.PROJECT)}"
+def _docker_build(spec: ImageSpec, reference: str) -> None:
     if succeeds(["docker", "image", "inspect", reference]):
         say(f"{reference} is up to date")
-        return reference
+        return
+    source = [f"--file={folders.PROJECT / spec.dockerfile}", f"--target={spec.target}"]
     with step(f"Building {reference}"):
-        run(
-            [
-                "docker",
-                "build",
-                "--file",
-                folders.PROJECT / spec.dockerfile,
-                "--target",
-                spec.target,
-                "--tag",
-                reference,
-                folders.PROJECT,
-            ]
-        )
-    return reference
+        run(["docker", "build", *source, "--tag", reference, folders.PROJECT])
 
 
 def _in_registry(registry: str, name: str) -> bool:

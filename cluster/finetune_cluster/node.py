@@ -8,14 +8,16 @@ import os
 import shutil
 from pathlib import Path
 
-from finetune_cluster import components, credentials, debian, folders, lock, nodeconfig, pauseimage, sysctls
+from finetune_cluster import components, credentials, debian, folders, lock, nodeconfig, record, sysctls
+from finetune_cluster.archives import Image, layer, write_archive
 from finetune_cluster.binaries import binary
+from finetune_cluster.buildah import Buildah
 from finetune_cluster.components import ADMIN, API_URL, Component
 from finetune_cluster.controlplane import SERVICE_OF_API_SERVER, SERVICE_RANGE
 from finetune_cluster.credentials import Credentials
 from finetune_cluster.errors import ClusterError
 from finetune_cluster.gpus import simulate_gpus, simulated_gpus, wanted_gpus
-from finetune_cluster.images import embedded_images
+from finetune_cluster.images import registry_images
 from finetune_cluster.imagespecs import chosen
 from finetune_cluster.kubectl import Kubectl
 from finetune_cluster.progress import step
@@ -52,6 +54,7 @@ class NodeCluster:
         _require_root()
         with lock.exclusive("up") as claim:
             self._refuse_others(claim)
+            record.remember("embedded")
             if self._healthy():
                 simulate_gpus(self._kubectl, nodeconfig.NODE_NAME, wanted_gpus())
                 return
@@ -72,6 +75,7 @@ class NodeCluster:
                 with step("Stopping the node cluster"):
                     self._clear()
             claim.release()
+        record.forget()
 
     def describe(self) -> str:
         return f"the embedded cluster (API {API_URL}, logs in {self.logs})"
@@ -93,7 +97,11 @@ class NodeCluster:
     def images(self, *keys: str) -> dict[str, str]:
         """Build the images with these keys, or all, where they changed; returns their references."""
         assert self.kubeconfig
-        references = embedded_images(chosen(keys), self.logs)
+        builder = Buildah(folders.cache() / "buildah", self.logs / "images.log")
+        port = nodeconfig.REGISTRY_PORT
+        references = registry_images(
+            chosen(keys), lambda: builder, f"{NODE_ADDRESS}:{port}", seen_as=f"127.0.0.1:{port}"
+        )
         ctr = [str(binary("ctr")), "--namespace=k8s.io", "images"]
         present = self._sandbox.run([*ctr, "list", "--quiet"]).split()
         for reference in set(references.values()) - set(present):
@@ -162,7 +170,8 @@ class NodeCluster:
 
     def _import_pause_image(self) -> None:
         archive = self.state / "run" / "pause.tar"
-        pauseimage.write_archive(binary("pause"), nodeconfig.PAUSE_IMAGE, archive)
+        pause = Image(nodeconfig.PAUSE_IMAGE, layer({"pause": binary("pause")}), ("/pause",), "65535:65535")
+        write_archive(pause, archive)
         self.import_image(archive)
 
     def _wait_for(self, component: Component) -> None:

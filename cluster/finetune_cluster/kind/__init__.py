@@ -1,0 +1,1 @@
+"""kind: Kubernetes in a Docker container, for machines with Docker."""
