@@ -44,7 +44,7 @@ kind-node-image: install ## Build a node image for kind without an image registr
 test: test-unit test-examples test-integration test-e2e ## Run all tests; creates and removes its own clusters
 
 test-unit: install ## Run tests without a cluster; takes some minutes
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/unit tests/conventions
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/conventions
 
 test-examples: install ## Train every example, from its YAML through the operator's plan
 	@$(PYTHON) -m pytest -q -n 2 tests/examples
