@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 _KEEP = {
     "type", "format", "description", "default", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern",
-    "minItems", "maxItems", "minProperties", "maxProperties", "required", "oneOf",
+    "minItems", "maxItems", "minProperties", "maxProperties", "required", "oneOf", "nullable",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ class _Anything:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"x-kubernetes-preserve-unknown-fields": True}
+        return {"nullable": True, "x-kubernetes-preserve-unknown-fields": True}
 
 
 Value = Annotated[Any, _Anything]

@@ -121,6 +121,25 @@ def train(world: World, name: str, value: float | None = None) -> None:
     world.succeed(pod, result(loss_of(world.job(name)["spec"]) if value is None else value))
 
 
+def test_null_as_a_choice_removes_the_field_and_can_be_stored_and_changed(world: World) -> None:
+    parameters = [
+        {"path": "training.earlyStopping", "choice": [None, {"patience": 2, "minDelta": None}]},
+        {"path": "dataset.preprocessing.maxLength", "choice": [None, 64]},
+    ]
+    name = search(world, "nulls", {"algorithm": "Grid", "parameters": parameters})
+    first = world.job(until_trials(world, name, 1)[0])["spec"]
+    assert "earlyStopping" not in first.get("training", {})
+    assert first["dataset"]["preprocessing"]["maxLength"] == 256, "the default"
+    world.change(name, search={"parallelism": 4})
+    until_trials(world, name, 4)
+    until(lambda: len(world.status(name)["trials"]["latest"]) == 4, "the status has all trials")
+    chosen = [one["parameters"] for one in world.status(name)["trials"]["latest"]]
+    found = [[one[parameter["path"]] for parameter in parameters] for one in chosen]
+    patient = '{"minDelta": null, "patience": 2}'
+    assert found == [["null", "null"], ["null", "64"], [patient, "null"], [patient, "64"]]
+    world.delete(name)
+
+
 def test_a_grid_runs_every_combination_and_records_the_best_model(world: World, operator: Operator) -> None:
     name = search(world, "grid", GRID)
     for count in (1, 2, 3):
