@@ -40,7 +40,12 @@ def numbered(bad):
 
 DATA = {
     "broken JSON": ({}, lambda: with_line(b'{"text": "a", \n'), "is not JSON", None),
-    "JSON that is nested without end": ({}, lambda: with_line(b"[" * 100_000 + b"\n"), "is not JSON", None),
+    "JSON that is nested without end": (
+        {},
+        lambda: with_line(b"[" * 100_000 + b"\n"),
+        "nested too deeply",
+        None,
+    ),
     "a row that is a list": ({}, lambda: with_line(b"[1, 2]\n"), "is not a JSON object", None),
     "a text that is a number": ({}, lambda: changed(text=7), "is not a text", "text"),
     "a list among labels": (

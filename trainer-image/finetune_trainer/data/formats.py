@@ -55,7 +55,10 @@ def read_records(files: Files, kind: DataFormat, wanted: Collection[str]) -> Ite
 
 
 def layout_of(files: Files, given: DataFormat | None, options: ReadOptions) -> Layout:
-    """That of the first file. Raises ConfigurationError for a format, DataError for a file that differs."""
+    """That of the first file.
+
+    Raises ConfigurationError for a format, DataError for a file that differs and for two classes of one name.
+    """
     layouts = [
         _layout(files, path, name, given, options)
         for name, path in zip(files.names, files.paths, strict=True)
@@ -67,6 +70,13 @@ def layout_of(files: Files, given: DataFormat | None, options: ReadOptions) -> L
                 f"{files.field}: {name} {why}; all files must have the same format and columns",
                 FaultPlace(field=files.field, file=name),
             )
+    names = first.class_names
+    if not options.label_numbers and (repeated := [each for each in names if names.count(each) > 1]):
+        raise DataError(
+            f"{files.field}: {files.names[0]} names several classes {repeated[0]!r} in its schema, so that they would"
+            " be one label; give each its own name, or write the labels as texts",
+            FaultPlace(field=files.field, file=files.names[0]),
+        )
     return first
 
 

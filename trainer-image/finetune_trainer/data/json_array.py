@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from finetune_trainer.data.charset import not_utf8
 from finetune_trainer.data.detect import DAMAGED, UNPACKING_ERRORS, open_data
-from finetune_trainer.data.records import LONGEST_ROW, Record, RowError, record_of, too_long
+from finetune_trainer.data.records import LONGEST_ROW, Record, RowError, not_json, record_of, too_long
 
 PIECE = 1 << 16
 """Characters read at once; of an object that is longer, twice what is there."""
@@ -76,6 +76,10 @@ class _Window:
         """Go past the character that was peeked at."""
         self._at += 1
 
+    def line(self, at: int | None = None) -> int:
+        """The line of the file, from 1, of a position in what was read; by default of the next character."""
+        return self._lines + self._text.count("\n", 0, self._at if at is None else at)
+
     def decode(self) -> tuple[Any, str]:
         """The next value, and how it is written."""
         self.peek()
@@ -85,8 +89,8 @@ class _Window:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 self._check(error, more)
-            except RecursionError as error:
-                raise _UnreadableError(f"is not JSON: {error}") from error
+            except (ValueError, RecursionError) as error:
+                raise _UnreadableError(not_json(error)) from error
             else:
                 if end < len(self._text) or not more:
                     written = self._text[self._at : end]
@@ -99,8 +103,9 @@ class _Window:
         there = len(self._text) - self._at
         open_quote = error.msg.startswith("Unterminated string")
         if error.pos < len(self._text) - (LONGEST_TOKEN if more else 0) and not open_quote:
-            line = self._lines + self._text.count("\n", 0, error.pos)
-            place = f"line {line} of the file, character {error.pos - self._at + 1} of the row"
+            place = (
+                f"line {self.line(error.pos)} of the file, character {error.pos - self._at + 1} of the row"
+            )
             raise _UnreadableError(f"is not JSON: {error.msg}, {place}")
         if not more:
             raise _UnreadableError("is incomplete: the file ends within it; it is truncated")
@@ -117,6 +122,12 @@ def _elements(window: _Window) -> Iterator[tuple[Any, str]]:
         following = window.peek()
         if following == ",":
             window.skip()
+            following = window.peek()
+            if following in ("]", ","):
+                place = f"line {window.line()} of the file"
+                raise _UnreadableError(
+                    f"is missing: a comma stands before {following!r}, {place}; remove the comma"
+                )
         elif not following:
             raise _UnreadableError("is missing: the file ends before its array does; it is truncated")
         elif following != "]":

@@ -7,6 +7,7 @@ the file holds.
 import csv
 import json
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,11 +90,19 @@ def _parse_json(number: int, line: bytes) -> Record | RowError:
     except UnicodeDecodeError as error:
         return RowError(number, not_utf8(error))
     except (ValueError, RecursionError) as error:
-        reason = (
-            f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        )
-        return RowError(number, f"is not JSON: {reason}")
+        return RowError(number, not_json(error))
     return record_of(number, value, line)
+
+
+def not_json(error: Exception) -> str:
+    """The reason of an error: what Python's parser says; its limits are on digits and on nesting."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error.msg}, character {error.colno}"
+    if isinstance(error, RecursionError):
+        return "has lists or objects nested too deeply; write a row as a flat object"
+    return (
+        f"has a number of more than {sys.get_int_max_str_digits():,} digits; write it as a text, or remove it"
+    )
 
 
 def record_of(number: int, value: Any, written: bytes) -> Record | RowError:

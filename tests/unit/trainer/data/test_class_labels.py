@@ -106,6 +106,16 @@ def test_an_id_without_a_name_is_refused(make_job, tmp_path, label, why):
         read(make_job(), train=train)
 
 
+def test_two_classes_of_one_name_are_not_merged(make_job, tmp_path):
+    twice = {"names": ["pos", "neg", "pos"], "_type": "ClassLabel"}
+    path = parquet(tmp_path / "a.parquet", by_id(reviews(60)), label=twice)
+    with pytest.raises(DataError, match=r"a\.parquet names several classes 'pos' in its schema") as caught:
+        read(make_job(), train={"path": path, "uri": None})
+    assert caught.value.place.file == path
+    numbers = make_job(objective={"regression": {}})
+    assert read(numbers, train={"path": path, "uri": None}).train.rows
+
+
 def test_each_file_is_read_by_its_own_names(make_job, tmp_path):
     """Validation rows with the names in another order, and test rows with names as texts."""
     rows = reviews(60)

@@ -60,8 +60,15 @@ def test_an_empty_array_has_no_rows(tmp_path):
         ('[{"a": 1}] {"a": 2}', 1, "comes after the end of the array"),
         ('[{"a": 1} {"a": 2}]', 1, "begins with '{', where a comma or the end of the array must be"),
         ('[{"a": 1},\n{"a": 1,, "b": "and more text"}]', 1, "is not JSON: Expecting property name"),
-        ("[" * 100_000, 0, "is not JSON: maximum recursion"),
-        ('[{"a": 1},\n]', 1, "is not JSON: Expecting value, line 2 of the file, character 1 of the row"),
+        ("[" * 100_000, 0, "has lists or objects nested too deeply"),
+        ('[{"a": %s}]' % ("9" * 5000), 0, "has a number of more than 4,300 digits"),
+        ('[{"a": 1},]', 1, "is missing: a comma stands before ']', line 1 of the file; remove the comma"),
+        (
+            '[{"a": 1},\n,{"a": 2}]',
+            1,
+            "is missing: a comma stands before ',', line 2 of the file; remove the comma",
+        ),
+        ('[{"a": 1},\n]', 1, "is missing: a comma stands before ']', line 2 of the file; remove the comma"),
         ('[{"a": "' + "x" * (LONGEST_ROW * 2), 0, "has 16,777,"),
     ],
 )
