@@ -14,7 +14,7 @@ from aiohttp import ClientError
 from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
 from finetune_operator import lenient
 from finetune_operator.cache import Cache, Key, id_of, parent_key, uid_of
 from finetune_operator.children import Children
@@ -104,9 +104,9 @@ class Reconciler:
             return await self._reconcile_search(body, job, resolved, now)
         observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid), now)
         decision = decide(job, resolved, observation, now, self.settings)
-        events = await self._write(body, decision.status)
-        action = self._act(replace(job, status=decision.status), resolved, decision)
         creates = decision.action is Action.CREATE_ATTEMPT
+        events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
+        action = self._act(replace(job, status=decision.status), resolved, decision)
         if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
             return requeue_after
         self._forget(job, decision.status)
@@ -117,7 +117,7 @@ class Reconciler:
     ) -> float | None:
         step = await self.searches.decide(job, resolved, now)
         decision, creates = step.decision, step.values is not None
-        events = await self._write(body, decision.status)
+        events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
         action = self.searches.act(step)
         if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
             return requeue_after
@@ -207,6 +207,18 @@ class Reconciler:
         if finished(status) or (status.attempts and status.attempts[-1].end_time):
             self.cache.forget_deleted(job.uid)
             self.reports.forget(job.uid)
+
+
+def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status for another try to create a child: it says why the last one was refused until one is created.
+
+    Each write brings the next reconcile: a message that comes and goes with every try would be tries without a pause.
+    """
+    running = next((one for one in job.status.conditions if one.type is ConditionType.RUNNING), None)
+    if running is None or running.reason not in (Reason.CHILD_REFUSED, Reason.CHILD_NAME_CONFLICT):
+        return status
+    told = ("phase", "conditions", "display")
+    return status.model_copy(update={name: getattr(job.status, name) for name in told})
 
 
 def parse(body: Body) -> FineTuneJob:
