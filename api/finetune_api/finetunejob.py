@@ -285,6 +285,15 @@ def _name(job: dict[str, Any]) -> str:
     return str((job.get("metadata") or {}).get("name", ""))
 
 
+def _while_the_search_runs(field: str) -> Rule:
+    return Rule(
+        "!has(oldSelf.status) || !has(oldSelf.status.completionTime) || !has(self.spec.search)"
+        f" || !has(self.spec.search.{field}) || !has(oldSelf.spec.search) || !has(oldSelf.spec.search.{field})"
+        f" || self.spec.search.{field} == oldSelf.spec.search.{field}",
+        f"the search has ended, so raising spec.search.{field} has no effect; create a new FineTuneJob under another name",
+    )
+
+
 JOB_RULES = (
     Rule(
         f"size(self.metadata.name) <= 40 && self.metadata.name.matches('{_JOB_NAME}')",
@@ -298,5 +307,6 @@ JOB_RULES = (
         " the trials' names",
         lambda job: not (job.get("spec") or {}).get("search") or len(_name(job)) <= LONGEST_PARENT_NAME,
     ),
+    *map(_while_the_search_runs, ("maxTrials", "maxDeviceSeconds")),
 )
 """Rules on the whole object, whose `holds` takes its wire form."""

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from integration.operator_rig import (
     CONFIG_MAPS,
     DONE,
     JOBS,
+    MERGE,
     MODEL,
     PATIENCE,
     Json,
@@ -31,6 +33,7 @@ from integration.operator_rig import (
 )
 from integration.test_operator_restart import restart_when
 from ports import free_port
+from unit.api.cases import ENDED_SEARCH
 
 RATE = "training.optimizer.learningRate"
 RATES: Json = {"path": RATE, "logUniform": {"min": 1e-5, "max": 1e-2}}
@@ -295,6 +298,36 @@ def test_more_trials_may_be_asked_for_while_it_runs(world: World) -> None:
     world.succeed(pod, result(0.5))
     train(world, trials(world, name)[1], value=0.25)
     assert world.until_phase(name, "Succeeded")["trials"]["best"]["number"] == 2
+
+
+def test_a_quota_on_trials_is_told_once_and_lifting_it_helps(world: World) -> None:
+    quota = world.at("/api/v1/namespaces/{}/resourcequotas")
+    counted = "count/finetunejobs.finetune.dev"
+    world.rest("POST", quota, {"metadata": {"name": "jobs"}, "spec": {"hard": {counted: "1"}}})
+    full = {"hard": {counted: "1"}, "used": {counted: "1"}}
+    world.rest("PATCH", f"{quota}/jobs/status", {"status": full | {"used": {counted: "0"}}}, MERGE)
+    name = search(world, "counted", GRID)
+    assert "exceeded quota: jobs" in world.until_reason(name, "ChildRefused")["message"]
+    before = world.job(name)["metadata"]["resourceVersion"]
+    time.sleep(3)
+    assert world.job(name)["metadata"]["resourceVersion"] == before, "no write without news"
+    assert [one["reason"] for one in world.events(name)].count("ChildRefused") == 1
+
+    world.rest("DELETE", f"{quota}/jobs")
+    world.change(name, search={"parallelism": 2})  # any change brings the next look forward
+    train(world, until_trials(world, name, 2)[0])
+    until(lambda: world.reason(name) != "ChildRefused", "the refusal is no longer told")
+    world.delete(name)
+
+
+@pytest.mark.parametrize(("field", "value"), [("maxTrials", 1), ("maxDeviceSeconds", 900)])
+def test_a_search_that_has_ended_takes_no_more_trials(world: World, field: str, value: int) -> None:
+    name = search(world, f"ended-{field.lower()}", {"parameters": [RATES], "maxTrials": 1, field: value})
+    train(world, until_trials(world, name, 1)[0])
+    world.until_phase(name, "Succeeded")
+    with pytest.raises(Refused, match=ENDED_SEARCH):
+        world.change(name, search={field: value + 1})
+    world.change(name, search={field: value, "parallelism": 2}, ttlSecondsAfterFinished=9)
 
 
 def test_patience_and_deadline_end_a_search_with_the_best_so_far(world: World) -> None:

@@ -10,6 +10,7 @@ from finetune_api.finetunejob import IMMUTABLE, JOB_RULES, WHILE_SUSPENDED, Fine
 from unit.api.cases import (
     ACCEPTED,
     BROKEN_RULES,
+    ENDED_SEARCH,
     NAME_MESSAGE,
     NAME_OF_A_SEARCH,
     NAMES,
@@ -67,7 +68,7 @@ def test_a_name_is_accepted_when_trials_can_carry_it(name: str, accepted: bool) 
 PROVOKED = (
     {str(case.message) for case in BROKEN_RULES}
     | {update.message for update in UPDATES}
-    | {NAME_MESSAGE, NAME_OF_A_SEARCH}
+    | {NAME_MESSAGE, NAME_OF_A_SEARCH, ENDED_SEARCH}
 )
 
 
