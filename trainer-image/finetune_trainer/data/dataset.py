@@ -1,7 +1,7 @@
 """The data of a run: training, validation and test rows, and the objective they define."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.files import splits_of
 from finetune_trainer.data.rows import ReadLabel, ReadOptions
 from finetune_trainer.data.sources import FileIndex, Source, scan, shared_texts
 from finetune_trainer.data.splits import split_rows
@@ -81,6 +82,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     _log_sizes(train, validation, test)
     _warn_unlearned(labels or [], train)
     _warn_look_alikes(labels or [], train, recorder)
+    _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
     word_labels = _present(labels or [], train) if kind.per_token else {}
     return Dataset(train.source, validation.source, test.source if test else None, objective, word_labels)
 
@@ -117,6 +119,16 @@ def _read_known(kind: type[Objective[Any]], options: Any, labels: list[str] | No
             raise UnknownLabelError(f"{error}{origin}") from error
 
     return read
+
+
+def _warn_splits(inputs: Sequence[FileIndex], recorder: Recorder) -> None:
+    """A pattern that also matches the test rows gives a model that was trained on them."""
+    for index in inputs:
+        if len(splits := splits_of(index.files.names)) > 1:
+            recorder.caveat(
+                f"{index.field}: {index.name} matches files of several splits ({', '.join(sorted(splits))}), and all"
+                " are read; if that is not meant, name one split"
+            )
 
 
 def _warn_look_alikes(labels: list[str], train: FileIndex, recorder: Recorder) -> None:

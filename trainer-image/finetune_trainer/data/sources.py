@@ -19,7 +19,7 @@ from finetune_api.status import ResolvedData
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
-from finetune_trainer.data.files import Files, find_files, place_of, splits_of
+from finetune_trainer.data.files import Files, find_files, place_of
 from finetune_trainer.data.formats import Layout, layout_of, read_records
 from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Record, RowError
@@ -206,11 +206,6 @@ def _log_layout(files: Files, layout: Layout) -> None:
     if several or files.names != (files.name,):
         ends = f": {files.paths[0].name}" + (f" to {files.paths[-1].name}" if several else "")
         logger.info(f"{files.name}: {len(files.names)} files{ends}")
-    if len(splits := splits_of(files.names)) > 1:
-        logger.warning(
-            f"{files.name}: the files are named after several splits ({', '.join(sorted(splits))}), and all are read;"
-            " if that is not meant, name one split"
-        )
     if layout.separator != ",":
         logger.info(f"{files.name}: the header shows that {SEPARATORS[layout.separator]} separate the fields")
     if layout.class_names:

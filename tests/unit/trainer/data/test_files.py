@@ -9,11 +9,15 @@ import pytest
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.run import DataInput
+from finetune_trainer.config import read_config
+from finetune_trainer.data.dataset import read_dataset
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.rows import ReadOptions
 from finetune_trainer.data.sources import scan
 from finetune_trainer.errors import DataError, NotFoundError
 from finetune_trainer.objectives.labels import label_text
+from finetune_trainer.reporting.recorder import Recorder
+from unit.trainer.tiny import reviews, write_jsonl
 
 ROWS = [{"text": f"t{number}", "label": "x" if number % 2 else "y"} for number in range(6)]
 
@@ -307,15 +311,23 @@ def test_a_folder_that_cannot_be_read_says_what_is_in_it_and_the_remedy(tmp_path
     assert why.format(name=f"pvc://mine/{tmp_path.name}") in refusal(tmp_path, "")[0]
 
 
-def test_a_pattern_over_several_splits_is_read_with_a_warning(tmp_path, caplog):
-    csv(tmp_path / "test-0.csv", ROWS)
-    csv(tmp_path / "train-0.csv", ROWS)
-    assert len(read(tmp_path, "*.csv")) == 2 * len(ROWS)
-    assert "named after several splits (test, train), and all are read" in caplog.text
-    caplog.clear()
-    csv(tmp_path / "trainees-testimonials.csv", ROWS)
-    read(tmp_path, "tr*.csv")
-    assert "splits" not in caplog.text
+def test_a_pattern_over_several_splits_is_read_and_the_last_message_says_so(tmp_path, make_job):
+    made = make_job()
+    for name, rows in {
+        "test-0": reviews(9, 300),
+        "train-0": reviews(40),
+        "trial-0": reviews(30, 600),
+    }.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    every = {"train": {"path": str(tmp_path / "t*.jsonl"), "uri": None}}
+    recorder = Recorder()
+    assert read_dataset(read_config(made.changed({"dataset": every}).write(), {}), recorder)
+    told = "several splits (test, train), and all are read; if that is not meant, name one split"
+    assert [each.endswith(told) for each in recorder.caveats] == [True]
+    one = {"train": {"path": str(tmp_path / "tr*.jsonl"), "uri": None}}
+    recorder = Recorder()
+    assert read_dataset(read_config(made.changed({"dataset": one}).write(), {}), recorder)
+    assert recorder.caveats == []
 
 
 def saved(folder, shards=2, **state):
