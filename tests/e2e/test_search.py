@@ -11,7 +11,7 @@ NAME = "tune"
 
 @pytest.fixture(scope="module")
 def finished(jobs: Jobs) -> Body:
-    """The status of a search over three rates, of which one learns nothing."""
+    """The status of a search over three rates. Which one wins is noise on so few rows."""
     training = {
         "epochs": 9,
         "batchSize": 8,
@@ -20,7 +20,7 @@ def finished(jobs: Jobs) -> Body:
     }
     search = {
         "algorithm": "Grid",
-        "parameters": [{"path": "training.optimizer.learningRate", "choice": [1e-3, 3e-3, 1e-9]}],
+        "parameters": [{"path": "training.optimizer.learningRate", "choice": [1e-4, 1e-3, 3e-3]}],
         "parallelism": 3,
         "pruner": {"asha": {"reductionFactor": 2}},
     }
@@ -43,7 +43,8 @@ def test_the_best_trials_model_is_recorded_with_its_values(jobs: Jobs, finished:
     best = next(one for one in trials(jobs) if one["metadata"]["name"] == counts["best"]["name"])
     assert finished["model"] == best["status"]["model"]
     assert counts["best"]["value"] == pytest.approx(finished["model"]["metrics"]["eval_loss"])
-    assert counts["best"]["parameters"]["training.optimizer.learningRate"] != "1e-09"
+    whole = [one["value"] for one in counts["latest"] if one["state"] == "Succeeded"]
+    assert counts["best"]["value"] == min(whole)
     assert counts["best"]["name"] in condition(finished, "Finished")["message"]
 
 
