@@ -325,7 +325,7 @@ def test_a_search_that_has_ended_takes_no_more_trials(world: World, field: str, 
     name = search(world, f"ended-{field.lower()}", {"parameters": [RATES], "maxTrials": 1, field: value})
     train(world, until_trials(world, name, 1)[0])
     world.until_phase(name, "Succeeded")
-    with pytest.raises(Refused, match=ENDED_SEARCH):
+    with pytest.raises(Refused, match=ENDED_SEARCH[field]):
         world.change(name, search={field: value + 1})
     world.change(name, search={field: value, "parallelism": 2}, ttlSecondsAfterFinished=9)
 

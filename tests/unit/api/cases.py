@@ -774,7 +774,10 @@ NAMES = {
 """Names of jobs; both the server's own rule for names and ours hold."""
 NAME_MESSAGE = "metadata.name must have at most 40 characters"
 NAMES_OF_SEARCHES = {"tune": True, "a" * 26: True, "a" * 27: False}
-ENDED_SEARCH = "the search has ended, so raising"
+ENDED_SEARCH = {
+    field: f"the search has ended, so raising spec.search.{field} has no effect"
+    for field in ("maxTrials", "maxDeviceSeconds")
+}
 NAME_OF_A_SEARCH = "metadata.name of a job with spec.search must have at most 26 characters"
 
 _CHANGES: dict[str, tuple[Json, Json]] = {

@@ -68,7 +68,7 @@ def test_a_name_is_accepted_when_trials_can_carry_it(name: str, accepted: bool) 
 PROVOKED = (
     {str(case.message) for case in BROKEN_RULES}
     | {update.message for update in UPDATES}
-    | {NAME_MESSAGE, NAME_OF_A_SEARCH, ENDED_SEARCH}
+    | {NAME_MESSAGE, NAME_OF_A_SEARCH, *ENDED_SEARCH.values()}
 )
 
 
