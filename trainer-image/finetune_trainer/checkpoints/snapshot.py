@@ -37,7 +37,8 @@ def restore(
     _restore_optimizer(files["optimizer"], model, optimizer)
     prefix, random = _of_rank(ranks.rank), files["random"]
     if f"{prefix}torch" in random:
-        _restore_random({name.removeprefix(prefix): value for name, value in random.items()})
+        own = {name.removeprefix(prefix): random[name] for name in random if name.startswith(prefix)}
+        _restore_random(own)
 
 
 def _of_rank(rank: int) -> str:
