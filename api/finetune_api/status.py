@@ -208,6 +208,13 @@ class ProgressStatus(ApiModel):
     """Time of the trainer's last progress report."""
 
 
+class Weights(StrEnum):
+    """Which weights of a run with training.ema."""
+
+    TRAINED = "Trained"
+    EMA = "EMA"
+
+
 class EpochStatus(ApiModel):
     """One evaluation during training."""
 
@@ -220,7 +227,9 @@ class EpochStatus(ApiModel):
     eval_loss: Measured = None
     """Loss on the validation rows."""
     metrics: Metrics = {}
-    """Metrics on the validation rows."""
+    """Metrics on the validation rows. With training.ema also the loss and bestMetric of both weights, with the prefixes trained_ and ema_."""
+    weights: Weights | None = None
+    """With training.ema, the weights that evalLoss and metrics belong to, the better ones by bestMetric: Trained, or EMA for their moving average."""
     seconds: Measured = None
     """Seconds since the previous evaluation."""
 
@@ -234,6 +243,8 @@ class CheckpointStatus(ApiModel):
     """The metric that decides which checkpoint is the best."""
     value: Measured = None
     """Value of the metric at this checkpoint."""
+    weights: Weights | None = None
+    """With training.ema, the weights that have this value: Trained, or EMA for their moving average."""
 
 
 class EarlyStoppedStatus(ApiModel):
@@ -386,6 +397,8 @@ class ModelStatus(ApiModel):
     """URI of the pretrained model that training started from."""
     metrics: Metrics = {}
     """Metrics of this model. The prefix eval_ means validation rows, test_ means test rows."""
+    weights: Weights | None = None
+    """With training.ema, the weights that were published: Trained, or EMA for their moving average."""
     trained_at: Time | None = None
     """Time at which training ended."""
 

@@ -165,6 +165,15 @@ class GradientClippingSpec(OneOf):
     """Maximum absolute value of each gradient element, for example 0.5."""
 
 
+class EmaSpec(ApiModel):
+    """An exponential moving average (EMA) of the trained weights, evaluated beside them. The better ones are published."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of the average that each update keeps, for example 0.999; the rest comes from the trained weights. A larger value averages over more steps. Update number n keeps at most (n - 1) / (n + 8), so that early weights fade: the average covers about the last tenth of a short run, and decay 0.999 takes effect after about 9,000 updates."""
+    every: PositiveInt = 1
+    """Optimizer steps between updates of the average. Must not exceed the number of steps of the run."""
+
+
 class EvaluationInterval(OneOf):
     """How often to evaluate. Set exactly one of epochs and steps."""
 
@@ -285,6 +294,12 @@ class TrainingSpec(ApiModel):
             lambda s: s.micro_batch_size is None or s.micro_batch_size <= s.batch_size,
             ".microBatchSize",
         ),
+        Rule(
+            "!has(self.maxSteps) || !has(self.ema) || !has(self.ema.every) || self.ema.every <= self.maxSteps",
+            "ema.every must not be larger than maxSteps, or the average never gets an update; lower ema.every",
+            lambda s: s.max_steps is None or s.ema is None or s.ema.every <= s.max_steps,
+            ".ema.every",
+        ),
     )
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Number of passes over the training data. Default: 3, unless maxSteps is set."""
@@ -300,6 +315,8 @@ class TrainingSpec(ApiModel):
     """The learning-rate schedule, including warm-up."""
     gradient_clipping: GradientClippingSpec | None = None
     """Gradient clipping. Default: {maxNorm: 1.0}."""
+    ema: EmaSpec | None = None
+    """Weight averaging: keep an exponential moving average (EMA) of the trained weights, evaluate both, and publish the better ones by training.evaluation.bestMetric. Takes memory for one more copy of the trained weights and doubles the time of evaluations. Write {} for the defaults. Default: off."""
     precision: Precision = Precision.AUTO
     """Mixed precision. Auto uses bfloat16 if the hardware supports it, and float32 otherwise."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 42

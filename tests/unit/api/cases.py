@@ -89,6 +89,7 @@ FULL_TRAINING: Json = {
     },
     "schedule": {"name": "Cosine", "warmup": {"steps": 100}, "minRatio": 0.1},
     "gradientClipping": {"maxValue": 0.5},
+    "ema": {"decay": 0.99, "every": 2},
     "precision": "BFloat16",
     "seed": 7,
     "evaluation": {"every": {"steps": 200}, "metrics": ["accuracy", "eval_mcc"], "bestMetric": "f1_macro"},
@@ -224,6 +225,8 @@ ACCEPTED = [
         "null beside the chosen member", spec(training={"schedule": {"warmup": {"ratio": None, "steps": 5}}})
     ),
     Case("max steps instead of epochs", spec(training={"maxSteps": 10})),
+    Case("an average with its defaults", spec(training={"maxSteps": 1, "ema": {}})),
+    Case("an average of the last step", spec(training={"maxSteps": 10, "ema": {"every": 10}})),
     Case("an integer where a number is asked for", spec(training={"gradientClipping": {"maxNorm": 1}})),
     Case("clipping turned off", spec(training={"gradientClipping": {"maxNorm": 0}})),
     Case("no warmup", spec(training={"schedule": {"warmup": {"steps": 0}}})),
@@ -391,6 +394,11 @@ BROKEN_RULES = [
         "both epochs and steps",
         spec(training={"epochs": 1, "maxSteps": 10}),
         "give either epochs or maxSteps",
+    ),
+    Case(
+        "an average that never gets an update",
+        spec(training={"maxSteps": 10, "ema": {"every": 11}}),
+        "ema.every must not be larger than maxSteps",
     ),
     Case(
         "a micro-batch larger than the batch",
@@ -627,6 +635,9 @@ WRONG_TYPES_AND_BOUNDS = [
     Case("a rate in quotes", _optimizer(learningRate="5e-5"), field="spec.training.optimizer.learningRate"),
     Case("a rate of zero", _optimizer(learningRate=0), field="spec.training.optimizer.learningRate"),
     Case("a rate above one", _optimizer(learningRate=5), field="spec.training.optimizer.learningRate"),
+    Case("a decay of zero", spec(training={"ema": {"decay": 0}}), field="spec.training.ema.decay"),
+    Case("a decay of one", spec(training={"ema": {"decay": 1}}), field="spec.training.ema.decay"),
+    Case("an average of no step", spec(training={"ema": {"every": 0}}), field="spec.training.ema.every"),
     Case("three betas", _optimizer(betas=[0.9, 0.99, 0.999]), field="spec.training.optimizer.betas"),
     Case("a beta of one", _optimizer(betas=[0.9, 1]), field="spec.training.optimizer.betas[1]"),
     Case("an unknown optimizer", _optimizer(name="adamw"), field="spec.training.optimizer.name"),

@@ -120,6 +120,7 @@ def a_run(
 
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.layers.find import layers_of
+    from finetune_trainer.optimization.ema import WeightAverage
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute
     from finetune_trainer.training.context import Run
@@ -134,17 +135,19 @@ def a_run(
     set_seed(spec.seed + ranks.rank)
     rows, stop = examples(objective, count), Stop()
     task = Task(model.train(), OBJECTIVES[objective], compute, 0)
+    optimizer = build_optimizer(model, spec.optimizer)
     run = Run(
         task=task,
         evaluator=Evaluator(task, ranks, stop),
         ranks=ranks,
         stop=stop,
-        optimizer=build_optimizer(model, spec.optimizer),
+        optimizer=optimizer,
         training=spec,
         train=rows,
         validation=rows,
         checkpoints=Checkpoints(save),
         recorder=Recorder(),
+        average=WeightAverage(model, optimizer, spec.ema) if spec.ema else None,
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
 

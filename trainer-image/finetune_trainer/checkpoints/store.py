@@ -1,6 +1,7 @@
 """Checkpoints on disk: whole or not there at all, and verified before use.
 
     step-00000400/  model.safetensors  optimizer.safetensors  random.safetensors  state.json  manifest.json
+                    ema.safetensors, where weights are averaged
 
 Everything is written into a temporary folder and flushed; manifest.json with the sha256 of every file comes last;
 then the folder is renamed. A folder without a true manifest is no checkpoint."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.model import Initialize
 from finetune_api.run import FaultPlace, ModelInput
-from finetune_api.training import OptimizerName, OptimizerSpec
+from finetune_api.training import OptimizerName, TrainingSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
 from finetune_trainer.models.adapters import adapt
 from finetune_trainer.models.base_head import (
@@ -119,7 +119,7 @@ def least_memory(
     folder: ModelFolder,
     spec: ModelInput,
     objective: Objective[Any],
-    optimizer: OptimizerSpec,
+    training: TrainingSpec,
     shards: int = 1,
 ) -> Need:
     """What training needs on each of `shards` devices, from the configuration alone: no weight is read or allocated.
@@ -145,9 +145,11 @@ def least_memory(
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     gradients = 0 if spec.adapter is not None else FLOAT32_BYTES * trained_parameters(model)
+    optimizer = training.optimizer
     states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
+    average = gradients if training.ema else 0
     parameters = compute_module_sizes(model)[""]
-    return Need(parameters // shards, gradients // shards, states * gradients // shards)
+    return Need(parameters // shards, gradients // shards, states * gradients // shards, average // shards)
 
 
 @contextmanager

@@ -27,17 +27,21 @@ class Need:
     gradients: int | None = None
     """None for an evaluation, which has none."""
     optimizer_state: int = 0
+    average: int = 0
+    """The moving average of training.ema."""
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.parameters + (self.gradients or 0) + self.optimizer_state
+        return self.parameters + (self.gradients or 0) + self.optimizer_state + self.average
 
     def __str__(self) -> str:
         """With its parts, as part of a sentence."""
         parts = [(self.parameters, "parameters")]
         if self.gradients is not None:
             parts += [(self.gradients, "gradients"), (self.optimizer_state, "optimizer state")]
+        if self.average:
+            parts.append((self.average, "moving average"))
         summands = " + ".join(f"{readable(size)} {name}" for size, name in parts)
         return f"{readable(self.total)} needed without activations ({summands})"
 

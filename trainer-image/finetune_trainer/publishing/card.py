@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
-def model_card(config: RunConfig, report: RunReport, conversion: str | None = None) -> str:
-    """Markdown with the front matter that hubs read; `conversion` says what changed the weights after training."""
+def model_card(config: RunConfig, report: RunReport, choice: str = "", conversion: str | None = None) -> str:
+    """Markdown with the front matter that hubs read.
+
+    `choice` says which weights were published with training.ema, `conversion` what changed them after training.
+    """
     model, train = report.model, report.resolved and report.resolved.train
     assert model is not None
     matter = front_matter(
@@ -24,7 +27,7 @@ def model_card(config: RunConfig, report: RunReport, conversion: str | None = No
         library="peft" if model.format == "peft" else "transformers",
         base=model.base_model or config.model.path,
     )
-    return "\n".join([*matter, "", *_body(config, report, conversion), ""])
+    return "\n".join([*matter, "", *_body(config, report, choice, conversion), ""])
 
 
 def front_matter(
@@ -85,7 +88,7 @@ def format_versions() -> str:
     return ", ".join(f"{name} {number}" for name, number in versions().items())
 
 
-def _body(config: RunConfig, report: RunReport, conversion: str | None) -> list[str]:
+def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | None) -> list[str]:
     model, effective = report.model, report.effective
     assert model is not None
     assert effective is not None
@@ -112,6 +115,7 @@ def _body(config: RunConfig, report: RunReport, conversion: str | None) -> list[
         *table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in model.metrics.items()]),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows.",
+        *([f"{choice[0].upper()}{choice[1:]}."] if choice else []),
         *([f"They are those of the published weights: {conversion}."] if conversion else []),
         "",
         "![learning curve](learning-curve.png)",
@@ -149,12 +153,15 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
     if not epochs:
         return []
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch.metrics))
-    header = ["epoch", "step", "training loss", "validation loss", *names]
+    averaged = any(epoch.weights for epoch in epochs)
+    header = ["epoch", "step", "training loss", "validation loss", *names, *(["weights"] * averaged)]
     rows = [
         [epoch.epoch, epoch.step, epoch.train_loss, epoch.eval_loss, *(epoch.metrics.get(n) for n in names)]
         for epoch in epochs
     ]
     cells = [["–" if cell is None else f"{cell:g}" for cell in row] for row in rows]
+    if averaged:
+        cells = [[*row, str(epoch.weights)] for row, epoch in zip(cells, epochs, strict=True)]
     return [*table(header, cells), ""]
 
 

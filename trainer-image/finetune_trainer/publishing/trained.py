@@ -9,7 +9,7 @@ import torch
 
 from finetune_api.dataset import PreprocessingSpec
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import Metrics, ModelStatus
+from finetune_api.status import Metrics, ModelStatus, Weights
 from finetune_trainer.data.cleaning import cleaning_options
 from finetune_trainer.models.adapters import model_format, save_weights
 from finetune_trainer.models.precision import cast, dtype_name, published_part
@@ -35,6 +35,10 @@ class Trained:
     """Of the published weights."""
     conversion: str | None = None
     """What merging and rounding did to the metrics, as a sentence."""
+    weights: Weights | None = None
+    """Which weights these are, with training.ema."""
+    choice: str = ""
+    """Why these, as a sentence."""
     debug_files: Path | None = None
     """A folder with what training.debug asked for."""
     stopped_at: int | None = None
@@ -60,11 +64,12 @@ class Trained:
             dtype=dtype_name(self.dtype),
             base_model=self.base_model,
             metrics=self.metrics,
+            weights=self.weights,
         )
 
     def card(self, report: RunReport) -> str:
         """The model card."""
-        return model_card(self.config, report, self.conversion)
+        return model_card(self.config, report, self.choice, self.conversion)
 
 
 def copy_cleaner(spec: PreprocessingSpec, folder: Path) -> None:

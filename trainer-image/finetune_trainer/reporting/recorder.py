@@ -96,12 +96,14 @@ class Recorder:
         self.update(epochs=evaluations[-EPOCHS_KEPT:], best=best)
         values = {"eval_loss": newest.eval_loss, **{f"eval_{k}": v for k, v in newest.metrics.items()}}
         if self.history is not None:
-            self.history.add(event="evaluation", step=newest.step, epoch=newest.epoch, **values)
+            chosen = {"weights": newest.weights.value} if newest.weights else {}
+            self.history.add(event="evaluation", step=newest.step, epoch=newest.epoch, **values, **chosen)
         self.metrics.eval_loss.set(newest.eval_loss if newest.eval_loss is not None else math.nan)
         for name, value in newest.metrics.items():
             self.metrics.eval_metric.labels(name).set(value)
         scores = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-        mark = " (best so far)" if improved else ""
+        better = f"; chosen: {newest.weights} weights" if newest.weights else ""
+        mark = better + (" (best so far)" if improved else "")
         logger.info(
             f"evaluation at step {newest.step}: {scores}{mark}",
             extra={"facts": {"event": "evaluation", **newest.to_json()}},

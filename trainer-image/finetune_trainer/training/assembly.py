@@ -38,6 +38,7 @@ from finetune_trainer.models.load import (
 )
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
+from finetune_trainer.optimization.ema import WeightAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.process.devices import (
@@ -105,6 +106,8 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         unfrozen_later(model, config.model.freeze),
     )
     logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
+    ema = config.training.ema
+    average = WeightAverage(model, optimizer, ema) if ema else None
     task = Task(model, inputs.dataset.objective, compute, tokenizer.pad_token_id or 0)
     run = Run(
         task,
@@ -115,11 +118,13 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         config.training,
         train,
         validation,
-        CheckpointIO(_store(inputs, compute), model, optimizer, ranks),
+        CheckpointIO(_store(inputs, compute), model, optimizer, average, ranks),
         inputs.recorder,
+        average,
         config.model.freeze,
         _debug(inputs, model, ranks),
     )
+    check_average_starts(ema, run.total_steps)
     set_seed(config.training.seed + ranks.rank)
     _report_effective(inputs, run, head, max_tokens)
     return Assembly(run, tokenizer, test[0] if test else None)
@@ -152,9 +157,7 @@ def _check_memory(inputs: Inputs, compute: Compute) -> None:
     """Log what training needs at least. Raises DeviceMemoryError before a weight is read where that cannot fit."""
     config = inputs.config
     shards = inputs.process.world_size if config.training.sharding is Sharding.FULL else 1
-    need = least_memory(
-        inputs.folder, config.model, inputs.dataset.objective, config.training.optimizer, shards
-    )
+    need = least_memory(inputs.folder, config.model, inputs.dataset.objective, config.training, shards)
     logger.info(f"device memory: at least {need}")
     check_fits(need, compute.device)
 

@@ -1,4 +1,4 @@
-"""Saves and restores a run: model, optimizer, random generators and state, on all ranks alike."""
+"""Saves and restores a run: model, optimizer, average, random generators and state, on all ranks alike."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from torch import nn
 from finetune_trainer.checkpoints.snapshot import capture, restore, restore_model
 from finetune_trainer.checkpoints.store import CheckpointStore, Loaded
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.optimization.ema import WeightAverage
 from finetune_trainer.training.state import TrainState
 
 
@@ -18,6 +19,7 @@ class CheckpointIO:
     store: CheckpointStore
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
     ranks: Ranks
 
     def save(self, state: TrainState) -> None:
@@ -26,6 +28,8 @@ class CheckpointIO:
             state.best.step if state.best else None,
             capture(self.model, self.optimizer, self.ranks),
         )
+        if self.average is not None:
+            tensors["ema"] = self.average.capture()
         if self.ranks.is_main:
             self.store.save(state.step, tensors, state.to_json(), best)
         self.ranks.broadcast(None)
@@ -41,14 +45,21 @@ class CheckpointIO:
         if self.ranks.is_main:
             self.store.drop_after(loaded.step)
         restore(loaded.tensors, self.model, self.optimizer, self.ranks)
+        self._restore_average(loaded)
         return TrainState.from_json(loaded.state)
 
     def restore_weights(self, step: int) -> bool:
-        """Put the weights of a step into the model; False if its checkpoint is lost or damaged."""
+        """Put the weights of a step into the model, and their average; False if its checkpoint is lost or damaged."""
         if not self.ranks.broadcast(self.ranks.is_main and self.store.has(step)):
             return False
-        restore_model(self.store.load(step).tensors["model"], self.model)
+        loaded = self.store.load(step)
+        restore_model(loaded.tensors["model"], self.model)
+        self._restore_average(loaded)
         return True
+
+    def _restore_average(self, loaded: Loaded) -> None:
+        if self.average is not None:
+            self.average.restore(loaded.tensors["ema"])
 
     def _newest(self, before: int | None) -> Loaded | None:
         """As rank 0 found it."""

@@ -103,6 +103,8 @@ def train_step(run: Run, state: TrainState) -> StepResult | None:
     seconds, lengths = time.perf_counter() - began, run.train.lengths[batch]
     record_spike(run, state, batch, loss)
     state.step += 1
+    if run.average is not None:
+        run.average.update(state.step)
     state.loss_sum += passes.loss_sum
     state.weight += passes.weight
     state.tokens += int(lengths.sum())

@@ -8,7 +8,7 @@ import torch
 
 from finetune_api.metrics import plain
 from finetune_api.run import FaultPlace, ModelInput, RunReport
-from finetune_api.status import Metrics, ModelStatus
+from finetune_api.status import EpochStatus, Metrics, ModelStatus, Weights
 from finetune_api.training import Resume
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import destroy_process_group, init_process_group, lost_peers, unshard
@@ -20,6 +20,7 @@ from finetune_trainer.publishing.folder import publish
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.assembly import Assembly, assemble, start_torch
+from finetune_trainer.training.comparison import choice_sentence, own_metrics
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import report_findings
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
@@ -46,7 +47,8 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
             findings = report_findings(parts.run.debug, recorder, state.step)
             final = as_published(inputs, parts, state)
             metrics, conversion = final_metrics(final, state)
-            message = f"{_trained(state, metrics)}{ending}{_refused(state)}{findings}"
+            chosen = f"; {final.choice}" if final.choice else ""
+            message = f"{_trained(state, metrics)}{chosen}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
             model = publish_model(inputs, final, metrics, conversion)
         destroy_process_group()
@@ -97,8 +99,10 @@ class Final:
     """A run whose model has the weights that are published."""
 
     parts: Assembly
-    step: int
-    """Whose weights they are."""
+    evaluation: EpochStatus
+    """Of these weights."""
+    choice: str
+    """Which of the trained and the averaged weights they are, and why; empty without training.ema."""
     dtype: torch.dtype
     change: str
     """What made them others than the trained ones; empty if nothing did."""
@@ -107,27 +111,30 @@ class Final:
 def as_published(inputs: Inputs, parts: Assembly, state: TrainState) -> Final:
     """Give the model the weights that are published.
 
-    The best weights, where early stopping restores them; an adapter merged; rounded to the format of output.dtype. With
-    a sharded model both happen when it is written.
+    The best weights, where early stopping restores them; the averaged ones, where they are better than the trained ones
+    of that step; an adapter merged; rounded to the format of output.dtype. With a sharded model the last two happen
+    when it is written.
     """
     run, spec = parts.run, inputs.config.model
     check_measured(run, state)
     stopping, step = run.training.early_stopping, state.step
     if stopping and stopping.restore_best and state.best and state.best.step != state.step:
         step = _restore_best(run, state.best.step, state.step)
+    evaluation = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
+    choice = _choose(run, evaluation) if run.average else ""
     dtype = published_dtype(inputs.config.output.dtype, inputs.folder.path)
     logger.info(f"the weights are published in {dtype_name(dtype)}")
     if run.ranks.sharded:
         if changes_weights(spec, dtype):
             logger.info("the metrics are those of the trained weights: a sharded model is not measured again")
-        return Final(parts, step, dtype, "")
+        return Final(parts, evaluation, choice, dtype, "")
     task = replace(run.task, model=merged(run.task.model, spec) if merges(spec) else run.task.model)
     if dtype is not torch.float32:
         task.objective.finish(task.model)
         round_weights(task.model, dtype)
         task.objective.begin(task.model)
     run = replace(run, task=task, evaluator=replace(run.evaluator, task=task))
-    return Final(replace(parts, run=run), step, dtype, changes_weights(spec, dtype))
+    return Final(replace(parts, run=run), evaluation, choice, dtype, changes_weights(spec, dtype))
 
 
 def changes_weights(spec: ModelInput, dtype: torch.dtype) -> str:
@@ -142,9 +149,8 @@ def final_metrics(final: Final, state: TrainState) -> tuple[Metrics, str | None]
     eval_ is that of their evaluation, measured again where something changed them; test_ is measured now, once.
     """
     parts, run = final.parts, final.parts.run
-    chosen = next((e for e in reversed(state.evaluations) if e.step == final.step), state.evaluations[-1])
-    metrics: dict[str, float | None] = {"eval_loss": chosen.eval_loss}
-    metrics |= {f"eval_{name}": value for name, value in chosen.metrics.items()}
+    metrics: dict[str, float | None] = {"eval_loss": final.evaluation.eval_loss}
+    metrics |= {f"eval_{name}": value for name, value in own_metrics(final.evaluation).items()}
     conversion = None
     if final.change:
         trained, metrics = metrics, _measure(parts, state, run.validation, "eval")
@@ -207,6 +213,16 @@ def _restore_best(run: Run, best: int, last: int) -> int:
     return last
 
 
+def _choose(run: Run, evaluation: EpochStatus) -> str:
+    """Put the averaged weights into the model, where the evaluation found them better; says which ones it has now."""
+    assert run.average is not None
+    if evaluation.weights is Weights.EMA:
+        run.average.swap()
+    choice = choice_sentence(evaluation, run.training.evaluation.best_metric, run.average.updates)
+    logger.info(choice)
+    return choice
+
+
 def publish_model(
     inputs: Inputs, final: Final, metrics: Metrics, conversion: str | None
 ) -> ModelStatus | None:
@@ -230,6 +246,8 @@ def publish_model(
         inputs.folder.base or inputs.folder.name,
         final.dtype,
         conversion,
+        final.evaluation.weights,
+        final.choice,
         debug_files=run.debug.folder if run.debug else None,
         stopped_at=early.step if early else None,
     )

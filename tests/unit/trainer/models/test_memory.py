@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_api.run import ExitCode, ModelInput
-from finetune_api.training import OptimizerSpec
+from finetune_api.training import EmaSpec, OptimizerSpec, TrainingSpec
 from finetune_trainer.errors import DeviceMemoryError, NotFoundError
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.load import least_memory, load_model
@@ -58,7 +58,7 @@ def test_the_need_is_that_of_the_loaded_model_and_nothing_random_is_drawn(
     objective, optimizer = Classification(["a", "b"]), OptimizerSpec(**optimizer)
     spec = ModelInput(path="unused", initialize="Random", **spec)
     base, before = folder(name, **config), torch.get_rng_state()
-    need = least_memory(base, spec, objective, optimizer)
+    need = least_memory(base, spec, objective, TrainingSpec(optimizer=optimizer))
     assert torch.equal(before, torch.get_rng_state())
     everything, trained = held(load_model(base, spec, objective, 0).model)
     states = 2 if optimizer.name == "AdamW" else int(optimizer.momentum > 0)
@@ -69,27 +69,37 @@ def test_the_need_is_that_of_the_loaded_model_and_nothing_random_is_drawn(
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_under_two_names_count_once(folder, name, tied):
     base, spec = folder(name, tie_word_embeddings=tied), ModelInput(path="unused", initialize="Random")
-    need = least_memory(base, spec, CausalLM(), OptimizerSpec())
+    need = least_memory(base, spec, CausalLM(), TrainingSpec())
     everything, trained = held(load_model(base, spec, CausalLM(), 0).model)
     assert (need.parameters, need.gradients) == (everything, trained)
 
 
 def test_of_a_sharded_model_every_device_holds_its_part(folder):
     base, spec = folder("Bert"), ModelInput(path="unused")
-    whole, part = (least_memory(base, spec, Classification(["a"]), OptimizerSpec(), n) for n in (1, 4))
+    whole, part = (least_memory(base, spec, Classification(["a"]), TrainingSpec(), n) for n in (1, 4))
     assert part.total == pytest.approx(whole.total / 4, abs=3)
+
+
+def test_a_moving_average_holds_the_trained_weights_once_more(folder):
+    base, spec = folder("Bert"), ModelInput(path="unused", freeze={"layers": 1})
+    plain, averaged = (
+        least_memory(base, spec, Classification(["a"]), TrainingSpec(ema=ema)) for ema in (None, EmaSpec())
+    )
+    assert (plain.average, averaged.average) == (0, plain.gradients)
+    assert averaged.total == plain.total + plain.gradients
+    assert str(averaged).endswith(" moving average)")
 
 
 def test_with_an_adapter_the_base_needs_no_gradients(folder):
     spec = ModelInput(path="unused", adapter={"lora": {}})
-    need = least_memory(folder("Bert"), spec, Classification(["a", "b"]), OptimizerSpec())
+    need = least_memory(folder("Bert"), spec, Classification(["a", "b"]), TrainingSpec())
     assert (need.gradients, need.optimizer_state) == (0, 0)
 
 
 def test_a_configuration_that_makes_no_model_is_named(folder):
     base = folder("Bert", hidden_act="none of these")
     with pytest.raises(NotFoundError, match="Bert cannot be loaded by AutoModelForSequenceClassification"):
-        least_memory(base, ModelInput(path="unused"), Classification(["a", "b"]), OptimizerSpec())
+        least_memory(base, ModelInput(path="unused"), Classification(["a", "b"]), TrainingSpec())
 
 
 def test_a_gpu_that_is_too_small_is_refused_with_what_is_needed(monkeypatch):
