@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -29,18 +30,39 @@ class Loss(NamedTuple):
     weight: Tensor
 
 
-class Meter(Protocol):
+class Answers(NamedTuple):
+    """What a meter keeps of a batch: all that its metrics need, much smaller than the logits."""
+
+    values: npt.NDArray[Any]
+    """(entries, …): one entry for every row, or for every word with a label; in the order of the rows."""
+    lengths: npt.NDArray[np.int64]
+    """Entries of every row (rows,)."""
+
+
+class Meter(ABC):
     """Collects predictions of an evaluation in memory that does not grow with the model's outputs."""
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add a batch as `Objective.loss` takes it; it is reduced on its device, and no logits are kept."""
+        self.count(self.reduce(logits, targets).values)
 
+    @abstractmethod
+    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+        """What is kept of a batch."""
+
+    @abstractmethod
+    def count(self, values: npt.NDArray[Any], times: npt.NDArray[np.int64] | None = None) -> None:
+        """Add `Answers.values`: each entry once, or as often as `times` (entries,) says."""
+
+    @abstractmethod
     def parts(self) -> Parts:
         """What was collected, for the meter of another rank."""
 
+    @abstractmethod
     def add(self, parts: Parts) -> None:
         """Take up what the meter of another rank collected."""
 
+    @abstractmethod
     def scores(self, loss: float) -> dict[str, float]:
         """Every metric of this objective by its plain name, NaN where undefined; `loss` is the evaluation's mean."""
 

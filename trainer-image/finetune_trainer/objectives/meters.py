@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.objectives.base import IGNORED, Parts
+from finetune_trainer.objectives.base import IGNORED, Answers, Meter, Parts
 from finetune_trainer.objectives.scores import (
     classification_scores,
     multi_label_scores,
@@ -22,24 +22,30 @@ from finetune_trainer.objectives.scores import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+Ints = npt.NDArray[np.int64]
 THRESHOLD = 0.5
 """Probability from which on a text has a label (several labels)."""
 
 
-class ConfusionMeter:
+class ConfusionMeter(Meter):
     """A confusion matrix: all that the metrics of one label need, whatever the number of rows or words."""
 
     def __init__(self, classes: int) -> None:
         self.matrix = np.zeros((classes, classes + 1), dtype=np.int64)
         """The last column counts rows without an answer."""
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count the predicted label of every row, or of every token that has a label."""
+    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+        """The cell of the matrix, counted by rows, for every row, or for every token that has a label."""
         counted = targets != IGNORED
         answers = logits.argmax(dim=-1).where(logits.isfinite().all(dim=-1), len(self.matrix))
         true, predicted = targets[counted], answers[counted]
-        pairs = (true * self.matrix.shape[1] + predicted).cpu().numpy()
-        np.add.at(self.matrix.reshape(-1), pairs, 1)
+        lengths = counted.reshape(len(targets), -1).sum(dim=1)
+        return Answers((true * self.matrix.shape[1] + predicted).cpu().numpy(), lengths.cpu().numpy())
+
+    def count(self, values: Ints, times: Ints | None = None) -> None:
+        """Count cells (entries,)."""
+        found = np.bincount(values, weights=times, minlength=self.matrix.size)
+        self.matrix += found.astype(np.int64).reshape(self.matrix.shape)
 
     def parts(self) -> Parts:
         """The matrix."""
@@ -55,7 +61,7 @@ class ConfusionMeter:
         return classification_scores(self.matrix)
 
 
-class LabelSetMeter:
+class LabelSetMeter(Meter):
     """For several labels a row: counts by label, and how many rows were wholly right."""
 
     def __init__(self, labels: int) -> None:
@@ -64,14 +70,20 @@ class LabelSetMeter:
         self.rows = np.zeros(2, dtype=np.int64)
         """Rows, and those whose labels are all right."""
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count logits (rows, labels) against 0 and 1 (rows, labels)."""
+    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+        """True and predicted labels (rows, 2, labels) for logits (rows, labels), targets being 0 and 1."""
         true = targets > THRESHOLD
         answered = logits.isfinite().all(dim=-1, keepdim=True)
         predicted = (logits.sigmoid() >= THRESHOLD).where(answered, ~true)
+        return _one_a_row(true, predicted)
+
+    def count(self, values: npt.NDArray[np.bool_], times: Ints | None = None) -> None:
+        """Count true and predicted labels (rows, 2, labels)."""
+        weights = np.ones(len(values), dtype=np.int64) if times is None else times
+        true, predicted = values[:, 0], values[:, 1]
         for line, decisions in enumerate((predicted & true, true, predicted)):
-            self.counts[line] += decisions.sum(dim=0).cpu().numpy()
-        self.rows += [len(targets), int((predicted == true).all(dim=1).sum())]
+            self.counts[line] += weights @ decisions
+        self.rows += [weights.sum(), weights @ (predicted == true).all(axis=1)]
 
     def parts(self) -> Parts:
         """The counts."""
@@ -88,7 +100,7 @@ class LabelSetMeter:
         return multi_label_scores(*self.counts, *self.rows.tolist())
 
 
-class PairMeter:
+class PairMeter(Meter):
     """Two numbers a target: rank correlation needs them all."""
 
     def __init__(self, shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> None:
@@ -97,14 +109,15 @@ class PairMeter:
         self.predictions: list[npt.NDArray[Any]] = [empty]
         self.targets: list[npt.NDArray[Any]] = [empty]
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Keep predicted and true numbers in their original units."""
-        self.predictions.append(self._original(logits))
-        self.targets.append(self._original(targets.reshape(logits.shape)))
+    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+        """Predicted and true numbers (rows, 2, targets) in their original units."""
+        values, lengths = _one_a_row(logits.double(), targets.reshape(logits.shape).double())
+        return Answers(values * self.scale + self.shift, lengths)
 
-    def _original(self, values: Tensor) -> npt.NDArray[np.float64]:
-        learned: npt.NDArray[np.float64] = values.double().cpu().numpy()
-        return learned * self.scale + self.shift
+    def count(self, values: npt.NDArray[np.float64], times: Ints | None = None) -> None:
+        """Keep predicted and true numbers (rows, 2, targets)."""
+        kept = values if times is None else np.repeat(values, times, axis=0)
+        self.add((kept[:, 0], kept[:, 1]))
 
     def parts(self) -> Parts:
         """Predictions and targets, both (rows, targets)."""
@@ -121,19 +134,26 @@ class PairMeter:
         return regression_scores(*self.parts())
 
 
-class NextTokenMeter:
+class NextTokenMeter(Meter):
     """How many of the predicted tokens were right."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(2, dtype=np.int64)
         """Predicted tokens, and those that were right."""
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count logits (rows, longest, vocabulary) against the tokens that come next (rows, longest)."""
+    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+        """Predicted tokens, and those that were right (rows, 2).
+
+        Of logits (rows, longest, vocabulary) against the tokens that come next (rows, longest).
+        """
         following = targets[:, 1:]
         answers = logits[:, :-1]
         hits = (answers.argmax(dim=-1) == following) & answers.isfinite().all(dim=-1)
-        self.counts += [int((following != IGNORED).sum()), int(hits.sum())]
+        return _one_a_row((following != IGNORED).sum(dim=1), hits.sum(dim=1))
+
+    def count(self, values: Ints, times: Ints | None = None) -> None:
+        """Count predicted and right tokens (rows, 2)."""
+        self.counts += values.sum(axis=0) if times is None else times @ values
 
     def parts(self) -> Parts:
         """The counts."""
@@ -147,3 +167,11 @@ class NextTokenMeter:
         """The metrics of finetune_api.metrics.LANGUAGE."""
         tokens, hits = self.counts.tolist()
         return {"perplexity": perplexity(loss), "accuracy": hits / tokens if tokens else float("nan")}
+
+
+def _one_a_row(one: Tensor, other: Tensor) -> Answers:
+    """Two tensors (rows, …) side by side (rows, 2, …)."""
+    import torch
+
+    values = torch.stack([one, other], dim=1).cpu().numpy()
+    return Answers(values, np.ones(len(values), dtype=np.int64))

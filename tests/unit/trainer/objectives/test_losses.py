@@ -181,7 +181,7 @@ def test_rows_without_a_target_weigh_nothing():
         assert (loss.loss_sum.item(), loss.weight.item()) == (0, 0)
 
 
-@pytest.mark.parametrize(
+METERS = pytest.mark.parametrize(
     ("objective", "logits", "targets"),
     [
         (Classification(["a", "b", "c"]), (6, 3), np.array([0, 1, 2, 2, 1, 0])),
@@ -196,6 +196,9 @@ def test_rows_without_a_target_weigh_nothing():
     ],
     ids=lambda value: type(value).__name__,
 )
+
+
+@METERS
 def test_meters_of_several_ranks_add_up_to_that_of_one(objective, logits, targets):
     import torch
 
@@ -208,3 +211,17 @@ def test_meters_of_several_ranks_add_up_to_that_of_one(objective, logits, target
         joined.add(rank.parts())
     joined.add(idle.parts())
     assert joined.scores(1.0) == alone.scores(1.0)
+
+
+@METERS
+def test_rows_that_count_several_times_are_rows_given_several_times(objective, logits, targets):
+    import torch
+
+    outputs = torch.randn(*logits, generator=torch.Generator().manual_seed(3))
+    times = np.array([0, 2, 1, 0, 1, 2])
+    rows = np.repeat(np.arange(6), times)
+    weighted, given = objective.meter(), objective.meter()
+    values, lengths = weighted.reduce(outputs, torch.from_numpy(targets))
+    weighted.count(values, np.repeat(times, lengths))
+    given.update(outputs[rows], torch.from_numpy(targets[rows]))
+    assert weighted.scores(1.0) == given.scores(1.0)
