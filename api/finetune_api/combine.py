@@ -1,4 +1,4 @@
-"""CombineConfig: combine several trained models into one. Written by hand for now; the operator will write it later.
+"""CombineConfig: combine several trained models into one. Written by hand, or by the operator for spec.ensemble.
 
 A file format like RunConfig: all paths explicit, versioned, frozen by a golden file in the tests. The result is a
 RunReport as well.
@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api import API_VERSION
-from finetune_api.base import ApiModel, Rule
+from finetune_api.base import ApiModel, Rule, ShortText
 from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec
-from finetune_api.metrics import MetricName
+from finetune_api.metrics import MetricName, plain
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
-from finetune_api.run import DataInput, Devices, JobIdentity, Path, ProgressEndpoint
+from finetune_api.run import DataInput, Devices, JobIdentity, Path, ProgressEndpoint, ValidationSplit
+from finetune_api.search_history import SearchHistory
 from finetune_api.status import Digest
 from finetune_api.training import Precision
 
@@ -25,20 +26,27 @@ class CombineRule(StrEnum):
     AVERAGE_PROBABILITIES = "AverageProbabilities"
     VOTE = "Vote"
     AVERAGE_WEIGHTS = "AverageWeights"
+    GREEDY_SOUP = "GreedySoup"
     AVERAGE_PREDICTIONS = "AveragePredictions"
 
 
+class Publish(StrEnum):
+    """When the combination is published."""
+
+    IF_BETTER = "IfBetter"
+    ALWAYS = "Always"
+
+
+VOTES_HAVE_NO_LOSS = "votes have no loss to be compared by; set {}: accuracy or another metric"
+SOUPS = [CombineRule.AVERAGE_WEIGHTS, CombineRule.GREEDY_SOUP]
+"""Rules that make one model of the members' weights."""
 RULES = {
-    "classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, CombineRule.AVERAGE_WEIGHTS],
-    "token_classification": [
-        CombineRule.AVERAGE_PROBABILITIES,
-        CombineRule.VOTE,
-        CombineRule.AVERAGE_WEIGHTS,
-    ],
-    "regression": [CombineRule.AVERAGE_PREDICTIONS, CombineRule.AVERAGE_WEIGHTS],
-    "causal_lm": [CombineRule.AVERAGE_WEIGHTS],
+    "classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS],
+    "token_classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS],
+    "regression": [CombineRule.AVERAGE_PREDICTIONS, *SOUPS],
+    "causal_lm": SOUPS,
 }
-"""Rules available for each objective, by the member of ObjectiveSpec."""
+"""Rules available for each objective, by the member of ObjectiveSpec. The first is the default."""
 
 
 def unfit(rule: CombineRule, objective: str) -> str | None:
@@ -65,13 +73,27 @@ class CombineData(ApiModel):
 
     rules = (
         Rule(
-            "has(self.validation) || has(self.test)",
-            "give validation or test rows, or both",
-            lambda s: s.validation is not None or s.test is not None,
+            "has(self.validation) || has(self.split) || has(self.test)",
+            "give validation rows, a split or test rows",
+            lambda s: s.validation is not None or s.split is not None or s.test is not None,
+        ),
+        Rule(
+            "!has(self.split) || (!has(self.validation) && has(self.train))",
+            "split holds out rows from train: give train, and no validation",
+            lambda s: s.split is None or (s.validation is None and s.train is not None),
+        ),
+        Rule(
+            "!has(self.split) || has(self.split.seed)",
+            "split needs the seed with which the members held out the same rows",
+            lambda s: s.split is None or s.split.seed is not None,
         ),
     )
+    train: DataInput | None = None
+    """Training rows of the members: for split, and to estimate batch normalisation anew for averaged weights."""
     validation: DataInput | None = None
-    """Rows for the metrics with the prefix eval_."""
+    """Rows for the metrics with the prefix eval_, in a separate file."""
+    split: ValidationSplit | None = None
+    """Rows for the metrics with the prefix eval_: those that every member held out from train."""
     test: DataInput | None = None
     """Rows for the metrics with the prefix test_."""
     columns: ColumnsSpec = ColumnsSpec()
@@ -104,6 +126,22 @@ class CombineConfig(ApiModel):
             "combining uses one process, which evaluates one member at a time; set devices.gpus to 0 or 1",
             lambda s: s.devices.gpus <= 1,
         ),
+        Rule(
+            "(self.publish == 'Always' && self.combine != 'GreedySoup')"
+            " || has(self.dataset.validation) || has(self.dataset.split)",
+            "publish: IfBetter and GreedySoup compare on validation rows; give dataset.validation or dataset.split,"
+            " or set publish: Always and another rule",
+            lambda s: (
+                (s.publish is Publish.ALWAYS and s.combine is not CombineRule.GREEDY_SOUP)
+                or s.dataset.validation is not None
+                or s.dataset.split is not None
+            ),
+        ),
+        Rule(
+            "self.combine != 'Vote' || !(self.bestMetric in ['loss', 'eval_loss'])",
+            VOTES_HAVE_NO_LOSS.format("bestMetric"),
+            lambda s: s.combine is not CombineRule.VOTE or plain(s.best_metric) != "loss",
+        ),
         *only_for_causal_lm(),
     )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
@@ -113,12 +151,20 @@ class CombineConfig(ApiModel):
     members: Annotated[list[MemberInput], Field(min_length=2, max_length=100)]
     """Models to combine. All must have the same objective, labels and tokenizer."""
     combine: CombineRule
-    """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights."""
+    """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights. GreedySoup adds to the best member, one after the other, those that do not make the soup worse on the validation rows."""
+    publish: Publish = Publish.IF_BETTER
+    """IfBetter publishes the best member instead if the combination is not better than it on the validation rows. Always publishes the combination."""
+    best_metric: MetricName = "eval_loss"
+    """Metric that decides which is better."""
+    missing: Annotated[list[ShortText], Field(max_length=100)] = []
+    """Names of members that failed and are not combined, for the model card."""
     dataset: CombineData
     objective: ObjectiveSpec
     """Objective of the members."""
     metrics: Annotated[list[MetricName], Field(max_length=4)] | None = None
     """Metrics to report in addition to the loss. Default: as for training."""
+    search: SearchHistory | None = None
+    """The search whose best trials are the members, for its report."""
     output: CombinePaths
     devices: Devices = Devices()
     precision: Precision = Precision.AUTO

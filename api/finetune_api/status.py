@@ -12,7 +12,7 @@ from finetune_api.resources import ResourcesSpec
 from finetune_api.training import TrainingSpec
 
 METRICS_KEPT, METRIC_NAME_LENGTH = 32, 64
-EPOCHS_KEPT, ATTEMPTS_KEPT, TRIALS_KEPT = 50, 20, 50
+EPOCHS_KEPT, ATTEMPTS_KEPT, TRIALS_KEPT, MEMBERS_KEPT = 50, 20, 50, 32
 LARGEST_ATTEMPT = 99_999
 LARGEST_COUNT = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
@@ -282,6 +282,8 @@ class ResolvedData(ApiModel):
     """SHA-256 digest of the file; of several files, over the digests of all, in the order in which they are read."""
     rows: Count | None = None
     """Number of rows used."""
+    rows_digest: Digest | None = None
+    """SHA-256 digest of the rows held out from the training rows: over the digest of the file and the numbers of the rows. Runs with the same one are evaluated on the same rows."""
     invalid_rows: Count | None = None
     """Number of invalid rows, which were skipped."""
     duplicate_rows: Count | None = None
@@ -378,6 +380,38 @@ class EffectiveStatus(ApiModel):
     """World size: number of training processes, one per GPU. training.sharding says how they share the model."""
 
 
+class Published(StrEnum):
+    """Which model an ensemble published."""
+
+    COMBINATION = "Combination"
+    BEST_MEMBER = "BestMember"
+
+
+class CombinationStatus(ApiModel):
+    """A combination of models beside its members, all evaluated on the same rows."""
+
+    combine: ShortText
+    """How the members were combined, for example AverageProbabilities."""
+    metric: ShortText
+    """Metric that they are compared by. The prefix eval_ means validation rows, test_ means test rows."""
+    members: Count
+    """Number of members evaluated."""
+    used: Count
+    """Number of members in the combination. GreedySoup leaves out those that make it worse."""
+    mean_member: Measured = None
+    """Mean value of the members."""
+    best_member: Measured = None
+    """Value of the best member. It is selected on these rows, so it is optimistic."""
+    combined: Measured = None
+    """Value of the combination."""
+    gain: Measured = None
+    """How much better the combination is than its best member; negative if it is worse."""
+    gain_interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """95 % confidence interval of the gain: bootstrap over the rows."""
+    published: Published
+    """The model that was published: the combination, or the best member, because the combination is not better."""
+
+
 class ModelStatus(ApiModel):
     """The published model."""
 
@@ -399,6 +433,8 @@ class ModelStatus(ApiModel):
     """Metrics of this model. The prefix eval_ means validation rows, test_ means test rows."""
     weights: Weights | None = None
     """With training.ema, the weights that were published: Trained, or EMA for their moving average."""
+    combination: CombinationStatus | None = None
+    """For a model of an ensemble: the combination beside its members."""
     trained_at: Time | None = None
     """Time at which training ended."""
 
@@ -482,6 +518,23 @@ class TrialsStatus(ApiModel):
     """The latest trials, at most 50."""
 
 
+class MemberStatus(ApiModel):
+    """A member of an ensemble."""
+
+    number: Count
+    """Number of the member, or of the trial that it is."""
+    name: ShortText
+    """Name of its FineTuneJob."""
+    state: TrialState
+    """Pending, Running, Suspended, Succeeded, Failed, or Stopped (the ensemble ended before it)."""
+    value: Measured = None
+    """Value of training.evaluation.bestMetric: that of the published model, or the best one so far."""
+    uri: Uri | None = None
+    """URI of its model."""
+    digest: Digest | None = None
+    """Digest of its model."""
+
+
 class FineTuneJobStatus(ApiModel):
     """Observed state of a job. Written by the operator."""
 
@@ -519,6 +572,8 @@ class FineTuneJobStatus(ApiModel):
     """Set if early stopping ended training before its planned end."""
     trials: TrialsStatus | None = None
     """The trials of a search."""
+    members: Annotated[list[MemberStatus], Field(max_length=MEMBERS_KEPT)] = []
+    """The members of an ensemble."""
     resolved: ResolvedStatus | None = None
     """The inputs as they were read: revisions, digests and row counts."""
     effective: EffectiveStatus | None = None

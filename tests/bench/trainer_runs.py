@@ -87,6 +87,8 @@ def combine(
         "job": {"name": "bench"},
         "members": [{"path": str(member)} for member in members],
         "combine": rule,
+        "publish": "Always",
+        "bestMetric": task.metric,
         "dataset": {
             "test": {"path": str(setting.folder / "test.jsonl")},
             "preprocessing": {"maxLength": task.max_length, "truncation": task.truncation},

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.combine import CombineConfig, CombinePaths, unfit
+from finetune_api.combine import CombineConfig, CombinePaths, Publish, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
 from finetune_api.model import Dtype
 from finetune_api.overrides import OverrideError, overridden
@@ -66,7 +66,8 @@ def _checked_combination(config: CombineConfig) -> CombineConfig:
     reason = unfit(config.combine, kind)
     if reason:
         raise ConfigurationError(f"combine: {reason}", FaultPlace(field="combine"))
-    _check_names(kind, {"metrics": config.metrics or []})
+    _check_names(kind, {"bestMetric": [config.best_metric], "metrics": config.metrics or []})
+    _check_split(config)
     return config.model_copy(update={"metrics": config.metrics or DEFAULTS[kind]})
 
 
@@ -104,11 +105,15 @@ def run_identity(config: Config) -> str:
         dtype, trained = config.output.dtype, fingerprint(config, {})
         return trained if dtype is Dtype.AUTO else _sha256({"trained": trained, "dtype": dtype.value})
     decisive = config.model_dump(
-        mode="json", include={"combine", "dataset", "objective", "metrics"}, exclude_defaults=True
+        mode="json",
+        include={"combine", "dataset", "objective", "metrics", "best_metric", "missing"},
+        exclude_defaults=True,
     )
-    for part in ("validation", "test"):
+    for part in ("train", "validation", "test"):
         for name in PLACES:
             decisive["dataset"].get(part, {}).pop(name, None)
+    if config.publish is not Publish.ALWAYS:  # as it was before there was a choice
+        decisive["publish"] = config.publish.value
     decisive["members"] = [[member.uri or member.path, member.digest] for member in config.members]
     return _sha256(decisive)
 
@@ -173,7 +178,7 @@ def _check_names(kind: str, chosen: dict[str, list[str]]) -> None:
                 )
 
 
-def _check_split(config: RunConfig) -> None:
+def _check_split(config: Config) -> None:
     split = config.dataset.split
     if split is None or not split.stratify:
         return

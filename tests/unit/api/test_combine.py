@@ -21,9 +21,35 @@ SMALLEST: dict[str, Any] = {
     "job": {"name": "movie-sentiment", "namespace": "default", "uid": UID},
     "members": [{"path": "/finetune/members/0"}, {"path": "/finetune/members/1"}],
     "combine": "AverageProbabilities",
+    "publish": "Always",
     "dataset": {"test": {"path": "/finetune/data/test.jsonl"}},
     "objective": {"classification": {}},
     "output": {"modelDir": "/finetune/output/model", "stagingDir": f"{OWN}/model"},
+}
+TRIAL: dict[str, Any] = {
+    "number": 2,
+    "name": "movie-sentiment-7d2c1e8a-t2",
+    "state": "Succeeded",
+    "parameters": {"training.optimizer.learningRate": 5e-5},
+    "value": 0.41,
+    "seconds": 63,
+    "evaluations": [[1.0, 0.43], [2.0, 0.41]],
+}
+CONFIRMED: dict[str, Any] = {"number": 2, "runs": 3, "mean": 0.42, "spread": 0.01}
+SEARCH: dict[str, Any] = {
+    "algorithm": "TPE",
+    "metric": "eval_loss",
+    "logarithmic": ["training.optimizer.learningRate"],
+    "rungs": [1.0],
+    "trials": [TRIAL],
+    "best": 2,
+    "confirmed": [CONFIRMED],
+    "importances": {"training.optimizer.learningRate": 1.0},
+    "end": "all 12 trials have ended",
+    "deviceSeconds": 900,
+    "savedSeconds": 120,
+    "reportDir": "/finetune/output/search",
+    "discard": ["/finetune/output/trials/1"],
 }
 
 
@@ -36,13 +62,18 @@ def full() -> dict[str, Any]:
         "format": "csv",
         "revision": "2" * 40,
     }
+    split = {"fraction": 0.2, "stratify": False, "groupBy": "review_id", "seed": 7}
     prepared = {name: FULL["dataset"][name] for name in ("columns", "preprocessing", "maxInvalidRows")}
     return SMALLEST | {
         "job": SMALLEST["job"] | {"attempt": 2},
         "members": [member, member],
-        "dataset": prepared | {"validation": rows, "test": rows},
+        "publish": "IfBetter",
+        "bestMetric": "eval_mcc",
+        "missing": ["movie-sentiment-7d2c1e8a-m3"],
+        "dataset": prepared | {"train": rows, "split": split, "test": rows},
         "objective": FULL["objective"],
         "metrics": ["accuracy", "mcc"],
+        "search": SEARCH,
         "output": SMALLEST["output"] | {"hubDir": f"{OWN}/hub", "uri": "pvc://models/movie-sentiment"},
         "devices": {"gpus": 1, "simulated": True},
         "precision": "Float32",
@@ -71,7 +102,10 @@ def test_the_full_combine_config_shows_every_field() -> None:
     missing = {
         place
         for place, _ in nodes(schema)
-        if place not in shown and not any(place[: len(choice)] == choice for choice in choices)
+        if place not in shown
+        and "*" not in place
+        and not any(place[: len(choice)] == choice for choice in choices)
+        and place[:2] != ("dataset", "validation")  # rows are held out from train instead
     }
     assert missing == {("dataset", "columns", "prompt")}
 
@@ -80,7 +114,16 @@ def test_the_full_combine_config_shows_every_field() -> None:
     ("changes", "says"),
     [
         ({"members": [{"path": "/a"}]}, "at least 2 items"),
-        ({"dataset": {}}, "give validation or test rows"),
+        ({"dataset": {}}, "give validation rows, a split or test rows"),
+        ({"dataset": {"split": {"seed": 1}}}, "split holds out rows from train"),
+        (
+            {"dataset": {"train": {"path": "/a"}, "validation": {"path": "/b"}, "split": {"seed": 1}}},
+            "no validation",
+        ),
+        ({"dataset": {"train": {"path": "/a"}, "split": {}}}, "split needs the seed"),
+        ({"publish": "IfBetter"}, "give dataset.validation or dataset.split, or set publish: Always"),
+        ({"combine": "GreedySoup"}, "and another rule"),
+        ({"combine": "Vote"}, "votes have no loss to be compared by; set bestMetric"),
         (
             {"dataset": SMALLEST["dataset"] | {"columns": {"prompt": "p"}}},
             r"columns\.prompt is for objective\.causalLM",
@@ -102,7 +145,10 @@ def test_every_objective_says_which_rules_fit_it_and_every_rule_fits_one() -> No
 
 
 def test_a_rule_that_does_not_fit_is_answered_with_those_that_do() -> None:
-    assert unfit(CombineRule.VOTE, "causal_lm") == "Vote does not fit causal_lm; use AverageWeights"
+    assert (
+        unfit(CombineRule.VOTE, "causal_lm")
+        == "Vote does not fit causal_lm; use AverageWeights or GreedySoup"
+    )
     assert unfit(CombineRule.AVERAGE_WEIGHTS, "causal_lm") is None
 
 

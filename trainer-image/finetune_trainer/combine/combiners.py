@@ -1,10 +1,11 @@
 """How models become one: by their outputs, or by their weights. A new way is a class here and a line in COMBINERS."""
 
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.combine import CombineRule
+from finetune_trainer.combine.comparison import Decisive, not_finite
 from finetune_trainer.combine.members import Member
+from finetune_trainer.combine.weights import WeightSum
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
@@ -22,18 +25,35 @@ from finetune_trainer.shipped.ensemble import MEMBERS, RULES
 from finetune_trainer.training.evaluator import Predict
 from finetune_trainer.training.task import Task
 
+logger = logging.getLogger(__name__)
+
 Parts = dict[str, Examples]
 """The rows to score on, by the prefix of their metrics."""
 Rule = Callable[[Tensor, bool], Tensor]
 """Of `ensemble.RULES`."""
 
 
-class Combiner(ABC):
-    """Takes up every member, and is then scored as one model; `load` gives a task with a model like theirs."""
+@dataclass(frozen=True)
+class Means:
+    """What combiners work with."""
 
-    def __init__(self, load: Callable[[], Task], parts: Parts) -> None:
-        self.load, self.parts = load, parts
-        self.members = 0
+    load: Callable[[int], Task]
+    """A task with a member's model."""
+    parts: Parts
+    decisive: Decisive
+    measure: Callable[[Task], float | None]
+    """The value of the decisive metric; None if it is not finite."""
+    estimate: Callable[[Task], None]
+    """Estimates statistics of batch normalisation anew, where a model has some."""
+
+
+class Combiner(ABC):
+    """Takes up every member, and is then scored as one model."""
+
+    def __init__(self, means: Means) -> None:
+        self.means = means
+        self.used: list[int] = []
+        """Members in the combination."""
 
     def predict_member(self, task: Task, part: str) -> Predict:
         """How a member predicts a part of the rows."""
@@ -43,11 +63,11 @@ class Combiner(ABC):
     def add_member(self, task: Task) -> None:
         """Take up a member that was scored."""
         del task
-        self.members += 1
+        self.used.append(len(self.used))
 
     @abstractmethod
-    def combined(self) -> Task:
-        """The combination, once all members were added."""
+    def combine(self, values: list[float | None]) -> Task:
+        """The combination, once all members were added; `values` are those of the decisive metric."""
 
     @abstractmethod
     def predict_combined(self, part: str) -> Predict:
@@ -61,14 +81,14 @@ class Combiner(ABC):
 class OutputEnsemble(Combiner):
     """Keeps the outputs of every member for every row, or token: members x rows x outputs numbers in float32."""
 
-    def __init__(self, rule: Rule, load: Callable[[], Task], parts: Parts) -> None:
-        super().__init__(load, parts)
-        self.rule, self.outputs = rule, {part: list[Tensor]() for part in parts}
+    def __init__(self, rule: Rule, means: Means) -> None:
+        super().__init__(means)
+        self.rule, self.outputs = rule, {part: list[Tensor]() for part in means.parts}
         self._task: Task | None = None
 
     def predict_member(self, task: Task, part: str) -> Predict:
         """As the member does, and records it."""
-        examples = self.parts[part]
+        examples = self.means.parts[part]
         count = int(examples.offsets[-1]) if examples.per_token else len(examples)
         outputs = torch.zeros(count, task.objective.outputs or 0)
         self.outputs[part].append(outputs)
@@ -79,14 +99,15 @@ class OutputEnsemble(Combiner):
         super().add_member(task)
         self._task = replace(task, model=nn.Module())
 
-    def combined(self) -> Task:
+    def combine(self, values: list[float | None]) -> Task:
         """A task without a model: its outputs are known."""
+        del values
         assert self._task is not None
         return self._task
 
     def predict_combined(self, part: str) -> Predict:
         """By the rule, from the members' outputs."""
-        task = self.combined()
+        task = self.combine([])
         multi_label = task.objective.problem_type == "multi_label_classification"
         outputs = self.rule(torch.stack(self.outputs[part]), multi_label).float()
         return Replayed(outputs, task.pad_id)
@@ -105,45 +126,82 @@ class OutputEnsemble(Combiner):
 
 
 class WeightAverage(Combiner):
-    """The mean of the weights, a model soup (Wortsman et al. 2022): summed in float64, one model in size."""
+    """A model soup: one model with the mean of the members' weights."""
 
-    def __init__(self, load: Callable[[], Task], parts: Parts) -> None:
-        super().__init__(load, parts)
-        self._sums: dict[str, Tensor] = {}
+    def __init__(self, means: Means) -> None:
+        super().__init__(means)
+        self.sum = WeightSum()
+        self._soup: Task | None = None
 
     def add_member(self, task: Task) -> None:
         """Add its weights."""
         super().add_member(task)
-        for name, tensor in task.model.state_dict().items():
-            value = tensor.detach().double().cpu()
-            self._sums[name] = self._sums[name].add_(value) if name in self._sums else value.clone()
+        self.sum.add(task.model)
 
-    @cached_property
-    def _averaged(self) -> Task:
-        """On the device of the members. Counters, which are whole numbers, are rounded down."""
-        task = self.load()
-        means = {
-            name: (self._sums[name] / self.members).to(tensor.dtype)
-            for name, tensor in task.model.state_dict().items()
-        }
-        task.model.load_state_dict(means)
-        return task
-
-    def combined(self) -> Task:
-        """The averaged model."""
-        return self._averaged
+    def combine(self, values: list[float | None]) -> Task:
+        """The averaged model on the device of the members."""
+        del values
+        soup = self.means.load(self.used[0])
+        self.sum.put_mean(soup.model)
+        if len(self.used) > 1:
+            self.means.estimate(soup)
+        self._soup = soup
+        return soup
 
     def predict_combined(self, part: str) -> Predict:
         """As the averaged model does."""
         del part
-        return self._averaged.predict
+        assert self._soup is not None
+        return self._soup.predict
 
     def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
         """The averaged model as training would have written it."""
-        self._averaged.model.save_pretrained(str(folder))
+        assert self._soup is not None
+        self._soup.model.save_pretrained(str(folder))
         reset_tokenizer(tokenizer)
         tokenizer.save_pretrained(str(folder))
         return "custom-head" if members[0].head else "safetensors", None
+
+
+class GreedySoup(WeightAverage):
+    """Algorithm 1 of Wortsman et al. 2022: from the best member on, one is added unless it makes the soup worse.
+
+    One model and the sum of those kept are in memory; a member that is kept is read once more.
+    """
+
+    def add_member(self, task: Task) -> None:
+        """Members are chosen by their values, once all are known."""
+
+    def combine(self, values: list[float | None]) -> Task:
+        """The mean of the members that were kept."""
+        decisive, order = self.means.decisive, self.means.decisive.best(values)
+        if not order:
+            raise not_finite(decisive)
+        value = values[order[0]]
+        self._keep(order[0])
+        logger.info(f"members.{order[0]} is the best: {decisive.name} {value:.4f}")
+        for number in order[1:]:
+            candidate = self._value_with(number)
+            worse = candidate is None or decisive.improves(value, candidate)
+            logger.info(
+                f"members.{number} {'is skipped' if worse else 'is kept'}: {decisive.name}"
+                f" {'not finite' if candidate is None else f'{candidate:.4f}'} with it, {value:.4f} without"
+            )
+            if not worse:
+                self._keep(number)
+                value = candidate
+        return super().combine(values)
+
+    def _keep(self, number: int) -> None:
+        self.used.append(number)
+        self.sum.add(self.means.load(number).model)
+
+    def _value_with(self, number: int) -> float | None:
+        """Of the soup with one more member, which stays out of the sum."""
+        task = self.means.load(number)
+        self.sum.put_mean_with(task.model)
+        self.means.estimate(task)
+        return self.means.measure(task)
 
 
 @dataclass(frozen=True)
@@ -190,9 +248,10 @@ def _places(examples: Examples, batch: Indices) -> tuple[Tensor, Tensor | None]:
     return (starts[:, None] + position)[mask], mask
 
 
-COMBINERS: dict[CombineRule, Callable[[Callable[[], Task], Parts], Combiner]] = {
+COMBINERS: dict[CombineRule, Callable[[Means], Combiner]] = {
     CombineRule.AVERAGE_PROBABILITIES: partial(OutputEnsemble, RULES["AverageProbabilities"]),
     CombineRule.VOTE: partial(OutputEnsemble, RULES["Vote"]),
     CombineRule.AVERAGE_PREDICTIONS: partial(OutputEnsemble, RULES["AveragePredictions"]),
     CombineRule.AVERAGE_WEIGHTS: WeightAverage,
+    CombineRule.GREEDY_SOUP: GreedySoup,
 }

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from safetensors import safe_open
 
-from finetune_api.combine import CombineConfig, CombineRule, MemberInput
+from finetune_api.combine import SOUPS, CombineConfig, MemberInput
 from finetune_api.objective import ObjectiveSpec
-from finetune_api.run import FaultPlace, ModelInput
+from finetune_api.run import FaultPlace, ModelInput, ValidationSplit
+from finetune_api.status import ModelStatus, ResolvedStatus
 from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
 from finetune_trainer.files import sha256
 from finetune_trainer.models.folder import ModelFolder, check_folder
@@ -26,6 +28,15 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Training:
+    """What a member's run.json says of the rows that it was trained on."""
+
+    resolved: ResolvedStatus
+    split: ValidationSplit | None
+    """With its seed; None where it was evaluated on rows in a separate file."""
+
+
+@dataclass(frozen=True)
 class Member:
     """A model that passed the checks which need no torch."""
 
@@ -37,7 +48,9 @@ class Member:
     config: Json
     """Its config.json."""
     objective: ObjectiveSpec
-    base_model: str | None
+    model: ModelStatus
+    """As its report describes it."""
+    training: Training
 
     @property
     def name(self) -> str:
@@ -58,6 +71,16 @@ class Member:
         return json.loads(path.read_text()) if path.exists() else None
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether its weights have running statistics."""
+        return any(name.endswith("running_mean") for name in self._tensors())
+
+    def _tensors(self) -> Iterator[str]:
+        for path in self.folder.path.glob("*.safetensors"):
+            with safe_open(path, framework="numpy") as tensors:
+                yield from tensors.keys()
+
+    @property
     def architecture(self) -> Json:
         """All that decides what the same weights compute."""
         kept = {key: value for key, value in self.config.items() if key not in _NO_ARCHITECTURE}
@@ -74,12 +97,26 @@ def read_members(config: CombineConfig) -> list[Member]:
     members = [_read(f"members.{i}", each) for i, each in enumerate(config.members)]
     for member in members:
         _fits(member, members[0], config)
+    _check_batch_norm(members, config)
     return members
+
+
+def _check_batch_norm(members: list[Member], config: CombineConfig) -> None:
+    """The mean of the members' running statistics is not what a model with their mean weights computes."""
+    if config.combine not in SOUPS or config.dataset.train is not None:
+        return
+    for member in members:
+        if member.has_batch_norm:
+            raise ConfigurationError(
+                f"{member.field}: {member.name} has batch normalisation, whose statistics have to be estimated anew"
+                f" for {config.combine}: give dataset.train, the training rows of the members",
+                FaultPlace(field="dataset.train", file=member.name),
+            )
 
 
 def _read(field: str, given: MemberInput) -> Member:
     path, name = Path(given.path), given.uri or given.path
-    with _named(field, name):
+    with named(field, name):
         if (path / "adapter_config.json").exists():
             raise NotFoundError(
                 "it is an adapter without its base model; train it with model.adapter.lora.merge: true"
@@ -98,15 +135,26 @@ def _read(field: str, given: MemberInput) -> Member:
             raise NotFoundError(f"its digest is {digest}, not the {given.digest} that was asked for")
         try:
             objective = ObjectiveSpec.model_validate(record["config"]["objective"])
-        except (ValidationError, KeyError, TypeError) as error:
+            model = ModelStatus.model_validate(record["report"]["model"])
+            training = _training(record)
+        except (ValidationError, KeyError, TypeError, AttributeError) as error:
             raise NotFoundError("its run.json does not say what it was trained for") from error
-        base = (record["report"].get("model") or {}).get("baseModel")
         config = json.loads((path / "config.json").read_text())
-        return Member(field, folder, digest, config, objective, base)
+        return Member(field, folder, digest, config, objective, model, training)
+
+
+def _training(record: Json) -> Training:
+    resolved = ResolvedStatus.model_validate(record["report"].get("resolved") or {})
+    dataset, training = record["config"].get("dataset") or {}, record["config"].get("training") or {}
+    if dataset.get("validation"):
+        return Training(resolved, None)
+    split = ValidationSplit.model_validate(dataset.get("split") or {})
+    seed = training.get("seed") if split.seed is None else split.seed
+    return Training(resolved, split.model_copy(update={"seed": seed}))
 
 
 @contextmanager
-def _named(field: str, name: str) -> Iterator[None]:
+def named(field: str, name: str) -> Iterator[None]:
     """Say which member an error is about."""
     try:
         yield
@@ -135,7 +183,7 @@ def _misfit(member: Member, first: Member, config: CombineConfig) -> str | None:
         )
     if _tokenizer(member) != _tokenizer(first):
         return f"its tokenizer is another one than that of {first.name}; members read the same tokens"
-    if config.combine is CombineRule.AVERAGE_WEIGHTS and member.architecture != first.architecture:
+    if config.combine in SOUPS and member.architecture != first.architecture:
         keys = sorted(key for key in member.architecture | first.architecture if _differs(key, member, first))
         return (
             f"its architecture is another one than that of {first.name} ({', '.join(keys[:5])}), and weights can be"

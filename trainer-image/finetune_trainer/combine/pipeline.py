@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel
 
-from finetune_api.combine import CombineConfig
+from finetune_api.combine import SOUPS, CombineConfig
 from finetune_api.run import RunReport
-from finetune_api.status import EffectiveStatus
-from finetune_trainer.combine.combiners import Parts
-from finetune_trainer.combine.content import Combined
+from finetune_api.status import EffectiveStatus, Published
+from finetune_trainer.combine.comparison import missing, sentence
+from finetune_trainer.combine.content import BestMember, Combined
 from finetune_trainer.combine.members import Member
-from finetune_trainer.combine.rows import NOTHING_PUBLISHED, objective_of
-from finetune_trainer.combine.scoring import Setting, format_metrics, load, score
+from finetune_trainer.combine.rows import NOTHING_PUBLISHED, PREFIXES, objective_of
+from finetune_trainer.combine.scoring import Scored, Setting, load, score
 from finetune_trainer.data.sources import Source
-from finetune_trainer.data.tokens import tokenize
+from finetune_trainer.data.tokens import Examples, tokenize
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.process.devices import Compute, choose_compute
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import publish
+from finetune_trainer.publishing.folder import Publishable, publish
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.assembly import LABELS_REPORTED, limit_tokens, log_compute
 from finetune_trainer.training.inputs import clear_beside, stop_if_asked
@@ -49,15 +49,35 @@ def score_and_publish(
     able = longest_of_all(members, tokenizer)
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, able)
     report_effective(config, members[0], setting.compute, max_tokens, recorder)
-    parts = tokenize_all(setting, sources, max_tokens, tokenizer)
-    scored = score(setting, members, parts, recorder)
+    tokens = partial(_tokenized, setting, max_tokens, tokenizer)
+    parts = {prefix: tokens(sources[part]) for part, prefix in PREFIXES.items() if part in sources}
+    estimates = config.combine in SOUPS and any(member.has_batch_norm for member in members)
+    train = tokens(sources["train"]) if estimates else None
+    scored = score(setting, members, parts, train, recorder)
     stop_if_asked(stop, NOTHING_PUBLISHED)
-    message = f"combined {len(members)} models by {config.combine}: {format_metrics(scored.metrics)}"
-    recorder.update(message=recorder.with_caveats(message))  # which is published with the model
-    model = publish(config, Combined(config, members, scored, tokenizer), recorder.report)
+    recorder.update(
+        message=recorder.with_caveats(_message(config, members, scored))
+    )  # is published with the model
+    model = publish(config, _published(config, members, scored, tokenizer), recorder.report)
     clear_beside(Path(config.output.staging_dir), config)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
     return recorder.report.model_copy(update={"model": model})
+
+
+def _published(config: CombineConfig, members: list[Member], scored: Scored, tokenizer: Any) -> Publishable:
+    if scored.comparison.published is Published.COMBINATION:
+        return Combined(config, members, scored, tokenizer)
+    assert scored.best is not None
+    return BestMember(config, members, scored, scored.best)
+
+
+def _message(config: CombineConfig, members: list[Member], scored: Scored) -> str:
+    """What was found and published, in at most three sentences."""
+    parts = [sentence(scored.comparison)]
+    if scored.comparison.published is Published.BEST_MEMBER:
+        assert scored.best is not None
+        parts.append(f"that is not better, so the best member is published: {members[scored.best].name}")
+    return "; ".join([*parts, *([missing(config)] if config.missing else [])])
 
 
 def in_common_precision(setting: Setting, members: list[Member]) -> Setting:
@@ -87,14 +107,11 @@ def report_effective(
     recorder.update(effective=effective)
 
 
-def tokenize_all(setting: Setting, sources: dict[str, Source], max_tokens: int, tokenizer: Any) -> Parts:
-    """The rows as tokens, the same for all members."""
+def _tokenized(setting: Setting, max_tokens: int, tokenizer: Any, source: Source) -> Examples:
+    """Rows as tokens, the same for all members."""
     causal = setting.config.objective.causal_lm
     mask_prompt = causal.mask_prompt if causal else False
-    return {
-        part: tokenize(source, setting.objective, tokenizer, max_tokens, mask_prompt=mask_prompt)
-        for part, source in sources.items()
-    }
+    return tokenize(source, setting.objective, tokenizer, max_tokens, mask_prompt=mask_prompt)
 
 
 def longest_of_all(members: list[Member], tokenizer: Any) -> int | None:

@@ -1,17 +1,15 @@
-"""The rows on which members and combination are evaluated, and their objective."""
+"""The rows on which members and combination are evaluated, the members' training rows, and their objective."""
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from finetune_api.combine import CombineConfig
 from finetune_api.objective import ClassWeights
 from finetune_trainer.combine.members import Member
-from finetune_trainer.data.dataset import label_lists, label_numbers
+from finetune_trainer.data.dataset import hold_out, read_options
 from finetune_trainer.data.deduplicate import Deduplicator
-from finetune_trainer.data.rows import ReadOptions
-from finetune_trainer.data.sources import Source, scan
+from finetune_trainer.data.sources import FileIndex, scan
 from finetune_trainer.objectives import OBJECTIVES, Objective
 
 logger = logging.getLogger(__name__)
@@ -19,7 +17,7 @@ logger = logging.getLogger(__name__)
 NOTHING_PUBLISHED = "; nothing was published"
 """Ends the sentence of a stop."""
 PREFIXES = {"validation": "eval", "test": "test"}
-"""Of the metrics, by the part of the data set."""
+"""Of the metrics, by the part of the data set that they are measured on."""
 
 
 def objective_of(config: CombineConfig, member: Member) -> Objective[Any]:
@@ -33,31 +31,25 @@ def objective_of(config: CombineConfig, member: Member) -> Objective[Any]:
     return OBJECTIVES[config.objective.kind].build(options, labels, [])
 
 
-def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) -> dict[str, Source]:
-    """The rows by the prefix of their metrics; those with labels that the members do not know are invalid.
+def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) -> dict[str, FileIndex]:
+    """The rows by the part of the data set, read and split as in training.
 
-    Raises what `scan` raises.
+    Those with labels that the members do not know are invalid. Raises what `scan` and `hold_out` raise.
     """
-    spec, kind = config.dataset, OBJECTIVES[config.objective.kind]
-    options = getattr(config.objective, config.objective.kind)
+    spec, split = config.dataset, config.dataset.split
     labels = member.outputs if _labelled(config) else None
-    reading = ReadOptions(
-        columns=spec.columns,
-        preprocessing=spec.preprocessing,
-        max_invalid_rows=spec.max_invalid_rows,
-        read_label=partial(kind.read_label, options, labels=labels),
-        per_token=kind.per_token,
-        labelled=kind.labelled,
-        label_lists=label_lists(config.objective),
-        label_numbers=label_numbers(config.objective),
-    )
-    duplicates, found = Deduplicator(spec.preprocessing.deduplicate), {}
-    for part, prefix in PREFIXES.items():
+    duplicates, found = Deduplicator(spec.preprocessing.deduplicate), dict[str, FileIndex]()
+    for part in ("train", *PREFIXES):
         data = getattr(spec, part)
         if data is not None:
-            rows = scan(f"dataset.{part}", data, reading, duplicates, check)
-            logger.info(f"{part}: {len(rows)} rows of {rows.name}")
-            found[prefix] = rows.source
+            reading = read_options(spec, config.objective, labels, split if part == "train" else None)
+            found[part] = scan(f"dataset.{part}", data, reading, duplicates, check, list(found.values()))
+        if part == "train" and split is not None:
+            assert split.seed is not None
+            halves = hold_out(found["train"], split, split.seed, config.objective)
+            found["train"], found["validation"] = halves
+    for part, rows in found.items():
+        logger.info(f"{part}: {len(rows)} rows of {rows.name}")
     return found
 
 

@@ -8,8 +8,9 @@ import logging
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunReport
 from finetune_api.status import ResolvedStatus
+from finetune_trainer.combine.held_out import check_held_out
 from finetune_trainer.combine.members import read_members
-from finetune_trainer.combine.rows import NOTHING_PUBLISHED, PREFIXES, read_rows
+from finetune_trainer.combine.rows import NOTHING_PUBLISHED, read_rows
 from finetune_trainer.hub.fetch import fetch_rows
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import published
@@ -31,9 +32,11 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
     config = fetch_rows(config, stop)
     members = read_members(config)
     logger.info(f"{len(members)} members, whole and fit for each other")
-    sources = read_rows(config, members[0], lambda: stop_if_asked(stop, NOTHING_PUBLISHED))
-    resolved = {part: sources[prefix].resolved for part, prefix in PREFIXES.items() if prefix in sources}
+    rows = read_rows(config, members[0], lambda: stop_if_asked(stop, NOTHING_PUBLISHED))
+    resolved = {part: index.resolved for part, index in rows.items()}
+    check_held_out(config, members, resolved)
     recorder.update(resolved=ResolvedStatus(**resolved))
+    sources = {part: index.source for part, index in rows.items()}
     from finetune_trainer.combine.pipeline import score_and_publish
 
     return score_and_publish(config, members, sources, recorder, stop, threads)

@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import torch
+
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.metrics import Direction, direction, plain
 from finetune_api.run import FaultPlace, ModelInput
-from finetune_api.status import Metrics, ProgressStatus
+from finetune_api.status import CombinationStatus, Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
-from finetune_trainer.combine.combiners import COMBINERS, Combiner, Parts
-from finetune_trainer.combine.members import Member
+from finetune_trainer.combine.batch_norm import estimate_statistics
+from finetune_trainer.combine.bootstrap import RowAnswers, gain_interval
+from finetune_trainer.combine.combiners import COMBINERS, Combiner, Means, Parts
+from finetune_trainer.combine.comparison import Decisive, compare
+from finetune_trainer.combine.members import Member, named
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED
+from finetune_trainer.data.batching import Indices
+from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import NotFoundError
 from finetune_trainer.models.load import load_model
@@ -24,6 +32,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder, short
 from finetune_trainer.shipped.custom_head import load as load_headed
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, Evaluator, Predict, defined
+from finetune_trainer.training.inputs import stop_if_asked
 from finetune_trainer.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -54,30 +63,83 @@ class Scored:
     members: list[Metrics]
     metrics: Metrics
     """Of the combination, each beside those of the mean and of the best member."""
+    best: int | None
+    """The best member; None if no member has a finite value."""
+    comparison: CombinationStatus
 
 
-def score(setting: Setting, members: list[Member], parts: Parts, recorder: Recorder) -> Scored:
-    """Score one member after the other, then all as one. Raises StoppedError, PrunedError."""
-    combiner = COMBINERS[setting.config.combine](lambda: load(members[0], setting), parts)
-    each: list[Metrics] = []
-    for number, member in enumerate(members):
-        each.append(_score_member(setting, member, combiner))
-        logger.info(f"{member.name}: {format_metrics(each[-1])}")
-        recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
-    names = _names(setting.config)
-    combined = _measured(setting, combiner.combined(), parts, combiner.predict_combined, names)
-    return Scored(combiner, each, beside_members(combined, each))
+def score(
+    setting: Setting, members: list[Member], parts: Parts, train: Examples | None, recorder: Recorder
+) -> Scored:
+    """Score one member after the other, then all as one. `train` are the training rows, for batch normalisation.
 
-
-def _score_member(setting: Setting, member: Member, combiner: Combiner) -> Metrics:
-    """Nothing refers to the member's model afterwards: the next one takes its place in memory."""
-    task = load(member, setting)
-    names = _names(setting.config, of_members=True)
-    metrics = _measured(
-        setting, task, combiner.parts, lambda part: combiner.predict_member(task, part), names
+    Raises StoppedError, PrunedError, DivergedError.
+    """
+    decisive = Decisive.of(setting.config)
+    means = Means(
+        lambda number: load(members[number], setting),
+        parts,
+        decisive,
+        lambda task: _decided(setting, task, parts[decisive.part], decisive),
+        lambda task: _estimate(setting, task, train),
     )
+    combiner = COMBINERS[setting.config.combine](means)
+    each, best = list[Metrics](), None
+    for number, member in enumerate(members):
+        answers = _score_member(setting, members[number], combiner, decisive)
+        each.append(answers.metrics)
+        logger.info(f"{member.name}: {format_metrics(each[-1])}")
+        value = each[-1].get(decisive.name)
+        if value is None:
+            recorder.caveat(f"{member.field}: {member.name}: its {decisive.name} is not a finite number")
+        if best is None or decisive.improves(value, best.metrics.get(decisive.name)):
+            best = answers
+        recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
+    values = [metrics.get(decisive.name) for metrics in each]
+    task = combiner.combine(values)
+    together = _measured(setting, task, parts, combiner.predict_combined, decisive)
+    interval = _interval(setting, task.objective, decisive, together, best)
+    combined = together.metrics.get(decisive.name)
+    found = compare(setting.config, decisive, values, combined, len(combiner.used), interval)
+    metrics = beside_members(without_votes_loss(together.metrics, setting.config), each, setting.config)
+    return Scored(combiner, each, metrics, next(iter(decisive.best(values)), None), found)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered: its metrics, and the answers for the rows of the decisive metric."""
+
+    metrics: Metrics
+    rows: RowAnswers
+
+
+def _score_member(setting: Setting, member: Member, combiner: Combiner, decisive: Decisive) -> Answers:
+    """Nothing refers to the member's model afterwards: the next one takes its place in memory."""
+    task, parts = load(member, setting), combiner.means.parts
+    answers = _measured(setting, task, parts, lambda part: combiner.predict_member(task, part), decisive)
     combiner.add_member(task)
-    return metrics
+    return answers
+
+
+def _interval(
+    setting: Setting, objective: Objective[Any], decisive: Decisive, together: Answers, best: Answers | None
+) -> list[float] | None:
+    if best is None or decisive.name not in together.metrics or decisive.name not in best.metrics:
+        return None
+    return gain_interval(
+        decisive.metric,
+        decisive.sign,
+        objective.meter,
+        together.rows,
+        best.rows,
+        lambda: stop_if_asked(setting.stop, NOTHING_PUBLISHED),
+    )
+
+
+def _estimate(setting: Setting, task: Task, train: Examples | None) -> None:
+    if train is not None:
+        size = setting.batch_size // EVALUATION_FACTOR
+        estimate_statistics(task, train, size, lambda: stop_if_asked(setting.stop, NOTHING_PUBLISHED))
 
 
 def load(member: Member, setting: Setting) -> Task:
@@ -86,7 +148,8 @@ def load(member: Member, setting: Setting) -> Task:
     if member.head is not None:
         model: Any = load_headed(folder)[0]
     else:
-        loaded = load_model(member.folder, ModelInput(path=folder), objective, setting.pad_id)
+        with named(member.field, member.name):
+            loaded = load_model(member.folder, ModelInput(path=folder), objective, setting.pad_id)
         if loaded.head.order is None:
             raise NotFoundError(
                 f"{member.field}: {member.name}: its head cannot be used ({loaded.head.reason}); train it again",
@@ -98,14 +161,30 @@ def load(member: Member, setting: Setting) -> Task:
         return Task(model.to(setting.compute.device), objective, setting.compute, setting.pad_id)
 
 
-def beside_members(combined: Metrics, members: list[Metrics]) -> Metrics:
-    """The combination's metrics, each followed by `_mean_member` and `_best_member`, the best by that very metric."""
+def without_votes_loss(metrics: Metrics, config: CombineConfig) -> Metrics:
+    """Votes are no probabilities, so they have no loss."""
+    voted = config.combine is CombineRule.VOTE
+    return {name: value for name, value in metrics.items() if not (voted and plain_name(name) == "loss")}
+
+
+def plain_name(name: str) -> str:
+    """Without the prefix of its rows."""
+    return name.partition("_")[2]
+
+
+def beside_members(combined: Metrics, members: list[Metrics], config: CombineConfig) -> Metrics:
+    """The combination's metrics, each followed by `_mean_member` and `_best_member`, the best by that very metric.
+
+    Not that of bestMetric where config.metrics does not ask for it: the report has it beside its members elsewhere.
+    """
     found: Metrics = {}
+    asked = _names(config, "test", Decisive.of(config))
     for name, value in combined.items():
         values = [member[name] for member in members if name in member]
+        metric = plain_name(name)
         found[name] = value
-        if values:
-            best = max if direction(name.partition("_")[2]) is Direction.MAXIMIZE else min
+        if values and metric in asked:
+            best = max if direction(metric) is Direction.MAXIMIZE else min
             found[f"{name}_mean_member"] = float(f"{fmean(values):.6g}")
             found[f"{name}_best_member"] = best(values)
     return found
@@ -116,22 +195,54 @@ def format_metrics(metrics: Metrics) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
+class Keeping:
+    """Predicts as a model does, and keeps what the metrics of each row need."""
+
+    def __init__(self, predict: Predict, objective: Objective[Any], rows: int) -> None:
+        self.predict, self.objective = predict, objective
+        self.meter = objective.meter()
+        self.kept = RowAnswers([np.empty(0)] * rows, np.zeros((rows, 2)))
+
+    def __call__(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs and targets of some examples."""
+        logits, targets = self.predict(examples, batch)
+        values, lengths = self.meter.reduce(logits, targets)
+        for row, entries in zip(batch.tolist(), np.split(values, np.cumsum(lengths)[:-1]), strict=True):
+            self.kept.entries[row] = entries
+        losses = torch.func.vmap(lambda row, target: self.objective.loss(row[None], target[None]))(
+            logits, targets
+        )
+        self.kept.losses[batch] = torch.stack(losses, dim=1).double().cpu().numpy()
+        return logits, targets
+
+
 def _measured(
-    setting: Setting, task: Task, parts: Parts, predict: Callable[[str], Predict], names: list[str]
-) -> Metrics:
-    evaluator, found = Evaluator(task, Ranks(), setting.stop), Metrics()
+    setting: Setting, task: Task, parts: Parts, predict: Callable[[str], Predict], decisive: Decisive
+) -> Answers:
+    found = Metrics()
+    keeping = Keeping(predict(decisive.part), task.objective, len(parts[decisive.part]))
     for part, examples in parts.items():
-        scores = evaluator.evaluate(examples, setting.batch_size, predict(part))
-        if scores is None:
-            raise setting.stop.to_error(NOTHING_PUBLISHED)
-        numbers, undefined = defined(scores, names)
+        chosen = keeping if part == decisive.part else predict(part)
+        scores = _scores(setting, task, examples, chosen)
+        numbers, undefined = defined(scores, _names(setting.config, part, decisive))
         if undefined:
             logger.warning(f"not defined on these rows: {', '.join(undefined)}")
         found |= {f"{part}_{name}": short(value) or 0.0 for name, value in numbers.items()}
-    return found
+    return Answers(found, keeping.kept)
 
 
-def _names(config: CombineConfig, *, of_members: bool = False) -> list[str]:
-    """Loss and metrics; votes are no probabilities, so they have no loss."""
-    loss = [] if config.combine is CombineRule.VOTE and not of_members else ["loss"]
-    return list(dict.fromkeys([*loss, *(plain(name) for name in config.metrics or [])]))
+def _decided(setting: Setting, task: Task, examples: Examples, decisive: Decisive) -> float | None:
+    return short(_scores(setting, task, examples, task.predict)[decisive.metric])
+
+
+def _scores(setting: Setting, task: Task, examples: Examples, predict: Predict) -> dict[str, float]:
+    scores = Evaluator(task, Ranks(), setting.stop).evaluate(examples, setting.batch_size, predict)
+    if scores is None:
+        raise setting.stop.to_error(NOTHING_PUBLISHED)
+    return scores
+
+
+def _names(config: CombineConfig, part: str, decisive: Decisive) -> list[str]:
+    """Loss and metrics; on the rows that decide, bestMetric too."""
+    deciding = [decisive.metric] if part == decisive.part else []
+    return list(dict.fromkeys(["loss", *(plain(name) for name in config.metrics or []), *deciding]))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from finetune_api.combine import CombineData
 from finetune_api.objective import ObjectiveSpec
-from finetune_api.run import RunConfig, ValidationSplit
+from finetune_api.run import DatasetInput, RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.files import splits_of
@@ -53,17 +54,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     kind = OBJECTIVES[config.objective.kind]
     options = getattr(config.objective, config.objective.kind)
     split = None if spec.validation else spec.split or ValidationSplit()
-    reading = ReadOptions(
-        columns=spec.columns,
-        preprocessing=spec.preprocessing,
-        max_invalid_rows=spec.max_invalid_rows,
-        read_label=partial(kind.read_label, options, labels=kind.fixed_labels(options)),
-        group_by=split.group_by if split else None,
-        per_token=kind.per_token,
-        labelled=kind.labelled,
-        label_lists=label_lists(config.objective),
-        label_numbers=label_numbers(config.objective),
-    )
+    reading = read_options(spec, config.objective, kind.fixed_labels(options), split)
     train = scan("dataset.train", spec.train, reading, duplicates, check)
     fixed = kind.fixed_labels(options)
     if train.layout.class_names and not fixed and not reading.label_numbers:
@@ -72,7 +63,8 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     origin = "" if fixed else _origin(train)
     later = replace(reading, read_label=_read_known(kind, options, labels, origin), group_by=None)
     if split:
-        train, validation = _hold_out(train, split, config)
+        seed = config.training.seed if split.seed is None else split.seed
+        train, validation = hold_out(train, split, seed, config.objective)
     else:
         assert spec.validation is not None
         validation = scan("dataset.validation", spec.validation, later, duplicates, check, [train])
@@ -162,7 +154,28 @@ def _warn_unlearned(labels: list[str], train: FileIndex) -> None:
         )
 
 
-def label_lists(objective: ObjectiveSpec) -> bool:
+def read_options(
+    spec: DatasetInput | CombineData,
+    objective: ObjectiveSpec,
+    labels: list[str] | None,
+    split: ValidationSplit | None,
+) -> ReadOptions:
+    """How rows are read that are then split, or not; `labels` are all that a row may have, if they are known."""
+    kind = OBJECTIVES[objective.kind]
+    return ReadOptions(
+        columns=spec.columns,
+        preprocessing=spec.preprocessing,
+        max_invalid_rows=spec.max_invalid_rows,
+        read_label=partial(kind.read_label, getattr(objective, objective.kind), labels=labels),
+        group_by=split.group_by if split else None,
+        per_token=kind.per_token,
+        labelled=kind.labelled,
+        label_lists=_label_lists(objective),
+        label_numbers=_label_numbers(objective),
+    )
+
+
+def _label_lists(objective: ObjectiveSpec) -> bool:
     """Whether a row has a list of labels or numbers."""
     return bool(
         objective.token_classification
@@ -171,18 +184,25 @@ def label_lists(objective: ObjectiveSpec) -> bool:
     )
 
 
-def label_numbers(objective: ObjectiveSpec) -> bool:
+def _label_numbers(objective: ObjectiveSpec) -> bool:
     """Whether labels are numbers to predict."""
     return objective.regression is not None
 
 
-def _hold_out(rows: FileIndex, split: ValidationSplit, config: RunConfig) -> tuple[FileIndex, FileIndex]:
-    classification = config.objective.kind == "classification"
-    seed = config.training.seed if split.seed is None else split.seed
-    train, held_out, how = split_rows(rows, split, seed, classification)
+def hold_out(
+    rows: FileIndex, split: ValidationSplit, seed: int, objective: ObjectiveSpec
+) -> tuple[FileIndex, FileIndex]:
+    """Training and validation rows: a function of rows, split and seed. Raises what `split_rows` raises."""
+    train, held_out, how = split_rows(rows, split, seed, objective.classification is not None)
     logger.info(f"split {rows.name} {how}: {len(train)} training and {len(held_out)} validation rows")
     file = rows.resolved
-    held = ResolvedData(uri=file.uri, revision=file.revision, digest=file.digest, rows=len(held_out))
+    held = ResolvedData(
+        uri=file.uri,
+        revision=file.revision,
+        digest=file.digest,
+        rows=len(held_out),
+        rows_digest=held_out.rows_digest,
+    )
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 

@@ -89,6 +89,12 @@ class FileIndex:
         """The file of one of the rows that were kept, and its row there."""
         return place_of(int(self.lines[row]), self.name, self.files.names)
 
+    @property
+    def rows_digest(self) -> str:
+        """sha256 of the files' digest and of the numbers of the rows."""
+        numbers = self.lines.astype("<i8").tobytes()
+        return f"sha256:{hashlib.sha256(f'{self.resolved.digest} '.encode() + numbers).hexdigest()}"
+
     def take(self, rows: Indices) -> "FileIndex":
         """Some of the rows, in the order of the files."""
         return replace(

@@ -48,7 +48,7 @@ def fetch_rows(config: CombineConfig, stop: Stop) -> CombineConfig:
     if not uses_hub(config):
         return config
     hub, given = Hub(config.output.hub_dir, stop), config.dataset
-    data = {part: _with_file(f"dataset.{part}.uri", getattr(given, part), hub) for part in PARTS[1:]}
+    data = {part: _with_file(f"dataset.{part}.uri", getattr(given, part), hub) for part in PARTS}
     return config.model_copy(update={"dataset": given.model_copy(update=dict(data))})
 
 

@@ -27,7 +27,7 @@ from finetune_trainer.files import (
 from finetune_trainer.layers.find import not_finite
 from finetune_trainer.versions import versions
 
-SUMS, RECORD = "SHA256SUMS", "run.json"
+SUMS, RECORD, CARD = "SHA256SUMS", "run.json", "README.md"
 _STAGED = re.compile(r"attempt-([0-9]+)-[0-9a-f]{32}")
 
 
@@ -141,7 +141,7 @@ def _stage(folder: Path, config: Config, publishable: Publishable, report: RunRe
     )
     check_finite(folder)
     final = report.model_copy(update={"model": status})
-    (folder / "README.md").write_text(publishable.card(final))
+    (folder / CARD).write_text(publishable.card(final))
     write_json(folder / RECORD, _run_record(config, final))
     readable(folder)
     _write_sums(folder)

@@ -1,139 +1,28 @@
 """Several models as one: the rules by hand, the folders as others load them, and members that do not fit."""
 
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from finetune_api.combine import CombineRule
-from finetune_api.run import ExitCode, RunReport
+from finetune_api.combine import SOUPS, CombineRule
+from finetune_api.run import ExitCode
+from unit.trainer.combine.members import (
+    HEAD,
+    RATING,
+    TEST,
+    TOPICS,
+    WORDS,
+    accuracy,
+    in_folder,
+    logits_of,
+    recited,
+)
 from unit.trainer.tiny import job, merged, reviews, write_jsonl
-
-TEST = reviews(40, start=500)
-WORDS = {
-    "objective": {"tokenClassification": {}},
-    "dataset": {"columns": {"text": "words", "label": "tags"}},
-}
-RATING = {"objective": {"regression": {"normalize": True}}, "dataset": {"columns": {"label": "rating"}}}
-TOPICS = {"objective": {"classification": {"multiLabel": True}}, "dataset": {"columns": {"label": "topics"}}}
-HEAD = {"model": {"head": {"hiddenSizes": [8], "batchNorm": True}}}
-
-
-@pytest.fixture(scope="module")
-def train(tmp_path_factory, model_folder):
-    """Trains a member, once for each name."""
-    known = {}
-
-    def trained(name, seed=1, **changes):
-        if name not in known:
-            folder = tmp_path_factory.mktemp(name.replace("/", "-"))
-            training = {"seed": seed, "epochs": 8}
-            made = job(folder, model_folder, reviews(64), **merged({"training": training}, changes))
-            assert made.run() == ExitCode.DONE, made.report.message
-            known[name] = made.model_dir
-        return known[name]
-
-    return trained
-
-
-@pytest.fixture
-def trio(train):
-    """Three classifiers that differ in their seed."""
-    return [train(f"seed-{seed}", seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
-def combine(tmp_path):
-    """Combines folders; returns code, report and the new folder."""
-    from finetune_trainer.__main__ import main
-
-    def combined(folders, rule, *arguments, name="combined", **changes):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        rows = write_jsonl(folder / "test.jsonl", TEST)
-        config = {
-            "kind": "CombineConfig",
-            "job": {"name": "together", "uid": "uid-9"},
-            "members": [{"path": str(each), "uri": f"pvc://models/{n}"} for n, each in enumerate(folders)],
-            "combine": rule,
-            "dataset": {"test": {"path": str(rows)}, "preprocessing": {"maxLength": 32}},
-            "objective": {"classification": {}},
-            "output": {
-                "modelDir": str(folder / "model"),
-                "stagingDir": str(folder / "uid-9" / "staging"),
-                "uri": "pvc://models/together",
-            },
-            "precision": "Float32",
-            "terminationLog": str(folder / "termination"),
-        }
-        path = folder / "combine.json"
-        path.write_text(json.dumps(merged(config, changes)))
-        code = main([str(path), *arguments])
-        return code, RunReport.model_validate_json((folder / "termination").read_text()), folder / "model"
-
-    return combined
-
-
-def logits_of(folders, rows=TEST, kind="AutoModelForSequenceClassification"):
-    """(members, rows, outputs), as plain transformers computes them."""
-    import torch
-    import transformers
-
-    found = []
-    for folder in folders:
-        model = getattr(transformers, kind).from_pretrained(folder).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        texts = [row["text"] for row in rows]
-        inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
-        with torch.no_grad():
-            found.append(model(**inputs).logits)
-    return torch.stack(found)
-
-
-def accuracy(decided, rows=TEST, labels=("neg", "pos")):
-    return sum(labels[i] == row["label"] for i, row in zip(decided.tolist(), rows, strict=True)) / len(rows)
-
-
-LOADED = """
-import json, sys
-import torch
-from {module} import load
-model, tokenizer = load(".")
-inputs = tokenizer(json.loads(sys.argv[1]), padding=True, truncation=True, max_length=32, return_tensors="pt")
-with torch.no_grad():
-    print(json.dumps(model(**inputs).logits.tolist()))
-"""
-
-
-def in_folder(folder, module="ensemble"):
-    """What the loader in a folder answers for the test rows, with nothing of ours on Python's path."""
-    import torch
-
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    texts = json.dumps([row["text"] for row in TEST])
-    command = [sys.executable, "-c", LOADED.format(module=module), texts]
-    done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
-    return torch.tensor(json.loads(done.stdout))
-
-
-def recited(folder):
-    """The same here, by the very file in the folder."""
-    import torch
-
-    found = importlib.util.spec_from_file_location("ensemble_of_a_folder", folder / "ensemble.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    model, tokenizer = module.load(str(folder))
-    texts = [row["text"] for row in TEST]
-    inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
-    with torch.no_grad():
-        return model(**inputs).logits
 
 
 def test_members_with_a_head_of_their_own_are_known_by_the_file_that_a_head_writes():
@@ -149,7 +38,7 @@ def test_there_is_a_combiner_for_every_rule():
     from finetune_trainer.shipped.ensemble import RULES
 
     assert set(COMBINERS) == set(HOW) == set(CombineRule)
-    assert {*RULES, CombineRule.AVERAGE_WEIGHTS} == set(CombineRule)
+    assert {*RULES, *SOUPS} == set(CombineRule)
 
 
 def rule(name, members, several=False):
@@ -313,9 +202,10 @@ def test_words_are_labelled_together(combine, train, rule):
 
 
 @pytest.mark.parametrize("rule", ["AverageProbabilities", "AverageWeights"])
-def test_heads_of_ones_own_are_combined_too(combine, train, rule):
+def test_heads_of_ones_own_are_combined_too(combine, train, tmp_path, rule):
     pair = [train(f"head-{seed}", seed, **HEAD) for seed in (1, 2)]
-    code, report, folder = combine(pair, rule)
+    rows = write_jsonl(tmp_path / "train.jsonl", reviews(64))
+    code, report, folder = combine(pair, rule, dataset={"train": {"path": str(rows)}})
     assert code == ExitCode.DONE, report.message
     answered = in_folder(folder, "ensemble" if rule == "AverageProbabilities" else "custom_head")
     assert report.model.metrics["test_accuracy"] == pytest.approx(accuracy(answered.argmax(-1)))
@@ -396,7 +286,8 @@ def test_a_member_that_bfloat16_overflows_is_scored_in_float32(
         assert "DebertaForSequenceClassification cannot be computed in bfloat16" in report.message
 
 
-def test_one_model_is_in_memory_at_a_time(combine, trio, monkeypatch):
+@pytest.mark.parametrize(("rule", "loaded"), [("AverageWeights", 4), ("GreedySoup", 9)])
+def test_one_model_is_in_memory_at_a_time(combine, alike, held_out, monkeypatch, rule, loaded):
     import gc
     import weakref
 
@@ -412,9 +303,9 @@ def test_one_model_is_in_memory_at_a_time(combine, trio, monkeypatch):
         return task
 
     monkeypatch.setattr(scoring, "load", load)
-    code, report, _ = combine(trio, "AverageWeights")
+    code, report, _ = combine([alike[0]] * 3, rule, dataset=held_out)
     assert code == ExitCode.DONE, report.message
-    assert len(alive) == 4, "three members and the soup"
+    assert len(alive) == loaded, "each member, those that are tried, those that are kept, and the soup"
 
 
 def test_a_device_without_room_for_a_member_is_told_with_what_it_needs(combine, trio, monkeypatch):
@@ -500,9 +391,9 @@ def test_members_that_differ_in_dropout_alone_make_a_soup(combine, train, trio):
 
 
 def test_language_models_are_combined_by_weights_alone(combine, trio):
-    code, report, _ = combine(trio, "Vote", objective={"causalLM": {}})
+    code, report, _ = combine(trio, "Vote", objective={"causalLM": {}}, bestMetric="accuracy")
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "combine")
-    assert report.message == "combine: Vote does not fit causal_lm; use AverageWeights"
+    assert report.message == "combine: Vote does not fit causal_lm; use AverageWeights or GreedySoup"
 
 
 def test_language_models_make_a_soup_that_predicts_the_next_token(combine, tmp_path):
@@ -534,27 +425,21 @@ def test_language_models_make_a_soup_that_predicts_the_next_token(combine, tmp_p
         assert torch.equal(tensor, ((first[name].double() + second[name].double()) / 2).float()), name
 
 
-def test_members_that_do_not_fit_are_reported_without_importing_torch(tmp_path):
-    config = {
-        "kind": "CombineConfig",
-        "job": {"name": "together", "uid": "uid-9"},
-        "members": [{"path": str(tmp_path / name)} for name in ("one", "other")],
-        "combine": "Vote",
-        "dataset": {"test": {"path": str(write_jsonl(tmp_path / "test.jsonl", TEST))}},
-        "objective": {"classification": {}},
-        "output": {"modelDir": str(tmp_path / "model"), "stagingDir": str(tmp_path / "staging")},
-    }
-    path = tmp_path / "combine.json"
-    path.write_text(json.dumps(config))
-    code = (
-        "import sys; from finetune_trainer.__main__ import main; code = main(sys.argv[1:]);"
-        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == ExitCode.NOT_FOUND, done.stderr
-    assert "members.0" in done.stderr
+@pytest.mark.parametrize("what", ["missing", "architecture", "batch norm", "other rows"])
+def test_members_that_do_not_fit_are_reported_without_importing_torch(
+    combine, train, trio, tmp_path, without_torch, what
+):
+    headed = [train(f"head-{seed}", seed, **HEAD) for seed in (1, 2)]
+    rows = {"train": {"path": str(write_jsonl(tmp_path / "train.jsonl", reviews(64)))}}
+    members, data, expected = {
+        "missing": ([tmp_path / "one", tmp_path / "other"], {}, ExitCode.NOT_FOUND),
+        "architecture": ([trio[0], headed[0]], {}, ExitCode.CONFIGURATION),
+        "batch norm": (headed, {}, ExitCode.CONFIGURATION),
+        "other rows": (trio[:2], rows | {"split": {"fraction": 0.25, "seed": 1}}, ExitCode.CONFIGURATION),
+    }[what]
+    code, report, folder = combine(members, "AverageWeights", dataset=data, run=without_torch)
+    assert code == expected, report.message
+    assert not folder.exists()
 
 
 def test_a_metric_of_another_objective_is_refused(combine, trio):

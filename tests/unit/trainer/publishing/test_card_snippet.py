@@ -214,6 +214,8 @@ def test_members_together_give_raw_texts_the_labels_that_the_report_counts(make_
         "job": {"name": "together"},
         "members": [{"path": str(each)} for each in members],
         "combine": rule,
+        "publish": "Always",
+        "bestMetric": "accuracy",
         "dataset": {"test": {"path": str(path)}, "preprocessing": CLEANING | {"maxLength": 64}},
         "objective": {"classification": {}},
         "output": {"modelDir": str(folder), "stagingDir": str(tmp_path / "staging")},

@@ -1,0 +1,33 @@
+"""SummaryConfig: what a search leaves behind. Its winner is copied to the output folder, with a report and plots beside it.
+
+A file format like RunConfig: all paths explicit, versioned, frozen by a golden file in the tests. The result is a
+RunReport as well.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api import API_VERSION
+from finetune_api.base import ApiModel
+from finetune_api.combine import CombinePaths, MemberInput
+from finetune_api.run import JobIdentity, Path, ProgressEndpoint
+from finetune_api.search_history import SearchHistory
+
+
+class SummaryConfig(ApiModel):
+    """Configuration of the summary of one search."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["SummaryConfig"]
+    """Distinguishes this file from a RunConfig."""
+    job: JobIdentity
+    search: SearchHistory
+    model: MemberInput
+    """Model of the best trial, which is copied to output.modelDir."""
+    output: CombinePaths
+    progress: ProgressEndpoint | None = None
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the /metrics endpoint. 0 disables it."""
+    termination_log: Path | None = None
+    """File to write the RunReport to. Not needed on a laptop."""

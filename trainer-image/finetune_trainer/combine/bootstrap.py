@@ -1,0 +1,65 @@
+"""The confidence interval of a gain: bootstrap over the rows (Efron 1979), percentiles of paired resamples."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.objectives.base import Meter
+
+RESAMPLES, SEED = 1000, 0
+TAILS = (2.5, 97.5)
+LEAST_DEFINED = 0.9
+"""Share of the resamples that a metric has to be defined on, for an interval."""
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowAnswers:
+    """What one model answered for every row: enough for any metric of any resample of the rows."""
+
+    entries: list[npt.NDArray[Any]]
+    """`Answers.values` of each row."""
+    losses: npt.NDArray[np.float64]
+    """(rows, 2): sum and weight of each row's loss."""
+
+    def value(self, metric: str, new_meter: Callable[[], Meter]) -> Callable[[Ints], float]:
+        """The metric as a function of how often each row counts (rows,); NaN where it is not defined."""
+        values, lengths = np.concatenate(self.entries), np.asarray([len(each) for each in self.entries])
+
+        def of(times: Ints) -> float:
+            total, weight = times @ self.losses
+            loss = float(total / weight) if weight else float("nan")
+            if metric == "loss":
+                return loss
+            meter = new_meter()
+            meter.count(values, np.repeat(times, lengths))
+            return meter.scores(loss)[metric]
+
+        return of
+
+
+def gain_interval(
+    metric: str,
+    sign: int,
+    new_meter: Callable[[], Meter],
+    combination: RowAnswers,
+    member: RowAnswers,
+    check: Callable[[], None] = lambda: None,
+) -> list[float] | None:
+    """The 95 % interval of the combination's gain over a member, both on the same rows of each resample.
+
+    `sign` is -1 for metrics of which lower is better. None where too few resamples define the metric.
+    """
+    one, other = (each.value(metric, new_meter) for each in (combination, member))
+    random, rows, gains = np.random.default_rng(SEED), len(combination.entries), np.empty(RESAMPLES)
+    for resample in range(RESAMPLES):
+        check()
+        times = np.bincount(random.integers(rows, size=rows), minlength=rows)
+        gains[resample] = sign * (one(times) - other(times))
+    defined = gains[np.isfinite(gains)]
+    if len(defined) < LEAST_DEFINED * RESAMPLES:
+        return None
+    return [float(f"{edge:.6g}") + 0.0 for edge in np.percentile(defined, TAILS)]

@@ -1,0 +1,68 @@
+"""Whether the rows of the evaluation are new to every member: what each recorded of the rows it read. Pure."""
+
+import logging
+from collections.abc import Mapping
+
+from finetune_api.combine import CombineConfig
+from finetune_api.run import FaultPlace, ValidationSplit
+from finetune_api.status import ResolvedData
+from finetune_trainer.combine.members import Member
+from finetune_trainer.combine.rows import PREFIXES
+from finetune_trainer.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+def check_held_out(config: CombineConfig, members: list[Member], found: Mapping[str, ResolvedData]) -> None:
+    """Raise ConfigurationError for a member that was trained on rows that others are evaluated on.
+
+    `found` are the rows by the part of the data set.
+    """
+    for member in members:
+        reason = _trained_on(config, member, found)
+        if reason:
+            raise ConfigurationError(
+                f"{member.field}: {member.name} was trained on rows that others are evaluated on: {reason}",
+                FaultPlace(field=member.field, file=member.name),
+            )
+
+
+def _trained_on(config: CombineConfig, member: Member, found: Mapping[str, ResolvedData]) -> str | None:
+    """Why a member was, or may have been; None for one that held them all out."""
+    train, split = member.training.resolved.train, config.dataset.split
+    files = [part for part in PREFIXES if part in found and not (split and part == "validation")]
+    for part in files:
+        if train is not None and train.digest == found[part].digest:
+            return f"dataset.{part} is its training file; give other rows"
+    if split is None:
+        return None
+    held_out, own = found["validation"], member.training.resolved.validation
+    if own is not None and own.rows_digest == held_out.rows_digest:
+        return None
+    if own is not None and own.rows_digest is None and _same_split(member, split, held_out):
+        logger.info(
+            f"{member.field}: {member.name} has no digest of the rows that it held out: an older version trained it."
+            f" It read the same file and held out as many rows ({own.rows}) by the same split"
+        )
+        return None
+    return (
+        f"it held out {_described(member)}, and others {held_out.rows} rows with the seed {split.seed}; train members"
+        " with the same dataset.validation.seed, or evaluate on rows in a separate file"
+    )
+
+
+def _same_split(member: Member, split: ValidationSplit, held_out: ResolvedData) -> bool:
+    """For a member that recorded no digest of its rows: all that its record has to compare."""
+    own = member.training.resolved.validation
+    return (
+        own is not None
+        and member.training.split == split
+        and (own.digest, own.rows) == (held_out.digest, held_out.rows)
+    )
+
+
+def _described(member: Member) -> str:
+    own, split = member.training.resolved.validation, member.training.split
+    if split is None:
+        return "none of its training rows"
+    return f"{own.rows if own else 'other'} rows with the seed {split.seed}"
