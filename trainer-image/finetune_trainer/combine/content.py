@@ -82,14 +82,8 @@ class BestMember:
             return {CARD, RECORD, SUMS} & set(names) if Path(at) == source else set()
 
         shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
-        return ModelStatus(
-            uri="",
-            format=member.model.format,
-            dtype=member.model.dtype,
-            base_model=member.model.base_model,
-            metrics=self.scored.members[self.best],
-            combination=self.scored.comparison,
-        )
+        measured = {"metrics": self.scored.members[self.best], "combination": self.scored.comparison}
+        return member.model.model_copy(update=measured)
 
     def card(self, report: RunReport) -> str:
         """The model card."""
