@@ -2,13 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
-from finetune_api.base import ApiModel, Message, ShortText
+from finetune_api.base import ApiModel, Message, Rule, ShortText, Unique
 from finetune_api.metrics import MetricName
 from finetune_api.run import Path
-from finetune_api.search import MOST_TRIALS
-from finetune_api.status import ConfirmedStatus, Count, Measured, TrialState
+from finetune_api.search import MOST_TRIALS, Algorithm
+from finetune_api.status import EPOCHS_KEPT, ConfirmedStatus, Count, Measured, TrialState
+
+MOST_RUNS = MOST_TRIALS + 81
+"""All trials, and the repetitions of the best ones."""
+Point = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
 
 
 class SearchedTrial(ApiModel):
@@ -20,34 +24,45 @@ class SearchedTrial(ApiModel):
     """Name of its FineTuneJob."""
     state: TrialState
     """How it ended."""
+    message: ShortText = ""
+    """Why it failed, in one sentence."""
     parameters: dict[str, Any]
     """Values of the searched fields, by path. A field that does not apply is absent."""
     value: Measured = None
     """Value of the metric: that of the published model, or the best one so far."""
     seconds: Count = 0
     """Seconds of training."""
-    evaluations: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
+    evaluations: Annotated[list[Point], Field(max_length=EPOCHS_KEPT)] = []
     """Epoch and value of each evaluation."""
 
 
 class SearchHistory(ApiModel):
     """A search that has ended."""
 
-    algorithm: ShortText
+    rules = (
+        Rule(
+            "!has(self.best) || self.trials.exists(t, t.number == self.best && has(t.value))",
+            "best must be the number of a trial of this list that has a value",
+            lambda s: s.best is None or any(t.number == s.best and t.value is not None for t in s.trials),
+        ),
+    )
+    algorithm: Algorithm
     """TPE, Random or Grid."""
     metric: MetricName
     """Metric that the trials are compared by."""
     logarithmic: list[str] = []
     """Paths of the searched fields with a logarithmic range."""
-    rungs: list[float] = []
+    rungs: list[FiniteFloat] = []
     """Epochs at which bad trials were pruned."""
-    trials: Annotated[list[SearchedTrial], Field(max_length=MOST_TRIALS)]
+    trials: Annotated[list[SearchedTrial], Field(max_length=MOST_TRIALS), Unique("number")]
     """All trials that still exist, in the order of their numbers."""
+    repetitions: Annotated[list[ShortText], Field(max_length=MOST_RUNS - MOST_TRIALS)] = []
+    """Names of the FineTuneJobs that repeated trials with other seeds."""
     best: Count | None = None
     """Number of the best trial."""
     confirmed: list[ConfirmedStatus] = []
     """The trials that were repeated with other seeds, the best mean first."""
-    importances: dict[str, float] = {}
+    importances: dict[str, FiniteFloat] = {}
     """Importance of the searched fields (PED-ANOVA), as shares that add up to 1."""
     end: Message
     """Why the search ended, as part of a sentence."""
@@ -56,6 +71,11 @@ class SearchHistory(ApiModel):
     saved_seconds: Count = 0
     """Device seconds that pruning saved."""
     report_dir: Path
-    """Folder of the report (report.html) and its plots."""
-    discard: Annotated[list[Path], Field(max_length=MOST_TRIALS)] = []
-    """Folders of models to remove once the output is complete."""
+    """Folder of the report (report.html) and its plots. Files with other names in it stay."""
+    discard: Annotated[list[Path], Field(max_length=MOST_RUNS)] = []
+    """Folders of models to remove once the output is complete. Only models of these trials and repetitions are removed."""
+
+    @property
+    def best_trial(self) -> SearchedTrial | None:
+        """The best trial."""
+        return next((trial for trial in self.trials if trial.number == self.best), None)

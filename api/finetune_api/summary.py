@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api import API_VERSION
-from finetune_api.base import ApiModel
+from finetune_api.base import ApiModel, Rule
 from finetune_api.combine import CombinePaths, MemberInput
 from finetune_api.run import JobIdentity, Path, ProgressEndpoint
 from finetune_api.search_history import SearchHistory
@@ -18,6 +18,13 @@ from finetune_api.search_history import SearchHistory
 class SummaryConfig(ApiModel):
     """Configuration of the summary of one search."""
 
+    rules = (
+        Rule(
+            "has(self.search.best)",
+            "search.best is required: model is that of the best trial",
+            lambda s: s.search.best is not None,
+        ),
+    )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["SummaryConfig"]
     """Distinguishes this file from a RunConfig."""

@@ -1,6 +1,6 @@
 """Starts a run and ends with an exit code, a RunReport and a message.
 
-The only broad `except` of the trainer is here.
+The only broad `except` of the trainer is here, but for that of the plots of a search, without which it succeeds.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
 from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
+from finetune_api.summary import SummaryConfig
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.errors import PeerLostError, TrainerError
 from finetune_trainer.hub.fetch import at_one_commit, uses_hub
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 _CODES = " · ".join(f"{code:d} {ending.meaning}" for code, ending in ENDINGS.items())
 HELP = f"""\
 Fine-tunes a model with the configuration RUN.json, in a pod or on a laptop. A file of kind CombineConfig combines
-several models into one.
+several models into one; a file of kind SummaryConfig publishes the best model of a hyperparameter search with a report.
 
 RUN.json is a RunConfig (finetune.dev/v1alpha1). A minimal one:
 
@@ -112,6 +113,8 @@ def _run(
 ) -> tuple[int, RunReport]:
     """The exit code and the final report."""
     config = read_config(path, overrides)
+    if isinstance(config, SummaryConfig):
+        return _summarize(config, recorder, stop)
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if isinstance(config, CombineConfig):
         return _combine(config, recorder, stop)
@@ -135,6 +138,14 @@ def _combine(config: CombineConfig, recorder: Recorder, stop: Stop) -> tuple[int
     from finetune_trainer.combine.run import combine
 
     return ExitCode.DONE, combine(config, recorder, stop, threads)
+
+
+def _summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:
+    recorder.update(attempt=config.job.attempt)
+    recorder.connect(config, stop)
+    from finetune_trainer.summary.run import summarize
+
+    return ExitCode.DONE, summarize(config, recorder, stop)
 
 
 def _ended(recorder: Recorder, message: str, **parts: Any) -> RunReport:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from finetune_api.combine import CombineConfig, CombinePaths, Publish, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
 from finetune_api.model import Dtype
 from finetune_api.overrides import OverrideError, overridden
 from finetune_api.run import TERMINATION_LOG, FaultPlace, OutputPaths, RunConfig
+from finetune_api.summary import SummaryConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
-Config = RunConfig | CombineConfig
+Config = RunConfig | CombineConfig | SummaryConfig
+KINDS: dict[str, type[Config]] = {"CombineConfig": CombineConfig, "SummaryConfig": SummaryConfig}
+"""What a file of another kind than RunConfig is read as."""
 PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revision"}
 """Fields of inputs that say where they lie; what lies there is in their digests."""
 
@@ -32,6 +36,9 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         text = path.read_bytes()
     config = _with(_parsed(path, text), overrides or {})
     _check_folders(config.output)
+    if isinstance(config, SummaryConfig):
+        _check_report_folder(config)
+        return config
     if isinstance(config, CombineConfig):
         return _checked_combination(config)
     _check_metrics(config)
@@ -42,11 +49,11 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def _parsed(path: Path, text: bytes) -> Config:
     try:
-        combines = json.loads(text)["kind"] == "CombineConfig"
+        kind = KINDS[json.loads(text)["kind"]]
     except (ValueError, KeyError, TypeError):
-        combines = False
+        kind = RunConfig
     try:
-        return (CombineConfig if combines else RunConfig).model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise _refused(path, error) from error
 
@@ -104,6 +111,8 @@ def run_identity(config: Config) -> str:
     if isinstance(config, RunConfig):
         dtype, trained = config.output.dtype, fingerprint(config, {})
         return trained if dtype is Dtype.AUTO else _sha256({"trained": trained, "dtype": dtype.value})
+    if isinstance(config, SummaryConfig):
+        return _sha256({"winner": [config.model.uri or config.model.path, config.model.digest]})
     decisive = config.model_dump(
         mode="json",
         include={"combine", "dataset", "objective", "metrics", "best_metric", "missing"},
@@ -149,6 +158,18 @@ def _check_folders(output: OutputPaths | CombinePaths) -> None:
             f" {output.model_dir}, so that no rename can publish the model; give a folder beside it",
             FaultPlace(field="output.stagingDir"),
         )
+
+
+def _check_report_folder(config: SummaryConfig) -> None:
+    """The report may not lie in the model's folder, which SHA256SUMS lists, nor in the one that is cleared."""
+    report = config.search.report_dir
+    for field in ("model_dir", "staging_dir"):
+        holder = getattr(config.output, field)
+        if Path(realpath(report)).is_relative_to(realpath(holder)):
+            raise ConfigurationError(
+                f"search.reportDir: {report} is in output.{to_camel(field)}, {holder}; give a folder beside it",
+                FaultPlace(field="search.reportDir"),
+            )
 
 
 def _device(folder: Path) -> int | None:

@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,8 +97,14 @@ def publish(
     publishable: Publishable,
     report: RunReport,
     assert_owner: Callable[[], None] = lambda: None,
+    *,
+    check: Callable[[Path], None] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> ModelStatus:
     """Stage, verify and rename; returns the model as it was recorded. Raises StorageError, NotFoundError.
+
+    `check` raises an error for a staged folder that must not be published; default: `check_finite`. `recorded` replaces
+    or adds fields of run.json.
 
     Staging takes minutes, so the owner of the run is checked again right before the rename. A process that is
     superseded in between may still publish: its successor then finds the model of the same job, and accepts it.
@@ -106,7 +112,8 @@ def publish(
     target = Path(config.output.model_dir)
     with storage_errors("the model", Path(config.output.staging_dir)):
         staging = _own_staging(Path(config.output.staging_dir), config.job.attempt)
-        status = _stage(staging, config, publishable, report)
+        status = _stage(staging, config, publishable, report, recorded or {})
+        (check or check_finite)(staging)
     with storage_errors("the model", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         assert_owner()
@@ -132,17 +139,23 @@ def clear_staging(folder: Path, before: float = math.inf) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _stage(folder: Path, config: Config, publishable: Publishable, report: RunReport) -> ModelStatus:
-    status = publishable.write(folder).model_copy(
+def _stage(
+    folder: Path,
+    config: Config,
+    publishable: Publishable,
+    report: RunReport,
+    recorded: Mapping[str, Any],
+) -> ModelStatus:
+    written = publishable.write(folder)
+    status = written.model_copy(
         update={
             "uri": config.output.uri or config.output.model_dir,
-            "trained_at": datetime.now(UTC).replace(microsecond=0),
+            "trained_at": written.trained_at or datetime.now(UTC).replace(microsecond=0),
         }
     )
-    check_finite(folder)
     final = report.model_copy(update={"model": status})
     (folder / CARD).write_text(publishable.card(final))
-    write_json(folder / RECORD, _run_record(config, final))
+    write_json(folder / RECORD, {**_run_record(config, final), **recorded})
     readable(folder)
     _write_sums(folder)
     sync_tree(folder)
@@ -189,10 +202,15 @@ def _write_sums(folder: Path) -> None:
     sync(folder / SUMS)
 
 
+def sums_of(folder: Path) -> dict[str, str]:
+    """The digests in a folder's SHA256SUMS, by the path of the file inside it."""
+    lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
+    return {name: digest for digest, _, name in lines}
+
+
 def integrity_errors(folder: Path) -> list[str]:
     """What in a folder differs from its SHA256SUMS; every file is read again."""
-    lines = [line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines()]
-    expected = {name: digest for digest, _, name in lines}
+    expected = sums_of(folder)
     found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
     found.pop(SUMS, None)
     unlisted = [f"{name} is not listed in {SUMS}" for name in found.keys() - expected.keys()]

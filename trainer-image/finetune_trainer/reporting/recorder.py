@@ -8,6 +8,7 @@ from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig, RunReport
 from finetune_api.status import EPOCHS_KEPT, CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.history import History
 from finetune_trainer.reporting.metrics import TrainerMetrics
@@ -28,7 +29,7 @@ class Recorder:
         self.caveats: list[str] = []
         self._progress: ProgressClient | None = None
 
-    def connect(self, config: RunConfig | CombineConfig, stop: Stop) -> None:
+    def connect(self, config: RunConfig | CombineConfig | SummaryConfig, stop: Stop) -> None:
         """Serve /metrics and post progress, as the configuration says; a response may ask for a stop."""
         if config.metrics_port:
             try:

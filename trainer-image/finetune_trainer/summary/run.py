@@ -1,0 +1,76 @@
+"""One summary from SummaryConfig to RunReport: the winner, the report, then the models that are not kept.
+
+Every step finds what an earlier attempt did and goes on from there, so that a summary may be killed at any moment.
+"""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from finetune_api.run import JobIdentity, RunReport
+from finetune_api.search_history import SearchHistory
+from finetune_api.status import ModelStatus, ResolvedStatus
+from finetune_api.summary import SummaryConfig
+from finetune_trainer.process.stop import Stop
+from finetune_trainer.publishing.folder import clear_staging, publish, published
+from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.summary.discard import remove_discarded
+from finetune_trainer.summary.report import write_report
+from finetune_trainer.summary.winner import read_winner
+from finetune_trainer.summary.words import end_message
+
+logger = logging.getLogger(__name__)
+
+
+def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunReport:
+    """Publish the winner, write the report, remove the models that are not kept; returns the final report.
+
+    Raises the errors of finetune_trainer.errors.
+    """
+    recorder.update(message=end_message(config.search))  # which is published with the model
+    done = published(config)
+    if done is None:
+        model = _publish_winner(config, recorder, stop)
+    else:
+        assert done.model is not None
+        model = done.model
+        recorder.update(resolved=done.resolved)
+        logger.info(f"the model is already published in {model.uri}; nothing to copy")
+    _remove_staging(config)
+    more = conclude(config.search, config.job, recorder, stop)
+    message = recorder.with_caveats(f"{end_message(config.search)}{more}")
+    return recorder.report.model_copy(update={"model": model, "message": message})
+
+
+def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> ModelStatus:
+    winner = read_winner(config, stop)
+    resolved = winner.record["report"].get("resolved") or {}
+    recorder.update(resolved=ResolvedStatus.model_validate(resolved))
+    model = publish(config, winner, recorder.report, check=winner.check_copy, recorded=winner.recorded)
+    logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
+    return model
+
+
+def conclude(history: SearchHistory, job: JobIdentity, recorder: Recorder, stop: Stop) -> str:
+    """Write the report of a search and remove the models that are not kept, once the job's model is published.
+
+    Returns what to add to the job's last message; what was not done is a caveat. Raises StorageError, StoppedError.
+    """
+    for caveat in write_report(history, job):
+        recorder.caveat(caveat)
+    logger.info(f"the report is in {history.report_dir}")
+    removed = remove_discarded(history, job.namespace, stop)
+    for kept in removed.kept:
+        recorder.caveat(kept)
+    return f"; {removed.said}" if removed.folders else ""
+
+
+def _remove_staging(config: SummaryConfig) -> None:
+    """Remove what was staged, and the folder of this job, and the one of all jobs, if nothing else is in it."""
+    staging = Path(config.output.staging_dir)
+    clear_staging(staging)
+    with suppress(OSError):
+        staging.rmdir()
+        if staging.parent.name == config.job.uid:
+            staging.parent.rmdir()
+            staging.parent.parent.rmdir()
