@@ -1,4 +1,4 @@
-"""Removes the models that a search does not keep: folders of its own trials, and nothing else.
+"""Removes the models that a search does not keep: folders of its trials, and nothing else.
 
 What identifies a folder goes last, so that an interrupted removal is recognized and finished.
 """

@@ -1,6 +1,6 @@
 """One summary from SummaryConfig to RunReport: the winner, the report, then the models that are not kept.
 
-Every step finds what an earlier attempt did and goes on from there, so that a summary may be killed at any moment.
+Every step finds what an earlier attempt did and continues, so that a summary may be killed at any moment.
 """
 
 import logging

@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from finetune_api.run import ExitCode
+from finetune_api.summary import SummaryConfig
+from finetune_trainer.config import run_identity
 from finetune_trainer.publishing.folder import integrity_errors
 from unit.trainer.forks import fork
 from unit.trainer.test_bad_input import limit_files, obey_permissions
@@ -145,6 +148,17 @@ def test_a_second_run_changes_nothing(ended):
 def freed(made):
     total = sum(path.stat().st_size for path in (made.trials / "t003").rglob("*") if path.is_file())
     return f"{total / 1000:.3g} kB"
+
+
+def test_a_published_winner_is_known_again_after_an_update_of_the_trainer():
+    golden = Path(__file__).parents[3] / "golden" / "summary-config-v1.json"
+    given = json.loads(golden.read_text())["full"]
+    known = "aa8e4d3e5388c9512764860a5fb94cc8a5a8d63adf92bacc6b1a7ea2de9939bf"
+    assert run_identity(SummaryConfig.model_validate(given)) == known
+    given["search"]["end"], given["job"]["attempt"] = "spec.search.maxDeviceSeconds of 9 used up", 7
+    assert run_identity(SummaryConfig.model_validate(given)) == known
+    given["model"]["digest"] = "sha256:1"
+    assert run_identity(SummaryConfig.model_validate(given)) != known
 
 
 def test_nothing_is_left_of_the_staging_folder(ended):
@@ -312,8 +326,6 @@ def test_a_summary_that_is_killed_at_any_rename_is_finished_by_the_next(ended, t
             shutil.rmtree(ended.folder / name, ignore_errors=True)
 
         def kill_at(moment=moment):
-            from pathlib import Path
-
             left, names = [moment], ("rename", "replace")
 
             def killing(call):
