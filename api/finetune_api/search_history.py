@@ -56,6 +56,8 @@ class SearchHistory(ApiModel):
     """Epochs at which bad trials were pruned."""
     trials: Annotated[list[SearchedTrial], Field(max_length=MOST_TRIALS), Unique("number")]
     """All trials that still exist, in the order of their numbers."""
+    evaluations_kept: Count | None = None
+    """Most evaluations of a trial in this file, if it has no room for all."""
     repetitions: Annotated[list[ShortText], Field(max_length=MOST_RUNS - MOST_TRIALS)] = []
     """Names of the FineTuneJobs that repeated trials with other seeds."""
     best: Count | None = None
@@ -79,3 +81,25 @@ class SearchHistory(ApiModel):
     def best_trial(self) -> SearchedTrial | None:
         """The best trial."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+
+def fitting(history: SearchHistory, limit: int) -> SearchHistory:
+    """The history as JSON of at most `limit` bytes: with as many evaluations of each trial as fit, the last included.
+
+    A ConfigMap holds 1 MiB, and 999 trials with 50 evaluations each are 1.6 MiB. Without any evaluation it may still be
+    longer than the limit.
+    """
+    shorter, kept = history, EPOCHS_KEPT
+    while kept and len(shorter.model_dump_json(by_alias=True).encode()) > limit:
+        kept //= 2
+        trials = [trial.model_copy(update={"evaluations": _spread(trial, kept)}) for trial in history.trials]
+        shorter = history.model_copy(update={"trials": trials, "evaluations_kept": kept})
+    return shorter
+
+
+def _spread(trial: SearchedTrial, count: int) -> list[tuple[float, float]]:
+    """Evaluations at even distances, the last one included."""
+    found = trial.evaluations
+    if len(found) <= count:
+        return found
+    return [found[(number + 1) * len(found) // count - 1] for number in range(count)]

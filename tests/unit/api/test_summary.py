@@ -1,12 +1,14 @@
 """The file that asks for the summary of a search."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from finetune_api.search_history import SearchHistory, fitting
 from finetune_api.summary import SummaryConfig
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "summary-config-v1.json"
@@ -47,6 +49,7 @@ def full() -> dict[str, Any]:
         "rungs": [1.0, 3.0],
         "trials": [TRIAL | evaluated | {"parameters": values}, failed | {"parameters": {"model.head": None}}],
         "repetitions": ["tune-7d2c1e8a-c1s1"],
+        "evaluationsKept": 2,
         "confirmed": [{"number": 1, "runs": 2, "mean": 0.89, "spread": 0.01}],
         "importances": {"training.batchSize": 1.0},
         "deviceSeconds": 240,
@@ -105,6 +108,25 @@ def test_the_full_summary_config_shows_every_field() -> None:
 def test_what_is_no_search_that_has_ended_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         SummaryConfig.model_validate_json(json.dumps(SMALLEST | {"search": SEARCH | changes}))
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1_000_000, None), (40_000, 25), (10_000, 3), (1_000, 0)])
+def test_a_long_history_keeps_as_many_evaluations_as_fit(limit: int, kept: int | None) -> None:
+    curve = [[float(epoch), 0.123456789] for epoch in range(1, 51)]
+    trials = [
+        TRIAL | {"number": number, "parameters": {}, "evaluations": curve[: 50 if number > 1 else 2]}
+        for number in range(1, 51)
+    ]
+    history = SearchHistory.model_validate(SEARCH | {"trials": trials})
+    shorter = fitting(history, limit)
+    assert shorter.evaluations_kept == kept
+    assert kept == 0 or len(shorter.model_dump_json(by_alias=True)) <= limit
+    most = 50 if kept is None else kept
+    assert [len(trial.evaluations) for trial in shorter.trials] == [min(2, most)] + [most] * 49
+    for trial in shorter.trials[1:] if most else []:
+        assert trial.evaluations[-1] == (50.0, 0.123456789)
+        epochs = [epoch for epoch, _ in trial.evaluations]
+        assert {b - a for a, b in pairwise(epochs)} <= {50 // most, -(-50 // most)}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ def clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def shortened(text: str, length: int) -> str:
+    """At most this many characters; an ellipsis stands for the middle, because values often differ at their end."""
+    tail = length // 2
+    return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[-tail:]}"
+
+
 def short_names(paths: Iterable[str]) -> dict[str, str]:
     """The paths without their first part (model, dataset, objective, training) where the rest names one field only."""
     rests = {path: path.partition(".")[2] or path for path in paths}

@@ -89,7 +89,8 @@ class Winner:
 def read_winner(config: SummaryConfig, stop: Stop) -> Winner:
     """The winner, verified byte by byte. Raises NotFoundError for one that is missing, damaged or another one."""
     path, name = Path(config.model.path), config.model.uri or config.model.path
-    record = record_of(path) if (path / SUMS).exists() else None
+    with input_errors(name, "model"):
+        record = record_of(path) if (path / SUMS).exists() else None
     if record is None:
         raise _refused(name, f"it has no {SUMS} and {RECORD}, so it is no model of a trial")
     with input_errors(name, "model"):

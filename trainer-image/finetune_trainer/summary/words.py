@@ -103,10 +103,11 @@ def _random_search(history: SearchHistory) -> list[str]:
     found = random_search_estimate(history)
     if found is None:
         return []
+    interval = "" if found.low == found.high else f"; 90 % interval {found.low:.4g} to {found.high:.4g}"
     return [
-        f"Random search would have reached {history.metric} {found.median:.4g} in the same training time (median;"
-        f" 90 % interval {found.low:.4g} to {found.high:.4g}). This is a bootstrap over the {RANDOM_TRIALS} random"
-        " trials that TPE starts with, and never better than the best of them: a longer random search may find more."
+        f"Random search would have reached {history.metric} {found.median:.4g} in the same training time"
+        f" (median{interval}). This is a bootstrap over the {RANDOM_TRIALS} random trials that TPE starts with, and"
+        " never better than the best of them: a longer random search may find more."
     ]
 
 

@@ -107,6 +107,12 @@ def test_the_learning_curves_have_every_evaluation_and_the_rungs():
     ]
 
 
+def test_evaluations_that_found_no_room_are_said():
+    assert drawn(learning_curves.draw, *TRIALS).get_xlabel() == "epoch"
+    said = drawn(learning_curves.draw, *TRIALS, evaluationsKept=2).get_xlabel()
+    assert said == "epoch (at most 2 evaluations of each trial)"
+
+
 def test_the_importances_are_bars_from_the_most_important_on_top():
     axes = drawn(importances.draw, trial(1, 0.5), importances={RATE: 0.7, BATCH: 0.05, NAME: 0.25})
     (bars,) = axes.containers

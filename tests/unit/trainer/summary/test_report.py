@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.run import JobIdentity
 from finetune_trainer.summary.report import write_report
-from finetune_trainer.summary.values import short_names, text_of
+from finetune_trainer.summary.values import short_names, shortened, text_of
 from finetune_trainer.summary.words import counts, end_message, size, summary
 from unit.trainer.summary.searches import BATCH, NAME, RATE, history, trial
 
@@ -218,6 +218,10 @@ def test_names_of_fields_are_short_where_they_stay_different():
         "model.dropout": "model.dropout",
         "training.dropout": "training.dropout",
     }
+
+
+def test_a_long_value_keeps_both_ends():
+    assert [shortened(text, 7) for text in ("1234567", "12345678")] == ["1234567", "123…678"]
 
 
 def test_the_last_message_has_the_mean_and_not_too_many_values():

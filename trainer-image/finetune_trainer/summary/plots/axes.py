@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.summary.values import clipped, is_number, text_of
+from finetune_trainer.summary.values import is_number, shortened, text_of
 
 ABSENT = object()
 """Stands for the value of a field that does not apply."""
@@ -14,7 +14,7 @@ _FEW = 8
 """Different numbers up to which each is a tick."""
 _APART = 0.07
 """Smallest distance of two ticks."""
-_LONGEST_TICK = 18
+_LONGEST_TICK = 24
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def _categories(values: Sequence[Any]) -> Axis:
     ordered = sorted(texts, key=lambda key: (texts[key], key))
     places = {key: _place(number, 0, len(ordered) - 1) for number, key in enumerate(ordered)}
     every = math.ceil(len(ordered) * _APART) or 1
-    ticks = [(places[key], clipped(texts[key], _LONGEST_TICK)) for key in ordered[::every]]
+    ticks = [(places[key], shortened(texts[key], _LONGEST_TICK)) for key in ordered[::every]]
     return Axis([None if key is None else places[key] for key in keys], ticks)

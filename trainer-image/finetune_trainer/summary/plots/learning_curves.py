@@ -46,7 +46,8 @@ def draw(history: SearchHistory) -> Any:
         _curve(axis, best, BEST, label=f"best: trial {best.number}", linewidth=2.4, zorder=6)
     axis.set_ylim(*padded(limits))
     axis.set_xlim(0, farthest * 1.03 or 1)
-    axis.set_xlabel("epoch")
+    kept = history.evaluations_kept
+    axis.set_xlabel("epoch" if kept is None else f"epoch (at most {kept} evaluations of each trial)")
     hidden = outside(values, limits)
     axis.set_ylabel(f"{history.metric}{f' ({hidden} values beyond the edge)' if hidden else ''}")
     frame(axis, 6)
