@@ -64,5 +64,4 @@ def bootstrap_best(
         running &= np.isneginf(best) | (spent + seconds[drawn] <= budget)
         spent += seconds[drawn]
         best = np.where(running, np.maximum(best, values[drawn]), best)
-        running &= spent < budget
     return best

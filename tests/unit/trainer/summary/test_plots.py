@@ -139,6 +139,12 @@ def test_a_line_of_parallel_coordinates_goes_through_its_values_and_the_best_is_
     assert {"1e-05", "0.001", "AdamW", "SGD", "not searched", "eval_accuracy"} <= set(texts)
 
 
+def test_texts_of_a_user_are_no_formulas():
+    formula = "$\\frac$"
+    axes = drawn(parallel.draw, trial(1, 0.5, parameters={f"training.{formula}": formula}))
+    assert [text.get_text() for text in axes.texts].count(formula) == 2
+
+
 def test_the_best_loss_is_at_the_top_of_the_last_axis():
     axes = drawn(parallel.draw, trial(1, 0.2), trial(2, 0.9), metric="loss", best=1)
     paths = [line for line in axes.lines if len(line.get_xdata()) == 3]

@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from finetune_api.run import ExitCode
+from finetune_api.run import ExitCode, RunReport
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.config import run_identity
 from finetune_trainer.publishing.folder import integrity_errors
+from ports import free_port
 from unit.trainer.forks import fork
+from unit.trainer.reporting.test_progress import certificate, endpoint, spec  # noqa: F401
 from unit.trainer.test_bad_input import limit_files, obey_permissions
 
 
@@ -255,6 +258,23 @@ def test_a_signal_before_the_copy_publishes_nothing(ended, monkeypatch):
     assert not (ended.folder / ".finetune").exists()
 
 
+def test_a_copy_that_differs_from_the_trials_model_is_not_published(ended, monkeypatch):
+    from finetune_trainer.summary import winner
+
+    real = winner.shutil.copyfile
+
+    def flipped(source, target):
+        real(source, target)
+        if source.name == "model.safetensors":
+            content = target.read_bytes()
+            target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    monkeypatch.setattr(winner.shutil, "copyfile", flipped)
+    assert ended.run() == ExitCode.STORAGE
+    assert f"differs from {ended.trials / 't002'}: model.safetensors" in ended.report.message
+    assert not ended.model_dir.exists()
+
+
 def test_a_disk_that_is_full_is_a_storage_failure_for_the_model(ended):
     largest = max(path.stat().st_size for path in (ended.trials / "t002").iterdir())
     assert apart(ended, lambda: limit_files(largest - 1)) == ExitCode.STORAGE
@@ -304,6 +324,25 @@ def test_a_plot_that_fails_is_said_and_the_rest_is_there(ended, monkeypatch):
         "report.html",
     ]
     assert failed[1:] in (made.report_dir / "report.html").read_text()
+
+
+def test_it_posts_its_end_and_serves_metrics(ended, tmp_path, certificate, endpoint, monkeypatch):  # noqa: F811
+    from finetune_trainer.summary import run
+
+    server, port, pages, real = endpoint(), free_port(), [], run.publish
+
+    def publish(*arguments, **options):
+        pages.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(run, "publish", publish)
+    progress = spec(tmp_path, certificate, server.url).to_json()
+    made = ended.changed(progress=progress, metricsPort=port)
+    assert made.run(attempt=3) == ExitCode.DONE
+    last = RunReport.model_validate(server.posts[-1][2]["runReport"])
+    assert (last.exit_code, last.attempt, last.message) == (0, 3, made.report.message)
+    assert last.model == made.report.model
+    assert "finetune_train_memory_bytes" in pages[0]
 
 
 def test_torch_is_not_imported(ended):
