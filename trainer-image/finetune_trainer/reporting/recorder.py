@@ -61,13 +61,7 @@ class Recorder:
 
     def with_caveats(self, message: str) -> str:
         """The final message: the message, then the first caveats, at most 1,024 characters."""
-        more = len(self.caveats) - CAVEATS_IN_MESSAGE
-        parts = [
-            message,
-            *self.caveats[:CAVEATS_IN_MESSAGE],
-            *([f"{more} more warnings in the log"] * (more > 0)),
-        ]
-        return "; ".join(parts)[:MESSAGE_LENGTH]
+        return with_caveats(message, self.caveats)
 
     def train_step(self, progress: ProgressStatus) -> None:
         """A logged training step."""
@@ -115,6 +109,13 @@ class Recorder:
         if self._progress is not None:
             self._progress.offer(self.report)
             self._progress.close()
+
+
+def with_caveats(message: str, caveats: list[str]) -> str:
+    """A message, then the first caveats, at most 1,024 characters."""
+    more = len(caveats) - CAVEATS_IN_MESSAGE
+    parts = [message, *caveats[:CAVEATS_IN_MESSAGE], *([f"{more} more warnings in the log"] * (more > 0))]
+    return "; ".join(parts)[:MESSAGE_LENGTH]
 
 
 def short(value: float | None) -> float | None:

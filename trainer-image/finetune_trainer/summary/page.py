@@ -50,8 +50,8 @@ class Picture:
     """Why there is no picture."""
 
 
-def page(history: SearchHistory, job: JobIdentity, pictures: list[Picture]) -> str:
-    """The whole page. Every text of a user is escaped."""
+def page(history: SearchHistory, job: JobIdentity, pictures: list[Picture], model: str = "") -> str:
+    """The whole page; `model` is one more sentence of the result. Every text of a user is escaped."""
     title = escape(f"Hyperparameter search {job.name}")
     return "\n".join(
         [
@@ -61,7 +61,7 @@ def page(history: SearchHistory, job: JobIdentity, pictures: list[Picture]) -> s
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title><style>{STYLE}</style></head><body>",
             f"<h1>{title}</h1>",
-            *(f"<p>{escape(sentence)}</p>" for sentence in summary(history)),
+            *(f"<p>{escape(sentence)}</p>" for sentence in (*summary(history), model) if sentence),
             *_best_values(history),
             *(line for picture in pictures for line in _figure(picture)),
             *_trials(history),

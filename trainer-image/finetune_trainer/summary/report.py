@@ -16,10 +16,11 @@ REPORT = "report.html"
 logger = logging.getLogger(__name__)
 
 
-def write_report(history: SearchHistory, job: JobIdentity) -> list[str]:
+def write_report(history: SearchHistory, job: JobIdentity, model: str = "") -> list[str]:
     """Write the report; returns a sentence about every plot that could not be drawn.
 
-    Files that are there already with the same content are left alone. Raises StorageError.
+    `model` is a sentence about the job's model, if that is not the best trial's. Files that are there already with the
+    same content are left alone. Raises StorageError.
     """
     pictures, caveats = [], []
     for plot in PLOTS:
@@ -28,7 +29,7 @@ def write_report(history: SearchHistory, job: JobIdentity) -> list[str]:
         caveats += [caveat] if caveat else []
     folder = Path(history.report_dir)
     files = {f"{picture.name}.png": picture.png for picture in pictures if picture.png}
-    files[REPORT] = page(history, job, pictures).encode()
+    files[REPORT] = page(history, job, pictures, model).encode()
     with storage_errors("the report of the search", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -13,7 +13,7 @@ from finetune_api.status import ModelStatus, ResolvedStatus
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_staging, publish, published
-from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.reporting.recorder import Recorder, with_caveats
 from finetune_trainer.summary.discard import remove_discarded
 from finetune_trainer.summary.report import write_report
 from finetune_trainer.summary.winner import read_winner
@@ -37,8 +37,7 @@ def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunRepor
         recorder.update(resolved=done.resolved)
         logger.info(f"the model is already published in {model.uri}; nothing to copy")
     _remove_staging(config)
-    more = conclude(config.search, config.job, recorder, stop)
-    message = recorder.with_caveats(f"{end_message(config.search)}{more}")
+    message = conclude(config.search, config.job, end_message(config.search), stop)
     return recorder.report.model_copy(update={"model": model, "message": message})
 
 
@@ -51,18 +50,21 @@ def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> Mo
     return model
 
 
-def conclude(history: SearchHistory, job: JobIdentity, recorder: Recorder, stop: Stop) -> str:
+def conclude(
+    history: SearchHistory, job: JobIdentity, message: str, stop: Stop, *, ensemble: bool = False
+) -> str:
     """Write the report of a search and remove the models that are not kept, once the job's model is published.
 
-    Returns what to add to the job's last message; what was not done is a caveat. Raises StorageError, StoppedError.
+    Returns the job's last message: `message`, then what was removed, and what could not be done. The report of a search
+    whose best trials became an ensemble has `message` too. Raises StorageError, StoppedError.
     """
-    for caveat in write_report(history, job):
-        recorder.caveat(caveat)
+    caveats = write_report(history, job, f"The model: {message}." if ensemble else "")
     logger.info(f"the report is in {history.report_dir}")
     removed = remove_discarded(history, job.namespace, stop)
-    for kept in removed.kept:
-        recorder.caveat(kept)
-    return f"; {removed.said}" if removed.folders else ""
+    caveats += removed.kept
+    for caveat in caveats:
+        logger.warning(caveat)
+    return with_caveats(f"{message}; {removed.said}" if removed.folders else message, caveats)
 
 
 def _remove_staging(config: SummaryConfig) -> None:
