@@ -97,7 +97,7 @@ def fitting(history: SearchHistory, limit: int) -> SearchHistory:
     return shorter
 
 
-def _spread(trial: SearchedTrial, count: int) -> list[tuple[float, float]]:
+def _spread(trial: SearchedTrial, count: int) -> list[list[float]]:
     """Evaluations at even distances, the last one included."""
     found = trial.evaluations
     if len(found) <= count:

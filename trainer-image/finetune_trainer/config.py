@@ -199,7 +199,7 @@ def _check_names(kind: str, chosen: dict[str, list[str]]) -> None:
                 )
 
 
-def _check_split(config: Config) -> None:
+def _check_split(config: RunConfig | CombineConfig) -> None:
     split = config.dataset.split
     if split is None or not split.stratify:
         return

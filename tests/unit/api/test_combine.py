@@ -48,6 +48,8 @@ SEARCH: dict[str, Any] = {
     "end": "all 12 trials have ended",
     "deviceSeconds": 900,
     "savedSeconds": 120,
+    "evaluationsKept": 1,
+    "repetitions": ["movie-sentiment-7d2c1e8a-c1s1"],
     "reportDir": "/finetune/output/search",
     "discard": ["/finetune/output/trials/1"],
 }
