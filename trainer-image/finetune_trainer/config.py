@@ -36,8 +36,9 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         text = path.read_bytes()
     config = _with(_parsed(path, text), overrides or {})
     _check_folders(config.output)
+    if not isinstance(config, RunConfig) and config.search is not None:
+        _check_report_folder(config.search.report_dir, config.output)
     if isinstance(config, SummaryConfig):
-        _check_report_folder(config)
         return config
     if isinstance(config, CombineConfig):
         return _checked_combination(config)
@@ -160,11 +161,10 @@ def _check_folders(output: OutputPaths | CombinePaths) -> None:
         )
 
 
-def _check_report_folder(config: SummaryConfig) -> None:
+def _check_report_folder(report: str, output: CombinePaths) -> None:
     """The report may not lie in the model's folder, which SHA256SUMS lists, nor in the one that is cleared."""
-    report = config.search.report_dir
     for field in ("model_dir", "staging_dir"):
-        holder = getattr(config.output, field)
+        holder = getattr(output, field)
         if Path(realpath(report)).is_relative_to(realpath(holder)):
             raise ConfigurationError(
                 f"search.reportDir: {report} is in output.{to_camel(field)}, {holder}; give a folder beside it",

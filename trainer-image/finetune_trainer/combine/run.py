@@ -15,6 +15,7 @@ from finetune_trainer.hub.fetch import fetch_rows
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import published
 from finetune_trainer.reporting.recorder import Recorder
+from finetune_trainer.summary.run import conclude
 from finetune_trainer.training.inputs import stop_if_asked
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
     done = published(config)
     if done is not None:
         logger.info(f"the model is already published in {done.model and done.model.uri}; nothing to combine")
-        return done
+        return _concluded(config, done, stop)
     config = fetch_rows(config, stop)
     members = read_members(config)
     logger.info(f"{len(members)} members, whole and fit for each other")
@@ -39,4 +40,13 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
     sources = {part: index.source for part, index in rows.items()}
     from finetune_trainer.combine.pipeline import score_and_publish
 
-    return score_and_publish(config, members, sources, recorder, stop, threads)
+    report = score_and_publish(config, members, sources, recorder, stop, threads)
+    return _concluded(config, report, stop)
+
+
+def _concluded(config: CombineConfig, report: RunReport, stop: Stop) -> RunReport:
+    """Write the report of the search whose trials were combined, and remove the models that are not kept."""
+    if config.search is None:
+        return report
+    message = conclude(config.search, config.job, report.message, stop, ensemble=True)
+    return report.model_copy(update={"message": message})

@@ -15,11 +15,11 @@ from finetune_api.summary import SummaryConfig
 from finetune_trainer.errors import NotFoundError, StorageError, input_errors
 from finetune_trainer.files import sha256
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import RECORD, SUMS, integrity_errors, record_of, sums_of
+from finetune_trainer.publishing.folder import CARD, RECORD, SUMS, integrity_errors, record_of, sums_of
 from finetune_trainer.summary.words import origin
 
-TRIAL_RECORD, CARD = "trial.json", "README.md"
-"""`trial.json` is the run.json of the trial."""
+TRIAL_RECORD = "trial.json"
+"""The run.json of the trial."""
 _REWRITTEN = {RECORD, CARD}
 
 
