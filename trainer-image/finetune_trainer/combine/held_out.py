@@ -25,6 +25,9 @@ def check_held_out(config: CombineConfig, members: list[Member], found: Mapping[
                 f"{member.field}: {member.name} was trained on rows that others are evaluated on: {reason}",
                 FaultPlace(field=member.field, file=member.name),
             )
+        own = member.training.resolved.train
+        if own is not None and "train" in found and own.digest != found["train"].digest:
+            logger.warning(f"{member.field}: {member.name} was trained on another file than dataset.train")
 
 
 def _trained_on(config: CombineConfig, member: Member, found: Mapping[str, ResolvedData]) -> str | None:

@@ -30,21 +30,18 @@ def test_the_rows_of_the_evaluation_are_those_that_every_member_held_out(combine
     )
 
 
-def test_rows_are_split_as_in_training_after_duplicates_were_dropped(combine, tmp_path, model_folder):
-    rows, dataset = [*reviews(60), *reviews(20)], {"split": SPLIT, "preprocessing": {"deduplicate": "Exact"}}
-    pair = []
-    for seed in (1, 2):
-        made = job(
-            tmp_path / f"m-{seed}", model_folder, rows, dataset=dataset, training={"epochs": 1, "seed": seed}
-        )
-        assert made.run() == ExitCode.DONE, made.report.message
-        pair.append(made.model_dir)
-    dataset["train"] = {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}
-    code, report, _ = combine(pair, "Vote", dataset=dataset)
+@pytest.mark.parametrize("split", [SPLIT, SPLIT | {"groupBy": "review_id"}, SPLIT | {"stratify": False}])
+def test_rows_are_split_as_in_training_after_duplicates_were_dropped(combine, tmp_path, model_folder, split):
+    rows, dataset = [*reviews(60), *reviews(20)], {"split": split, "preprocessing": {"deduplicate": "Exact"}}
+    made = job(tmp_path / "member", model_folder, rows, dataset=dataset, training={"epochs": 1})
+    assert made.run() == ExitCode.DONE, made.report.message
+    train = {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}
+    code, report, _ = combine([made.model_dir] * 2, "Vote", dataset=dataset | {"train": train})
     assert code == ExitCode.DONE, report.message
-    recorded = json.loads((pair[0] / "run.json").read_text())["report"]["resolved"]["validation"]
-    assert recorded["rowsDigest"] == report.resolved.validation.rows_digest
-    assert report.resolved.train.duplicate_rows == 20
+    own, found = made.report.resolved, report.resolved
+    assert own.validation.rows_digest == found.validation.rows_digest
+    assert (own.train.rows, own.validation.rows) == (found.train.rows, found.validation.rows)
+    assert found.train.duplicate_rows == 20
 
 
 def test_a_member_that_held_out_other_rows_is_named(combine, train, alike, held_out):
@@ -73,6 +70,13 @@ def test_a_file_that_a_member_was_trained_on_is_no_evaluation(combine, alike, tm
     code, report, _ = combine(alike, "Vote", dataset={part: rows})
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "members.0")
     assert f"dataset.{part} is its training file" in report.message
+
+
+def test_another_training_file_is_said(combine, alike, tmp_path, caplog):
+    train = {"path": str(write_jsonl(tmp_path / "rows.jsonl", reviews(30)))}
+    code, report, _ = combine(alike, "Vote", dataset={"train": train})
+    assert code == ExitCode.DONE, report.message
+    assert "members.0: pvc://models/0 was trained on another file than dataset.train" in caplog.text
 
 
 def older(folder, tmp_path, **split):
