@@ -31,10 +31,17 @@ def test_the_commands_of_the_page_make_one_model_of_three(
     monkeypatch.chdir(tmp_path)
     for arguments in commands():
         assert main(arguments) == ExitCode.DONE, arguments
-    manifest = json.loads((tmp_path / "out" / "ensemble" / "ensemble.json").read_text())
+    record = json.loads((tmp_path / "out" / "ensemble" / "run.json").read_text())
+    found = record["report"]["model"]["combination"]
+    better = found["combined"] < found["bestMember"]
+    assert found["published"] == ("Combination" if better else "BestMember")
+    always = ["--set", "publish=Always", "--set", "output.modelDir=out/always"]
+    assert main([*commands()[-1], *always]) == ExitCode.DONE
+    manifest = json.loads((tmp_path / "out" / "always" / "ensemble.json").read_text())
     assert [member["uri"] for member in manifest["members"]] == [f"out/seed-{seed}" for seed in (1, 2, 3)]
     assert len({member["digest"] for member in manifest["members"]}) == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "always",
         "ensemble",
         "seed-1",
         "seed-2",
