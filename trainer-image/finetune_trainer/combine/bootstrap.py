@@ -1,44 +1,16 @@
 """The confidence interval of a gain: bootstrap over the rows (Efron 1979), percentiles of paired resamples."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from finetune_trainer.combine.answers import RowAnswers
 from finetune_trainer.objectives.base import Meter
 
 RESAMPLES, SEED = 1000, 0
 TAILS = (2.5, 97.5)
 LEAST_DEFINED = 0.9
 """Share of the resamples that a metric has to be defined on, for an interval."""
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class RowAnswers:
-    """What one model answered for every row: enough for any metric of any resample of the rows."""
-
-    entries: list[npt.NDArray[Any]]
-    """`Answers.values` of each row."""
-    losses: npt.NDArray[np.float64]
-    """(rows, 2): sum and weight of each row's loss."""
-
-    def value(self, metric: str, new_meter: Callable[[], Meter]) -> Callable[[Ints], float]:
-        """The metric as a function of how often each row counts (rows,); NaN where it is not defined."""
-        values, lengths = np.concatenate(self.entries), np.asarray([len(each) for each in self.entries])
-
-        def of(times: Ints) -> float:
-            total, weight = times @ self.losses
-            loss = float(total / weight) if weight else float("nan")
-            if metric == "loss":
-                return loss
-            meter = new_meter()
-            meter.count(values, np.repeat(times, lengths))
-            return meter.scores(loss)[metric]
-
-        return of
 
 
 def gain_interval(

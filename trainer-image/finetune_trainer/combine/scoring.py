@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import torch
-
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.metrics import Direction, direction, plain
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import CombinationStatus, Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
+from finetune_trainer.combine.answers import Keeping, RowAnswers
 from finetune_trainer.combine.batch_norm import estimate_statistics
-from finetune_trainer.combine.bootstrap import RowAnswers, gain_interval
+from finetune_trainer.combine.bootstrap import gain_interval
 from finetune_trainer.combine.combiners import COMBINERS, Combiner, Means, Parts
 from finetune_trainer.combine.comparison import Decisive, compare
 from finetune_trainer.combine.members import Member, named
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED
-from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import NotFoundError
@@ -193,27 +190,6 @@ def beside_members(combined: Metrics, members: list[Metrics], config: CombineCon
 def format_metrics(metrics: Metrics) -> str:
     """As a part of a sentence."""
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-
-
-class Keeping:
-    """Predicts as a model does, and keeps what the metrics of each row need."""
-
-    def __init__(self, predict: Predict, objective: Objective[Any], rows: int) -> None:
-        self.predict, self.objective = predict, objective
-        self.meter = objective.meter()
-        self.kept = RowAnswers([np.empty(0)] * rows, np.zeros((rows, 2)))
-
-    def __call__(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and targets of some examples."""
-        logits, targets = self.predict(examples, batch)
-        values, lengths = self.meter.reduce(logits, targets)
-        for row, entries in zip(batch.tolist(), np.split(values, np.cumsum(lengths)[:-1]), strict=True):
-            self.kept.entries[row] = entries
-        losses = torch.func.vmap(lambda row, target: self.objective.loss(row[None], target[None]))(
-            logits, targets
-        )
-        self.kept.losses[batch] = torch.stack(losses, dim=1).double().cpu().numpy()
-        return logits, targets
 
 
 def _measured(

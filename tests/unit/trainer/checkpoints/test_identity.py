@@ -39,3 +39,24 @@ def test_combinations_are_known_again_after_an_update_of_the_trainer():
     given = json.loads((GOLDEN / "combine-config-v1.json").read_text())["smallest"]
     known = "30f0f70770c65e0c43ce884bfed73b9c11f5ea0bc2f14b0703442acc31f86d9a"
     assert run_identity(CombineConfig.from_json(given)) == known
+
+
+def test_what_decides_a_combination_is_part_of_its_identity():
+    given = json.loads((GOLDEN / "combine-config-v1.json").read_text())["full"]
+
+    def identity(**changes):
+        return run_identity(CombineConfig.from_json(given | changes))
+
+    rows = given["dataset"]
+    elsewhere = rows | {"train": rows["train"] | {"path": "/elsewhere"}}
+    assert identity(dataset=elsewhere) == identity(search=None) == identity()
+    other = {"seed": 8, "fraction": 0.2}
+    changed = [
+        {"publish": "Always"},
+        {"bestMetric": "f1"},
+        {"missing": []},
+        {"dataset": rows | {"split": other}},
+        {"combine": "GreedySoup"},
+        {"members": given["members"][:1] * 3},
+    ]
+    assert len({identity(), *(identity(**change) for change in changed)}) == len(changed) + 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from finetune_api.metrics import OBJECTIVES
-from finetune_trainer.combine.bootstrap import RowAnswers, gain_interval
-from finetune_trainer.combine.scoring import Keeping
+from finetune_trainer.combine.answers import Keeping, RowAnswers
+from finetune_trainer.combine.bootstrap import gain_interval
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
