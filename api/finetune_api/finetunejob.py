@@ -6,7 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique
+from finetune_api.combine import RULES, VOTES_HAVE_NO_LOSS, CombineRule
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
+from finetune_api.ensemble import EnsembleSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import Dtype, ModelSpec
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
@@ -167,6 +169,23 @@ def _metrics_fit(objective: str) -> Rule:
     )
 
 
+def _combine_fits(objective: str) -> Rule:
+    fitting, field = RULES[objective], ObjectiveSpec.model_fields[objective].alias
+    names = ", ".join(f"'{rule}'" for rule in fitting)
+    return Rule(
+        f"!has(self.objective) || !has(self.objective.{field}) || !has(self.ensemble) || !has(self.ensemble.combine)"
+        f" || self.ensemble.combine in [{names}]",
+        f"spec.ensemble.combine for objective.{field} is one of {', '.join(fitting)}",
+        lambda s: (
+            s.objective is None
+            or s.objective.kind != objective
+            or s.ensemble is None
+            or s.ensemble.combine in (None, *fitting)
+        ),
+        ".ensemble.combine",
+    )
+
+
 def _hub_uris(spec: Any) -> list[str]:
     """The hf:// URIs that a job reads."""
     model, data = spec.model, spec.dataset
@@ -218,6 +237,7 @@ class FineTuneJobSpec(ApiModel):
         _refused_with_command("objective"),
         _refused_with_command("training"),
         _refused_with_command("search"),
+        _refused_with_command("ensemble"),
         only_for(
             "classification",
             ".dataset.validation.stratify",
@@ -234,6 +254,30 @@ class FineTuneJobSpec(ApiModel):
             "has(self.search) == has(oldSelf.search)",
             "spec.search cannot be added or removed after creation; create a new FineTuneJob under another name",
         ),
+        Rule(
+            "has(self.ensemble) == has(oldSelf.ensemble)",
+            "spec.ensemble cannot be added or removed after creation; create a new FineTuneJob under another name",
+        ),
+        Rule(
+            "!has(self.ensemble) || has(self.search) == has(self.ensemble.fromSearch)",
+            "spec.ensemble.fromSearch combines the best trials of spec.search: set both, or search the values first and"
+            " train members with them in another FineTuneJob",
+            lambda s: s.ensemble is None or (s.search is None) == (s.ensemble.from_search is None),
+            ".ensemble",
+        ),
+        *map(_combine_fits, RULES),
+        Rule(
+            "!has(self.ensemble) || !has(self.ensemble.combine) || self.ensemble.combine != 'Vote'"
+            " || (has(self.training) && has(self.training.evaluation) && has(self.training.evaluation.bestMetric)"
+            " && !(self.training.evaluation.bestMetric in ['loss', 'eval_loss']))",
+            VOTES_HAVE_NO_LOSS.format("spec.training.evaluation.bestMetric"),
+            lambda s: (
+                s.ensemble is None
+                or s.ensemble.combine is not CombineRule.VOTE
+                or plain((s.training or TrainingSpec()).evaluation.best_metric) != "loss"
+            ),
+            ".ensemble.combine",
+        ),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )
     model: ModelSpec | None = None
@@ -246,6 +290,8 @@ class FineTuneJobSpec(ApiModel):
     """Training settings. Default: AdamW with learning rate 5e-5 and batch size 32, for 3 epochs."""
     search: SearchSpec | None = None
     """Hyperparameter search: trials of this job with other values in some fields. They are compared by training.evaluation.bestMetric on the same validation rows; the model of the best one is status.model."""
+    ensemble: EnsembleSpec | None = None
+    """Train several models and combine them into one. Members differ in their seed or in some fields, or are the best trials of spec.search. All are evaluated on the same validation rows."""
     resources: ResourcesSpec | None = None
     """CPU, memory and GPUs of the training pods. Can be changed while the job is suspended."""
     scheduling: SchedulingSpec | None = None
@@ -287,7 +333,7 @@ def _name(job: dict[str, Any]) -> str:
 
 def _while_the_search_runs(field: str) -> Rule:
     return Rule(
-        "!has(oldSelf.status) || !has(oldSelf.status.completionTime) || !has(self.spec.search)"
+        "!has(oldSelf.status) || !has(oldSelf.status.trials) || !has(oldSelf.status.trials.end) || !has(self.spec.search)"
         f" || !has(self.spec.search.{field}) || !has(oldSelf.spec.search) || !has(oldSelf.spec.search.{field})"
         f" || self.spec.search.{field} == oldSelf.spec.search.{field}",
         f"the search has ended, so raising spec.search.{field} has no effect; create a new FineTuneJob under another name",
@@ -302,10 +348,13 @@ JOB_RULES = (
         lambda job: len(_name(job)) <= 40 and re.fullmatch(_JOB_NAME, _name(job)) is not None,
     ),
     Rule(
-        f"!has(self.spec.search) || size(self.metadata.name) <= {LONGEST_PARENT_NAME}",
-        f"metadata.name of a job with spec.search must have at most {LONGEST_PARENT_NAME} characters: it is part of"
-        " the trials' names",
-        lambda job: not (job.get("spec") or {}).get("search") or len(_name(job)) <= LONGEST_PARENT_NAME,
+        f"!(has(self.spec.search) || has(self.spec.ensemble)) || size(self.metadata.name) <= {LONGEST_PARENT_NAME}",
+        f"metadata.name of a job with spec.search or spec.ensemble must have at most {LONGEST_PARENT_NAME} characters:"
+        " it is part of the names of trials and members",
+        lambda job: (
+            not any((job.get("spec") or {}).get(part) for part in ("search", "ensemble"))
+            or len(_name(job)) <= LONGEST_PARENT_NAME
+        ),
     ),
     *map(_while_the_search_runs, ("maxTrials", "maxDeviceSeconds")),
 )

@@ -41,6 +41,13 @@ def _ordered() -> Rule:
     return Rule("self.min < self.max", "min must be less than max", lambda s: s.min < s.max)
 
 
+class KeepModels(StrEnum):
+    """Which models of a search are kept when it has ended."""
+
+    ALL = "All"
+    BEST = "Best"
+
+
 class RangeSpec(ApiModel):
     """A range of numbers."""
 
@@ -223,7 +230,19 @@ class SearchSpec(ApiModel):
             ".parameters",
         ),
         *map(_raised, ("maxTrials", "maxDeviceSeconds")),
-        *map(_fixed, ("algorithm", "parameters", "maxFailedTrials", "patience", "pruner", "confirm", "seed")),
+        *map(
+            _fixed,
+            (
+                "algorithm",
+                "parameters",
+                "maxFailedTrials",
+                "patience",
+                "pruner",
+                "confirm",
+                "keepModels",
+                "seed",
+            ),
+        ),
     )
     algorithm: Algorithm = Algorithm.TPE
     """TPE learns from the trials so far (tree-structured Parzen estimator, Optuna), after 10 random ones. Random draws values independently. Grid runs every combination."""
@@ -243,5 +262,7 @@ class SearchSpec(ApiModel):
     """End bad trials early, for example {asha: {}}. Default: every trial trains to its end."""
     confirm: ConfirmSpec | None = None
     """Repeat the best trials with other seeds and name the one with the best mean, for example {top: 3, seeds: 3}. Default: the best trial wins."""
+    keep_models: KeepModels = KeepModels.ALL
+    """Models of the trials to keep. The best one is copied to output.uri in any case. All keeps those of the trials too, next to it in the folder MODEL-trials; Best removes them when the search has succeeded."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Seed of the algorithm. With the same seed and parallelism 1, the same trials are run. Default: training.seed."""

@@ -90,6 +90,7 @@ class Reason(StrEnum):
     CHILD_NAME_CONFLICT = "ChildNameConflict"
     CHILD_REFUSED = "ChildRefused"
     TRIALS_FAILED = "TrialsFailed"
+    MEMBERS_FAILED = "MembersFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     CONFIGURATION_ERROR = "ConfigurationError"
     DATA_ERROR = "DataError"
@@ -440,8 +441,9 @@ class ModelStatus(ApiModel):
 
 
 class TrialState(StrEnum):
-    """State of a trial."""
+    """State of a trial, or of a member of an ensemble."""
 
+    PLANNED = "Planned"
     PENDING = "Pending"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
@@ -449,6 +451,9 @@ class TrialState(StrEnum):
     PRUNED = "Pruned"
     FAILED = "Failed"
     STOPPED = "Stopped"
+
+
+ENDED = frozenset({TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED, TrialState.STOPPED})
 
 
 class TrialStatus(ApiModel):
@@ -486,6 +491,8 @@ class TrialsStatus(ApiModel):
     """Metric that the trials are compared by."""
     planned: Count
     """Number of trials to run."""
+    end: ShortText | None = None
+    """Why the search ended."""
     total: Count
     """Number of trials created."""
     running: Count
@@ -526,7 +533,7 @@ class MemberStatus(ApiModel):
     name: ShortText
     """Name of its FineTuneJob."""
     state: TrialState
-    """Pending, Running, Suspended, Succeeded, Failed, or Stopped (the ensemble ended before it)."""
+    """Planned (not created yet), Pending, Running, Suspended, Succeeded, Failed, or Stopped (the ensemble ended before it)."""
     value: Measured = None
     """Value of training.evaluation.bestMetric: that of the published model, or the best one so far."""
     uri: Uri | None = None

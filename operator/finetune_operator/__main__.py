@@ -22,7 +22,8 @@ from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
 from finetune_operator.reports import Reports
 from finetune_operator.resync import Resync
-from finetune_operator.searches import Pruning, Searches
+from finetune_operator.runs import Runs
+from finetune_operator.searches import Pruning
 from finetune_operator.server import serving, status_app
 from finetune_operator.settings import OperatorSettings, load
 from finetune_operator.tls import certificate_of, server_context
@@ -45,8 +46,8 @@ async def run(settings: OperatorSettings) -> None:
         stack.push_async_callback(cluster.close)
         certificate = await certificate_of(settings, cluster)
         children = Children(cluster, cache, settings, lambda: certificate.authority)
-        searches = Searches(cluster, cache, children, settings)
-        reconciler = Reconciler(cache, cluster, children, searches, reports, metrics, settings)
+        runs = Runs(cluster, cache, children, settings)
+        reconciler = Reconciler(cache, cluster, children, runs, reports, metrics, settings)
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
         resync = Resync(cluster, cache, queue, settings)

@@ -17,6 +17,7 @@ from finetune_operator.plan.naming import (
     ATTEMPT,
     JOB_NAME,
     JOB_UID,
+    MEMBER,
     PARENT_UID,
     REPEAT,
     TRIAL,
@@ -103,7 +104,7 @@ class Cache:
                 self._runs.pop(found.uid, None)
 
     def runs_of(self, namespace: str, uid: str) -> dict[Run, Body]:
-        """The trials of a search and their repetitions, without those that are being deleted."""
+        """The runs of a search or an ensemble, without those that are being deleted."""
         found: dict[Run, Body] = {}
         for key in self._runs.get(uid, ()):
             metadata = self.finetunejobs[key]["metadata"]
@@ -275,7 +276,7 @@ def _version(body: Body) -> int:
 
 
 def parent_key(body: Body) -> Key | None:
-    """The key of the search that a FineTuneJob is a trial of."""
+    """The key of the search or ensemble that a FineTuneJob is a run of."""
     found = parent_in(body["metadata"])
     return Key(body["metadata"]["namespace"], found.name) if found else None
 
@@ -285,7 +286,7 @@ def _kept_finetunejob(body: Body) -> Body:
     if parent_in(body["metadata"]):
         labels = labels_in(body)
         metadata |= {
-            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL, REPEAT) if name in labels},
+            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL, REPEAT, MEMBER) if name in labels},
             "ownerReferences": _controllers(body),
         }
     kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from finetune_api.search_history import SearchHistory
 from finetune_operator.cache import Cache, Key, labels_in, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
@@ -29,12 +30,15 @@ class Children:
         self._cluster, self._cache, self._settings = cluster, cache, settings
         self._ca_certificate = ca_certificate
 
-    async def create_attempt(self, job: FineTuneJob, resolved: Resolved, attempt: int) -> None:
+    async def create_attempt(
+        self, job: FineTuneJob, resolved: Resolved, attempt: int, history: SearchHistory | None = None
+    ) -> None:
         """Create the objects of an attempt; those that exist already are left as they are.
 
-        Raises ForeignObjectError when a name is taken by an object that is not this job's.
+        `history` is that of a job with spec.search. Raises ForeignObjectError when a name is taken by an object that is
+        not this job's.
         """
-        wanted = plan(job, resolved, attempt, self._settings, self._ca_certificate())
+        wanted = plan(job, resolved, attempt, self._settings, self._ca_certificate(), history)
         needed = [("ConfigMap", wanted.config_map)]
         if wanted.claim:
             needed.append(("PersistentVolumeClaim", wanted.claim))
@@ -42,7 +46,7 @@ class Children:
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
     async def create_run(self, job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> None:
-        """Create a trial of a search or a repetition, and the claim that its models are written to.
+        """Create a run of a search or an ensemble, and the claim that its model is written to.
 
         Raises ForeignObjectError when a name is taken by an object that is not this job's.
         """
@@ -52,7 +56,7 @@ class Children:
         self._cache.put_finetunejob(await self._create_once("FineTuneJob", body, job))
 
     async def update_run(self, job: FineTuneJob, name: str, uid: str, *, stop: bool) -> None:
-        """Suspend a run of a search, or let it go on with the parent's resources and scheduling."""
+        """Suspend a run, or let it go on with the parent's resources and scheduling."""
         spec = followed(job.spec, stop=stop)
         try:
             patched = await self._cluster.patch_spec("FineTuneJob", job.namespace, name, uid, spec)

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.status import ENDED, FineTuneJobStatus, Phase
 from finetune_operator.cache import Cache, parent_key
-from finetune_operator.wire import number, text
+from finetune_operator.wire import items, number, text
 
 _HOURS = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800)
 _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
@@ -132,19 +132,19 @@ class _Jobs(Collector):
         phases: Tally[tuple[str, str]] = Tally()
         progress = GaugeMetricFamily(
             "finetune_job_progress_ratio",
-            "Share of the steps done, or of a search's trials that have ended, of jobs that run",
+            "Share of the steps done, or of the trials or members that have ended, of jobs that run",
             labels=("namespace", "name"),
         )
         for key, body in self._cache.finetunejobs.items():
             if parent_key(body):
-                continue  # a trial: its search is the job
+                continue  # a trial or member: its parent is the job
             phase = text(body, "status", "phase") or Phase.PENDING.value
             phases[key.namespace, phase] += 1
             ratio = _progress(body)
             if phase == Phase.RUNNING and ratio is not None:
                 progress.add_metric([key.namespace, key.name], ratio)
         jobs = GaugeMetricFamily(
-            "finetune_jobs", "FineTuneJobs without the trials of searches", labels=("namespace", "phase")
+            "finetune_jobs", "FineTuneJobs without trials and members", labels=("namespace", "phase")
         )
         for (namespace, phase), count in phases.items():
             jobs.add_metric([namespace, phase], count)
@@ -159,11 +159,13 @@ class _Jobs(Collector):
 
 
 def _progress(body: dict[str, Any]) -> float | None:
-    """The share of steps done, or of a search's trials that have ended."""
+    """The share of steps done, or of the trials or members that have ended."""
     percent = number(body, "status", "progress", "percent")
     total, running, planned = (
         number(body, "status", "trials", part) for part in ("total", "running", "planned")
     )
     if total is not None and running is not None and planned:
         return (total - running) / planned
+    if members := items(body, "status", "members"):
+        return sum(text(one, "state") in ENDED for one in members) / len(members)
     return None if percent is None else percent / 100

@@ -22,8 +22,10 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.decide.actions import Action, Decision
 from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import decide, finished, rejected
+from finetune_operator.decide.parents import runs_children
 from finetune_operator.decide.refusal import may_pass, refusal
 from finetune_operator.decide.size import shrink_to_limit
+from finetune_operator.ensembles import Ensembles
 from finetune_operator.errors import (
     AlreadyExistsError,
     ApiError,
@@ -38,6 +40,7 @@ from finetune_operator.plan.effective import Resolved, resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import parent_in
 from finetune_operator.reports import Reports
+from finetune_operator.runs import ParentStep, Runs
 from finetune_operator.searches import Searches
 from finetune_operator.settings import OperatorSettings
 
@@ -61,7 +64,7 @@ class Reconciler:
     cache: Cache
     cluster: Cluster
     children: Children
-    searches: Searches
+    runs: Runs
     reports: Reports
     metrics: Metrics
     settings: OperatorSettings
@@ -100,8 +103,11 @@ class Reconciler:
             await self._post_events(await self._write(body, status))
             return None
         resolved = resolve(job, self.settings)
-        if job.spec.search and not finished(job.status):
-            return await self._reconcile_search(body, job, resolved, now)
+        if runs_children(job):
+            step = await self._parent_step(job, resolved, now)
+            if not step.decision.concludes:
+                return await self._reconcile_runs(body, step, now)
+            job = replace(job, status=step.decision.status)
         observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid), now)
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action is Action.CREATE_ATTEMPT
@@ -112,13 +118,16 @@ class Reconciler:
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
-    async def _reconcile_search(
-        self, body: Body, job: FineTuneJob, resolved: Resolved, now: datetime
-    ) -> float | None:
-        step = await self.searches.decide(job, resolved, now)
-        decision, creates = step.decision, step.values is not None
+    async def _parent_step(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
+        if job.spec.search:
+            return await Searches(self.runs).decide(job, resolved, now)
+        return await Ensembles(self.runs).decide(job, resolved, now)
+
+    async def _reconcile_runs(self, body: Body, step: ParentStep, now: datetime) -> float | None:
+        """A step of a search or an ensemble whose runs have not ended."""
+        job, decision, creates = step.job, step.decision, step.values is not None
         events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
-        action = self.searches.act(step)
+        action = self.runs.act(step)
         if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
             return requeue_after
         if creates:
@@ -185,7 +194,8 @@ class Reconciler:
     async def _act(self, job: FineTuneJob, resolved: Resolved, decision: Decision) -> None:
         attempt = decision.status.attempt
         if decision.action is Action.CREATE_ATTEMPT and attempt:
-            await self.children.create_attempt(job, resolved, attempt)
+            history = await Searches(self.runs).history(job, resolved) if job.spec.search else None
+            await self.children.create_attempt(job, resolved, attempt, history)
         elif decision.action is Action.STOP_ATTEMPT and attempt:
             await self.children.stop_attempt(job, attempt)
         elif decision.action is Action.DELETE_CHILDREN:
@@ -232,7 +242,7 @@ def parse(body: Body) -> FineTuneJob:
         generation=meta["generation"],
         spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
         status=status_of(body),
-        search_uid=parent.uid if parent else None,
+        parent_uid=parent.uid if parent else None,
     )
 
 

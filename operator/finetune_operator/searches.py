@@ -3,37 +3,36 @@
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.base import ApiModel
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
 from finetune_api.search import MOST_TRIALS, Algorithm
-from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason, ResolvedStatus
+from finetune_api.search_history import SearchHistory
+from finetune_api.status import FineTuneJobStatus, ModelStatus
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
-from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.decision import finished, refused_image, why_stalled
-from finetune_operator.decide.images import image_allowed
+from finetune_operator.decide.decision import finished
+from finetune_operator.ensemble.members import fault_in as ensemble_fault_in
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run, parent_in
 from finetune_operator.reports import Reports
+from finetune_operator.runs import ParentStep, Runs, invalid, part_of, resolved_inputs
 from finetune_operator.search.asha import why_pruned
-from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.decision import Search, decide_search
+from finetune_operator.search.history import history_of
 from finetune_operator.search.importance import importances
-from finetune_operator.search.plan import repeated
+from finetune_operator.search.plan import reseeded
 from finetune_operator.search.samplers import propose
 from finetune_operator.search.space import Values, combinations, fault_in
 from finetune_operator.search.trials import Repeat, evaluations_in, trial_of
-from finetune_operator.settings import OperatorSettings
 from finetune_operator.wire import items
 
 Body = dict[str, Any]
-P = TypeVar("P", bound=ApiModel)
 
 DEFAULT_TRIALS = 20
 _NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combinations in a row"
@@ -43,24 +42,26 @@ _NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combi
 class Searches:
     """The trials of searches."""
 
-    cluster: Cluster
-    cache: Cache
-    children: Children
-    settings: OperatorSettings
+    runs: Runs
 
-    async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> "SearchStep":
+    async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
         """Look at the trials and decide."""
-        search = await self._observe(job, resolved)
-        body = self.cache.runs_of(job.namespace, job.uid).get(search.winner) if search.winner else None
-        model = _part(body, "model", ModelStatus) if body else None
+        bodies = await self.runs.of(job)
+        search = await self._observe(job, resolved, bodies)
+        model = part_of(bodies[search.winner], "model", ModelStatus) if search.winner else None
         decision, values = decide_search(search, model, now), None
         if decision.create is not None:
             values = await self._values(search, decision.create)
             if values is None:
-                decision = decide_search(replace(search, fault=_invalid(_NOTHING_FITS)), model, now)
-        if finished(decision.status):
+                decision = decide_search(replace(search, fault=invalid(_NOTHING_FITS)), model, now)
+        if decision.concludes or finished(decision.status):
             decision = replace(decision, status=await self._with_importances(search, decision.status))
-        return SearchStep(search, decision, values)
+        return ParentStep(job, resolved, decision, values)
+
+    async def history(self, job: FineTuneJob, resolved: Resolved) -> SearchHistory:
+        """A search that has ended, for its report."""
+        bodies = await self.runs.of(job)
+        return history_of(await self._observe(job, resolved, bodies))
 
     async def _with_importances(self, search: Search, status: FineTuneJobStatus) -> FineTuneJobStatus:
         assert status.trials
@@ -73,42 +74,18 @@ class Searches:
         """Those of a trial, or of a repetition; None if the spec takes none of those that were tried."""
         if run.is_trial:
             return await asyncio.to_thread(propose, search.job.spec, run.trial, search.trials, search.metric)
-        return repeated(search.job.spec, search.runs[Run(run.trial)].values, run.seed)
+        return reseeded(search.job.spec, search.runs[Run(run.trial)].values, run.seed)
 
-    async def act(self, step: "SearchStep") -> None:
-        """Stop and resume runs, and create the next one."""
-        job, decision = step.search.job, step.decision
-        bodies = self.cache.runs_of(job.namespace, job.uid)
-        for run in (*decision.stop, *decision.resume):
-            if body := bodies.get(run):
-                name, stop = body["metadata"]["name"], run in decision.stop
-                await self.children.update_run(job, name, uid_of(body), stop=stop)
-        if decision.create is not None and step.values is not None:
-            await self.children.create_run(job, step.search.resolved, decision.create, step.values)
-
-    async def _observe(self, job: FineTuneJob, resolved: Resolved) -> Search:
+    async def _observe(self, job: FineTuneJob, resolved: Resolved, bodies: dict[Run, Body]) -> Search:
         spec, training = job.spec.search, job.spec.resolved_training()
         assert spec and training
         metric = training.evaluation.best_metric
-        bodies = self.cache.runs_of(job.namespace, job.uid)
-        runs = {
-            run: trial_of(run.trial, await self._whole(body), spec.parameters, metric)
-            for run, body in sorted(bodies.items())
-        }
+        runs = {run: trial_of(run.trial, body, spec.parameters, metric) for run, body in bodies.items()}
         trials = tuple(trial for run, trial in runs.items() if run.is_trial)
         repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
-        inputs = next(
-            (found for body in bodies.values() if (found := _part(body, "resolved", ResolvedStatus))), None
-        )
+        inputs = resolved_inputs(bodies)
         search = Search(job, resolved, trials, await self._planned(job), metric, repeats, inputs)
         return replace(search, fault=await self._fault(search))
-
-    async def _whole(self, body: Body) -> Body:
-        """The trial with its spec, which the cache leaves out if it is large."""
-        if "spec" in body:
-            return body
-        meta = body["metadata"]
-        return await self.cluster.read("FineTuneJob", meta["namespace"], meta["name"])
 
     async def _planned(self, job: FineTuneJob) -> int:
         """The number of trials. Those of a grid are counted once for each version of the spec."""
@@ -122,40 +99,18 @@ class Searches:
 
     async def _fault(self, search: Search) -> Verdict | None:
         """Why no trial can be created; the searched fields are checked before the first one."""
-        job = search.job
-        if not image_allowed(search.resolved.image, self.settings):
-            return replace(refused_image(job, self.settings), phase=Phase.PENDING, stalled=True)
-        if stalled := why_stalled(job, search.resolved, self.settings):
+        if stalled := self.runs.fault(search.job, search.resolved):
             return stalled
         if search.total:
             return None
-        fault = await asyncio.to_thread(fault_in, job.spec)
+        fault = await asyncio.to_thread(_fault_in, search.job.spec)
         if fault is None and search.planned == 0:
             fault = "spec.search.parameters: the spec's rules refuse every combination"
-        return _invalid(fault) if fault else None
+        return invalid(fault) if fault else None
 
 
-@dataclass(frozen=True)
-class SearchStep:
-    """A search, what is decided about it, and the values of the trial to create."""
-
-    search: Search
-    decision: SearchDecision
-    values: Values | None
-
-
-def _invalid(fault: str) -> Verdict:
-    message = f"{fault}; correct it in a new FineTuneJob"
-    return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
-
-
-def _part(body: Body, name: str, kind: type[P]) -> P | None:
-    """A part of a run's status, as far as it can be understood."""
-    found = (body.get("status") or {}).get(name)
-    try:
-        return kind.from_json(found) if isinstance(found, dict) else None
-    except ValidationError:
-        return None
+def _fault_in(spec: FineTuneJobSpec) -> str | None:
+    return fault_in(spec) or (ensemble_fault_in(spec) if spec.ensemble else None)
 
 
 @dataclass(frozen=True)

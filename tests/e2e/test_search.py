@@ -41,7 +41,8 @@ def test_the_best_trials_model_is_recorded_with_its_values(jobs: Jobs, finished:
     counts = finished["trials"]
     assert counts["total"] == counts["succeeded"] + counts["pruned"] == 3
     best = next(one for one in trials(jobs) if one["metadata"]["name"] == counts["best"]["name"])
-    assert finished["model"] == best["status"]["model"]
+    assert finished["model"]["metrics"] == best["status"]["model"]["metrics"]
+    assert not finished["model"]["uri"].startswith(best["status"]["model"]["uri"].rpartition("/")[0])
     assert counts["best"]["value"] == pytest.approx(finished["model"]["metrics"]["eval_loss"])
     whole = [one["value"] for one in counts["latest"] if one["state"] == "Succeeded"]
     assert counts["best"]["value"] == min(whole)
@@ -61,3 +62,11 @@ def test_the_model_folder_is_whole(jobs: Jobs, finished: Body, tmp_path: Path) -
     jobs.platform.copy_out(jobs.namespace, claim, path, tmp_path)
     assert (tmp_path / "model.safetensors").exists()
     assert (tmp_path / "SHA256SUMS").exists()
+
+
+def test_the_report_shows_the_search(jobs: Jobs, finished: Body, tmp_path: Path) -> None:
+    claim, _, path = finished["model"]["uri"].removeprefix("pvc://").partition("/")
+    jobs.platform.copy_out(jobs.namespace, claim, f"{path}-trials", tmp_path)
+    report = (tmp_path / "report.html").read_text()
+    assert all(one["name"] in report for one in finished["trials"]["latest"])
+    assert (tmp_path / "t001").exists(), "keepModels: All"

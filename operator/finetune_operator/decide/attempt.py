@@ -11,6 +11,7 @@ from finetune_operator.decide.ending import STOP_REASONS, close
 from finetune_operator.decide.observation import PodView
 from finetune_operator.decide.pending import why_pending
 from finetune_operator.decide.reports import with_attempt_report, with_report, with_resolved_image
+from finetune_operator.plan.finetunejob import FineTuneJob
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
 _USUAL_START = timedelta(seconds=3)
@@ -75,11 +76,11 @@ def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
     context, attempt, progress_due = _with_progress(context, attempt)
     context = _with_image(context.with_attempt(attempt), pods)
     return context.conclude(
-        _runs(attempt, pod), requeue_at=earliest(progress_due, deadline_of(context, attempt))
+        _runs(context.job, attempt, pod), requeue_at=earliest(progress_due, deadline_of(context, attempt))
     )
 
 
-def _runs(attempt: AttemptStatus, pod: PodView) -> Verdict:
+def _runs(job: FineTuneJob, attempt: AttemptStatus, pod: PodView) -> Verdict:
     """A pod on a lost node is deleted only with its node, so the message says so."""
     if pod.deleting:
         message = (
@@ -87,7 +88,14 @@ def _runs(attempt: AttemptStatus, pod: PodView) -> Verdict:
             f" kubectl delete node {pod.node} lets training resume elsewhere"
         )
         return Verdict(Phase.RUNNING, Reason.STOPPING, message)
-    return Verdict(Phase.RUNNING, Reason.RUNNING, f"attempt {attempt.number} trains on node {attempt.node}")
+    message = f"attempt {attempt.number} {_activity(job)} on node {attempt.node}"
+    return Verdict(Phase.RUNNING, Reason.RUNNING, message)
+
+
+def _activity(job: FineTuneJob) -> str:
+    if job.spec.ensemble:
+        return "combines the members"
+    return "copies the best model and writes the report" if job.spec.search else "trains"
 
 
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:

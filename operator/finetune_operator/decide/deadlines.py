@@ -13,7 +13,12 @@ _SOON = 600
 
 
 def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
-    """Whether activeDeadlineSeconds is used up, by ended attempts and the running one."""
+    """Whether activeDeadlineSeconds is used up, by ended attempts and the running one.
+
+    That of a search or an ensemble is for its runs: what they have trained is recorded even after it.
+    """
+    if context.job.is_parent:
+        return False
     limit = context.job.spec.active_deadline_seconds
     running = seconds_between(attempt.running_time, context.now) if attempt else 0
     return limit is not None and (context.status.active_seconds or 0) + running >= limit
@@ -21,7 +26,7 @@ def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> boo
 
 def deadline_of(context: Context, attempt: AttemptStatus) -> datetime | None:
     """When the running attempt uses up activeDeadlineSeconds."""
-    limit = context.job.spec.active_deadline_seconds
+    limit = None if context.job.is_parent else context.job.spec.active_deadline_seconds
     if limit is None or attempt.running_time is None:
         return None
     return attempt.running_time + timedelta(seconds=limit - (context.status.active_seconds or 0))

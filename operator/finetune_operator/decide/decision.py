@@ -28,6 +28,7 @@ from finetune_operator.decide.deadlines import deadline_verdict, end_of_children
 from finetune_operator.decide.ending import fail
 from finetune_operator.decide.images import image_allowed
 from finetune_operator.decide.observation import Observation
+from finetune_operator.decide.parents import active_seconds
 from finetune_operator.plan.effective import Resolved, conflict_of
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.settings import OperatorSettings
@@ -112,6 +113,8 @@ def _open_attempt(context: Context) -> Decision:
     number = max([(context.status.attempt or 0) + 1, *(child.attempt for child in context.observation.jobs)])
     if number > LARGEST_ATTEMPT:
         return fail(context, Verdict(Phase.FAILED, Reason.UNKNOWN, _TOO_MANY_ATTEMPTS))
+    if context.job.is_parent and context.status.attempt is None:
+        context = context.update(active_seconds=active_seconds(context.status, context.now))
     attempt = AttemptStatus(number=number, start_time=context.now)
     context = context.update(
         attempt=number,

@@ -3,11 +3,18 @@
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.metrics import plain
 from finetune_api.status import (
+    ENDED,
     CheckpointStatus,
+    CombinationStatus,
+    ConfirmedStatus,
     DisplayStatus,
     FineTuneJobStatus,
+    MemberStatus,
     ProgressStatus,
+    Published,
     TrialsStatus,
+    TrialState,
+    TrialStatus,
 )
 
 
@@ -19,7 +26,7 @@ def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
     epochs = training.epochs if training else None
     found = status.trials.best if status.trials else None
     return DisplayStatus(
-        progress=_trials(status.trials) if status.trials else _percent(progress),
+        progress=_runs(status) or _percent(progress),
         epoch=_epoch(progress.epoch if progress else None, epochs),
         loss=f"{progress.loss:.3f}" if progress and progress.loss is not None else None,
         best=_best(status.trials.metric, found.value) if status.trials and found else _best_of(best),
@@ -29,8 +36,12 @@ def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
     )
 
 
-def _trials(trials: TrialsStatus) -> str:
-    return f"{trials.total - trials.running}/{trials.planned} trials"
+def _runs(status: FineTuneJobStatus) -> str | None:
+    """Of a search or an ensemble: how many of its runs have ended."""
+    if trials := status.trials:
+        return f"{trials.total - trials.running}/{trials.planned} trials"
+    ended = sum(member.state in ENDED for member in status.members)
+    return f"{ended}/{len(status.members)} members" if status.members else None
 
 
 def _percent(progress: ProgressStatus | None) -> str | None:
@@ -61,14 +72,50 @@ def _duration(seconds: int) -> str:
     return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"
 
 
+def described(metric: str, best: TrialStatus, confirmed: list[ConfirmedStatus]) -> str:
+    """The best trial of a search, as part of a sentence."""
+    values = ", ".join(f"{path}={text}" for path, text in best.parameters.items())
+    mean = next((one for one in confirmed if one.number == best.number), None)
+    if mean is None or mean.mean is None:
+        value = "unknown" if best.value is None else f"{best.value:.4g}"
+        return f"{best.name} with {metric} {value} ({values})"
+    spread = "" if mean.spread is None else f" ± {mean.spread:.2g}"
+    return f"{best.name} with {metric} {mean.mean:.4g}{spread} over {mean.runs} seeds ({values})"
+
+
+def _of_the_search(trials: TrialsStatus | None) -> str:
+    if trials is None or trials.best is None:
+        return ""
+    return f"{trials.end}; {described(trials.metric, trials.best, trials.confirmed)} is the best; "
+
+
+def _of_the_ensemble(combination: CombinationStatus | None, members: list[MemberStatus]) -> str:
+    if combination is None:
+        return ""
+    failed = sum(member.state is not TrialState.SUCCEEDED for member in members)
+    without = f"; {failed} of {len(members)} members failed" if failed else ""
+    figures = (
+        f"{combination.combine} of {combination.used} members has {combination.metric} {_figure(combination.combined)},"
+        f" the best member {_figure(combination.best_member)}"
+    )
+    if combination.published is Published.BEST_MEMBER:
+        return f"{figures}: it is not better, so the best member is published{without}; "
+    return f"{figures}{without}; "
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
 def success_message(status: FineTuneJobStatus) -> str:
     """The message of a successful job."""
     model = status.model
     if model is None:
         return "finished"
+    found = _of_the_search(status.trials) + _of_the_ensemble(model.combination, status.members)
     digest = f" ({model.digest[:19]}…)" if model.digest else ""
     metric = _headline(model.metrics)
-    return f"the model is at {model.uri}{digest}" + (f", {metric}" if metric else "")
+    return f"{found}the model is at {model.uri}{digest}" + (f", {metric}" if metric else "")
 
 
 def _headline(metrics: dict[str, float]) -> str:

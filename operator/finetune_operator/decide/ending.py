@@ -1,5 +1,6 @@
 """The end of an attempt: success, a requested stop, or a failure. Pure."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_api.base import MESSAGE_LENGTH
@@ -24,7 +25,10 @@ STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value
 
 
 def fail(context: Context, verdict: Verdict) -> Decision:
-    """End the job with a failure."""
+    """End the job with a failure. A search keeps its best trial's model, which was not copied."""
+    if context.status.model:
+        found = f"{verdict.message}; the best trial's model is at {context.status.model.uri}"
+        verdict = replace(verdict, message=found)
     context = context.update(completion_time=context.now, retry_time=None)
     return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
 

@@ -16,5 +16,10 @@ class FineTuneJob:
     generation: int
     spec: FineTuneJobSpec
     status: FineTuneJobStatus
-    search_uid: str | None = None
-    """uid of the search that it is a run of."""
+    parent_uid: str | None = None
+    """uid of the search or ensemble that it is a run of."""
+
+    @property
+    def is_parent(self) -> bool:
+        """Whether other FineTuneJobs train for it: it is a search or an ensemble."""
+        return self.spec.search is not None or self.spec.ensemble is not None

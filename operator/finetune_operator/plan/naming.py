@@ -15,6 +15,7 @@ ATTEMPT = f"{GROUP}/attempt"
 PARENT_UID = f"{GROUP}/parent-uid"
 TRIAL = f"{GROUP}/trial"
 REPEAT = f"{GROUP}/repeat"
+MEMBER = f"{GROUP}/member"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 
@@ -42,25 +43,28 @@ def name_in(labels: Mapping[str, str]) -> str | None:
 
 
 class Run(NamedTuple):
-    """A run of a search: a trial, or one of its repetitions with another seed."""
+    """A FineTuneJob that another one runs: a trial, one of its repetitions with another seed, or a member."""
 
-    trial: int
+    trial: int = 0
     rank: int = 0
     seed: int = 0
+    member: int = 0
 
     @property
     def is_trial(self) -> bool:
-        """Whether it is the trial itself."""
-        return self.rank == 0
+        """Whether it is a trial itself."""
+        return self.trial > 0 and self.rank == 0
 
     @property
     def suffix(self) -> str:
         """The end of its name."""
+        if self.member:
+            return f"m{self.member}"
         return f"t{self.trial:03}" if self.is_trial else f"c{self.rank}s{self.seed}"
 
 
 class Parent(NamedTuple):
-    """The search that a FineTuneJob is a run of."""
+    """The search or ensemble that a FineTuneJob is a run of."""
 
     name: str
     uid: str
@@ -68,7 +72,7 @@ class Parent(NamedTuple):
 
 
 def run_name(job: FineTuneJob, run: Run) -> str:
-    """Name of the FineTuneJob of a search's run."""
+    """Name of a run's FineTuneJob."""
     return _run_name(job.name, job.uid, run)
 
 
@@ -77,17 +81,26 @@ def _run_name(parent: str, parent_uid: str, run: Run) -> str:
 
 
 def run_labels(job: FineTuneJob, run: Run) -> dict[str, str]:
-    """Labels of a search's run."""
+    """Labels of a run."""
+    ours = {"app.kubernetes.io/managed-by": MANAGER, PARENT_UID: job.uid}
+    if run.member:
+        return ours | {MEMBER: str(run.member)}
     repeat = {} if run.is_trial else {REPEAT: f"{run.rank}-{run.seed}"}
-    return {
-        "app.kubernetes.io/managed-by": MANAGER,
-        PARENT_UID: job.uid,
-        TRIAL: str(run.trial),
-    } | repeat
+    return ours | {TRIAL: str(run.trial)} | repeat
+
+
+def run_uri(output_uri: str, run: Run) -> str:
+    """Where a run's model is written: beside that of its parent, never inside it."""
+    return f"{runs_uri(output_uri, members=run.member > 0)}/{run.suffix}"
+
+
+def runs_uri(output_uri: str, *, members: bool = False) -> str:
+    """The folder with the models of all runs."""
+    return f"{output_uri}-{'members' if members else 'trials'}"
 
 
 def parent_in(metadata: Mapping[str, Any]) -> Parent | None:
-    """What the metadata of a FineTuneJob say of the search that it is a run of.
+    """What the metadata of a FineTuneJob say of the search or ensemble that it is a run of.
 
     Anybody can write labels and references: they count only together, and with the name that such a run has.
     """
@@ -104,6 +117,9 @@ def parent_in(metadata: Mapping[str, Any]) -> Parent | None:
 
 
 def _run_in(labels: Mapping[str, Any]) -> Run | None:
+    member = str(labels.get(MEMBER, ""))
+    if re.fullmatch("[1-9][0-9]?", member):
+        return Run(member=int(member))
     trial, repeat = str(labels.get(TRIAL, "")), str(labels.get(REPEAT, "0-0"))
     if not re.fullmatch("[1-9][0-9]{0,2}", trial) or not re.fullmatch("0-0|[1-9]-[1-9]", repeat):
         return None

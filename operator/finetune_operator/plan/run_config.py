@@ -32,7 +32,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
     return RunConfig(
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt),
         model=_model(job, spec.model),
-        dataset=_dataset(job),
+        dataset=dataset_input(job),
         objective=spec.objective,
         training=training,
         output=output_paths(job, resolved.output_uri),
@@ -40,7 +40,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
             gpus=resolved.resources.gpus_per_node or 0,
             simulated=settings.simulate_gpus,
         ),
-        progress=_progress(settings),
+        progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
     )
@@ -67,7 +67,8 @@ def _revision(job: FineTuneJob, part: str) -> Commit | None:
     return found.revision if found else None
 
 
-def _progress(settings: OperatorSettings) -> ProgressEndpoint | None:
+def progress_endpoint(settings: OperatorSettings) -> ProgressEndpoint | None:
+    """Where the pod reports its progress; None if the administrator set no address."""
     if not settings.progress_url:
         return None
     return ProgressEndpoint(
@@ -75,7 +76,7 @@ def _progress(settings: OperatorSettings) -> ProgressEndpoint | None:
     )
 
 
-def _dataset(job: FineTuneJob) -> DatasetInput:
+def dataset_input(job: FineTuneJob) -> DatasetInput:
     spec = job.spec.dataset
     assert spec
     validation = spec.validation or ValidationSpec()

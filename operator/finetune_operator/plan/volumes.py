@@ -86,7 +86,7 @@ def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
         staging_dir=f"{state}/model",
         checkpoint_dir=f"{state}/checkpoints",
         hub_dir=f"{state}/hub" if uses_hub(job) else None,
-        token_dir=f"{OUTPUT}/.finetune/{job.search_uid}/tokens" if job.search_uid else None,
+        token_dir=f"{OUTPUT}/.finetune/{job.parent_uid}/tokens" if job.parent_uid else None,
         uri=output_uri,
         dtype=job.spec.output.dtype if job.spec.output else Dtype.AUTO,
     )

@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.base import ApiModel
+from finetune_api.search_history import SearchHistory
+from finetune_operator.plan.conclusion import conclusion_config, on_cpu
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
@@ -24,12 +27,25 @@ class Plan:
 
 
 def plan(
-    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, ca_certificate: str
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    settings: OperatorSettings,
+    ca_certificate: str,
+    history: SearchHistory | None = None,
 ) -> Plan:
-    """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by."""
+    """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by.
+
+    `history` is that of a job with spec.search.
+    """
+    if job.is_parent:
+        resolved = on_cpu(resolved)
+        config: ApiModel | None = conclusion_config(job, resolved, attempt, settings, history)
+    else:
+        config = None if job.spec.command else run_config(job, resolved, attempt, settings)
     return Plan(
         claim=output_claim(job, settings),
-        config_map=_config_map(job, resolved, attempt, settings, ca_certificate),
+        config_map=_config_map(job, attempt, config, ca_certificate),
         job=_job(job, resolved, attempt, settings),
     )
 
@@ -50,11 +66,12 @@ def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorS
 
 
 def _config_map(
-    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, ca_certificate: str
+    job: FineTuneJob, attempt: int, config: ApiModel | None, ca_certificate: str
 ) -> dict[str, Any]:
     data = {CA_FILE: ca_certificate}
-    if not job.spec.command:
-        data[RUN_CONFIG_KEY] = json.dumps(run_config(job, resolved, attempt, settings).to_json(), indent=2)
+    if config:
+        # the history of a search can be large
+        data[RUN_CONFIG_KEY] = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

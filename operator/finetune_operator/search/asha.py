@@ -1,6 +1,7 @@
 """Asynchronous successive halving, its stopping variant (Li et al. 2020, arXiv:1810.05934). Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from finetune_api.search import AshaSpec
 from finetune_operator.search.trials import Evaluation, better
@@ -8,6 +9,14 @@ from finetune_operator.search.trials import Evaluation, better
 _ROUNDING = 1e-6
 
 Evaluations = tuple[Evaluation, ...]
+
+
+def rungs(asha: AshaSpec) -> Iterator[float]:
+    """The epochs at which trials are compared, without end."""
+    rung = asha.min_epochs
+    while True:
+        yield rung
+        rung *= asha.reduction_factor
 
 
 def why_pruned(
@@ -37,12 +46,8 @@ def _reached(asha: AshaSpec, evaluations: Evaluations) -> float | None:
         return None
     newest = evaluations[-1].epoch
     before = evaluations[-2].epoch if len(evaluations) > 1 else 0.0
-    rung, found = asha.min_epochs, None
-    while rung <= newest + _ROUNDING:
-        if before + _ROUNDING < rung:
-            found = rung
-        rung *= asha.reduction_factor
-    return found
+    passed = takewhile(lambda rung: rung <= newest + _ROUNDING, rungs(asha))
+    return next((rung for rung in reversed(list(passed)) if before + _ROUNDING < rung), None)
 
 
 def _best_until(rung: float, metric: str, evaluations: Evaluations) -> float | None:

@@ -1,4 +1,4 @@
-"""What to do next about a search. Pure: (job, trials, now) → SearchDecision.
+"""What to do next about a search. Pure: (job, trials, now) → ParentDecision.
 
 The trials are the state. The status repeats them for people, and keeps the highest number, so that the number of a
 deleted trial is not used again. A trial is created once; what a decision asks for may be done twice without harm.
@@ -14,11 +14,9 @@ from finetune_api.metrics import Direction, direction
 from finetune_api.search import SearchSpec
 from finetune_api.status import (
     TRIALS_KEPT,
-    Condition,
-    ConditionType,
     ConfirmedStatus,
-    EffectiveStatus,
     FineTuneJobStatus,
+    MemberStatus,
     ModelStatus,
     Phase,
     Reason,
@@ -29,23 +27,14 @@ from finetune_api.status import (
 )
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import seconds_between, with_verdict
+from finetune_operator.decide.display import described
+from finetune_operator.decide.parents import ParentDecision, active_seconds, parent_status
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run
-from finetune_operator.search.trials import Repeat, Trial, best_of, ranking
+from finetune_operator.search.trials import Repeat, Trial, best_of, member_of, ranking
 
 _LONGEST_TEXT = 256
-
-
-@dataclass(frozen=True)
-class SearchDecision:
-    """The next status; the run to create, if any; the runs to stop or to let go on."""
-
-    status: FineTuneJobStatus
-    create: Run | None = None
-    stop: tuple[Run, ...] = ()
-    resume: tuple[Run, ...] = ()
-    requeue_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ class _End:
     early: bool = False
 
 
-def decide_search(search: Search, model: ModelStatus | None, now: datetime) -> SearchDecision:
+def decide_search(search: Search, model: ModelStatus | None, now: datetime) -> ParentDecision:
     """The next step of a search; `model` is that of its winner."""
     end = _end(search, now)
     repeat = _next_repeat(search) if end and not end.early and not search.open else None
@@ -140,7 +129,7 @@ def decide_search(search: Search, model: ModelStatus | None, now: datetime) -> S
         return _conclude(search, model, end.why, now)
     room = not search.job.spec.suspend and not search.fault and len(wanted) < search.spec.parallelism
     create = repeat if end else _next_trial(search)
-    return SearchDecision(
+    return ParentDecision(
         status=with_verdict(_status(search, now), search.job.generation, _verdict(search, end), now),
         create=create if room else None,
         stop=tuple(run for run, trial in search.open_runs.items() if not trial.suspended and not wanted[run]),
@@ -210,7 +199,9 @@ def confirmed(search: Search) -> list[ConfirmedStatus]:
 def _end(search: Search, now: datetime) -> _End | None:
     """Why the search ends; None while it goes on."""
     spec, limit = search.spec, search.job.spec.active_deadline_seconds
-    if limit is not None and _active_seconds(search, now) >= limit:
+    if search.job.status.trials and search.job.status.trials.end:
+        return _End(search.job.status.trials.end)
+    if limit is not None and active_seconds(search.job.status, now) >= limit:
         return _End(f"spec.activeDeadlineSeconds of {limit} reached", early=True)
     if spec.max_device_seconds is not None and device_seconds(search, now) >= spec.max_device_seconds:
         return _End(f"spec.search.maxDeviceSeconds of {spec.max_device_seconds} used up", early=True)
@@ -254,25 +245,10 @@ def _since_best(search: Search) -> int:
     return since if best else 0
 
 
-def _running_since(status: FineTuneJobStatus) -> datetime | None:
-    """When the search began or was resumed; None while it is suspended."""
-    suspended: Condition | None = next(
-        (one for one in status.conditions if one.type is ConditionType.SUSPENDED), None
-    )
-    if status.start_time is None or suspended is None or suspended.status == "True":
-        return None
-    return max(status.start_time, suspended.last_transition_time)
-
-
-def _active_seconds(search: Search, now: datetime) -> int:
-    status = search.job.status
-    return (status.active_seconds or 0) + seconds_between(_running_since(status), now)
-
-
 def _due(search: Search, now: datetime) -> datetime | None:
     """When the deadline is reached, or the budget at the present rate."""
     limit, budget = search.job.spec.active_deadline_seconds, search.spec.max_device_seconds
-    left = [] if limit is None else [limit - _active_seconds(search, now)]
+    left = [] if limit is None else [limit - active_seconds(search.job.status, now)]
     running = sum(trial.running_since is not None for trial in search.open_runs.values())
     if budget is not None and running:
         left.append((budget - device_seconds(search, now)) // (running * _devices(search)) + 1)
@@ -311,67 +287,54 @@ def _news(search: Search) -> str:
     )
     parts = [f"{ended} of {search.planned} trials have ended, {len(search.open)} are open"]
     if best:
-        parts.append(f"the best is {_described(search, best)}")
+        parts.append(f"the best is {described(search.metric, _trial_status(best), confirmed(search))}")
     if waiting:
         parts.append(f"{waiting.name} waits: {waiting.message}")
     return "; ".join(parts)
 
 
-def _described(search: Search, trial: Trial) -> str:
-    values = ", ".join(f"{path}={text}" for path, text in _texts(trial.values).items())
-    mean = next((one for one in confirmed(search) if one.number == trial.number), None)
-    if mean is None or mean.mean is None:
-        return f"{trial.name} with {search.metric} {trial.value:.4g} ({values})"
-    spread = "" if mean.spread is None else f" ± {mean.spread:.2g}"
-    return f"{trial.name} with {search.metric} {mean.mean:.4g}{spread} over {mean.runs} seeds ({values})"
-
-
-def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime) -> SearchDecision:
+def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime) -> ParentDecision:
     """The end. A search that found a model has succeeded, whatever ended it but failures."""
-    best = search.best
-    status = _status(search, now, ended=True).model_copy(update={"completion_time": now, "model": model})
+    status = _status(search, now, end=end)
+    ensemble, members = search.job.spec.ensemble, _members(search)
     too_many = search.count(TrialState.FAILED) > search.spec.max_failed_trials
-    if best and not too_many:
-        uri = model.uri if model else "unknown"
-        verdict = Verdict(
-            Phase.SUCCEEDED,
-            Reason.SUCCEEDED,
-            f"{end}; {_described(search, best)} is the best; its model is at {uri}",
-        )
-    else:
-        status = status.model_copy(update={"model": None})
-        failed = [trial for trial in search.trials if trial.state is TrialState.FAILED]
-        why = f"; {failed[-1].name} failed last: {failed[-1].message}" if failed else ""
-        reason = Reason.TRIALS_FAILED if failed else Reason.DEADLINE_EXCEEDED
-        verdict = Verdict(Phase.FAILED, reason, f"{end}; no trial is recorded as the best{why}")
-    return SearchDecision(with_verdict(status, search.job.generation, verdict, now))
+    least = ensemble.least if ensemble else 1
+    if model and not too_many and len(members) >= least:
+        update = {"model": model, "members": members if ensemble else []}
+        return ParentDecision(status.model_copy(update=update), concludes=True)
+    failed = [trial for trial in search.trials if trial.state is TrialState.FAILED]
+    why = f"; {failed[-1].name} failed last: {failed[-1].message}" if failed else ""
+    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if least > 1 else ""
+    reason = Reason.TRIALS_FAILED if failed or few else Reason.DEADLINE_EXCEEDED
+    message = f"{end}{few or '; no trial is recorded as the best'}{why}"
+    verdict = Verdict(Phase.FAILED, reason, message)
+    seconds = active_seconds(search.job.status, now)
+    ended = status.model_copy(update={"completion_time": now, "active_seconds": seconds})
+    return ParentDecision(with_verdict(ended, search.job.generation, verdict, now))
 
 
-def _status(search: Search, now: datetime, *, ended: bool = False) -> FineTuneJobStatus:
+def _members(search: Search) -> list[MemberStatus]:
+    """The trials that spec.ensemble combines: the best means over seeds first, then the best values."""
+    ensemble = search.job.spec.ensemble
+    by_number = {trial.number: trial for trial in ranking(search.trials, search.metric)}
+    order = dict.fromkeys([*(one.number for one in confirmed(search)), *by_number])
+    found = [member_of(by_number[number]) for number in order if number in by_number]
+    return found[: ensemble.size] if ensemble else found[:1]
+
+
+def _status(search: Search, now: datetime, *, end: str | None = None) -> FineTuneJobStatus:
     """The parent's status with what is known of the trials."""
-    status = search.job.status
-    effective = (status.effective or EffectiveStatus()).model_copy(
-        update={
-            "training": search.job.spec.resolved_training(),
-            "resources": search.resolved.resources,
-            "output_uri": search.resolved.output_uri,
-            "image": search.resolved.image,
-        }
-    )
     suspends = search.job.spec.suspend and search.at_rest
-    active = _active_seconds(search, now) if suspends or ended else status.active_seconds
+    status = parent_status(search.job, search.resolved, now, at_rest=suspends)
     return status.model_copy(
         update={
-            "effective": effective,
             "resolved": status.resolved or search.resolved_inputs,
-            "trials": trials_status(search, ended=ended),
-            "start_time": status.start_time or (None if search.job.spec.suspend else now),
-            "active_seconds": active,
+            "trials": trials_status(search, end=end),
         }
     )
 
 
-def trials_status(search: Search, *, ended: bool) -> TrialsStatus:
+def trials_status(search: Search, *, end: str | None) -> TrialsStatus:
     """The counts, the best trial, and the newest ones. They always add up to `total`."""
     still_open = len(search.open)
     latest = sorted(search.trials, key=lambda trial: trial.number)[-TRIALS_KEPT:]
@@ -379,19 +342,20 @@ def trials_status(search: Search, *, ended: bool) -> TrialsStatus:
     return TrialsStatus(
         metric=search.metric,
         planned=search.planned,
+        end=end,
         total=search.total,
-        running=0 if ended else still_open,
+        running=0 if end else still_open,
         succeeded=search.count(TrialState.SUCCEEDED),
         pruned=search.count(TrialState.PRUNED),
         failed=search.count(TrialState.FAILED),
-        stopped=still_open if ended else 0,
+        stopped=still_open if end else 0,
         deleted=search.total - len(search.trials),
         repeats=_repeats_created(search),
         device_seconds=_devices(search) * sum(run.seconds for run in search.runs.values()),
         saved_seconds=saved_seconds(search),
         confirmed=confirmed(search),
         best=_trial_status(best) if best else None,
-        latest=[_trial_status(trial, ended=ended) for trial in latest],
+        latest=[_trial_status(trial, ended=end is not None) for trial in latest],
     )
 
 

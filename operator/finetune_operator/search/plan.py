@@ -1,4 +1,4 @@
-"""The FineTuneJob of a trial or of a repetition. Pure."""
+"""The FineTuneJob of a trial, a repetition or a member. Pure."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,26 +10,29 @@ from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
 from finetune_api.uris import is_hub, parse_hub
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import Run, owner_reference, run_labels, run_name
-from finetune_operator.search.space import Values, without_search
+from finetune_operator.plan.naming import Run, owner_reference, run_labels, run_name, run_uri
+from finetune_operator.search.space import Values, of_one_run
 
 SEEDS = 2**31
 _THE_PARENTS = ("suspend", "activeDeadlineSeconds")
 FOLLOWED = ("suspend", "resources", "scheduling")
-"""Fields that a running trial takes from its parent when they change."""
+"""Fields that a run takes from its parent when they change."""
 
 
 def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> dict[str, Any]:
-    """The FineTuneJob of a trial or of a repetition: the parent's spec with these values and another output folder.
+    """The FineTuneJob of a run: the parent's spec with these values and another output folder.
 
-    The rows are split with the parent's seed, so that all trials are evaluated on the same ones, and what is on the Hub
-    is read at the commit that the first trial read.
+    The rows are split with the parent's seed, so that all runs are evaluated on the same ones, and what is on the Hub
+    is read at the commit that the first run read.
     """
-    spec = {name: part for name, part in without_search(job.spec).items() if name not in _THE_PARENTS} | {
+    spec = {name: part for name, part in of_one_run(job.spec).items() if name not in _THE_PARENTS} | {
         "output": _output(job, resolved, run)
     }
     spec["dataset"] = spec["dataset"] | {"validation": _validation(job.spec)}
     _pin(spec, job.status.resolved)
+    spec = overridden(spec, values, FineTuneJobSpec)
+    if job.spec.ensemble:
+        _merge_adapter(spec)
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -39,13 +42,20 @@ def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> 
             "labels": run_labels(job, run),
             "ownerReferences": [owner_reference(job)],
         },
-        "spec": overridden(spec, values, FineTuneJobSpec),
+        "spec": spec,
     }
 
 
 def _output(job: FineTuneJob, resolved: Resolved, run: Run) -> dict[str, Any]:
     asked = job.spec.output.to_json() if job.spec.output else {}
-    return asked | {"uri": f"{resolved.output_uri}/trials/{run.suffix}"}
+    return asked | {"uri": run_uri(resolved.output_uri, run)}
+
+
+def _merge_adapter(spec: dict[str, Any]) -> None:
+    """What is combined are whole models: the mean of adapters' factors is not that of what they add."""
+    if adapter := spec["model"].get("adapter"):
+        for options in adapter.values():
+            options["merge"] = True
 
 
 def _validation(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -69,15 +79,15 @@ def _pin(spec: dict[str, Any], resolved: ResolvedStatus | None) -> None:
             holder["uri"] = str(replace(parse_hub(holder["uri"]), revision=read.revision))
 
 
-def repeated(spec: FineTuneJobSpec, values: Values, seed: int) -> Values:
-    """A trial's values with another seed of training."""
-    trial = FineTuneJobSpec.from_json(overridden(without_search(spec), values, FineTuneJobSpec))
+def reseeded(spec: FineTuneJobSpec, values: Values, seed: int) -> Values:
+    """The values with another seed of training: `seed` more than that of the spec with these values."""
+    trial = FineTuneJobSpec.from_json(overridden(of_one_run(spec), values, FineTuneJobSpec))
     training = trial.resolved_training()
     assert training
     return values | {"training.seed": (training.seed + seed) % SEEDS}
 
 
 def followed(spec: FineTuneJobSpec, *, stop: bool) -> dict[str, Any]:
-    """The parent's fields that its running trials follow; None removes one."""
+    """The parent's fields that its running children follow; None removes one."""
     wire = spec.to_json() | ({"suspend": True} if stop else {})
     return {name: wire.get(name) for name in FOLLOWED}

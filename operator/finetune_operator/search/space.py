@@ -38,7 +38,7 @@ def fault_in(spec: FineTuneJobSpec) -> str | None:
 
 
 def _fault_of(spec: FineTuneJobSpec, parameter: ParameterSpec) -> str | None:
-    base = without_search(spec)
+    base = of_one_run(spec)
     for value in parameter.extremes:
         if len(json.dumps(value)) > _LONGEST_VALUE:
             return f".choice: a value is longer than {_LONGEST_VALUE} characters as JSON; shorten it"
@@ -51,7 +51,7 @@ def _fault_of(spec: FineTuneJobSpec, parameter: ParameterSpec) -> str | None:
                 whole = parameter.listed is None and "valid integer" in str(error)
                 hint = "; give whole numbers by integer or choice" if whole else ""
                 return f": {parameter.path} = {json.dumps(value)} is refused: {error}{hint}"
-        if why := _incomparable(spec, values):
+        if why := incomparable(spec, values, "search it with one FineTuneJob for each value"):
             return f": {parameter.path} = {json.dumps(value)} {why}"
     return None
 
@@ -84,19 +84,19 @@ def _never_holds(search: SearchSpec, parameter: ParameterSpec) -> str | None:
     return f".when: {other.path} never has the value {json.dumps(unknown)}; write values that it is searched with"
 
 
-def _incomparable(spec: FineTuneJobSpec, values: Values) -> str | None:
-    """What the values change of how trials are evaluated: the best number would not be that of the best model."""
-    changed = FineTuneJobSpec.from_json(overridden(without_search(spec), values, FineTuneJobSpec))
+def incomparable(spec: FineTuneJobSpec, values: Values, remedy: str) -> str | None:
+    """What the values change of how runs are evaluated: the best number would not be that of the best model."""
+    changed = FineTuneJobSpec.from_json(overridden(of_one_run(spec), values, FineTuneJobSpec))
     metric = plain(_best_metric(spec))
     for (field, mine), (_, theirs) in zip(_evaluated_by(spec), _evaluated_by(changed), strict=False):
         if mine != theirs:
             return (
-                f"changes {field}, and trials are compared on the same rows, labels and tokens, by the same metric;"
-                " search it with one FineTuneJob for each value"
+                f"changes {field}, and models are compared on the same rows, labels and tokens, by the same metric;"
+                f" {remedy}"
             )
     if metric in ("loss", "perplexity") and _loss_of(spec) != _loss_of(changed):
         return (
-            f"changes how {metric} is computed, so trials cannot be compared by it;"
+            f"changes how {metric} is computed, so models cannot be compared by it;"
             " set training.evaluation.bestMetric to another metric"
         )
     return None
@@ -156,15 +156,15 @@ def _too_large(spec: FineTuneJobSpec) -> str | None:
     return None
 
 
-def without_search(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The wire form of a spec without its search."""
-    return {name: value for name, value in spec.to_json().items() if name != "search"}
+def of_one_run(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The wire form of a spec without search and ensemble: that of a run, but for its values."""
+    return {name: value for name, value in spec.to_json().items() if name not in ("search", "ensemble")}
 
 
 def fits(spec: FineTuneJobSpec, values: Values) -> bool:
     """Whether the spec takes these values together."""
     try:
-        overridden(without_search(spec), values, FineTuneJobSpec)
+        overridden(of_one_run(spec), values, FineTuneJobSpec)
     except OverrideError:
         return False
     return True

@@ -7,14 +7,12 @@ from typing import Any
 
 from finetune_api.metrics import Direction, direction, plain
 from finetune_api.search import ParameterSpec
-from finetune_api.status import Reason, TrialState
+from finetune_api.status import ENDED, MemberStatus, Reason, TrialState
 from finetune_operator.plan.naming import Run
 from finetune_operator.search.space import Values, values_in
 from finetune_operator.wire import at, items, number, text, time_of
 
 Body = dict[str, Any]
-
-ENDED = frozenset({TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED, TrialState.STOPPED})
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial. `value` is that of the published model, or the best one so far."""
+    """A trial, or a member of an ensemble. `value` is that of the published model, or the best one so far."""
 
     number: int
     name: str
@@ -35,6 +33,8 @@ class Trial:
     values: Values
     value: float | None = None
     ended: datetime | None = None
+    uri: str | None = None
+    digest: str | None = None
     suspended: bool = False
     message: str = ""
     seconds: int = 0
@@ -56,6 +56,18 @@ class Repeat:
     trial: Trial
 
 
+def member_of(trial: Trial) -> MemberStatus:
+    """As a member of an ensemble."""
+    return MemberStatus(
+        number=trial.number,
+        name=trial.name,
+        state=trial.state,
+        value=trial.value,
+        uri=trial.uri,
+        digest=trial.digest,
+    )
+
+
 def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: str) -> Trial:
     """The trial in a FineTuneJob's wire form."""
     attempts = items(body, "status", "attempts")
@@ -70,6 +82,8 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
         values=values_in(body.get("spec") or {}, parameters),
         value=value,
         ended=ended,
+        uri=text(body, "status", "model", "uri"),
+        digest=text(body, "status", "model", "digest"),
         suspended=at(body, "spec", "suspend") is True,
         message=text(body, "status", "display", "message") or "",
         seconds=int(number(body, "status", "activeSeconds") or 0),

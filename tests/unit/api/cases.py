@@ -54,6 +54,13 @@ def _search(*parameters: Json, **fields: Any) -> Json:
     return spec(search={"parameters": list(parameters)} | fields)
 
 
+def _ensemble(**fields: Any) -> Json:
+    return spec(ensemble=fields)
+
+
+_BY_ACCURACY: Json = {"training": {"evaluation": {"bestMetric": "accuracy"}}}
+
+
 def _resources(**fields: Any) -> Json:
     return spec(resources=fields)
 
@@ -199,7 +206,15 @@ FULL_SEARCH: Json = {
     "maxDeviceSeconds": 36000,
     "pruner": {"asha": {"minEpochs": 0.5, "reductionFactor": 4}},
     "confirm": {"top": 2, "seeds": 5},
+    "keepModels": "Best",
     "seed": 3,
+}
+FULL_ENSEMBLE: Json = {
+    "members": 5,
+    "combine": "GreedySoup",
+    "parallelism": 2,
+    "minMembers": 4,
+    "publish": "Always",
 }
 
 FULL_SCRIPT: Json = script_spec(
@@ -215,6 +230,14 @@ ACCEPTED = [
     Case("the smallest search", spec(search={"parameters": [RATES]})),
     Case("a grid", _search({"path": RATE, "choice": [1e-5, 0.001, 1]}, algorithm="Grid")),
     Case("a pruner with its defaults", _search(RATES, pruner={"asha": {}})),
+    Case("an ensemble with every field", _ensemble(**FULL_ENSEMBLE)),
+    Case("the smallest ensemble", _ensemble(members=2)),
+    Case("an ensemble of overrides", _ensemble(overrides=[{"training.seed": 1}, {"model.dropout": 0.2}])),
+    Case(
+        "the best of a search as an ensemble",
+        spec(search={"parameters": [RATES]}, ensemble={"fromSearch": 3}),
+    ),
+    Case("votes by another metric", _ensemble(members=3, combine="Vote") | _BY_ACCURACY),
     Case("a share with a seed", _data(validation={"seed": 7})),
     Case("regression is written as an empty object", spec(objective={"regression": {}})),
     Case(
@@ -571,6 +594,7 @@ _SGD = {"path": "training.optimizer.name", "values": ["SGD"]}
 _MOMENTUM: Json = {"path": "training.optimizer.momentum", "choice": [0.9], "when": _SGD}
 _WHEN = "when.path must be the path of another parameter"
 _FIXED = "bestMetric cannot be searched"
+_MEMBERS = "set exactly one of members, overrides and fromSearch"
 BROKEN_RULES += [
     Case(
         "two ranges of one parameter",
@@ -624,6 +648,45 @@ BROKEN_RULES += [
         ),
         "a path must not be inside the path of another parameter",
     ),
+    Case("an ensemble of nothing", _ensemble(combine="Vote") | _BY_ACCURACY, _MEMBERS),
+    Case("seeds and overrides", _ensemble(members=2, overrides=[{"training.seed": 1}] * 2), _MEMBERS),
+    Case("more members wanted than there are", _ensemble(members=2, minMembers=3), "minMembers must not be"),
+    Case(
+        "more overrides wanted than there are",
+        _ensemble(overrides=[{"training.seed": 1}, {"training.seed": 2}], minMembers=3),
+        "minMembers must not be",
+    ),
+    Case(
+        "the best of no search", _ensemble(fromSearch=3), "combines the best trials of spec.search: set both"
+    ),
+    Case(
+        "members beside a search",
+        spec(search={"parameters": [RATES]}, ensemble={"members": 3}),
+        "combines the best trials of spec.search: set both",
+    ),
+    Case(
+        "an ensemble of scripts",
+        script_spec(ensemble={"members": 3}),
+        "spec.ensemble does not apply to your own script",
+    ),
+    *(
+        Case(
+            f"{rule} for {objective}",
+            _ensemble(members=3, combine=rule) | {"objective": {objective: {}}} | _BY_ACCURACY,
+            f"spec.ensemble.combine for objective.{objective} is one of",
+        )
+        for objective, rule in {
+            "classification": "AveragePredictions",
+            "tokenClassification": "AveragePredictions",
+            "causalLM": "Vote",
+        }.items()
+    ),
+    Case(
+        "probabilities of numbers",
+        _ensemble(members=3, combine="AverageProbabilities") | {"objective": {"regression": {}}},
+        "spec.ensemble.combine for objective.regression is one of",
+    ),
+    Case("votes compared by loss", _ensemble(members=3, combine="Vote"), "votes have no loss"),
     Case(
         "a search for a script",
         script_spec(search={"parameters": [RATES]}),
@@ -784,12 +847,12 @@ NAMES = {
 }
 """Names of jobs; both the server's own rule for names and ours hold."""
 NAME_MESSAGE = "metadata.name must have at most 40 characters"
-NAMES_OF_SEARCHES = {"tune": True, "a" * 26: True, "a" * 27: False}
+NAMES_OF_PARENTS = {"tune": True, "a" * 26: True, "a" * 27: False}
 ENDED_SEARCH = {
     field: f"the search has ended, so raising spec.search.{field} has no effect"
     for field in ("maxTrials", "maxDeviceSeconds")
 }
-NAME_OF_A_SEARCH = "metadata.name of a job with spec.search must have at most 26 characters"
+NAME_OF_A_PARENT = "metadata.name of a job with spec.search or spec.ensemble must have at most 26 characters"
 
 _CHANGES: dict[str, tuple[Json, Json]] = {
     "model": ({"uri": MODEL}, {"uri": "pvc://demo/models/other"}),
@@ -805,6 +868,8 @@ _CHANGES: dict[str, tuple[Json, Json]] = {
     "scheduling": ({"nodeSelector": {"gpu": "a100"}}, {"nodeSelector": {"gpu": "h100"}}),
 }
 _WHILE_SUSPENDED = ("resources", "scheduling")
+_SEEDS: list[Json] = [{"training.seed": 1}, {"training.seed": 2}]
+_OTHER_SEEDS: list[Json] = [{"training.seed": 1}, {"training.seed": 3}]
 
 
 def _updates(field: str, value: Any, other: Any) -> list[Update]:
@@ -845,6 +910,7 @@ UPDATES = [
             ("patience", 5, None),
             ("pruner", {"asha": {}}, {"asha": {"minEpochs": 2}}),
             ("confirm", {"top": 1}, {"top": 2}),
+            ("keepModels", "All", "Best"),
             ("seed", 1, None),
         ]
     ),
@@ -871,6 +937,28 @@ UPDATES = [
         _search(RATES, maxDeviceSeconds=100),
         _search(RATES, maxDeviceSeconds=99),
         "spec.search.maxDeviceSeconds can be raised, but not lowered",
+    ),
+    *(
+        Update(
+            f"another {field} of an ensemble",
+            _ensemble(**before) | ({"search": {"parameters": [RATES]}} if "fromSearch" in before else {}),
+            _ensemble(**after) | ({"search": {"parameters": [RATES]}} if "fromSearch" in after else {}),
+            f"spec.ensemble.{field} cannot be changed",
+        )
+        for field, before, after in [
+            ("members", {"members": 3}, {"members": 4}),
+            ("fromSearch", {"fromSearch": 3}, {"fromSearch": 4}),
+            ("overrides", {"overrides": _SEEDS}, {"overrides": _OTHER_SEEDS}),
+            ("combine", {"members": 3}, {"members": 3, "combine": "AverageWeights"}),
+            ("minMembers", {"members": 3}, {"members": 3, "minMembers": 2}),
+            ("publish", {"members": 3}, {"members": 3, "publish": "Always"}),
+        ]
+    ),
+    Update(
+        "no ensemble any more",
+        _ensemble(members=3),
+        spec(),
+        "spec.ensemble cannot be added or removed after creation",
     ),
     Update(
         "no search any more", _search(RATES), spec(), "spec.search cannot be added or removed after creation"

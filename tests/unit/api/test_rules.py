@@ -1,6 +1,7 @@
 """The contract's rules in their Python form. The API server reads the same cases in tests/integration."""
 
 import re
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -12,9 +13,9 @@ from unit.api.cases import (
     BROKEN_RULES,
     ENDED_SEARCH,
     NAME_MESSAGE,
-    NAME_OF_A_SEARCH,
+    NAME_OF_A_PARENT,
     NAMES,
-    NAMES_OF_SEARCHES,
+    NAMES_OF_PARENTS,
     RATES,
     UNKNOWN_FIELDS,
     UPDATES,
@@ -59,16 +60,16 @@ def test_a_name_is_accepted_when_pods_can_carry_it(name: str, accepted: bool) ->
     assert all(rule.holds(job(name)) for rule in JOB_RULES if rule.holds) is accepted
 
 
-@pytest.mark.parametrize(("name", "accepted"), NAMES_OF_SEARCHES.items())
-def test_a_name_is_accepted_when_trials_can_carry_it(name: str, accepted: bool) -> None:
-    searching = job(name, search={"parameters": [RATES]})
-    assert all(rule.holds(searching) for rule in JOB_RULES if rule.holds) is accepted
+@pytest.mark.parametrize("parent", [{"search": {"parameters": [RATES]}}, {"ensemble": {"members": 3}}])
+@pytest.mark.parametrize(("name", "accepted"), NAMES_OF_PARENTS.items())
+def test_a_name_is_accepted_when_runs_can_carry_it(name: str, accepted: bool, parent: dict[str, Any]) -> None:
+    assert all(rule.holds(job(name, **parent)) for rule in JOB_RULES if rule.holds) is accepted
 
 
 PROVOKED = (
     {str(case.message) for case in BROKEN_RULES}
     | {update.message for update in UPDATES}
-    | {NAME_MESSAGE, NAME_OF_A_SEARCH, *ENDED_SEARCH.values()}
+    | {NAME_MESSAGE, NAME_OF_A_PARENT, *ENDED_SEARCH.values()}
 )
 
 

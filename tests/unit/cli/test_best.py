@@ -40,7 +40,7 @@ def test_the_winner_is_a_job_with_its_values_the_same_rows_and_another_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dataset = {"train": {"uri": "pvc://demo/a.jsonl"}, "validation": {"seed": 5}}
-    output = {"uri": "pvc://tune-1/model/trials/t002", "dtype": "BFloat16"}
+    output = {"uri": "pvc://tune-1/model-trials/t002", "dtype": "BFloat16"}
     trial = job("tune-t002", training={"batchSize": 16}, dataset=dataset, output=output)
     code, text, _ = shown(monkeypatch, parent(best=BEST), trial)
     assert code == 0

@@ -131,7 +131,7 @@ def reaches_the_plan(place: Place, schema: Json) -> bool:
 LEAVES = {
     ".".join(map(str, place)): (place, schema)
     for place, schema in leaves(structural(FineTuneJobSpec))
-    if place[0] != "search"  # a search makes trials, and no plan of its own
+    if place[0] not in ("search", "ensemble")  # their runs are FineTuneJobs themselves
 }
 
 

@@ -19,7 +19,7 @@ from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
-from finetune_operator.searches import Searches
+from finetune_operator.runs import Runs
 from unit.operator.worlds import T0, planned, settings
 
 Body = dict[str, Any]
@@ -46,8 +46,8 @@ def versioned(body: Body, version: int) -> Body:
 def reconciler(server: Any, cache: Cache) -> Reconciler:
     children = Children(server, cache, settings(), lambda: "")
     metrics = Metrics(cache)
-    searches = Searches(server, cache, children, settings())
-    return Reconciler(cache, server, children, searches, Reports(), metrics, settings(), clock=lambda: T0)
+    runs = Runs(server, cache, children, settings())
+    return Reconciler(cache, server, children, runs, Reports(), metrics, settings(), clock=lambda: T0)
 
 
 async def test_a_job_created_anew_under_its_name_inherits_nothing_of_a_refused_attempt() -> None:

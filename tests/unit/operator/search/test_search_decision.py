@@ -11,18 +11,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from finetune_api.resources import ResourcesSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
 from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import finished
+from finetune_operator.decide.display import success_message
+from finetune_operator.decide.parents import ParentDecision
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run
-from finetune_operator.search.decision import Search, SearchDecision, decide_search
+from finetune_operator.search.decision import Search, decide_search
 from finetune_operator.search.trials import Repeat, Trial
 from unit.operator import worlds
 from unit.operator.search.spaces import parent, trial
 from unit.operator.worlds import T0, condition, seconds, true_conditions
 
 TWO_GPUS = ResourcesSpec(gpus_per_node=2)
-MODEL = ModelStatus(uri="pvc://out/model/trials/t001", format="safetensors")
+MODEL = ModelStatus(uri="pvc://out/model-trials/t001", format="safetensors")
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Visits:
 
     def visit(
         self, *trials: Trial, at: float = 0, repeats: tuple[Repeat, ...] = (), fault: Verdict | None = None
-    ) -> SearchDecision:
+    ) -> ParentDecision:
         search = Search(
             self.job,
             resolve(self.job, worlds.settings()),
@@ -47,10 +50,18 @@ class Visits:
             fault,
         )
         decision = decide_search(search, MODEL if search.winner else None, seconds(at))
+        if decision.concludes:
+            decision = replace(decision, status=self.succeeded(decision.status, seconds(at)))
         status = FineTuneJobStatus.from_json(decision.status.to_json())
         assert status == decision.status, "the status does not survive the API server"
         self.job = replace(self.job, status=status)
         return decision
+
+    def succeeded(self, status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+        """What the status is once an attempt of the parent has copied the model."""
+        verdict = Verdict(Phase.SUCCEEDED, Reason.SUCCEEDED, success_message(status))
+        ended = status.model_copy(update={"completion_time": now})
+        return with_verdict(ended, self.job.generation, verdict, now)
 
     def change(self, **spec: Any) -> None:
         """The user changes the spec."""
@@ -339,7 +350,7 @@ class Histories(RuleBasedStateMachine):
             self.used.add(run.trial if run.is_trial else run)
             self.runs[run] = trial(run.trial, PENDING)
 
-    def visit(self) -> SearchDecision:
+    def visit(self) -> ParentDecision:
         trials = [one for run, one in self.runs.items() if run.is_trial]
         repeats = tuple(Repeat(run, one) for run, one in self.runs.items() if not run.is_trial)
         return self.visits.visit(*trials, at=self.now, repeats=repeats)

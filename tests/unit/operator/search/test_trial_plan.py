@@ -13,7 +13,7 @@ from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.naming import Run, parent_in, run_name
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import repeated, run_body
+from finetune_operator.search.plan import reseeded, run_body
 from unit.operator.search.spaces import BATCH, RATE, search_of
 from unit.operator.worlds import settings
 
@@ -42,7 +42,7 @@ def test_a_trial_has_the_parents_fields_and_its_own_values() -> None:
     body = trial_of({RATE: 3e-4, BATCH: 64}, **WHOLE)
     expected = FineTuneJobSpec.from_json(job(**WHOLE)["spec"]).to_json()
     del expected["activeDeadlineSeconds"], expected["suspend"]
-    expected["output"]["uri"] = "pvc://models/tuned/trials/t003"
+    expected["output"]["uri"] = "pvc://models/tuned-trials/t003"
     expected["dataset"]["validation"] = {"seed": 5}
     expected["training"]["batchSize"] = 64
     expected["training"].setdefault("optimizer", {})["learningRate"] = 3e-4
@@ -50,7 +50,7 @@ def test_a_trial_has_the_parents_fields_and_its_own_values() -> None:
 
 
 def test_no_field_of_a_spec_is_forgotten() -> None:
-    own = {"search", "suspend", "activeDeadlineSeconds"}
+    own = {"search", "ensemble", "suspend", "activeDeadlineSeconds"}
     written = trial_of({RATE: 1e-4}, **WHOLE)["spec"].keys()
     known = {field.alias for field in FineTuneJobSpec.model_fields.values()}
     assert known - set(written) == own | {"command"}, "a search and a command exclude each other"
@@ -71,7 +71,7 @@ def test_what_the_parent_says_of_validation_stays(validation: Json) -> None:
 
 
 def test_without_an_output_the_trials_share_the_parents_claim() -> None:
-    assert trial_of({RATE: 1e-4})["spec"]["output"]["uri"] == "pvc://tune-7d2c1e8a/model/trials/t003"
+    assert trial_of({RATE: 1e-4})["spec"]["output"]["uri"] == "pvc://tune-7d2c1e8a/model-trials/t003"
 
 
 def test_a_trial_is_known_by_name_label_and_controller_together() -> None:
@@ -105,20 +105,20 @@ def test_the_longest_name_of_a_trial_is_one_that_a_job_may_have() -> None:
 def test_a_repetition_of_a_trial_with_its_own_seed_has_another_one(seed: int | None, expected: int) -> None:
     path = "training.seed"
     of = parse(stored(job("tune", search=search_of({"path": path, "choice": [seed]}), training={"seed": 5})))
-    values = repeated(of.spec, {path: seed}, 2)
+    values = reseeded(of.spec, {path: seed}, 2)
     body = run_body(of, resolve(of, settings()), Run(3, rank=1, seed=2), values)
     assert body["spec"]["training"]["seed"] == expected
 
 
 def test_a_repetition_has_the_trials_values_and_another_seed_and_name() -> None:
     of = parse(stored(job("tune", search=search_of(), training={"seed": 5})))
-    values = repeated(of.spec, {RATE: 3e-4}, 2)
+    values = reseeded(of.spec, {RATE: 3e-4}, 2)
     body = run_body(of, resolve(of, settings()), Run(3, rank=1, seed=2), values)
     assert body["metadata"]["name"] == "tune-7d2c1e8a-c1s2"
     assert body["spec"]["training"]["seed"] == 7
     assert body["spec"]["training"]["optimizer"]["learningRate"] == 3e-4
     assert body["spec"]["dataset"]["validation"]["seed"] == 5, "on the same rows"
-    assert body["spec"]["output"]["uri"].endswith("/trials/c1s2")
+    assert body["spec"]["output"]["uri"].endswith("-trials/c1s2")
     found = parent_in(body["metadata"])
     assert found is not None
     assert found.run == Run(3, 1, 2)

@@ -1,0 +1,65 @@
+"""What a search and an ensemble share: their runs train, then an attempt of the parent itself concludes. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.status import Condition, ConditionType, EffectiveStatus, FineTuneJobStatus
+from finetune_operator.decide.context import seconds_between
+from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import Run
+
+
+@dataclass(frozen=True)
+class ParentDecision:
+    """The next status; the run to create, if any; the runs to stop or to let go on.
+
+    `concludes` if all runs that are needed have ended: what follows is up to `decide`, with an attempt of the parent.
+    """
+
+    status: FineTuneJobStatus
+    create: Run | None = None
+    stop: tuple[Run, ...] = ()
+    resume: tuple[Run, ...] = ()
+    requeue_at: datetime | None = None
+    concludes: bool = False
+
+
+def runs_children(job: FineTuneJob) -> bool:
+    """Whether the next step is up to the job's runs: it is a search or an ensemble, and has no attempt yet."""
+    return job.is_parent and job.status.attempt is None and job.status.completion_time is None
+
+
+def active_seconds(status: FineTuneJobStatus, now: datetime) -> int:
+    """Seconds since the first run was created, without those in which the parent was suspended."""
+    return (status.active_seconds or 0) + seconds_between(_running_since(status), now)
+
+
+def _running_since(status: FineTuneJobStatus) -> datetime | None:
+    """When the parent began or was resumed; None while it is suspended."""
+    suspended: Condition | None = next(
+        (one for one in status.conditions if one.type is ConditionType.SUSPENDED), None
+    )
+    if status.start_time is None or suspended is None or suspended.status == "True":
+        return None
+    return max(status.start_time, suspended.last_transition_time)
+
+
+def parent_status(job: FineTuneJob, resolved: Resolved, now: datetime, *, at_rest: bool) -> FineTuneJobStatus:
+    """The parent's status without its runs; `at_rest` once it is suspended and the clock stands."""
+    status = job.status
+    effective = (status.effective or EffectiveStatus()).model_copy(
+        update={
+            "training": job.spec.resolved_training(),
+            "resources": resolved.resources,
+            "output_uri": resolved.output_uri,
+            "image": resolved.image,
+        }
+    )
+    return status.model_copy(
+        update={
+            "effective": effective,
+            "start_time": status.start_time or (None if job.spec.suspend else now),
+            "active_seconds": active_seconds(status, now) if at_rest else status.active_seconds,
+        }
+    )

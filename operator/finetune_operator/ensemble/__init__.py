@@ -1,0 +1,1 @@
+"""Ensembles: the members of a job, and when they are combined. Pure."""

@@ -1,0 +1,67 @@
+"""The values of an ensemble's members, and what is wrong with them. Pure."""
+
+from itertools import combinations
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.overrides import OverrideError, overridden
+from finetune_operator.search.plan import reseeded
+from finetune_operator.search.space import Values, incomparable, of_one_run
+
+_ROOTS = ("model", "objective", "training")
+_OTHERS = {field.alias for field in FineTuneJobSpec.model_fields.values()} - {*_ROOTS, "dataset"}
+
+
+def values_of(spec: FineTuneJobSpec, member: int) -> Values:
+    """What a member, counted from 1, has other than the job: its item of overrides, else another seed."""
+    assert spec.ensemble
+    if spec.ensemble.overrides is not None:
+        return spec.ensemble.overrides[member - 1]
+    return reseeded(spec, {}, member - 1)
+
+
+def fault_in(spec: FineTuneJobSpec) -> str | None:
+    """What is wrong with the ensemble, with the place, before the first member trains."""
+    assert spec.ensemble
+    for index, values in enumerate(spec.ensemble.overrides or []):
+        if why := _fault_of(spec, values):
+            return f"spec.ensemble.overrides[{index}]: {why}"
+    for (first, one), (second, other) in combinations(enumerate(spec.ensemble.overrides or []), 2):
+        if _trained(spec, one) == _trained(spec, other):
+            return (
+                f"spec.ensemble.overrides[{second}]: it trains the same model as overrides[{first}]; give members other"
+                " seeds or other values"
+            )
+    for index, parameter in enumerate(spec.search.parameters if spec.search else []):
+        if why := _unfit(parameter.path):
+            return f"spec.search.parameters[{index}]: {parameter.path}: {why}"
+    return None
+
+
+def _fault_of(spec: FineTuneJobSpec, values: Values) -> str | None:
+    for path, value in values.items():
+        root, dot, _ = path.partition(".")
+        if why := _unfit(path):
+            return f"{path}: {why}"
+        if root in _OTHERS:
+            return f"{path}: members can differ in fields of {', '.join(_ROOTS)} only; remove it"
+        if root in _ROOTS and not dot:
+            below = next(iter(value), "") if isinstance(value, dict) else ""
+            return f"{path}: write the path of each field that differs, for example {path}.{below or 'seed'}"
+    try:
+        overridden(of_one_run(spec), values, FineTuneJobSpec)
+    except OverrideError as error:
+        return str(error)
+    return incomparable(spec, values, "train it with a separate FineTuneJob")
+
+
+def _unfit(path: str) -> str | None:
+    """Why members cannot differ in a field: the combination reads each text once, for all of them."""
+    if path.split(".")[0] == "dataset" or path.startswith("model.tokenizer"):
+        return "the members of an ensemble read the same rows as the same tokens; remove it"
+    return None
+
+
+def _trained(spec: FineTuneJobSpec, values: Values) -> FineTuneJobSpec:
+    """What a member trains, with the defaults written out."""
+    member = FineTuneJobSpec.from_json(overridden(of_one_run(spec), values, FineTuneJobSpec))
+    return member.model_copy(update={"training": member.resolved_training()})

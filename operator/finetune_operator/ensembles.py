@@ -1,0 +1,40 @@
+"""Ensembles while their members train: what is seen of the members, and what follows."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_operator.decide.conditions import Verdict
+from finetune_operator.ensemble.decision import Ensemble, decide_ensemble
+from finetune_operator.ensemble.members import fault_in, values_of
+from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.runs import ParentStep, Runs, invalid, resolved_inputs
+from finetune_operator.search.trials import trial_of
+
+
+@dataclass(frozen=True)
+class Ensembles:
+    """The members of ensembles."""
+
+    runs: Runs
+
+    async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
+        """Look at the members and decide."""
+        training = job.spec.resolved_training()
+        assert training
+        metric, bodies = training.evaluation.best_metric, await self.runs.of(job)
+        members = tuple(trial_of(run.member, body, [], metric) for run, body in bodies.items())
+        fault = await self._fault(job, resolved)
+        ensemble = Ensemble(job, resolved, members, metric, resolved_inputs(bodies), fault)
+        decision = decide_ensemble(ensemble, now)
+        values = values_of(job.spec, decision.create.member) if decision.create else None
+        return ParentStep(job, resolved, decision, values)
+
+    async def _fault(self, job: FineTuneJob, resolved: Resolved) -> Verdict | None:
+        if stalled := self.runs.fault(job, resolved):
+            return stalled
+        if job.status.members:
+            return None
+        fault = await asyncio.to_thread(fault_in, job.spec)
+        return invalid(fault) if fault else None

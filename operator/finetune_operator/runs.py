@@ -1,0 +1,95 @@
+"""The runs of searches and ensembles as objects: what is read of them, and what a decision asks for."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from finetune_api.base import ApiModel
+from finetune_api.status import Phase, Reason, ResolvedStatus
+from finetune_operator.cache import Cache, uid_of
+from finetune_operator.children import Children
+from finetune_operator.cluster import Cluster
+from finetune_operator.decide.conditions import Verdict
+from finetune_operator.decide.decision import refused_image, why_stalled
+from finetune_operator.decide.images import image_allowed
+from finetune_operator.decide.parents import ParentDecision
+from finetune_operator.plan.effective import Resolved
+from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_operator.plan.naming import Run
+from finetune_operator.search.space import Values
+from finetune_operator.settings import OperatorSettings
+
+Body = dict[str, Any]
+P = TypeVar("P", bound=ApiModel)
+
+
+@dataclass(frozen=True)
+class ParentStep:
+    """What is decided about a search or an ensemble, and the values of the run to create."""
+
+    job: FineTuneJob
+    resolved: Resolved
+    decision: ParentDecision
+    values: Values | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of all parents."""
+
+    cluster: Cluster
+    cache: Cache
+    children: Children
+    settings: OperatorSettings
+
+    async def of(self, job: FineTuneJob) -> dict[Run, Body]:
+        """The runs of a parent with their specs, which the cache leaves out if they are large."""
+        found = sorted(self.cache.runs_of(job.namespace, job.uid).items())
+        return {run: await self._whole(body) for run, body in found}
+
+    async def _whole(self, body: Body) -> Body:
+        if "spec" in body:
+            return body
+        meta = body["metadata"]
+        return await self.cluster.read("FineTuneJob", meta["namespace"], meta["name"])
+
+    def fault(self, job: FineTuneJob, resolved: Resolved) -> Verdict | None:
+        """Why no run can be created until the spec or the administrator's settings change."""
+        if not image_allowed(resolved.image, self.settings):
+            refused = refused_image(job, self.settings)
+            return Verdict(Phase.PENDING, refused.reason, refused.message, stalled=True)
+        return why_stalled(job, resolved, self.settings)
+
+    async def act(self, step: ParentStep) -> None:
+        """Stop and resume runs, and create the next one."""
+        job, decision = step.job, step.decision
+        bodies = self.cache.runs_of(job.namespace, job.uid)
+        for run in (*decision.stop, *decision.resume):
+            if body := bodies.get(run):
+                name, stop = body["metadata"]["name"], run in decision.stop
+                await self.children.update_run(job, name, uid_of(body), stop=stop)
+        if decision.create is not None and step.values is not None:
+            await self.children.create_run(job, step.resolved, decision.create, step.values)
+
+
+def part_of(body: Body, name: str, kind: type[P]) -> P | None:
+    """A part of a run's status, as far as it can be understood."""
+    found = (body.get("status") or {}).get(name)
+    try:
+        return kind.from_json(found) if isinstance(found, dict) else None
+    except ValidationError:
+        return None
+
+
+def resolved_inputs(bodies: dict[Run, Body]) -> ResolvedStatus | None:
+    """The inputs as the first run that reported them read them."""
+    return next(
+        (found for body in bodies.values() if (found := part_of(body, "resolved", ResolvedStatus))), None
+    )
+
+
+def invalid(fault: str) -> Verdict:
+    """The verdict on a spec that can never work."""
+    message = f"{fault}; correct it in a new FineTuneJob"
+    return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)

@@ -1,0 +1,69 @@
+"""The attempt of a search or an ensemble itself, when its runs have ended."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import job
+from finetune_api.status import FineTuneJobStatus, MemberStatus, ModelStatus, Phase, Reason, TrialState
+from finetune_operator.decide.actions import Action
+from finetune_operator.decide.conditions import Verdict, conditions_of
+from finetune_operator.decide.parents import runs_children
+from unit.operator.search.spaces import search_of
+from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen
+
+WINNER = ModelStatus(uri="pvc://out/model-trials/t002", digest="sha256:1", format="safetensors")
+SEARCH: dict[str, Any] = {"search": search_of(), "activeDeadlineSeconds": 60}
+ENSEMBLE: dict[str, Any] = {"ensemble": {"members": 2}, "activeDeadlineSeconds": 60}
+MEMBERS = [MemberStatus(number=n, name=f"m{n}", state=TrialState.SUCCEEDED, uri="pvc://a/b") for n in (1, 2)]
+
+
+def concluding(spec: dict[str, Any]) -> Life:
+    """A parent whose runs have trained for longer than its deadline."""
+    status = FineTuneJobStatus(
+        start_time=T0,
+        conditions=conditions_of(
+            Verdict(Phase.RUNNING, Reason.RUNNING, "2 of 2 members are trained"), [], 1, T0
+        ),
+        model=WINNER if "search" in spec else None,
+        members=MEMBERS,
+    )
+    return Life(replace(parsed(job("tune", **spec)), status=status))
+
+
+@pytest.mark.parametrize(
+    ("spec", "does"),
+    [(SEARCH, "copies the best model and writes the report"), (ENSEMBLE, "combines the members")],
+    ids=["search", "ensemble"],
+)
+def test_the_deadline_of_the_runs_does_not_stop_what_concludes_them(spec: dict[str, Any], does: str) -> None:
+    life = concluding(spec)
+    assert life.reconcile(at=500).action is Action.CREATE_ATTEMPT
+    decision = life.reconcile(seen(child(), running_pod()), at=600)
+    assert decision.action is Action.NOTHING
+    assert life.message == f"attempt 1 {does} on node n1"
+
+
+def test_the_time_of_the_runs_is_counted_once() -> None:
+    life = concluding(ENSEMBLE)
+    life.reconcile(at=500)
+    assert life.status.active_seconds == 500
+    life.reconcile(seen(child(), running_pod()), at=600)
+    assert life.status.active_seconds == 500
+
+
+def test_a_search_whose_model_cannot_be_copied_says_where_it_is() -> None:
+    life = concluding(SEARCH)
+    life.reconcile(at=1)
+    life.reconcile(over(66), at=2)
+    assert life.phase == "Failed"
+    assert life.message.endswith("; the best trial's model is at pvc://out/model-trials/t002")
+
+
+def test_runs_come_first_and_a_parent_that_has_an_attempt_or_an_end_is_like_any_job() -> None:
+    of = parsed(job("tune", **SEARCH))
+    assert runs_children(of)
+    assert not runs_children(replace(of, status=FineTuneJobStatus(attempt=1)))
+    assert not runs_children(replace(of, status=FineTuneJobStatus(completion_time=T0)))
+    assert not runs_children(parsed(job()))
