@@ -89,6 +89,19 @@ def _at_rate(task: Task, setting: Setting, rate: float) -> Path:
     return train(task, setting, 1, training={"optimizer": {"learningRate": rate}})[1]
 
 
+def moving_average(options: argparse.Namespace, prepare: Prepare) -> Rows:
+    """training.ema against the last trained weights, in small batches: at a constant rate, and at one that falls."""
+    rows = []
+    for schedule in ("Constant", "Linear"):
+        plan = {"batchSize": 4, "schedule": {"name": schedule}}
+        last = _each(options, "movies", prepare, training=plan)
+        better = _each(options, "movies", prepare, training=plan | {"ema": {}})
+        rows.append(
+            _row(f"training.ema against the last weights, {schedule}, movies", "accuracy", last, better)
+        )
+    return rows
+
+
 def outputs(folder: Path, rows: list[Row]) -> Any:
     """Logits (rows, outputs) of a published model."""
     import torch
@@ -139,6 +152,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace, Prepare], Rows]] = {
     "pretrained": pretrained,
     "precision": precision,
     "peer": peer,
+    "ema": moving_average,
     "ensemble": ensemble,
     "domains": domains,
 }

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from unit.trainer.runs import a_run, largest_difference, on_ranks, weights
 from unit.trainer.test_sharding import error_of, sharded
 from unit.trainer.tiny import reviews, write_jsonl
 from unit.trainer.training.test_crash import die, digest, do_at
-from unit.trainer.training.test_nonfinite import explode, returns
+from unit.trainer.training.test_nonfinite import DIVERGING, explode, returns
 from unit.trainer.training.test_resume import kill_in_evaluation
 
 NOISY = {
@@ -212,6 +213,26 @@ def test_a_damaged_average_costs_steps_but_not_exactness(noisy):
     assert digest(made) == digest(undisturbed)
 
 
+def test_without_the_best_checkpoint_the_better_weights_of_the_last_step_are_published(noisy):
+    def damage_each_average():
+        real = os.rename
+
+        def rename(source, target):
+            real(source, target)
+            if "step-" in str(target):
+                (Path(target) / "ema.safetensors").write_bytes(b"damaged")
+
+        os.rename = rename
+
+    made = noisy(plan=STOPPING)
+    assert made.run_apart(damage_each_average) == ExitCode.DONE, made.log
+    report, last = made.report, recorded(made).epochs[-1]
+    assert report.best.step < last.step
+    assert f"the checkpoint of step {report.best.step}, the best one, is lost or damaged" in made.log
+    assert report.model.weights is last.weights is Weights.EMA
+    assert report.model.metrics["eval_loss"] == report.model.metrics["test_loss"] == last.eval_loss
+
+
 PLANS = {
     "LoRA, merged": {"model": {"adapter": {"lora": {"rank": 4, "dropout": 0.0, "merge": True}}}},
     "LoRA": {"model": {"adapter": {"lora": {"rank": 4, "dropout": 0.1}}}},
@@ -322,6 +343,22 @@ def test_a_rollback_takes_the_average_back_too(noisy):
 def blow_up(matrices):
     """Finite outputs, whose squared loss is not."""
     matrices[-1].mul_(1e30)
+
+
+def test_a_rollback_to_the_start_begins_the_average_anew_after_a_crash_too(make_job):
+    def job_of(name):
+        rows = [row | {"rating": 5e15 * row["rating"]} for row in reviews(64)]
+        made = make_job(name, rows=rows, training=DIVERGING | {"ema": {"decay": 0.9}}, **REGRESSION)
+        part = {"path": str(write_jsonl(made.folder / "validation.jsonl", VALIDATION))}
+        return made.changed({"dataset": {"validation": part}})
+
+    undisturbed, made = job_of("undisturbed"), job_of("killed")
+    assert undisturbed.run_apart() == ExitCode.DONE, undisturbed.log
+    assert returns(undisturbed) == [0]
+    assert made.run_apart(lambda: do_at("step", 12, die)) == -signal.SIGKILL
+    assert made.changed({"job": {"attempt": 2}}).run_apart() == ExitCode.DONE
+    assert digest(made) == digest(undisturbed)
+    assert told(recorded(made)) == told(recorded(undisturbed))
 
 
 PLAN = {
