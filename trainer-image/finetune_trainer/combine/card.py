@@ -3,6 +3,7 @@
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.run import RunReport
 from finetune_api.status import Metrics, Published
+from finetune_trainer.combine.bootstrap import RESAMPLES
 from finetune_trainer.combine.comparison import missing, sentence
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
@@ -45,9 +46,9 @@ def card(config: CombineConfig, members: list[Member], scored: Scored, report: R
         "",
         *_results(members, scored),
         "",
-        "`eval_` is measured on the validation rows, `test_` on the test rows; all on the same rows. The best member is"
-        f" selected by {found.metric} on these rows, so its value is optimistic. The interval is from 1,000 bootstrap"
-        " resamples of the rows.",
+        "`eval_` is measured on the validation rows, `test_` on the test rows; all on the same rows. Each value"
+        " of **best member** is the best by that metric on these rows, so it is optimistic. The interval is from"
+        f" {RESAMPLES:,} bootstrap resamples of the rows.",
         "",
         f"Versions: {format_versions()}."
         f"{' `ensemble.json` has the members with their digests,' if combination else ''}"
