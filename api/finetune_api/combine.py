@@ -37,6 +37,8 @@ class Publish(StrEnum):
     ALWAYS = "Always"
 
 
+METRICS_REPORTED = 4
+"""Beside the loss and bestMetric: with prefixes, and those of mean and best member, they fit into a status."""
 VOTES_HAVE_NO_LOSS = "votes have no loss to be compared by; set {}: accuracy or another metric"
 SOUPS = [CombineRule.AVERAGE_WEIGHTS, CombineRule.GREEDY_SOUP]
 """Rules that make one model of the members' weights."""
@@ -161,7 +163,7 @@ class CombineConfig(ApiModel):
     dataset: CombineData
     objective: ObjectiveSpec
     """Objective of the members."""
-    metrics: Annotated[list[MetricName], Field(max_length=4)] | None = None
+    metrics: Annotated[list[MetricName], Field(max_length=METRICS_REPORTED)] | None = None
     """Metrics to report in addition to the loss. Default: as for training."""
     search: SearchHistory | None = None
     """The search whose best trials are the members, for its report."""

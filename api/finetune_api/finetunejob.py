@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique
-from finetune_api.combine import RULES, VOTES_HAVE_NO_LOSS, CombineRule
+from finetune_api.combine import METRICS_REPORTED, RULES, VOTES_HAVE_NO_LOSS, CombineRule
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.ensemble import EnsembleSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
@@ -145,6 +145,11 @@ def _metrics_of(spec: Any) -> list[str]:
     return chosen + ([stopping.metric] if stopping and stopping.metric else [])
 
 
+def _evaluated_metrics(spec: Any) -> list[str]:
+    training: TrainingSpec | None = spec.training
+    return (training and training.evaluation.metrics) or []
+
+
 def _metrics_fit(objective: str) -> Rule:
     known = OBJECTIVES[objective]
     others = [name for name in ALL if name not in known | COMMON]
@@ -277,6 +282,14 @@ class FineTuneJobSpec(ApiModel):
                 or plain((s.training or TrainingSpec()).evaluation.best_metric) != "loss"
             ),
             ".ensemble.combine",
+        ),
+        Rule(
+            "!has(self.ensemble) || !has(self.training) || !has(self.training.evaluation)"
+            f" || !has(self.training.evaluation.metrics) || self.training.evaluation.metrics.size() <= {METRICS_REPORTED}",
+            f"a job with spec.ensemble has at most {METRICS_REPORTED} metrics: each is reported for the combination, the mean"
+            " member and the best member; remove some from spec.training.evaluation.metrics",
+            lambda s: s.ensemble is None or len(_evaluated_metrics(s)) <= METRICS_REPORTED,
+            ".training.evaluation.metrics",
         ),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )

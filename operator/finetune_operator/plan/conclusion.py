@@ -8,6 +8,7 @@ from finetune_api.run import TERMINATION_LOG, JobIdentity
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
 from finetune_api.summary import SummaryConfig
+from finetune_api.training import Precision
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.run_config import METRICS_PORT, dataset_input, progress_endpoint
@@ -80,11 +81,16 @@ def _combine(
         metrics=training.evaluation.metrics,
         search=history,
         output=_paths(job, resolved),
-        precision=training.precision,
+        precision=_precision(training.precision),
         progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
     )
+
+
+def _precision(trained: Precision) -> Precision:
+    """BFloat16 is asked of the devices that train: the CPU of this pod computes in it if it can."""
+    return Precision.AUTO if trained is Precision.BFLOAT16 else trained
 
 
 def _identity(job: FineTuneJob, attempt: int) -> JobIdentity:

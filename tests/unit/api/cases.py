@@ -238,6 +238,16 @@ ACCEPTED = [
         spec(search={"parameters": [RATES]}, ensemble={"fromSearch": 3}),
     ),
     Case("votes by another metric", _ensemble(members=3, combine="Vote") | _BY_ACCURACY),
+    Case(
+        "as many metrics as an ensemble reports",
+        _ensemble(members=2)
+        | {
+            "training": {
+                "precision": "BFloat16",
+                "evaluation": {"metrics": ["accuracy", "f1", "precision", "recall"], "bestMetric": "mcc"},
+            }
+        },
+    ),
     Case("a share with a seed", _data(validation={"seed": 7})),
     Case("regression is written as an empty object", spec(objective={"regression": {}})),
     Case(
@@ -685,6 +695,12 @@ BROKEN_RULES += [
         "probabilities of numbers",
         _ensemble(members=3, combine="AverageProbabilities") | {"objective": {"regression": {}}},
         "spec.ensemble.combine for objective.regression is one of",
+    ),
+    Case(
+        "more metrics than an ensemble reports",
+        _ensemble(members=2)
+        | {"training": {"evaluation": {"metrics": ["accuracy", "f1", "precision", "recall", "mcc"]}}},
+        "a job with spec.ensemble has at most 4 metrics",
     ),
     Case("votes compared by loss", _ensemble(members=3, combine="Vote"), "votes have no loss"),
     Case(

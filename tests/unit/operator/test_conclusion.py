@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 
-from builders import job
+from builders import job, manifest
+from finetune_api.combine import CombineConfig
 from finetune_api.status import FineTuneJobStatus, MemberStatus, ModelStatus, Phase, Reason, TrialState
+from finetune_api.training import Precision
 from finetune_operator.decide.actions import Action
 from finetune_operator.decide.conditions import Verdict, conditions_of
 from finetune_operator.decide.parents import runs_children
+from finetune_operator.plan.conclusion import conclusion_config
+from finetune_operator.plan.effective import resolve
+from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import search_of
-from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen
+from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen, settings
 
 WINNER = ModelStatus(uri="pvc://out/model-trials/t002", digest="sha256:1", format="safetensors")
 SEARCH: dict[str, Any] = {"search": search_of(), "activeDeadlineSeconds": 60}
@@ -67,3 +72,13 @@ def test_runs_come_first_and_a_parent_that_has_an_attempt_or_an_end_is_like_any_
     assert not runs_children(replace(of, status=FineTuneJobStatus(attempt=1)))
     assert not runs_children(replace(of, status=FineTuneJobStatus(completion_time=T0)))
     assert not runs_children(parsed(job()))
+
+
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if "ensemble" in case.spec], ids=str)
+def test_every_ensemble_that_the_api_server_takes_can_be_combined(case: Case) -> None:
+    """Found out before its members train, not after: a CombineConfig takes what the spec takes."""
+    of = parsed(manifest("tune", case.spec))
+    of = replace(of, status=FineTuneJobStatus(members=MEMBERS))
+    config = conclusion_config(of, resolve(of, settings()), 1, settings(), None)
+    assert isinstance(config, CombineConfig)
+    assert config.precision is not Precision.BFLOAT16, "the pod has no GPU, and its CPU may not compute in it"
