@@ -9,6 +9,8 @@ from finetune_trainer.objectives.base import Meter
 
 RESAMPLES, SEED = 1000, 0
 TAILS = (2.5, 97.5)
+LEAST_ROWS = 2
+"""Of one row all resamples are the same."""
 LEAST_DEFINED = 0.9
 """Share of the resamples that a metric has to be defined on, for an interval."""
 
@@ -23,8 +25,10 @@ def gain_interval(
 ) -> list[float] | None:
     """The 95 % interval of the combination's gain over a member, both on the same rows of each resample.
 
-    `sign` is -1 for metrics of which lower is better. None where too few resamples define the metric.
+    `sign` is -1 for metrics of which lower is better. None where too few resamples define the metric, and for one row.
     """
+    if len(combination.entries) < LEAST_ROWS:
+        return None
     one, other = (each.value(metric, new_meter) for each in (combination, member))
     random, rows, gains = np.random.default_rng(SEED), len(combination.entries), np.empty(RESAMPLES)
     for resample in range(RESAMPLES):

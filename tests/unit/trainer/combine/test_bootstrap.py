@@ -114,3 +114,12 @@ def test_a_metric_that_few_resamples_define_has_no_interval():
     numbers[0, 0] = [[1.0], [1.0]]
     answers = RowAnswers(list(numbers), np.ones((20, 2)))
     assert gain_interval("pearson", 1, Regression().meter, answers, answers) is None
+
+
+def test_one_row_has_no_interval():
+    """All its resamples are the same: an interval without width would look certain."""
+    losses = [np.asarray([[loss, 1.0]]) for loss in (0.3, 0.5)]
+    one, other = (RowAnswers([np.zeros(1)], each) for each in losses)
+    assert gain_interval("loss", -1, Regression().meter, one, other) is None
+    pair = [RowAnswers([np.zeros(1)] * 2, np.repeat(each, 2, axis=0)) for each in losses]
+    assert gain_interval("loss", -1, Regression().meter, *pair) == pytest.approx([0.2, 0.2])
