@@ -19,6 +19,7 @@ from finetune_trainer.combine.weights import WeightSum
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.models.precision import cast, published_part, round_weights
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.shipped import custom_head, ensemble
 from finetune_trainer.shipped.ensemble import MEMBERS, RULES
@@ -45,6 +46,8 @@ class Means:
     """The value of the decisive metric; None if it is not finite."""
     estimate: Callable[[Task], None]
     """Estimates statistics of batch normalisation anew, where a model has some."""
+    dtype: torch.dtype
+    """Of the weights of one model that is published: that of all members, else float32."""
 
 
 class Combiner(ABC):
@@ -64,6 +67,11 @@ class Combiner(ABC):
         """Take up a member that was scored."""
         del task
         self.used.append(len(self.used))
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Number format of the published weights; None where each member has its own."""
+        return None
 
     @abstractmethod
     def combine(self, values: list[float | None]) -> Task:
@@ -138,13 +146,19 @@ class WeightAverage(Combiner):
         super().add_member(task)
         self.sum.add(task.model)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the members."""
+        return self.means.dtype
+
     def combine(self, values: list[float | None]) -> Task:
-        """The averaged model on the device of the members."""
+        """The averaged model on the device of the members, with the values that are published."""
         del values
         soup = self.means.load(self.used[0])
         self.sum.put_mean(soup.model)
         if len(self.used) > 1:
             self.means.estimate(soup)
+        round_weights(soup.model, self.dtype)
         self._soup = soup
         return soup
 
@@ -157,6 +171,7 @@ class WeightAverage(Combiner):
     def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
         """The averaged model as training would have written it."""
         assert self._soup is not None
+        cast(published_part(self._soup.model), self.dtype)
         self._soup.model.save_pretrained(str(folder))
         reset_tokenizer(tokenizer)
         tokenizer.save_pretrained(str(folder))

@@ -12,6 +12,7 @@ from finetune_trainer.combine.card import card
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
 from finetune_trainer.files import write_json
+from finetune_trainer.models.precision import dtype_name
 from finetune_trainer.publishing.folder import CARD, RECORD, SUMS
 from finetune_trainer.publishing.trained import copy_cleaner
 from finetune_trainer.shipped.ensemble import MANIFEST
@@ -34,8 +35,14 @@ class Combined:
         copy_cleaner(self.config.dataset.preprocessing, folder)
         write_json(folder / MANIFEST, self._manifest(folders))
         base, scored = self.members[0].model.base_model, self.scored
+        dtype = scored.combiner.dtype
         return ModelStatus(
-            uri="", format=form, base_model=base, metrics=scored.metrics, combination=scored.comparison
+            uri="",
+            format=form,
+            dtype=dtype and dtype_name(dtype),
+            base_model=base,
+            metrics=scored.metrics,
+            combination=scored.comparison,
         )
 
     def card(self, report: RunReport) -> str:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.metrics import Direction, direction, plain
+from finetune_api.model import Dtype
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import CombinationStatus, Metrics, ProgressStatus
 from finetune_api.training import TrainingSpec
@@ -22,6 +25,7 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import NotFoundError
 from finetune_trainer.models.load import load_model
+from finetune_trainer.models.precision import published_dtype
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
@@ -79,6 +83,7 @@ def score(
         decisive,
         lambda task: _decided(setting, task, parts[decisive.part], decisive),
         lambda task: _estimate(setting, task, train),
+        dtype_of_all(members),
     )
     combiner = COMBINERS[setting.config.combine](means)
     each, best = list[Metrics](), None
@@ -100,6 +105,12 @@ def score(
     found = compare(setting.config, decisive, values, combined, len(combiner.used), interval)
     metrics = beside_members(without_votes_loss(together.metrics, setting.config), each, setting.config)
     return Scored(combiner, each, metrics, next(iter(decisive.best(values)), None), found)
+
+
+def dtype_of_all(members: list[Member]) -> torch.dtype:
+    """The number format of the weights of all members; float32 where they differ."""
+    found = {published_dtype(Dtype.AUTO, member.folder.path) for member in members}
+    return found.pop() if len(found) == 1 else torch.float32
 
 
 @dataclass(frozen=True)

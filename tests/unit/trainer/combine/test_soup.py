@@ -254,3 +254,24 @@ def test_a_full_disk_while_the_best_member_is_copied_is_a_storage_error(
     assert code == ExitCode.STORAGE
     assert "No space left on device" in report.message
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("rule", ["AverageWeights", "GreedySoup"])
+def test_a_soup_of_members_in_bfloat16_is_in_bfloat16_and_measured_so(combine, train, held_out, rule):
+    """output.dtype of the members is that of the soup; its metrics are those of the rounded weights."""
+    import torch
+
+    small = {"dataset": {"split": SPLIT}, "output": {"dtype": "BFloat16"}}
+    pair = [train(f"small-{seed}", seed, **small) for seed in (1, 2)]
+    code, report, folder = combine(pair, rule, dataset=held_out)
+    assert (code, report.model.dtype) == (ExitCode.DONE, "bfloat16"), report.message
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+    again = combine([folder, folder], "AverageWeights", dataset=held_out, name="again")[1].model.metrics
+    for name in ("eval_loss", "test_loss"):
+        assert again[name] == report.model.metrics[name], "the published folder is what was measured"
+
+
+def test_a_soup_of_members_in_two_number_formats_is_in_float32(combine, train, alike, held_out):
+    small = train("small-1", 1, dataset={"split": SPLIT}, output={"dtype": "BFloat16"})
+    code, report, _ = combine([alike[0], small], "AverageWeights", dataset=held_out)
+    assert (code, report.model.dtype) == (ExitCode.DONE, "float32"), report.message
