@@ -48,10 +48,32 @@ def _trained_on(config: CombineConfig, member: Member, found: Mapping[str, Resol
             f" It read the same file and held out as many rows ({own.rows}) by the same split"
         )
         return None
+    if member.training.split is None or own is None:
+        return "it held out none of the training rows, as far as its run.json says; evaluate on rows in a separate file"
+    differing = _differing(member.training.split, split)
+    if not differing:
+        return (
+            f"it held out {own.rows} rows, and others {held_out.rows}, by the same split of other rows; train members"
+            " on the same file with the same dataset.preprocessing.deduplicate and maxInvalidRows, or evaluate on rows"
+            " in a separate file"
+        )
+    one, other = (_format(each, differing) for each in (member.training.split, split))
+    fields = ", ".join(f"dataset.validation.{name}" for name in differing)
     return (
-        f"it held out {_described(member)}, and others {held_out.rows} rows with the seed {split.seed}; train members"
-        " with the same dataset.validation.seed, or evaluate on rows in a separate file"
+        f"it held out {own.rows} rows with {one}, and others {held_out.rows} rows with {other}; train members with the"
+        f" same {fields}, or evaluate on rows in a separate file"
     )
+
+
+def _differing(one: ValidationSplit, other: ValidationSplit) -> list[str]:
+    """Fields that two splits do not have in common, as users write them."""
+    left, right = (each.model_dump(by_alias=True) for each in (one, other))
+    return [name for name in right if left.get(name) != right[name]]
+
+
+def _format(split: ValidationSplit, names: list[str]) -> str:
+    values = split.model_dump(by_alias=True)
+    return ", ".join(f"{name} {'unset' if values.get(name) is None else values[name]}" for name in names)
 
 
 def _same_split(member: Member, split: ValidationSplit, held_out: ResolvedData) -> bool:
@@ -62,10 +84,3 @@ def _same_split(member: Member, split: ValidationSplit, held_out: ResolvedData) 
         and member.training.split == split
         and (own.digest, own.rows) == (held_out.digest, held_out.rows)
     )
-
-
-def _described(member: Member) -> str:
-    own, split = member.training.resolved.validation, member.training.split
-    if split is None:
-        return "none of its training rows"
-    return f"{own.rows if own else 'other'} rows with the seed {split.seed}"

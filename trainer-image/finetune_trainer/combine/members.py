@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from finetune_api.combine import SOUPS, CombineConfig, MemberInput
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import FaultPlace, ModelInput, ValidationSplit
 from finetune_api.status import ModelStatus, ResolvedStatus
@@ -18,10 +19,12 @@ from finetune_trainer.errors import ConfigurationError, NotFoundError, input_err
 from finetune_trainer.files import sha256
 from finetune_trainer.models.folder import ModelFolder, check_folder
 from finetune_trainer.models.load import DROPOUTS
-from finetune_trainer.publishing.folder import SUMS, integrity_errors, record_of
+from finetune_trainer.publishing.folder import SUMS, integrity_errors, record_of, sums_of
 
 HEAD = "custom_head.json"
 """What `shipped.custom_head`, which imports torch, calls DESCRIPTION."""
+MANIFEST = "ensemble.json"
+"""As `shipped.ensemble`, which imports torch, has it."""
 _NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", *DROPOUTS}
 """Fields of config.json that change no output of the same weights."""
 Json = dict[str, Any]
@@ -33,7 +36,9 @@ class Training:
 
     resolved: ResolvedStatus
     split: ValidationSplit | None
-    """With its seed; None where it was evaluated on rows in a separate file."""
+    """With its seed; None where it held out none of its rows, or did not say so."""
+    columns: ColumnsSpec
+    preprocessing: PreprocessingSpec
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class Member:
         """The description of a custom head."""
         path = self.folder.path / HEAD
         return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def weights(self) -> frozenset[tuple[str, str]]:
+        """Names and digests of the files with its weights."""
+        sums = sums_of(self.folder.path).items()
+        return frozenset((name, digest) for name, digest in sums if name.endswith(".safetensors"))
 
     @property
     def has_batch_norm(self) -> bool:
@@ -121,6 +132,10 @@ def _read(field: str, given: MemberInput) -> Member:
             raise NotFoundError(
                 "it is an adapter without its base model; train it with model.adapter.lora.merge: true"
             )
+        if (path / MANIFEST).exists() and not (path / "config.json").exists():
+            raise NotFoundError(
+                f"it is an ensemble itself; list the models that its {MANIFEST} names instead"
+            )
         folder = check_folder(ModelInput(path=given.path, uri=given.uri))
         record = record_of(path) if (path / SUMS).exists() else None
         if record is None:
@@ -146,11 +161,14 @@ def _read(field: str, given: MemberInput) -> Member:
 def _training(record: Json) -> Training:
     resolved = ResolvedStatus.model_validate(record["report"].get("resolved") or {})
     dataset, training = record["config"].get("dataset") or {}, record["config"].get("training") or {}
-    if dataset.get("validation"):
-        return Training(resolved, None)
+    combination = record["config"].get("kind") == CombineConfig.__name__
+    columns = ColumnsSpec.model_validate(dataset.get("columns") or {})
+    preprocessing = PreprocessingSpec.model_validate(dataset.get("preprocessing") or {})
+    if dataset.get("validation") or (combination and not dataset.get("split")):
+        return Training(resolved, None, columns, preprocessing)
     split = ValidationSplit.model_validate(dataset.get("split") or {})
     seed = training.get("seed") if split.seed is None else split.seed
-    return Training(resolved, split.model_copy(update={"seed": seed}))
+    return Training(resolved, split.model_copy(update={"seed": seed}), columns, preprocessing)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import logging
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunReport
 from finetune_api.status import ResolvedStatus
+from finetune_trainer.combine.caveats import caveats
 from finetune_trainer.combine.held_out import check_held_out
 from finetune_trainer.combine.members import read_members
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED, read_rows
@@ -36,6 +37,8 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
     rows = read_rows(config, members[0], lambda: stop_if_asked(stop, NOTHING_PUBLISHED))
     resolved = {part: index.resolved for part, index in rows.items()}
     check_held_out(config, members, resolved)
+    for caveat in caveats(config, members):
+        recorder.caveat(caveat)
     recorder.update(resolved=ResolvedStatus(**resolved))
     sources = {part: index.source for part, index in rows.items()}
     from finetune_trainer.combine.pipeline import score_and_publish

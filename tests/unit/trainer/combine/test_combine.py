@@ -32,6 +32,13 @@ def test_members_with_a_head_of_their_own_are_known_by_the_file_that_a_head_writ
     assert HEAD == DESCRIPTION
 
 
+def test_an_ensemble_is_known_by_the_file_that_an_ensemble_writes():
+    from finetune_trainer.combine.members import MANIFEST
+    from finetune_trainer.shipped import ensemble
+
+    assert MANIFEST == ensemble.MANIFEST
+
+
 def test_there_is_a_combiner_for_every_rule():
     from finetune_trainer.combine.card import HOW
     from finetune_trainer.combine.combiners import COMBINERS
@@ -375,6 +382,15 @@ def test_a_member_that_does_not_fit_is_named(combine, train, trio, tmp_path, wha
     assert "members.1: pvc://models/1: " in report.message
     assert says in report.message
     assert not folder.exists()
+
+
+def test_an_ensemble_is_no_member_and_its_own_members_are_named_as_the_remedy(combine, trio):
+    _, _, ensemble = combine(trio, "Vote", name="inner")
+    code, report, _ = combine([trio[0], ensemble], "Vote")
+    assert (code, report.place.field) == (ExitCode.NOT_FOUND, "members.1")
+    assert report.message == (
+        "members.1: pvc://models/1: it is an ensemble itself; list the models that its ensemble.json names instead"
+    )
 
 
 def test_another_digest_than_the_one_asked_for_is_refused(combine, trio):

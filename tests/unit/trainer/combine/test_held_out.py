@@ -49,8 +49,8 @@ def test_a_member_that_held_out_other_rows_is_named(combine, train, alike, held_
     code, report, folder = combine([*alike[:2], other], "Vote", dataset=held_out)
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "members.2")
     assert report.message == (
-        "members.2: pvc://models/2 was trained on rows that others are evaluated on: it held out 16 rows with the seed"
-        " 1, and others 16 rows with the seed 5; train members with the same dataset.validation.seed, or evaluate on"
+        "members.2: pvc://models/2 was trained on rows that others are evaluated on: it held out 16 rows with seed 1,"
+        " and others 16 rows with seed 5; train members with the same dataset.validation.seed, or evaluate on"
         " rows in a separate file"
     )
     assert not folder.exists()
@@ -61,7 +61,33 @@ def test_a_member_that_held_out_nothing_is_named(combine, train, alike, held_out
     other = train("file", 1, dataset={"split": None, "validation": file})
     code, report, _ = combine([alike[0], other], "Vote", dataset=held_out)
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "members.1")
-    assert "it held out none of its training rows" in report.message
+    assert "it held out none of the training rows" in report.message
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ({"fraction": 0.3}, "it held out 16 rows with fraction 0.25, and others 19 rows with fraction 0.3;"),
+        (
+            {"stratify": False},
+            "it held out 16 rows with stratify unset, and others 16 rows with stratify False;",
+        ),
+        ({"groupBy": "review_id", "seed": 6}, "with groupBy unset, seed 5, and others"),
+    ],
+)
+def test_what_differs_of_two_splits_is_said_with_the_fields_to_change(combine, alike, held_out, split, says):
+    code, report, _ = combine(alike, "Vote", dataset=held_out | {"split": SPLIT | split})
+    assert code == ExitCode.CONFIGURATION
+    assert says in report.message
+    fields = ", ".join(f"dataset.validation.{name}" for name in split)
+    assert f"train members with the same {fields}, or" in report.message
+
+
+def test_the_same_split_of_other_rows_is_not_blamed_on_its_seed(combine, alike, held_out, tmp_path):
+    other = {"path": str(write_jsonl(tmp_path / "other.jsonl", reviews(64, start=100)))}
+    code, report, _ = combine(alike, "Vote", dataset=held_out | {"train": other})
+    assert code == ExitCode.CONFIGURATION
+    assert "it held out 16 rows, and others 16, by the same split of other rows" in report.message
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

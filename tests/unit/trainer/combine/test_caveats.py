@@ -1,0 +1,55 @@
+"""Members that can be combined, but seldom are on purpose, are said in the last message."""
+
+import pytest
+
+from finetune_api.run import ExitCode
+
+
+def message_of(combined):
+    code, report, _ = combined
+    assert code == ExitCode.DONE, report.message
+    return report.message
+
+
+def test_a_model_that_is_listed_twice_is_said(combine, alike, held_out):
+    """Also for members whose override changed nothing: their folders differ, their weights do not."""
+    told = "members.0, members.2 have the same weights, so this model counts 2 times"
+    members = [alike[0], alike[1], alike[0]]
+    assert told in message_of(combine(members, "AverageProbabilities", dataset=held_out))
+
+
+def test_members_that_differ_are_not_doubted(combine, alike, held_out):
+    message = message_of(combine(alike, "AverageProbabilities", dataset=held_out))
+    assert "members." not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"preprocessing": {"maxLength": 4}},
+            "dataset.preprocessing.maxLength is 4, and members.0, members.1, members.2 were trained with 32",
+        ),
+        (
+            {"preprocessing": {"maxLength": 32, "lowercase": True}},
+            "dataset.preprocessing.lowercase is true, and members.0, members.1, members.2 were trained with false",
+        ),
+        (
+            {"columns": {"textPair": "review_id"}},
+            "dataset.columns.textPair is set, and members.0, members.1, members.2 were trained with unset",
+        ),
+    ],
+)
+def test_texts_that_are_read_otherwise_than_in_training_are_said(combine, alike, held_out, changes, told):
+    assert told in message_of(combine(alike, "Vote", dataset=held_out | changes))
+
+
+def test_a_soup_that_says_nothing_of_its_training_rows_is_said(combine, alike, held_out):
+    """It was averaged with a test file alone: whether its members were trained on these rows is not written in it."""
+    _, _, soup = combine(alike, "AverageWeights", name="soup")
+    message = message_of(combine([alike[0], soup], "Vote"))
+    assert "members.1 has no record of the training rows: whether the rows of the evaluation are" in message
+    _, _, known = combine(alike, "AverageWeights", name="known", dataset=held_out)
+    assert "no record" not in message_of(
+        combine([alike[0], known], "Vote", dataset=held_out, name="held out")
+    )
