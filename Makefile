@@ -51,7 +51,7 @@ test-examples: install ## Train every example, from its YAML through the operato
 
 test-integration: install ## Run tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
-	@$(PYTHON) -m pytest -q tests/integration tests/chart
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart
 
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e

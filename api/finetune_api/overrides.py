@@ -6,7 +6,7 @@ The trainer uses it for `--set`; a search or an ensemble uses it to derive trial
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any, get_args, get_origin
 
@@ -30,15 +30,21 @@ class OverrideError(ValueError):
         self.place = place
 
 
-def overridden(document: Document, overrides: Mapping[str, Any], kind: type[ApiModel]) -> Document:
+def overridden(
+    document: Document,
+    overrides: Mapping[str, Any],
+    kind: type[ApiModel],
+    suggested: Collection[str] | None = None,
+) -> Document:
     """The wire form of a `kind` with overridden fields, for example training.optimizer.learningRate.
 
     None removes a field. In an object with exactly one member, the new member replaces the old one.
-    Raises OverrideError for an unknown field, with the closest match, and for an invalid value.
+    Raises OverrideError for an unknown field, with the closest match among the fields in `suggested` or all, and for an
+    invalid value.
     """
     changed = copy.deepcopy(document)
     for path, value in overrides.items():
-        _set(changed, path, value, kind)
+        _set(changed, path, value, kind, suggested)
     try:
         kind.from_json(changed)
     except ValidationError as error:
@@ -65,7 +71,9 @@ def fields_of(kind: type[ApiModel]) -> Iterator[str]:
             yield from (f"{wire}.{below}" for below in fields_of(inner))
 
 
-def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> None:
+def _set(
+    document: Document, path: str, value: Any, kind: type[ApiModel], suggested: Collection[str] | None
+) -> None:
     holder, names = document, path.split(".")
     inner: type[ApiModel] | None = kind
     for depth, name in enumerate(names):
@@ -74,7 +82,7 @@ def _set(document: Document, path: str, value: Any, kind: type[ApiModel]) -> Non
             raise OverrideError(path, f"{whole} is a value and has no fields; set {whole} itself")
         field = _fields(inner).get(name)
         if field is None:
-            raise OverrideError(path, f"unknown field; did you mean {_nearest(path, kind)}?")
+            raise OverrideError(path, f"unknown field; did you mean {_nearest(path, kind, suggested)}?")
         if issubclass(inner, OneOf):
             for other in set(holder) - {name}:
                 del holder[other]
@@ -99,13 +107,17 @@ def object_in(annotation: Any) -> type[ApiModel] | None:
     return next(filter(None, map(object_in, get_args(annotation))), None)
 
 
-def _nearest(path: str, kind: type[ApiModel]) -> str:
+def _nearest(path: str, kind: type[ApiModel], suggested: Collection[str] | None) -> str:
     """The field with the most similar name and path."""
 
     def likeness(field: str) -> float:
         return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]) + _ratio(path, field)
 
-    others = [field for field in fields_of(kind) if not path.startswith(f"{field}.")]
+    others = [
+        field
+        for field in fields_of(kind)
+        if not path.startswith(f"{field}.") and (suggested is None or field.split(".")[0] in suggested)
+    ]
     return max(others, key=likeness)
 
 

@@ -19,7 +19,12 @@ def small(example: str, **changes: Any) -> Body:
     spec: Body = yaml.safe_load((EXAMPLES / example).read_text())["spec"]
     spec["model"] = {"uri": "pvc://demo/models/tiny"}
     spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
-    spec["training"] |= {"epochs": 3, "batchSize": 8, "optimizer": {"learningRate": 1e-3}}
+    spec["training"] |= {
+        "epochs": 3,
+        "batchSize": 8,
+        "microBatchSize": 8,
+        "optimizer": {"learningRate": 1e-3},
+    }
     spec["resources"] = {"gpusPerNode": 0}
     for part, fields in changes.items():
         spec[part] |= fields

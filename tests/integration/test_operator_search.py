@@ -291,7 +291,7 @@ def test_the_best_are_repeated_and_the_best_mean_wins(world: World) -> None:
     name = search(world, "confirmed", of, training={"seed": 7})
     lucky = {16: 0.10, 32: 0.11, 64: 0.50}
     for count in (1, 2, 3):
-        trial = until_trials(world, name, count)[-1]
+        trial = until_trials(world, name, count)[count - 1]
         train(world, trial, lucky[world.job(trial)["spec"]["training"]["batchSize"]])
     found = until_trials(world, name, 5)
     by_suffix = {one.rpartition("-")[2]: one for one in found}

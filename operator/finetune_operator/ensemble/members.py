@@ -2,12 +2,15 @@
 
 from itertools import combinations
 
+from finetune_api.combine import RULES, SOUPS
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import OverrideError, overridden
 from finetune_operator.search.plan import reseeded
 from finetune_operator.search.space import Values, incomparable, of_one_run
 
 _ROOTS = ("model", "objective", "training")
+_START = ("model.uri", "model.initialize", "model.head")
+"""What decides the weights that training starts from, and their shapes."""
 _OTHERS = {field.alias for field in FineTuneJobSpec.model_fields.values()} - {*_ROOTS, "dataset"}
 
 
@@ -32,7 +35,7 @@ def fault_in(spec: FineTuneJobSpec) -> str | None:
                 " seeds or other values"
             )
     for index, parameter in enumerate(spec.search.parameters if spec.search else []):
-        if why := _unfit(parameter.path):
+        if why := _unfit(spec, parameter.path):
             return f"spec.search.parameters[{index}]: {parameter.path}: {why}"
     return None
 
@@ -40,7 +43,7 @@ def fault_in(spec: FineTuneJobSpec) -> str | None:
 def _fault_of(spec: FineTuneJobSpec, values: Values) -> str | None:
     for path, value in values.items():
         root, dot, _ = path.partition(".")
-        if why := _unfit(path):
+        if why := _unfit(spec, path):
             return f"{path}: {why}"
         if root in _OTHERS:
             return f"{path}: members can differ in fields of {', '.join(_ROOTS)} only; remove it"
@@ -48,16 +51,25 @@ def _fault_of(spec: FineTuneJobSpec, values: Values) -> str | None:
             below = next(iter(value), "") if isinstance(value, dict) else ""
             return f"{path}: write the path of each field that differs, for example {path}.{below or 'seed'}"
     try:
-        overridden(of_one_run(spec), values, FineTuneJobSpec)
+        overridden(of_one_run(spec), values, FineTuneJobSpec, _ROOTS)
     except OverrideError as error:
         return str(error)
     return incomparable(spec, values, "train it with a separate FineTuneJob")
 
 
-def _unfit(path: str) -> str | None:
-    """Why members cannot differ in a field: the combination reads each text once, for all of them."""
+def _unfit(spec: FineTuneJobSpec, path: str) -> str | None:
+    """Why members cannot differ in a field.
+
+    The combination reads each text once, for all of them; a soup is the mean of weights that started as the same.
+    """
+    assert spec.ensemble and spec.objective
     if path.split(".")[0] == "dataset" or path.startswith("model.tokenizer"):
         return "the members of an ensemble read the same rows as the same tokens; remove it"
+    rule = spec.ensemble.rule(spec.objective.kind)
+    if rule in SOUPS and any(f"{path}.".startswith(f"{field}.") for field in _START):
+        others = [other for other in RULES[spec.objective.kind] if other not in SOUPS]
+        use = f"set spec.ensemble.combine: {others[0]}, or remove it" if others else "remove it"
+        return f"{rule} averages weights that start as the same in the same architecture; {use}"
     return None
 
 

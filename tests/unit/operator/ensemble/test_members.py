@@ -72,6 +72,7 @@ def test_members_with_an_adapter_are_published_merged(adapter: Json | None, over
             [{RATE: 1}, {"learningRate": 1}],
             "overrides[1]: learningRate: unknown field; did you mean training.opt",
         ),
+        ([{"seed": 1}, {RATE: 1e-3}], "overrides[0]: seed: unknown field; did you mean training.seed?"),
         ([{"training": {"seed": 1}}, {RATE: 1}], "overrides[0]: training: write the path of each field"),
         ([{RATE: 5}, {RATE: 1}], "overrides[0]: training.optimizer.learningRate: "),
         ([{RATE: 1e-3}, {RATE: 1e-3}], "overrides[1]: it trains the same model as overrides[0]"),
@@ -102,6 +103,23 @@ def test_a_search_over_what_members_must_share_cannot_become_an_ensemble() -> No
     assert fault.startswith("spec.search.parameters[0]: dataset.preprocessing.maxLength: ")
     fine = {"path": RATE, "choice": [1e-5, 1e-4]}
     assert fault_in(read(search={"parameters": [fine]}, ensemble={"fromSearch": 2})) is None
+
+
+@pytest.mark.parametrize("path", ["model.uri", "model.head.hiddenSizes", "model.initialize"])
+def test_members_of_a_soup_that_start_elsewhere_are_refused_before_they_train(path: str) -> None:
+    """The trainer refuses other architectures, but only after all members have trained."""
+    value: Any = {"model.uri": "pvc://demo/other", "model.initialize": "Random"}.get(path, [8])
+    overrides = [{RATE: 1e-3}, {path: value}]
+    assert fault_in(read(ensemble={"overrides": overrides})) is None
+    for combine in ("AverageWeights", "GreedySoup"):
+        assert fault_in(read(ensemble={"overrides": overrides, "combine": combine})) == (
+            f"spec.ensemble.overrides[1]: {path}: {combine} averages weights that start as the same in the same"
+            " architecture; set spec.ensemble.combine: AverageProbabilities, or remove it"
+        )
+    searched = {"parameters": [{"path": path, "choice": [value]}]}
+    fault = fault_in(read(search=searched, ensemble={"fromSearch": 2, "combine": "AverageWeights"}))
+    assert fault
+    assert fault.startswith(f"spec.search.parameters[0]: {path}: AverageWeights averages")
 
 
 def combining(**fields: Any) -> CombineConfig:
