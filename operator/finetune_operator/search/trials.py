@@ -85,7 +85,7 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
         uri=text(body, "status", "model", "uri"),
         digest=text(body, "status", "model", "digest"),
         suspended=at(body, "spec", "suspend") is True,
-        message=text(body, "status", "display", "message") or "",
+        message=_message(body, state, metric),
         seconds=int(number(body, "status", "activeSeconds") or 0),
         running_since=time_of(at(last, "runningTime")),
         evaluations=evaluations_in(items(body, "status", "epochs"), metric),
@@ -104,9 +104,16 @@ def evaluations_in(epochs: list[Any], metric: str) -> tuple[Evaluation, ...]:
 
 
 def _value(body: Body, metric: str) -> float | None:
-    """That of the published weights; without them, the best so far."""
-    published = number(body, "status", "model", "metrics", f"eval_{plain(metric)}")
-    return published if published is not None else number(body, "status", "bestCheckpoint", "value")
+    """That of the published model; before there is one, the best so far."""
+    if at(body, "status", "model") is not None:
+        return number(body, "status", "model", "metrics", f"eval_{plain(metric)}")
+    return number(body, "status", "bestCheckpoint", "value")
+
+
+def _message(body: Body, state: TrialState, metric: str) -> str:
+    if state is TrialState.FAILED and text(body, "status", "phase") == "Succeeded":
+        return f"{metric} is not defined for its model, so it cannot be compared; the log has the reason"
+    return text(body, "status", "display", "message") or ""
 
 
 def _state(body: Body, value: float | None, ended: datetime | None) -> TrialState:
