@@ -228,6 +228,16 @@ def _few_from_secrets() -> Rule:
     )
 
 
+LONGEST_PARENT_URI, LONGEST_PARENT_FOLDER = 500, 119
+"""Of 512 and 127 characters, without those of -members/m32 and of -members."""
+
+
+def _has_room(uri: str | None) -> bool:
+    return uri is None or (
+        len(uri) <= LONGEST_PARENT_URI and len(uri.split("/")[-1]) <= LONGEST_PARENT_FOLDER
+    )
+
+
 IMMUTABLE = ("model", "dataset", "objective", "training", "retry", "output", "image", "command", "env")
 WHILE_SUSPENDED = ("resources", "scheduling")
 
@@ -290,6 +300,15 @@ class FineTuneJobSpec(ApiModel):
             " member and the best member; remove some from spec.training.evaluation.metrics",
             lambda s: s.ensemble is None or len(_evaluated_metrics(s)) <= METRICS_REPORTED,
             ".training.evaluation.metrics",
+        ),
+        Rule(
+            "!(has(self.search) || has(self.ensemble)) || !has(self.output) || !has(self.output.uri)"
+            f" || (self.output.uri.size() <= {LONGEST_PARENT_URI} && !self.output.uri.matches('[^/]{{{LONGEST_PARENT_FOLDER + 1}}}$'))",
+            f"spec.output.uri of a job with spec.search or spec.ensemble must have at most {LONGEST_PARENT_URI} characters, and"
+            f" its last folder at most {LONGEST_PARENT_FOLDER}: models of trials and members are beside it, with -trials or"
+            " -members added",
+            lambda s: not (s.search or s.ensemble) or _has_room(s.output and s.output.uri),
+            ".output.uri",
         ),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )

@@ -248,6 +248,15 @@ ACCEPTED = [
             }
         },
     ),
+    *(
+        Case(
+            f"the longest output folder of {part}, {length} characters",
+            spec(output={"uri": uri}) | {part: fields},
+        )
+        for part, fields in {"search": {"parameters": [RATES]}, "ensemble": {"members": 2}}.items()
+        for uri in (f"pvc://c/{'f' * 119}", f"pvc://cc/{'f/' * 245}f")
+        for length in [len(uri)]
+    ),
     Case("a share with a seed", _data(validation={"seed": 7})),
     Case("regression is written as an empty object", spec(objective={"regression": {}})),
     Case(
@@ -695,6 +704,16 @@ BROKEN_RULES += [
         "probabilities of numbers",
         _ensemble(members=3, combine="AverageProbabilities") | {"objective": {"regression": {}}},
         "spec.ensemble.combine for objective.regression is one of",
+    ),
+    *(
+        Case(
+            f"a folder without room for those of {part}, {length} characters",
+            spec(output={"uri": uri}) | {part: fields},
+            "must have at most 500 characters, and its last folder at most 119",
+        )
+        for part, fields in {"search": {"parameters": [RATES]}, "ensemble": {"members": 2}}.items()
+        for uri in (f"pvc://c/{'f' * 120}", f"pvc://c/{'f/' * 246}f")
+        for length in [len(uri)]
     ),
     Case(
         "more metrics than an ensemble reports",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders import job, stored
+from builders import job, manifest, stored
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.search import MOST_TRIALS
 from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
@@ -14,6 +14,7 @@ from finetune_operator.plan.naming import Run, parent_in, run_name
 from finetune_operator.plan.run_config import run_config
 from finetune_operator.reconcile import parse
 from finetune_operator.search.plan import reseeded, run_body
+from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import BATCH, RATE, search_of
 from unit.operator.worlds import settings
 
@@ -159,3 +160,14 @@ def test_later_trials_read_the_hub_at_the_commit_of_the_first() -> None:
     assert spec["dataset"]["test"]["uri"] == "pvc://demo/test.csv"
     other = run_body(later, resolve(later, settings()), Run(3), {"model.uri": "hf://org/other"})["spec"]
     assert other["model"]["uri"] == "hf://org/other"
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in ACCEPTED if {"search", "ensemble"} & set(case.spec)], ids=str
+)
+def test_every_search_or_ensemble_that_the_api_server_takes_has_runs_with_a_valid_spec(case: Case) -> None:
+    """The longest name of a run too."""
+    of = parse(stored(manifest("tune", case.spec)))
+    last = Run(member=32) if of.spec.ensemble and not of.spec.search else Run(999)
+    body = run_body(of, resolve(of, settings()), last, {"training.seed": 1})
+    assert FineTuneJobSpec.from_json(body["spec"]).output
