@@ -69,4 +69,5 @@ def test_the_report_shows_the_search(jobs: Jobs, finished: Body, tmp_path: Path)
     jobs.platform.copy_out(jobs.namespace, claim, f"{path}-trials", tmp_path)
     report = (tmp_path / "report.html").read_text()
     assert all(one["name"] in report for one in finished["trials"]["latest"])
-    assert (tmp_path / "t001").exists(), "keepModels: All"
+    kept = finished["trials"]["best"]["name"].rpartition("-")[2]
+    assert (tmp_path / kept / "model.safetensors").exists(), "keepModels: All"

@@ -101,7 +101,8 @@ def test_members_train_and_are_combined_into_the_jobs_model(world: World) -> Non
     assert status["model"]["combination"]["gainInterval"] == [0.005, 0.035]
     message = world.condition(name, "Finished")["message"]
     assert message.startswith(
-        "AverageProbabilities of 3 members has eval_accuracy 0.86, the best member 0.84; the model is at pvc://"
+        "AverageProbabilities of 3 members has eval_accuracy 0.86, the best member 0.84: a gain of 0.02 (95 % interval"
+        " 0.005 to 0.035); the model is at pvc://"
     )
     assert len(world.claims(name)) == 1, "the members write to the parent's claim"
     world.delete(name)

@@ -1,7 +1,7 @@
 """Texts for the columns of `kubectl get`. Pure."""
 
 from finetune_api.base import MESSAGE_LENGTH
-from finetune_api.metrics import plain
+from finetune_api.metrics import Direction, direction, plain
 from finetune_api.status import (
     ENDED,
     CheckpointStatus,
@@ -24,12 +24,11 @@ def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
     training = effective.training if effective else None
     resources = effective.resources if effective else None
     epochs = training.epochs if training else None
-    found = status.trials.best if status.trials else None
     return DisplayStatus(
         progress=_runs(status) or _percent(progress),
         epoch=_epoch(progress.epoch if progress else None, epochs),
         loss=f"{progress.loss:.3f}" if progress and progress.loss is not None else None,
-        best=_best(status.trials.metric, found.value) if status.trials and found else _best_of(best),
+        best=_best_run(status) or _best_of(best),
         eta=_duration(progress.eta_seconds) if progress and progress.eta_seconds is not None else None,
         gpus=f"{resources.nodes}×{resources.gpus_per_node}" if resources else None,
         message=message[:MESSAGE_LENGTH],
@@ -42,6 +41,21 @@ def _runs(status: FineTuneJobStatus) -> str | None:
         return f"{trials.total - trials.running}/{trials.planned} trials"
     ended = sum(member.state in ENDED for member in status.members)
     return f"{ended}/{len(status.members)} members" if status.members else None
+
+
+def _best_run(status: FineTuneJobStatus) -> str | None:
+    """Of a search or an ensemble: the best trial so far, or the best member, or what they are together."""
+    if trials := status.trials:
+        return _best(trials.metric, trials.best.value) if trials.best else None
+    if status.model and (found := status.model.combination):
+        together = found.published is Published.COMBINATION
+        return _best(found.metric, found.combined if together else found.best_member)
+    values = [member.value for member in status.members if member.value is not None]
+    training = status.effective.training if status.effective else None
+    if not values or training is None:
+        return None
+    metric = training.evaluation.best_metric
+    return _best(metric, max(values) if direction(metric) is Direction.MAXIMIZE else min(values))
 
 
 def _percent(progress: ProgressStatus | None) -> str | None:
@@ -100,7 +114,9 @@ def _of_the_ensemble(combination: CombinationStatus | None, members: list[Member
     )
     if combination.published is Published.BEST_MEMBER:
         return f"{figures}: it is not better, so the best member is published{without}; "
-    return f"{figures}{without}; "
+    low, high = combination.gain_interval or (None, None)
+    interval = f" (95 % interval {_figure(low)} to {_figure(high)})" if combination.gain_interval else ""
+    return f"{figures}: a gain of {_figure(combination.gain)}{interval}{without}; "
 
 
 def _figure(value: float | None) -> str:

@@ -160,6 +160,8 @@ def combined(published: Published, *, failed: int = 0) -> FineTuneJobStatus:
         used=3,
         combined=0.85,
         best_member=0.84,
+        gain=0.01,
+        gain_interval=[-0.002, 0.0221],
         published=published,
     )
     states = [FAILED] * failed + [SUCCEEDED] * 3
@@ -170,10 +172,19 @@ def combined(published: Published, *, failed: int = 0) -> FineTuneJobStatus:
 
 def test_the_last_message_compares_the_combination_with_its_best_member() -> None:
     assert success_message(combined(Published.COMBINATION)) == (
-        "Vote of 3 members has eval_accuracy 0.85, the best member 0.84; the model is at pvc://out/model"
+        "Vote of 3 members has eval_accuracy 0.85, the best member 0.84: a gain of 0.01 (95 % interval -0.002 to"
+        " 0.0221); the model is at pvc://out/model"
     )
     message = success_message(combined(Published.BEST_MEMBER, failed=1))
     assert "it is not better, so the best member is published; 1 of 4 members failed" in message
+
+
+def test_the_column_best_shows_the_best_member_and_then_what_is_published() -> None:
+    visits = Visits(ensemble(members=3))
+    visits.visit(member(1, value=0.5), member(2, value=0.4), member(3, RUNNING))
+    assert display_of(visits.status, "").best == "eval_loss 0.400"
+    assert display_of(combined(Published.COMBINATION), "").best == "eval_accuracy 0.850"
+    assert display_of(combined(Published.BEST_MEMBER), "").best == "eval_accuracy 0.840"
 
 
 TRANSITIONS = {PENDING: [RUNNING, FAILED, SUCCEEDED], RUNNING: [SUCCEEDED, FAILED, PENDING]}
