@@ -1,7 +1,7 @@
 """Ensembles while their members train: what is seen of the members, and what follows."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.decide.conditions import Verdict
@@ -25,16 +25,17 @@ class Ensembles:
         assert training
         metric, bodies = training.evaluation.best_metric, await self.runs.of(job)
         members = tuple(trial_of(run.member, body, [], metric) for run, body in bodies.items())
-        fault = await self._fault(job, resolved)
-        ensemble = Ensemble(job, resolved, members, metric, resolved_inputs(bodies), fault)
+        ensemble = Ensemble(job, resolved, members, metric, resolved_inputs(bodies))
+        ensemble = replace(ensemble, fault=await self._fault(ensemble))
         decision = decide_ensemble(ensemble, now)
         values = values_of(job.spec, decision.create.member) if decision.create else None
         return ParentStep(job, resolved, decision, values)
 
-    async def _fault(self, job: FineTuneJob, resolved: Resolved) -> Verdict | None:
-        if stalled := self.runs.fault(job, resolved):
+    async def _fault(self, ensemble: Ensemble) -> Verdict | None:
+        """Why no member can be created; what they differ in is checked before the first one."""
+        if stalled := self.runs.fault(ensemble.job, ensemble.resolved):
             return stalled
-        if job.status.members:
+        if ensemble.created:
             return None
-        fault = await asyncio.to_thread(fault_in, job.spec)
+        fault = await asyncio.to_thread(fault_in, ensemble.job.spec)
         return invalid(fault) if fault else None

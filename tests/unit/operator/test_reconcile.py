@@ -308,3 +308,28 @@ async def test_the_event_on_an_attempt_that_begins_is_posted_also_if_its_job_is_
     with pytest.raises(ApiError):
         await reconciler(server, cache)(cache.put_finetunejob(server.body))
     assert [event["reason"] for event in server.events] == ["Accepted", "Refused"]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        {"ensemble": {"overrides": [{"training.seed": 1}, {"training.seed": "2"}]}},
+        {"ensemble": {"overrides": [{"training.seed": 1}, {"seed": 2}]}},
+        {"search": {"parameters": [{"path": "training.seed", "choice": ["2"]}]}},
+    ],
+    ids=["a quoted number", "no path", "a search"],
+)
+async def test_what_no_run_can_be_made_of_stays_stalled_at_every_visit(parent: Body) -> None:
+    """From the second visit on, the status lists members that nobody created."""
+    made, cache = list[str](), Cache()
+
+    def create(kind: str, body: Body) -> Body:
+        made.append(kind)
+        return body
+
+    server = ApiServer(stored(job("team", **parent)), create)
+    key, reconcile = cache.put_finetunejob(server.body), reconciler(server, cache)
+    for _ in range(3):
+        await reconcile(key)
+        assert condition_of(server.written[-1], "Stalled")["reason"] == "InvalidSpec"
+    assert set(made) == {"Event"}
