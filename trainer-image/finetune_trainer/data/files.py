@@ -29,6 +29,10 @@ ENDINGS = {
 _SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
+Versions = tuple[tuple[int, int, int], ...]
+"""Of several files."""
+
+
 @dataclass(frozen=True)
 class Files:
     """The files of one input, in the order in which they are read."""
@@ -47,6 +51,11 @@ class Files:
             with input_errors(name, self.field):
                 digests.append(sha256(path))
         return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def versions(self) -> Versions:
+        """Inode, size and time of the last change of every file. Raises OSError."""
+        return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, self.paths))
 
 
 def place_of(number: int, name: str, files: Sequence[str]) -> tuple[str, int]:

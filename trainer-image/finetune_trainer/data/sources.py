@@ -19,7 +19,7 @@ from finetune_api.status import ResolvedData
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
-from finetune_trainer.data.files import Files, find_files, place_of
+from finetune_trainer.data.files import Files, Versions, find_files, place_of
 from finetune_trainer.data.formats import Layout, layout_of, read_records
 from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Record, RowError
@@ -69,6 +69,7 @@ class FileIndex:
 
     field: str
     files: Files
+    versions: Versions
     layout: Layout
     options: ReadOptions
     resolved: ResolvedData
@@ -119,25 +120,21 @@ class _Streamed:
     """The rows at some lines of the files, read anew each time."""
 
     def __init__(self, index: FileIndex) -> None:
-        self.field, self.files, self.format = index.field, index.files, index.layout.format
+        self.files, self.versions, self.format = index.files, index.versions, index.layout.format
         self.options, self.lines = index.options, index.lines
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __iter__(self) -> Iterator[Row]:
-        with input_errors(self.files.name, self.field):
+        with input_errors(self.files.name, self.files.field):
             count = 0
             for row in rows_of(self._chosen(), self.options):
                 if isinstance(row, RowError):
                     break
                 yield row
                 count += 1
-        if count < len(self):
-            raise DataError(
-                f"{self.field}: {self.files.name} changed while it was read; start again once nothing writes to it",
-                FaultPlace(field=self.field, file=self.files.name),
-            )
+            _check_unchanged(self.files, self.versions, whole=count == len(self))
 
     def _chosen(self) -> Iterator[Record | RowError]:
         lines = iter(self.lines.tolist() if len(self.lines) < CHECK_EVERY else self.lines)
@@ -148,6 +145,15 @@ class _Streamed:
             if record.line == wanted:
                 yield record
                 wanted = next(lines, None)
+
+
+def _check_unchanged(files: Files, versions: Versions, *, whole: bool = True) -> None:
+    """Raises DataError if a file was written to or replaced since, or does not have all its rows any more."""
+    if not whole or files.versions != versions:
+        raise DataError(
+            f"{files.field}: {files.name} changed while it was read; start again once nothing writes to it",
+            FaultPlace(field=files.field, file=files.name),
+        )
 
 
 def scan(
@@ -171,13 +177,14 @@ def scan(
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
             options = replace(options, read_label=read)
-        digest = files.digest
+        versions, digest = files.versions, files.digest
         kept = IndexBuilder(files, options, duplicates)
         records = read_records(files, layout.format, options.wanted.values())
         for number, found in enumerate(rows_of(records, options, files.names)):
             if number % CHECK_EVERY == 0:
                 check()
             kept.add(found)
+        _check_unchanged(files, versions)
     kept.check_share()
     resolved = ResolvedData(
         uri=data.uri,
@@ -187,7 +194,7 @@ def scan(
         invalid_rows=kept.rejected.rows,
         invalid_reasons=kept.rejected.reported() or None,
     )
-    everything = kept.build(layout, resolved)
+    everything = kept.build(versions, layout, resolved)
     new = duplicates.is_new(everything.digests)
     chosen = everything if new.all() else everything.take(np.flatnonzero(new))
     if not len(chosen):
@@ -296,11 +303,12 @@ class IndexBuilder:
             FaultPlace(field=self.files.field, file=file, row=row, column=first.column),
         )
 
-    def build(self, layout: Layout, resolved: ResolvedData) -> FileIndex:
+    def build(self, versions: Versions, layout: Layout, resolved: ResolvedData) -> FileIndex:
         """What was kept, as arrays."""
         return FileIndex(
             field=self.files.field,
             files=self.files,
+            versions=versions,
             layout=layout,
             options=self.options,
             resolved=resolved,

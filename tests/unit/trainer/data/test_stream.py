@@ -29,11 +29,11 @@ from unit.trainer.vocabularies import word_pieces
 OBJECTIVE = Classification(["neg", "pos"])
 
 
-def source(path, **preprocessing):
+def source(path, check=lambda: None, **preprocessing):
     spec = PreprocessingSpec(**preprocessing)
     options = ReadOptions(ColumnsSpec(), spec, "0", label_text)
     data = DataInput(path=str(path), uri="pvc://data/a.jsonl")
-    return scan("dataset.train", data, options, Deduplicator(spec.deduplicate)).source
+    return scan("dataset.train", data, options, Deduplicator(spec.deduplicate), check).source
 
 
 @pytest.fixture
@@ -242,6 +242,24 @@ def test_a_file_that_changes_between_the_two_readings_is_an_error(path):
     path.write_text(path.read_text()[:5000])
     with pytest.raises(DataError, match="changed while it was read"):
         list(rows.rows)
+
+
+def test_a_file_that_is_replaced_by_one_with_as_many_rows_is_an_error_too(path, tmp_path):
+    rows = source(path)
+    other = tmp_path / "other.jsonl"
+    other.write_text(path.read_text().replace("neg", "pos"))
+    other.replace(path)
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(rows.rows)
+
+
+def test_a_file_that_grows_while_it_is_scanned_is_an_error(path):
+    def append() -> None:
+        with path.open("a") as file:
+            file.write(path.read_text().splitlines()[0] + "\n")
+
+    with pytest.raises(DataError, match="changed while it was read"):
+        source(path, append)
 
 
 MEASURE = """
