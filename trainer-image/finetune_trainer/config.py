@@ -21,8 +21,13 @@ from finetune_api.summary import SummaryConfig
 from finetune_trainer.errors import ConfigurationError, input_errors
 
 Config = RunConfig | CombineConfig | SummaryConfig
-KINDS: dict[str, type[Config]] = {"CombineConfig": CombineConfig, "SummaryConfig": SummaryConfig}
-"""What a file of another kind than RunConfig is read as."""
+RUN_CONFIG = "RunConfig"
+KINDS: dict[str, type[Config]] = {
+    RUN_CONFIG: RunConfig,
+    "CombineConfig": CombineConfig,
+    "SummaryConfig": SummaryConfig,
+}
+"""What a file is read as; one without a kind is a RunConfig."""
 PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revision"}
 """Fields of inputs that say where they lie; what lies there is in their digests."""
 
@@ -50,9 +55,16 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def _parsed(path: Path, text: bytes) -> Config:
     try:
-        kind = KINDS[json.loads(text)["kind"]]
+        named = json.loads(text)["kind"]
     except (ValueError, KeyError, TypeError):
-        kind = RunConfig
+        named = RUN_CONFIG
+    kind = KINDS.get(named) if isinstance(named, str) else None
+    if kind is None:
+        raise ConfigurationError(
+            f"{path}: kind {named!r} is not one that this version of the trainer reads ({', '.join(KINDS)}); correct"
+            " it, or use a newer trainer image",
+            FaultPlace(field="kind"),
+        )
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import RunReport
-from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_operator.decide.actions import Decision
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import Context, seconds_between
@@ -20,17 +20,29 @@ from finetune_operator.decide.failure import Evidence, Failure, classify, termin
 from finetune_operator.decide.observation import PodView
 from finetune_operator.decide.reports import unverified_model, with_attempt_report, with_report
 
+FOLDERS = 3
+"""Of members that a message names."""
 STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value})
 """Reasons that the operator itself writes on an attempt before it deletes the Job."""
 
 
 def fail(context: Context, verdict: Verdict) -> Decision:
-    """End the job with a failure. A search keeps its best trial's model, which was not copied."""
-    if context.status.model:
-        found = f"{verdict.message}; the best trial's model is at {context.status.model.uri}"
-        verdict = replace(verdict, message=found)
+    """End the job with a failure. What its runs trained is kept, although it was not copied or combined."""
+    if found := _trained_already(context.status):
+        verdict = replace(verdict, message=f"{verdict.message}; {found}")
     context = context.update(completion_time=context.now, retry_time=None)
     return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
+
+
+def _trained_already(status: FineTuneJobStatus) -> str:
+    if status.model:
+        return f"the best trial's model is at {status.model.uri}"
+    folders = [member.uri for member in status.members if member.uri]
+    return (
+        f"the models of the members are at {', '.join(folders[:FOLDERS])}{' …' * (len(folders) > FOLDERS)}"
+        if folders
+        else ""
+    )
 
 
 def close(context: Context, attempt: AttemptStatus) -> Decision | Context:

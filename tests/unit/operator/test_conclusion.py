@@ -66,6 +66,14 @@ def test_a_search_whose_model_cannot_be_copied_says_where_it_is() -> None:
     assert life.message.endswith("; the best trial's model is at pvc://out/model-trials/t002")
 
 
+def test_an_ensemble_that_cannot_be_combined_says_where_the_models_of_its_members_are() -> None:
+    life = concluding(ENSEMBLE)
+    life.reconcile(at=1)
+    life.reconcile(over(66), at=2)
+    assert life.phase == "Failed"
+    assert life.message.endswith("; the models of the members are at pvc://a/b, pvc://a/b")
+
+
 def test_runs_come_first_and_a_parent_that_has_an_attempt_or_an_end_is_like_any_job() -> None:
     of = parsed(job("tune", **SEARCH))
     assert runs_children(of)

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from finetune_api.run import ExitCode
+from finetune_trainer.config import read_config
+from finetune_trainer.errors import ConfigurationError
 from unit.trainer.tiny import reviews
 
 ROW = 6
@@ -388,3 +390,16 @@ def test_a_device_that_is_full_before_any_example_ends_the_job_with_what_is_need
     assert made.run_apart(device) == ExitCode.OUT_OF_MEMORY, made.log
     assert re.search(rf"[\d.]+ MiB needed without activations \({told}", made.report.message)
     assert made.report.traceback is None
+
+
+@pytest.mark.parametrize("kind", ["FineTuneJob", "combineConfig", None])
+def test_a_kind_that_this_version_does_not_read_is_named_with_those_that_it_does(tmp_path, kind):
+    """As an older image says it of a file that a newer operator wrote."""
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"kind": kind}))
+    with pytest.raises(ConfigurationError) as caught:
+        read_config(path)
+    assert str(caught.value) == (
+        f"{path}: kind {kind!r} is not one that this version of the trainer reads (RunConfig, CombineConfig,"
+        " SummaryConfig); correct it, or use a newer trainer image"
+    )
