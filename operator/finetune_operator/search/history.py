@@ -46,7 +46,7 @@ def _searched(trial: Trial) -> SearchedTrial:
     return SearchedTrial(
         number=trial.number,
         name=trial.name,
-        state=trial.state,
+        state=TrialState.STOPPED if trial.open else trial.state,
         message=trial.message[:_LONGEST_MESSAGE] if trial.state is TrialState.FAILED else "",
         parameters=trial.values,
         value=trial.value,

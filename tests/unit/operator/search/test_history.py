@@ -43,6 +43,12 @@ def test_every_trial_is_told_with_its_values_and_why_it_failed() -> None:
     assert history.report_dir == FOLDER
 
 
+def test_a_trial_that_the_end_of_the_search_stopped_is_told_as_stopped() -> None:
+    """Its own FineTuneJob is suspended; the plots have no such trial, and left it out."""
+    stopped = trial(2, TrialState.SUSPENDED, suspended=True, value=0.3, evaluations=curve(0.3))
+    assert [one.state for one in told(done(1, 0.5), stopped).trials] == ["Succeeded", "Stopped"]
+
+
 def test_the_rungs_are_those_that_were_reached() -> None:
     pruner = {"asha": {"minEpochs": 1, "reductionFactor": 3}}
     assert told(done(1, 0.5, evaluations=curve(*[0.5] * 8)), pruner=pruner).rungs == [1, 3]
