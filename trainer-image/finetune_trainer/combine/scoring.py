@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite, nan
 from statistics import fmean
 from typing import Any
 
@@ -211,7 +212,7 @@ def _measured(
     for part, examples in parts.items():
         chosen = keeping if part == decisive.part else predict(part)
         scores = _scores(setting, task, examples, chosen)
-        numbers, undefined = defined(scores, _names(setting.config, part, decisive))
+        numbers, undefined = defined(_of_finite(scores), _names(setting.config, part, decisive))
         if undefined:
             logger.warning(f"not defined on these rows: {', '.join(undefined)}")
         found |= {f"{part}_{name}": short(value) or 0.0 for name, value in numbers.items()}
@@ -219,7 +220,12 @@ def _measured(
 
 
 def _decided(setting: Setting, task: Task, examples: Examples, decisive: Decisive) -> float | None:
-    return short(_scores(setting, task, examples, task.predict)[decisive.metric])
+    return short(_of_finite(_scores(setting, task, examples, task.predict))[decisive.metric])
+
+
+def _of_finite(scores: dict[str, float]) -> dict[str, float]:
+    """None is defined where outputs are not finite, which makes the loss so; accuracy would count them as wrong."""
+    return scores if isfinite(scores["loss"]) else dict.fromkeys(scores, nan)
 
 
 def _scores(setting: Setting, task: Task, examples: Examples, predict: Predict) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
 
 from finetune_api.run import ExitCode
@@ -87,6 +88,26 @@ def test_a_member_whose_outputs_are_not_finite_never_wins_and_is_said(combine, a
     assert (found.published, found.combined, found.gain) == (Published.BEST_MEMBER, None, None)
     assert "members.0: pvc://models/0: its eval_loss is not a finite number" in report.message
     assert (folder / "model.safetensors").read_bytes() == (alike[0] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("rule", ["Vote", "AverageProbabilities", "AverageWeights"])
+def test_outputs_that_are_not_finite_are_no_wrong_answers_but_none(combine, alike, held_out, tmp_path, rule):
+    """By accuracy, an ensemble of NaN would be one that is always wrong, and `Always` would publish it."""
+    broken = noisy(alike[1], tmp_path, 1, 1e30)
+    changes = {"dataset": held_out, "bestMetric": "accuracy"}
+    code, report, folder = combine([broken, alike[0], alike[2]], rule, **changes)
+    assert (code, folder.exists()) == (ExitCode.DIVERGED, False), report.message
+    code, report, folder = combine([broken, alike[0], alike[2]], rule, name="better", **changes, **IF_BETTER)
+    assert code == ExitCode.DONE, report.message
+    found = report.model.combination
+    assert (found.published, found.combined, found.gain) == (Published.BEST_MEMBER, None, None)
+    assert "members.0: pvc://models/0: its eval_accuracy is not a finite number" in report.message
+    assert found.mean_member == pytest.approx(np.mean(accuracies(alike[0], alike[2])), rel=1e-5)
+
+
+def accuracies(*folders):
+    records = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    return [record["report"]["model"]["metrics"]["eval_accuracy"] for record in records]
 
 
 def test_members_that_failed_are_named_in_card_and_message(combine, alike, held_out):
