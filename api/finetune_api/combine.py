@@ -115,6 +115,8 @@ class CombinePaths(ApiModel):
     """Folder in which the model is written before the rename."""
     hub_dir: Path | None = None
     """Download folder for data from the Hugging Face Hub. Default: huggingface_hub's cache."""
+    token_dir: Annotated[Path | None, Field(exclude_if=lambda path: path is None)] = None
+    """Folder with the tokenized rows that the members, or the trials of a search, shared. Removed once the model is published, if it is next to stagingDir."""
     uri: str | None = None
     """URI of the folder that the user gave."""
 

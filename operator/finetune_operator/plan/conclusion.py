@@ -12,7 +12,7 @@ from finetune_api.training import Precision
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.run_config import METRICS_PORT, dataset_input, progress_endpoint
-from finetune_operator.plan.volumes import OUTPUT, output_paths
+from finetune_operator.plan.volumes import OUTPUT, output_paths, shared_tokens
 from finetune_operator.settings import OperatorSettings
 
 
@@ -110,5 +110,9 @@ def on_output(uri: str) -> str:
 def _paths(job: FineTuneJob, resolved: Resolved) -> CombinePaths:
     paths = output_paths(job, resolved.output_uri)
     return CombinePaths(
-        model_dir=paths.model_dir, staging_dir=paths.staging_dir, hub_dir=paths.hub_dir, uri=paths.uri
+        model_dir=paths.model_dir,
+        staging_dir=paths.staging_dir,
+        hub_dir=paths.hub_dir,
+        token_dir=shared_tokens(job.uid),
+        uri=paths.uri,
     )

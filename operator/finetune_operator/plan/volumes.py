@@ -78,6 +78,11 @@ def _input_mount(number: int, place: uris.Location) -> Mount:
     return Mount(volume, f"/mnt/{_kind(place)}/{place.name}")
 
 
+def shared_tokens(parent_uid: str) -> str:
+    """The folder with the tokens that the runs of a search or an ensemble share."""
+    return f"{OUTPUT}/.finetune/{parent_uid}/tokens"
+
+
 def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
     """Model, staging and checkpoint folders, all on the output claim."""
     state = f"{OUTPUT}/.finetune/{job.uid}"
@@ -86,7 +91,7 @@ def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
         staging_dir=f"{state}/model",
         checkpoint_dir=f"{state}/checkpoints",
         hub_dir=f"{state}/hub" if uses_hub(job) else None,
-        token_dir=f"{OUTPUT}/.finetune/{job.parent_uid}/tokens" if job.parent_uid else None,
+        token_dir=shared_tokens(job.parent_uid) if job.parent_uid else None,
         uri=output_uri,
         dtype=job.spec.output.dtype if job.spec.output else Dtype.AUTO,
     )

@@ -76,7 +76,8 @@ def full() -> dict[str, Any]:
         "objective": FULL["objective"],
         "metrics": ["accuracy", "mcc"],
         "search": SEARCH,
-        "output": SMALLEST["output"] | {"hubDir": f"{OWN}/hub", "uri": "pvc://models/movie-sentiment"},
+        "output": SMALLEST["output"]
+        | {"hubDir": f"{OWN}/hub", "tokenDir": f"{OWN}/tokens", "uri": "pvc://models/movie-sentiment"},
         "devices": {"gpus": 1, "simulated": True},
         "precision": "Float32",
         "progress": {"url": "https://operator:9443", "tokenPath": "/run/token", "caPath": "/run/ca.crt"},

@@ -62,7 +62,8 @@ def full() -> dict[str, Any]:
         "job": SMALLEST["job"] | {"attempt": 2},
         "search": search,
         "model": SMALLEST["model"] | {"uri": "pvc://models/tune/trials/t001", "digest": "sha256:" + "0" * 64},
-        "output": SMALLEST["output"] | {"hubDir": f"{OWN}/hub", "uri": "pvc://models/tune/model"},
+        "output": SMALLEST["output"]
+        | {"hubDir": f"{OWN}/hub", "tokenDir": f"{OWN}/tokens", "uri": "pvc://models/tune/model"},
         "progress": {"url": "https://operator:9443", "tokenPath": "/run/token", "caPath": "/run/ca.crt"},
         "metricsPort": 9090,
         "terminationLog": "/dev/termination-log",

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import Publishable, publish
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.assembly import LABELS_REPORTED, limit_tokens, log_compute
-from finetune_trainer.training.inputs import clear_beside, stop_if_asked
+from finetune_trainer.training.inputs import stop_if_asked
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,6 @@ def score_and_publish(
         message=recorder.with_caveats(_message(config, members, scored))
     )  # is published with the model
     model = publish(config, _published(config, members, scored, tokenizer), recorder.report)
-    clear_beside(Path(config.output.staging_dir), config)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
     return recorder.report.model_copy(update={"model": model})
 

@@ -4,6 +4,7 @@ What needs no torch comes first, so that members that do not fit are reported wi
 with `pipeline`, once they are checked."""
 
 import logging
+from pathlib import Path
 
 from finetune_api.combine import CombineConfig
 from finetune_api.run import RunReport
@@ -14,7 +15,7 @@ from finetune_trainer.combine.members import read_members
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED, read_rows
 from finetune_trainer.hub.fetch import fetch_rows
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import published
+from finetune_trainer.publishing.folder import clear_beside, published
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.summary.run import conclude
 from finetune_trainer.training.inputs import stop_if_asked
@@ -48,7 +49,8 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
 
 
 def _concluded(config: CombineConfig, report: RunReport, stop: Stop) -> RunReport:
-    """Write the report of the search whose trials were combined, and remove the models that are not kept."""
+    """Remove what is not needed any more, and write the report of the search whose trials were combined."""
+    clear_beside(Path(config.output.staging_dir), config)
     if config.search is None:
         return report
     message = conclude(config.search, config.job, report.message, stop, ensemble=True)

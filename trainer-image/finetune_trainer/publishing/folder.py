@@ -6,10 +6,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from finetune_api.combine import CombinePaths
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
 from finetune_trainer.config import Config, run_identity
@@ -137,6 +139,26 @@ def clear_staging(folder: Path, before: float = math.inf) -> None:
         staged = _STAGED.fullmatch(path.name)
         if staged and int(staged[1]) < before:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_beside(path: Path, config: Config) -> None:
+    """Remove what was staged, what lies beside a path and is not needed any more, and the folder that they are in.
+
+    That are downloads, and once a search or an ensemble is published the tokens that its runs shared. A folder with
+    something else in it stays, and so does one that is not this job's.
+    """
+    own, output = path.parent, config.output
+    staging = Path(output.staging_dir)
+    clear_staging(staging)
+    with suppress(OSError):
+        staging.rmdir()
+    for folder in (output.hub_dir, output.token_dir if isinstance(output, CombinePaths) else None):
+        if folder and Path(folder).parent == own:
+            shutil.rmtree(folder, ignore_errors=True)
+    if own.name == config.job.uid:
+        with suppress(OSError):
+            own.rmdir()
+            own.parent.rmdir()
 
 
 def _stage(

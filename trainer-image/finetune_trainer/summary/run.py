@@ -4,7 +4,6 @@ Every step finds what an earlier attempt did and continues, so that a summary ma
 """
 
 import logging
-from contextlib import suppress
 from pathlib import Path
 
 from finetune_api.run import JobIdentity, RunReport
@@ -12,7 +11,7 @@ from finetune_api.search_history import SearchHistory
 from finetune_api.status import ModelStatus, ResolvedStatus
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import clear_staging, publish, published
+from finetune_trainer.publishing.folder import clear_beside, publish, published
 from finetune_trainer.reporting.recorder import Recorder, with_caveats
 from finetune_trainer.summary.discard import remove_discarded
 from finetune_trainer.summary.report import write_report
@@ -36,7 +35,7 @@ def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunRepor
         model = done.model
         recorder.update(resolved=done.resolved)
         logger.info(f"the model is already published in {model.uri}; nothing to copy")
-    _remove_staging(config)
+    clear_beside(Path(config.output.staging_dir), config)
     message = conclude(config.search, config.job, end_message(config.search), stop)
     return recorder.report.model_copy(update={"model": model, "message": message})
 
@@ -65,14 +64,3 @@ def conclude(
     for caveat in caveats:
         logger.warning(caveat)
     return with_caveats(f"{message}; {removed.said}" if removed.folders else message, caveats)
-
-
-def _remove_staging(config: SummaryConfig) -> None:
-    """Remove what was staged, and the folder of this job, and the one of all jobs, if nothing else is in it."""
-    staging = Path(config.output.staging_dir)
-    clear_staging(staging)
-    with suppress(OSError):
-        staging.rmdir()
-        if staging.parent.name == config.job.uid:
-            staging.parent.rmdir()
-            staging.parent.parent.rmdir()

@@ -4,14 +4,12 @@ Beside the checkpoints lies, while the run lasts: tokens/  debug/  metrics.jsonl
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from finetune_api.combine import CombineConfig
 from finetune_api.run import RunConfig
 from finetune_api.status import ResolvedStatus
 from finetune_trainer.checkpoints.fence import Fence
@@ -27,7 +25,7 @@ from finetune_trainer.models.heads import check_head
 from finetune_trainer.objectives import OBJECTIVES
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import clear_staging
+from finetune_trainer.publishing.folder import clear_beside
 from finetune_trainer.reporting.history import HISTORY
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.reporting.tensorboard import history_of
@@ -85,24 +83,6 @@ def clear(fence: Fence, config: RunConfig) -> None:
     """Remove the checkpoints, and what else of this job lies beside them."""
     remove_all(fence, beside=(TOKENS, DEBUG_DIR, HISTORY))
     clear_beside(fence.folder, config)
-
-
-def clear_beside(path: Path, config: RunConfig | CombineConfig) -> None:
-    """Remove what was staged, downloads that lie beside a path, and the folder they are in if it is this job's own.
-
-    A folder with something else in it stays.
-    """
-    own = path.parent
-    staging = Path(config.output.staging_dir)
-    clear_staging(staging)
-    with suppress(OSError):
-        staging.rmdir()
-    if config.output.hub_dir and Path(config.output.hub_dir).parent == own:
-        shutil.rmtree(config.output.hub_dir, ignore_errors=True)
-    if own.name == config.job.uid:
-        with suppress(OSError):
-            own.rmdir()
-            own.parent.rmdir()
 
 
 def clear_all(config: RunConfig) -> None:

@@ -125,6 +125,25 @@ def test_another_rule_of_publishing_is_another_run(combine, alike, held_out):
     assert "an earlier run of this job with another configuration" in report.message
 
 
+def test_the_tokens_that_members_shared_go_with_the_last_attempt(combine, alike, held_out, tmp_path):
+    own = tmp_path / "combined" / "uid-9"
+    changes = {"output": {"tokenDir": str(own / "tokens")}}
+    for _ in range(2):  # the second finds the model published, as after a kill
+        (own / "tokens" / "ab").mkdir(parents=True)
+        code, _, folder = combine(alike, "AverageProbabilities", dataset=held_out, **changes)
+        assert code == ExitCode.DONE
+        assert folder.exists()
+        assert not own.exists()
+
+
+def test_tokens_that_lie_elsewhere_are_not_those_of_the_members(combine, alike, held_out, tmp_path):
+    elsewhere = tmp_path / "tokens"
+    elsewhere.mkdir()
+    code, *_ = combine(alike, "AverageProbabilities", dataset=held_out, output={"tokenDir": str(elsewhere)})
+    assert code == ExitCode.DONE
+    assert elsewhere.exists()
+
+
 def test_a_member_that_was_published_is_reported_again(combine, alike, held_out):
     changes = {"dataset": held_out, **IF_BETTER}
     _, first, _ = combine([alike[0]] * 2, "Vote", **changes)

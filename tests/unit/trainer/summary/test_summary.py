@@ -165,7 +165,10 @@ def test_a_published_winner_is_known_again_after_an_update_of_the_trainer():
     assert run_identity(SummaryConfig.model_validate(given)) != known
 
 
-def test_nothing_is_left_of_the_staging_folder(ended):
+def test_nothing_is_left_of_what_was_staged_and_of_the_tokens_that_trials_shared(ended):
+    tokens = Path(ended.config["output"]["stagingDir"]).with_name("tokens")
+    (tokens / "ab").mkdir(parents=True)
+    ended.config["output"]["tokenDir"] = str(tokens)
     ended.run()
     assert sorted(path.name for path in ended.folder.iterdir()) == [
         "model",
