@@ -75,6 +75,9 @@ bench-trainer: install ## Measure the trainer's speed against a bare PyTorch loo
 bench-quality: install ## Measure the trainer's quality on real data against a baseline
 	@$(PYTHON) tests/bench/quality.py
 
+bench-search: install ## Compare search algorithms and pruning on a table of trained runs; some minutes
+	@$(PYTHON) tests/bench/search_gain.py
+
 bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
 	@$(PYTHON) tests/bench/architectures.py
 
@@ -110,4 +113,4 @@ verify: lint types generate ## Check that the code is clean and generated files 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format lint types generate lock verify help
