@@ -253,6 +253,10 @@ class FaultPlace(ApiModel):
     """Column in the row."""
 
 
+NOTES_KEPT, NOTE_LENGTH = 4, 320
+Note = Annotated[str, Field(max_length=NOTE_LENGTH)]
+
+
 class RunReport(ApiModel):
     """Result or progress of a run: the termination message, and the body of a progress POST."""
 
@@ -262,6 +266,8 @@ class RunReport(ApiModel):
     """Absent until the run ends."""
     message: Message = ""
     """One sentence: what happened, where, and the remedy."""
+    notes: Annotated[list[Note], Field(max_length=NOTES_KEPT, exclude_if=lambda notes: not notes)] = []
+    """What a user should know of the result: data that looks wrong, metrics that are not defined, models that were removed. The message has it too."""
     place: FaultPlace | None = None
     traceback: Annotated[str, Field(max_length=2000)] | None = None
     """Last lines of the traceback, for a bug in the trainer."""
@@ -303,6 +309,7 @@ class _Drop(StrEnum):
     LATEST = "latest"
     PROGRESS = "progress"
     PLACE = "place"
+    NOTES = "notes"
 
 
 def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:

@@ -107,7 +107,9 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
     attempt = attempt.model_copy(update={"reason": Reason.SUCCEEDED.value, "counted": False})
     model = model.model_copy(update={"uri": uri})
     context = context.with_attempt(attempt).update(model=model, completion_time=context.now)
-    verdict = Verdict(Phase.SUCCEEDED, Reason.SUCCEEDED, success_message(context.status))
+    notes = report.notes if report else []
+    message = "; ".join([success_message(context.status), *notes])[:MESSAGE_LENGTH]
+    verdict = Verdict(Phase.SUCCEEDED, Reason.SUCCEEDED, message)
     return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
 
 

@@ -53,5 +53,4 @@ def _concluded(config: CombineConfig, report: RunReport, stop: Stop) -> RunRepor
     clear_beside(Path(config.output.staging_dir), config)
     if config.search is None:
         return report
-    message = conclude(config.search, config.job, report.message, stop, ensemble=True)
-    return report.model_copy(update={"message": message})
+    return conclude(config.search, config.job, report, stop, ensemble=True)

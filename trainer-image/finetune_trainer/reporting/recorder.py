@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
-from finetune_api.run import RunConfig, RunReport
+from finetune_api.run import NOTE_LENGTH, RunConfig, RunReport
 from finetune_api.status import EPOCHS_KEPT, CheckpointStatus, EpochStatus, ProgressStatus
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
@@ -54,10 +54,11 @@ class Recorder:
         self.history = None
 
     def caveat(self, sentence: str) -> None:
-        """A warning that belongs to the result: logged now, and part of the final message."""
+        """A warning that belongs to the result: logged now, one of its notes, and part of the final message."""
         logger.warning(sentence)
         if sentence not in self.caveats:
             self.caveats.append(sentence)
+            self.update(notes=notes(self.caveats))
 
     def with_caveats(self, message: str) -> str:
         """The final message: the message, then the first caveats, at most 1,024 characters."""
@@ -113,9 +114,17 @@ class Recorder:
 
 def with_caveats(message: str, caveats: list[str]) -> str:
     """A message, then the first caveats, at most 1,024 characters."""
+    return "; ".join([message, *_first(caveats)])[:MESSAGE_LENGTH]
+
+
+def notes(caveats: list[str]) -> list[str]:
+    """The first caveats, as a report has them."""
+    return [caveat[:NOTE_LENGTH] for caveat in _first(caveats)]
+
+
+def _first(caveats: list[str]) -> list[str]:
     more = len(caveats) - CAVEATS_IN_MESSAGE
-    parts = [message, *caveats[:CAVEATS_IN_MESSAGE], *([f"{more} more warnings in the log"] * (more > 0))]
-    return "; ".join(parts)[:MESSAGE_LENGTH]
+    return [*caveats[:CAVEATS_IN_MESSAGE], *([f"{more} more warnings in the log"] * (more > 0))]
 
 
 def short(value: float | None) -> float | None:

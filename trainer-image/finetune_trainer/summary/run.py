@@ -12,7 +12,7 @@ from finetune_api.status import ModelStatus, ResolvedStatus
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_beside, publish, published
-from finetune_trainer.reporting.recorder import Recorder, with_caveats
+from finetune_trainer.reporting.recorder import Recorder, notes, with_caveats
 from finetune_trainer.summary.discard import remove_discarded
 from finetune_trainer.summary.report import write_report
 from finetune_trainer.summary.winner import read_winner
@@ -36,8 +36,8 @@ def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunRepor
         recorder.update(resolved=done.resolved)
         logger.info(f"the model is already published in {model.uri}; nothing to copy")
     clear_beside(Path(config.output.staging_dir), config)
-    message = conclude(config.search, config.job, end_message(config.search), stop)
-    return recorder.report.model_copy(update={"model": model, "message": message})
+    report = recorder.report.model_copy(update={"model": model, "message": end_message(config.search)})
+    return conclude(config.search, config.job, report, stop)
 
 
 def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> ModelStatus:
@@ -50,17 +50,20 @@ def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> Mo
 
 
 def conclude(
-    history: SearchHistory, job: JobIdentity, message: str, stop: Stop, *, ensemble: bool = False
-) -> str:
+    history: SearchHistory, job: JobIdentity, report: RunReport, stop: Stop, *, ensemble: bool = False
+) -> RunReport:
     """Write the report of a search and remove the models that are not kept, once the job's model is published.
 
-    Returns the job's last message: `message`, then what was removed, and what could not be done. The report of a search
-    whose best trials became an ensemble has `message` too. Raises StorageError, StoppedError.
+    Returns the job's last report, whose message and notes also say what was removed, and what could not be done. The
+    page of a search whose best trials became an ensemble has the message of `report` too. Raises StorageError,
+    StoppedError.
     """
-    caveats = write_report(history, job, f"The model: {message}." if ensemble else "")
+    caveats = write_report(history, job, f"The model: {report.message}." if ensemble else "")
     logger.info(f"the report is in {history.report_dir}")
     removed = remove_discarded(history, job.namespace, stop)
     caveats += removed.kept
     for caveat in caveats:
         logger.warning(caveat)
-    return with_caveats(f"{message}; {removed.said}" if removed.folders else message, caveats)
+    found = [*([removed.said] if removed.folders else []), *caveats]
+    added = {"message": with_caveats(report.message, found), "notes": notes([*report.notes, *found])}
+    return report.model_copy(update=added)

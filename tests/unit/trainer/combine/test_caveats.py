@@ -1,14 +1,18 @@
 """Members that can be combined, but seldom are on purpose, are said in the last message."""
 
+import json
+
 import pytest
 
 from finetune_api.run import ExitCode
 
 
 def message_of(combined):
-    code, report, _ = combined
+    code, report, folder = combined
     assert code == ExitCode.DONE, report.message
-    return report.message
+    assert all(note in report.message for note in report.notes)
+    assert json.loads((folder / "run.json").read_text())["report"].get("notes", []) == report.notes
+    return "; ".join(report.notes)
 
 
 def test_a_model_that_is_listed_twice_is_said(combine, alike, held_out):

@@ -195,6 +195,8 @@ def test_a_model_that_must_stay_is_named_in_the_last_message(ended):
     assert made.run() == ExitCode.DONE
     assert "t001 was not removed: notes.txt in it is not part of the model" in made.report.message
     assert "removed 1 model of trials" in made.report.message
+    removed, stays = made.report.notes
+    assert (removed.split(",")[0], "t001 was not removed" in stays) == ("removed 1 model of trials", True)
     assert (made.trials / "t001" / "notes.txt").read_text() == "mine"
 
 
