@@ -1,16 +1,23 @@
 """What is said of members that can be combined, although it is seldom what was meant. Pure."""
 
+from collections.abc import Mapping
+
 from finetune_api.combine import CombineConfig
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_trainer.combine.members import Member
+from finetune_trainer.combine.rows import PREFIXES
+from finetune_trainer.data.sources import FileIndex, shared_texts
 
 _READ_ALIKE = {"packing", "deduplicate", "minCharacters"}
 """Fields of the preprocessing that change no text."""
 
 
-def caveats(config: CombineConfig, members: list[Member]) -> list[str]:
-    """Sentences about members with the same weights, other preprocessing, or no record of their training rows."""
-    return [*_the_same(members), *_read_otherwise(config, members), *_unknown(members)]
+def caveats(config: CombineConfig, members: list[Member], rows: Mapping[str, FileIndex]) -> list[str]:
+    """Sentences about members and the rows by the part of the data set.
+
+    Members with the same weights, other preprocessing, or no record of their training rows; rows with training texts.
+    """
+    return [*_the_same(members), *_read_otherwise(config, members), *_unknown(members), *_learned(rows)]
 
 
 def _the_same(members: list[Member]) -> list[str]:
@@ -58,6 +65,18 @@ def _unknown(members: list[Member]) -> list[str]:
     return [
         f"{_listed(unknown)} {has} no record of the training rows: whether the rows of the evaluation are among them is"
         " not known"
+    ]
+
+
+def _learned(rows: Mapping[str, FileIndex]) -> list[str]:
+    if "train" not in rows:
+        return []
+    shared = {part: shared_texts(rows["train"], rows[part]) for part in PREFIXES if part in rows}
+    return [
+        f"{count} of {len(rows[part])} {part} texts also stand in dataset.train, so members and combination look better"
+        " than they are; remove them, and train members with dataset.preprocessing.deduplicate: Exact"
+        for part, count in shared.items()
+        if count
     ]
 
 

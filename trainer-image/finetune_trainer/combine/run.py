@@ -38,7 +38,7 @@ def combine(config: CombineConfig, recorder: Recorder, stop: Stop, threads: int)
     rows = read_rows(config, members[0], lambda: stop_if_asked(stop, NOTHING_PUBLISHED))
     resolved = {part: index.resolved for part, index in rows.items()}
     check_held_out(config, members, resolved)
-    for caveat in caveats(config, members):
+    for caveat in caveats(config, members, rows):
         recorder.caveat(caveat)
     recorder.update(resolved=ResolvedStatus(**resolved))
     sources = {part: index.source for part, index in rows.items()}

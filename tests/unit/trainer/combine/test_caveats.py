@@ -5,6 +5,7 @@ import json
 import pytest
 
 from finetune_api.run import ExitCode
+from unit.trainer.tiny import reviews, write_jsonl
 
 
 def message_of(combined):
@@ -46,6 +47,14 @@ def test_members_that_differ_are_not_doubted(combine, alike, held_out):
 )
 def test_texts_that_are_read_otherwise_than_in_training_are_said(combine, alike, held_out, changes, told):
     assert told in message_of(combine(alike, "Vote", dataset=held_out | changes))
+
+
+def test_training_texts_in_the_rows_of_the_evaluation_are_said(combine, alike, held_out, tmp_path):
+    """The files differ in one row, so that they have other digests."""
+    rows = write_jsonl(tmp_path / "rows.jsonl", [*reviews(63), *reviews(1, start=2000)])
+    dataset = {"train": held_out["train"], "validation": {"path": str(rows)}}
+    message = message_of(combine(alike, "Vote", dataset=dataset))
+    assert message.startswith("63 of 64 validation texts also stand in dataset.train, so members")
 
 
 def test_a_soup_that_says_nothing_of_its_training_rows_is_said(combine, alike, held_out):
