@@ -249,7 +249,7 @@ class SearchSpec(ApiModel):
     parameters: Annotated[list[ParameterSpec], Field(min_length=1, max_length=16), Unique("path")]
     """Fields to search and their values."""
     max_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
-    """Maximum number of trials. Can be raised while the search runs. Default: 20; for Grid all combinations; required if these are more than 999."""
+    """Maximum number of trials. Can be raised while the search runs. No combination is tried twice, so there are fewer if all values are listed and have fewer combinations. Default: 20; for Grid all combinations; required if these are more than 999."""
     parallelism: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of trials that run at the same time. Can be changed at any time."""
     max_failed_trials: Annotated[int, Field(ge=0, le=MOST_TRIALS)] = 3
@@ -266,3 +266,8 @@ class SearchSpec(ApiModel):
     """Models of the trials to keep. The best one is copied to output.uri in any case. All keeps those of the trials too, next to it in the folder MODEL-trials; Best removes them when the search has succeeded."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Seed of the algorithm. With the same seed and parallelism 1, the same trials are run. Default: training.seed."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether the values of every field are listed, so that there is a last combination."""
+        return all(parameter.listed is not None for parameter in self.parameters)

@@ -88,14 +88,15 @@ class Searches:
         return replace(search, fault=await self._fault(search))
 
     async def _planned(self, job: FineTuneJob) -> int:
-        """The number of trials. Those of a grid are counted once for each version of the spec."""
+        """The number of trials. Combinations of listed values are counted once for each version of the spec."""
         spec, known = job.spec.search, job.status.trials
         assert spec
-        if spec.algorithm is not Algorithm.GRID:
-            return spec.max_trials or DEFAULT_TRIALS
+        most = spec.max_trials or (MOST_TRIALS if spec.algorithm is Algorithm.GRID else DEFAULT_TRIALS)
+        if not spec.listed:
+            return most
         if known and job.status.observed_generation == job.generation:
             return known.planned
-        return len(await asyncio.to_thread(combinations, job.spec, spec.max_trials or MOST_TRIALS))
+        return len(await asyncio.to_thread(combinations, job.spec, most))
 
     async def _fault(self, search: Search) -> Verdict | None:
         """Why no trial can be created; the searched fields are checked before the first one."""

@@ -17,7 +17,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.metrics import Direction, direction
 from finetune_api.search import Algorithm, ParameterSpec
 from finetune_api.status import TrialState
-from finetune_operator.search.space import Values, combinations, fits
+from finetune_operator.search.space import Values, combinations, fits, grid
 from finetune_operator.search.trials import Trial
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def propose(spec: FineTuneJobSpec, number: int, trials: Sequence[Trial], metric:
     """The values of trial `number`; None if the spec takes none of those that were tried.
 
     A grid's trial has the combination of its number. The other algorithms draw again, up to 50 times, while the spec's
-    rules refuse a combination.
+    rules refuse a combination, or an earlier trial has it: with the same seed it would have the same result. Then the
+    first combination of the grid that no trial has is taken, if the values are listed.
     """
     search = spec.search
     assert search
@@ -47,6 +48,7 @@ def propose(spec: FineTuneJobSpec, number: int, trials: Sequence[Trial], metric:
         found = combinations(spec, number)
         return found[number - 1] if number <= len(found) else None
     before = sorted((one for one in trials if one.number < number), key=lambda one: one.number)
+    tried, again = [one.values for one in before], None
     for draw in range(_DRAWS):
         seed = f"{seed_of(spec)}/{number}/{draw}"
         random_one = search.algorithm is Algorithm.RANDOM or len(before) < RANDOM_TRIALS
@@ -55,8 +57,17 @@ def propose(spec: FineTuneJobSpec, number: int, trials: Sequence[Trial], metric:
         else:
             values = _by_tpe(search.parameters, seed, before, metric)
         if fits(spec, values):
-            return values
-    return None
+            if values not in tried:
+                return values
+            again = values
+    return _untried(spec, tried) or again
+
+
+def _untried(spec: FineTuneJobSpec, tried: Sequence[Values]) -> Values | None:
+    assert spec.search
+    if not spec.search.listed:
+        return None
+    return next((one for one in grid(spec.search) if one not in tried and fits(spec, one)), None)
 
 
 def seed_of(spec: FineTuneJobSpec) -> int:

@@ -123,6 +123,18 @@ def test_a_combination_that_the_rules_refuse_is_drawn_again() -> None:
     assert (64, 64) in pairs
 
 
+@pytest.mark.parametrize("algorithm", ["Random", "TPE"])
+def test_no_combination_is_tried_twice_until_all_were(algorithm: str) -> None:
+    of = searching(BATCHES, {"path": "training.epochs", "integer": {"min": 1, "max": 5}}, algorithm=algorithm)
+    found: list[Trial] = []
+    for number in range(1, 16):
+        values = propose(of, number, found, "loss")
+        assert values
+        found.append(trial(number, value=float(values[BATCH]), values=values))
+    assert len({str(sorted(one.values.items())) for one in found}) == 15
+    assert propose(of, 16, found, "loss") in [one.values for one in found], "one of them again"
+
+
 def test_nothing_is_proposed_when_the_rules_refuse_every_combination() -> None:
     spec = searching({"path": "training.microBatchSize", "choice": [128]}, training={"batchSize": 32})
     assert propose(spec, 1, [], "loss") is None
