@@ -10,7 +10,8 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.finetunejob import FineTuneJobSpec
@@ -49,18 +50,24 @@ def propose(spec: FineTuneJobSpec, number: int, trials: Sequence[Trial], metric:
         return found[number - 1] if number <= len(found) else None
     before = sorted((one for one in trials if one.number < number), key=lambda one: one.number)
     tried, again = [one.values for one in before], None
-    for draw in range(_DRAWS):
-        seed = f"{seed_of(spec)}/{number}/{draw}"
-        random_one = search.algorithm is Algorithm.RANDOM or len(before) < RANDOM_TRIALS
-        if random_one or draw >= _DRAWS_BY_TPE:
-            values = _drawn(search.parameters, seed)
-        else:
-            values = _by_tpe(search.parameters, seed, before, metric)
+    for values in _proposals(spec, number, before, metric):
         if fits(spec, values):
             if values not in tried:
                 return values
             again = values
     return _untried(spec, tried) or again
+
+
+def _proposals(spec: FineTuneJobSpec, number: int, before: Sequence[Trial], metric: str) -> Iterator[Values]:
+    """What to try, the best first: a few by TPE, then random ones."""
+    search = spec.search
+    assert search
+    seeds = [f"{seed_of(spec)}/{number}/{draw}" for draw in range(_DRAWS)]
+    if search.algorithm is Algorithm.TPE and len(before) >= RANDOM_TRIALS:
+        yield from islice(_by_tpe(search.parameters, seeds[0], before, metric), _DRAWS_BY_TPE)
+        seeds = seeds[_DRAWS_BY_TPE:]
+    for seed in seeds:
+        yield _drawn(search.parameters, seed)
 
 
 def _untried(spec: FineTuneJobSpec, tried: Sequence[Values]) -> Values | None:
@@ -98,8 +105,13 @@ def _draw(parameter: ParameterSpec, source: random.Random) -> Any:
     return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
 
 
-def _by_tpe(parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Trial], metric: str) -> Values:
-    """The tree-structured Parzen estimator, fed with the trials; running ones count as bad (constant liar)."""
+def _by_tpe(
+    parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Trial], metric: str
+) -> Iterator[Values]:
+    """The tree-structured Parzen estimator, fed with the trials; running ones count as bad (constant liar).
+
+    So does what it proposed before, which makes the next proposal another one.
+    """
     import optuna  # here: an operator without a search does not load it
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -111,7 +123,9 @@ def _by_tpe(parameters: Sequence[ParameterSpec], seed: str, trials: Sequence[Tri
             constant_liar=True,
             seed=random.Random(seed).getrandbits(32),  # noqa: S311 — not a secret
         )
-    return _asked(study_of(parameters, trials, metric, sampler).ask(), parameters)
+    study = study_of(parameters, trials, metric, sampler)
+    while True:
+        yield _asked(study.ask(), parameters)
 
 
 def study_of(
