@@ -1,6 +1,5 @@
 """Ensembles as real objects: the operator runs as a process, the test is user, kubelet and trainer."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import pytest
 from finetune_api.run import ExitCode, RunReport
 from finetune_api.status import CombinationStatus, Published
 from finetune_cluster.apiserver import ApiServer
-from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
     DONE,
     JOBS,
     MODEL,
-    PATIENCE,
     Json,
     Operator,
     Rest,
@@ -24,12 +21,11 @@ from integration.operator_rig import (
     shared_server,
     until,
 )
-from integration.test_operator_restart import restart_when
 from integration.test_operator_search import (
     RATES,
     concluded,
     config_of,
-    of_the_search,
+    same_if_killed_at_any_write,
     train,
     trials,
     until_trials,
@@ -234,30 +230,4 @@ def two_members(world: World, name: str) -> Json:
 def test_killed_at_any_write_of_an_ensemble_it_combines_the_same_members(
     server: ApiServer, tmp_path: Path
 ) -> None:
-    make_namespace(Rest(server), "team-crashes")
-    world, proxy = World(Rest(server), "team-crashes"), FaultProxy(server, tmp_path)
-    operator = Operator(proxy.kubeconfig, tmp_path, {"namespaces": ["team-crashes"]}).start().ready()
-    try:
-        proxy.counts = of_the_search("undisturbed")
-        wanted = two_members(world, "undisturbed")
-        writes = len(proxy.writes)
-        assert 8 <= writes <= 16, proxy.writes
-        for number in range(1, writes + 1):
-            after = number % 2 == 0  # what one write is spared, its neighbours show
-            name = f"killed-{number}"
-            dead = threading.Event()
-
-            def strike(victim: Operator = operator, dead: threading.Event = dead) -> None:
-                victim.process.kill()
-                dead.set()
-
-            proxy.counts = of_the_search(name)
-            proxy.arm(number, strike, after=after)
-            restarted = restart_when(dead, operator)
-            assert two_members(world, name) == wanted, name
-            restarted.join(PATIENCE)
-            assert dead.is_set(), f"no write {number}: {proxy.writes}"
-            proxy.disarm()
-    finally:
-        operator.kill()
-        proxy.stop()
+    same_if_killed_at_any_write(server, tmp_path, "team-crashes", two_members)

@@ -392,8 +392,8 @@ def test_the_operator_killed_between_trials_chooses_the_same_ones(
     assert set(shares) == {RATE, "training.batchSize"}
 
 
-def of_the_search(name: str) -> Callable[[str], bool]:
-    """Writes of a search itself; those of its trials are those of any job."""
+def of_the_parent(name: str) -> Callable[[str], bool]:
+    """Writes of a search or an ensemble itself; those of its runs are those of any job."""
 
     def ours(write: str) -> bool:
         verb, _, path = write.partition(" ")
@@ -420,13 +420,16 @@ def two_trials(world: World, name: str) -> Json:
     }
 
 
-def test_killed_at_any_write_of_a_search_it_finds_the_same_model(server: ApiServer, tmp_path: Path) -> None:
-    make_namespace(Rest(server), "crashes")
-    world, proxy = World(Rest(server), "crashes"), FaultProxy(server, tmp_path)
-    operator = Operator(proxy.kubeconfig, tmp_path, {"namespaces": ["crashes"]}).start().ready()
+def same_if_killed_at_any_write(
+    server: ApiServer, folder: Path, namespace: str, whole: Callable[[World, str], Json]
+) -> None:
+    """What a `whole` search or ensemble comes to does not depend on when the operator is killed."""
+    make_namespace(Rest(server), namespace)
+    world, proxy = World(Rest(server), namespace), FaultProxy(server, folder)
+    operator = Operator(proxy.kubeconfig, folder, {"namespaces": [namespace]}).start().ready()
     try:
-        proxy.counts = of_the_search("undisturbed")
-        wanted = two_trials(world, "undisturbed")
+        proxy.counts = of_the_parent("undisturbed")
+        wanted = whole(world, "undisturbed")
         writes = len(proxy.writes)
         assert 8 <= writes <= 16, proxy.writes
         for number in range(1, writes + 1):
@@ -438,16 +441,20 @@ def test_killed_at_any_write_of_a_search_it_finds_the_same_model(server: ApiServ
                 victim.process.kill()
                 dead.set()
 
-            proxy.counts = of_the_search(name)
+            proxy.counts = of_the_parent(name)
             proxy.arm(number, strike, after=after)
             restarted = restart_when(dead, operator)
-            assert two_trials(world, name) == wanted, name
+            assert whole(world, name) == wanted, name
             restarted.join(PATIENCE)
             assert dead.is_set(), f"no write {number}: {proxy.writes}"
             proxy.disarm()
     finally:
         operator.kill()
         proxy.stop()
+
+
+def test_killed_at_any_write_of_a_search_it_finds_the_same_model(server: ApiServer, tmp_path: Path) -> None:
+    same_if_killed_at_any_write(server, tmp_path, "crashes", two_trials)
 
 
 def test_a_name_that_is_taken_by_a_stranger_is_never_adopted(world: World) -> None:
