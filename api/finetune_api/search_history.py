@@ -56,6 +56,8 @@ class SearchHistory(ApiModel):
     """Epochs at which bad trials were pruned."""
     trials: Annotated[list[SearchedTrial], Field(max_length=MOST_TRIALS), Unique("number")]
     """All trials that still exist, in the order of their numbers."""
+    trials_left_out: Count | None = None
+    """Number of older trials that are not in this file, if it has no room for all."""
     evaluations_kept: Count | None = None
     """Most evaluations of a trial in this file, if it has no room for all."""
     repetitions: Annotated[list[ShortText], Field(max_length=MOST_RUNS - MOST_TRIALS)] = []
@@ -78,6 +80,11 @@ class SearchHistory(ApiModel):
     """Folders of models to remove once the output is complete. Only models of these trials and repetitions are removed."""
 
     @property
+    def total(self) -> int:
+        """Number of trials, those included that are not in this file."""
+        return len(self.trials) + (self.trials_left_out or 0)
+
+    @property
     def best_trial(self) -> SearchedTrial | None:
         """The best trial."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
@@ -86,15 +93,24 @@ class SearchHistory(ApiModel):
 def fitting(history: SearchHistory, limit: int) -> SearchHistory:
     """The history as JSON of at most `limit` bytes: with as many evaluations of each trial as fit, the last included.
 
-    A ConfigMap holds 1 MiB, and 999 trials with 50 evaluations each are 1.6 MiB. Without any evaluation it may still be
-    longer than the limit.
+    A ConfigMap holds 1 MiB, and 999 trials with 50 evaluations each are 1.6 MiB. If it is too long without any, the
+    older half of the trials is left out until it fits, but never the best one.
     """
     shorter, kept = history, EPOCHS_KEPT
-    while kept and len(shorter.model_dump_json(by_alias=True).encode()) > limit:
+    while kept and _size(shorter) > limit:
         kept //= 2
         trials = [trial.model_copy(update={"evaluations": _spread(trial, kept)}) for trial in history.trials]
         shorter = history.model_copy(update={"trials": trials, "evaluations_kept": kept})
+    while len(shorter.trials) > 2 and _size(shorter) > limit:
+        half = len(shorter.trials) // 2
+        trials = [one for at, one in enumerate(shorter.trials) if at >= half or one.number == history.best]
+        left_out = len(history.trials) - len(trials)
+        shorter = shorter.model_copy(update={"trials": trials, "trials_left_out": left_out})
     return shorter
+
+
+def _size(history: SearchHistory) -> int:
+    return len(history.model_dump_json(by_alias=True).encode())
 
 
 def _spread(trial: SearchedTrial, count: int) -> list[list[float]]:

@@ -51,6 +51,7 @@ def full() -> dict[str, Any]:
         "rungs": [1.0, 3.0],
         "trials": [TRIAL | evaluated | {"parameters": values}, failed | {"parameters": {"model.head": None}}],
         "repetitions": ["tune-7d2c1e8a-c1s1"],
+        "trialsLeftOut": 3,
         "evaluationsKept": 2,
         "confirmed": [{"number": 1, "runs": 2, "mean": 0.89, "spread": 0.01}],
         "importances": {"training.batchSize": 1.0},
@@ -111,7 +112,7 @@ def test_what_is_no_search_that_has_ended_is_refused(changes: dict[str, Any], sa
         SummaryConfig.model_validate_json(json.dumps(SMALLEST | {"search": SEARCH | changes}))
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(1_000_000, None), (40_000, 25), (10_000, 3), (1_000, 0)])
+@pytest.mark.parametrize(("limit", "kept"), [(1_000_000, None), (40_000, 25), (10_000, 3)])
 def test_a_long_history_keeps_as_many_evaluations_as_fit(limit: int, kept: int | None) -> None:
     curve = [[float(epoch), 0.123456789] for epoch in range(1, 51)]
     trials = [
@@ -121,13 +122,21 @@ def test_a_long_history_keeps_as_many_evaluations_as_fit(limit: int, kept: int |
     history = SearchHistory.model_validate(SEARCH | {"trials": trials})
     shorter = fitting(history, limit)
     assert shorter.evaluations_kept == kept
-    assert kept == 0 or len(shorter.model_dump_json(by_alias=True)) <= limit
+    assert len(shorter.model_dump_json(by_alias=True)) <= limit
     most = 50 if kept is None else kept
     assert [len(trial.evaluations) for trial in shorter.trials] == [min(2, most)] + [most] * 49
-    for trial in shorter.trials[1:] if most else []:
+    for trial in shorter.trials[1:]:
         assert trial.evaluations[-1] == [50.0, 0.123456789]
         epochs = [epoch for epoch, _ in trial.evaluations]
         assert {b - a for a, b in pairwise(epochs)} <= {50 // most, -(-50 // most)}
+
+
+def test_a_history_that_is_too_long_without_evaluations_leaves_out_older_trials_but_not_the_best() -> None:
+    trials = [TRIAL | {"number": n, "parameters": {"model.uri": f"{n} {'x' * 200}"}} for n in range(1, 101)]
+    shorter = fitting(SearchHistory.model_validate(SEARCH | {"trials": trials, "best": 3}), 10_000)
+    assert len(shorter.model_dump_json(by_alias=True)) <= 10_000
+    assert [one.number for one in shorter.trials] == [3, *range(101 - len(shorter.trials) + 1, 101)]
+    assert (shorter.total, shorter.best_trial and shorter.best_trial.number) == (100, 3)
 
 
 if __name__ == "__main__":

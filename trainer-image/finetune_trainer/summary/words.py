@@ -32,7 +32,7 @@ def end_message(history: SearchHistory) -> str:
     means = {one.number: one.mean for one in history.confirmed}
     mean = means.get(best.number)
     value = f"{history.metric} {measured(best.value)}{'' if mean is None else f', mean {measured(mean)}'}"
-    return f"trial {best.number} of {len(history.trials)} is the best: {value}{_with_values(best)}"
+    return f"trial {best.number} of {history.total} is the best: {value}{_with_values(best)}"
 
 
 def origin(history: SearchHistory, job: JobIdentity, name: str) -> str:
@@ -42,7 +42,7 @@ def origin(history: SearchHistory, job: JobIdentity, name: str) -> str:
     which = f"trial {best.number}" if best.name == name else f"a repetition of trial {best.number}"
     return (
         f"This model is {which} (`{name}`) of the hyperparameter search `{job.namespace}/{job.name}`,"
-        f" the best of {len(history.trials)} trials by {history.metric}."
+        f" the best of {history.total} trials by {history.metric}."
     )
 
 
@@ -68,12 +68,13 @@ def size(count: int) -> str:
 
 
 def _counts(history: SearchHistory) -> str:
-    count, better = len(history.trials), direction(history.metric) is Direction.MAXIMIZE
+    count, better = history.total, direction(history.metric) is Direction.MAXIMIZE
     how = (
         f"by {history.algorithm}, compared by {history.metric} ({'higher' if better else 'lower'} is better)"
     )
-    said = counts(history)
-    return f"{count} {'trial' if count == 1 else 'trials'} {how}{': ' if said else ''}{said}."
+    said, missing = counts(history), history.trials_left_out
+    left_out = f". This report has no room for {missing} older ones; of the others" if missing else ""
+    return f"{count} {'trial' if count == 1 else 'trials'} {how}{left_out}{': ' if said else ''}{said}."
 
 
 def _best(history: SearchHistory) -> str:
