@@ -56,7 +56,7 @@ class SearchHistory(ApiModel):
     """Epochs at which bad trials were pruned."""
     trials: Annotated[list[SearchedTrial], Field(max_length=MOST_TRIALS), Unique("number")]
     """All trials that still exist, in the order of their numbers."""
-    trials_left_out: Count | None = None
+    trials_dropped: Count | None = None
     """Number of older trials that are not in this file, if it has no room for all."""
     evaluations_kept: Count | None = None
     """Most evaluations of a trial in this file, if it has no room for all."""
@@ -82,7 +82,7 @@ class SearchHistory(ApiModel):
     @property
     def total(self) -> int:
         """Number of trials, those included that are not in this file."""
-        return len(self.trials) + (self.trials_left_out or 0)
+        return len(self.trials) + (self.trials_dropped or 0)
 
     @property
     def best_trial(self) -> SearchedTrial | None:
@@ -94,7 +94,7 @@ def fitting(history: SearchHistory, limit: int) -> SearchHistory:
     """The history as JSON of at most `limit` bytes: with as many evaluations of each trial as fit, the last included.
 
     A ConfigMap holds 1 MiB, and 999 trials with 50 evaluations each are 1.6 MiB. If it is too long without any, the
-    older half of the trials is left out until it fits, but never the best one.
+    older half of the trials is dropped until it fits, but never the best one.
     """
     shorter, kept = history, EPOCHS_KEPT
     while kept and _size(shorter) > limit:
@@ -104,8 +104,8 @@ def fitting(history: SearchHistory, limit: int) -> SearchHistory:
     while len(shorter.trials) > 2 and _size(shorter) > limit:
         half = len(shorter.trials) // 2
         trials = [one for at, one in enumerate(shorter.trials) if at >= half or one.number == history.best]
-        left_out = len(history.trials) - len(trials)
-        shorter = shorter.model_copy(update={"trials": trials, "trials_left_out": left_out})
+        dropped = len(history.trials) - len(trials)
+        shorter = shorter.model_copy(update={"trials": trials, "trials_dropped": dropped})
     return shorter
 
 

@@ -48,7 +48,7 @@ SEARCH: dict[str, Any] = {
     "end": "all 12 trials have ended",
     "deviceSeconds": 900,
     "savedSeconds": 120,
-    "trialsLeftOut": 3,
+    "trialsDropped": 3,
     "evaluationsKept": 1,
     "repetitions": ["movie-sentiment-7d2c1e8a-c1s1"],
     "reportDir": "/finetune/output/search",

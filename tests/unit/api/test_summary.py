@@ -51,7 +51,7 @@ def full() -> dict[str, Any]:
         "rungs": [1.0, 3.0],
         "trials": [TRIAL | evaluated | {"parameters": values}, failed | {"parameters": {"model.head": None}}],
         "repetitions": ["tune-7d2c1e8a-c1s1"],
-        "trialsLeftOut": 3,
+        "trialsDropped": 3,
         "evaluationsKept": 2,
         "confirmed": [{"number": 1, "runs": 2, "mean": 0.89, "spread": 0.01}],
         "importances": {"training.batchSize": 1.0},

@@ -72,9 +72,9 @@ def _counts(history: SearchHistory) -> str:
     how = (
         f"by {history.algorithm}, compared by {history.metric} ({'higher' if better else 'lower'} is better)"
     )
-    said, missing = counts(history), history.trials_left_out
-    left_out = f". This report has no room for {missing} older ones; of the others" if missing else ""
-    return f"{count} {'trial' if count == 1 else 'trials'} {how}{left_out}{': ' if said else ''}{said}."
+    said, missing = counts(history), history.trials_dropped
+    dropped = f". This report has no room for {missing} older ones; of the others" if missing else ""
+    return f"{count} {'trial' if count == 1 else 'trials'} {how}{dropped}{': ' if said else ''}{said}."
 
 
 def _best(history: SearchHistory) -> str:

@@ -249,7 +249,7 @@ def test_counts_and_sizes():
 
 
 def test_trials_that_had_no_room_in_the_file_are_said():
-    found = history(trial(1, 0.9), trial(2, 0.8), trialsLeftOut=7)
+    found = history(trial(1, 0.9), trial(2, 0.8), trialsDropped=7)
     assert summary(found)[0].startswith("9 trials by ")
     assert "no room for 7 older ones; of the others: 2 succeeded." in summary(found)[0]
     assert " of 9 is the best" in end_message(found)
