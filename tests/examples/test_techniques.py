@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from builders import stored
 from examples.materials import lay_out
 from finetune_api.run import ExitCode, RunReport
+from finetune_operator.ensemble.members import values_of
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.naming import Run
 from finetune_operator.plan.run_config import run_config
@@ -78,6 +79,9 @@ def _here(example: Path, claim: Path, folder: Path) -> Job:
         values = propose(of.spec, 1, [], "accuracy")
         assert values
         of = parse(stored(run_body(of, resolve(of, SETTINGS), Run(1), values)))
+    elif of.spec.ensemble:  # its first member
+        values = values_of(of.spec, 1)
+        of = parse(stored(run_body(of, resolve(of, SETTINGS), Run(member=1), values)))
     planned = run_config(of, resolve(of, SETTINGS), 1, SETTINGS).to_json()
     planned["training"]["precision"] = "Float32"
     text = json.dumps(planned).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))
