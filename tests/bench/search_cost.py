@@ -23,7 +23,15 @@ from integration.operator_rig import (  # noqa: E402
     serving,
     until,
 )
-from integration.test_operator_search import BATCHES, RATES, loss_of, result, search, trials  # noqa: E402
+from integration.test_operator_search import (  # noqa: E402
+    BATCHES,
+    RATES,
+    concluded,
+    loss_of,
+    result,
+    search,
+    trials,
+)
 
 
 def measure(world: World, births: Births, number: int) -> list[float]:
@@ -39,7 +47,7 @@ def measure(world: World, births: Births, number: int) -> list[float]:
         pod = world.run(trial)
         ended = time.perf_counter()
         world.succeed(pod, report)
-    world.until_phase(name, "Succeeded")
+    concluded(world, name)
     assert len(trials(world, name)) == number
     return found[1:]
 
