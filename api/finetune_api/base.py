@@ -37,6 +37,14 @@ class Rule:
         return entry | {"fieldPath": self.field_path} if self.field_path else entry
 
 
+def immutable(parent: str, field: str) -> Rule:
+    """The field of `parent` cannot be changed, added or removed after creation."""
+    return Rule(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"{parent}.{field} cannot be changed after creation; create a new FineTuneJob under another name",
+    )
+
+
 class ApiModel(BaseModel):
     """A frozen object of the API, with its rules."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from finetune_api.base import ApiModel, Rule
+from finetune_api.base import ApiModel, Rule, immutable
 from finetune_api.combine import RULES, CombineRule, Publish
 from finetune_api.status import MEMBERS_KEPT
 
@@ -27,13 +27,7 @@ class _Overrides:
 
 Overrides = Annotated[dict[str, Any], Field(min_length=1, max_length=16), _Overrides]
 _MEMBERS = {"ge": 2, "le": MEMBERS_KEPT}
-
-
-def _fixed(field: str) -> Rule:
-    return Rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
-        f"spec.ensemble.{field} cannot be changed after creation; create a new FineTuneJob under another name",
-    )
+_IMMUTABLE = ("members", "overrides", "fromSearch", "combine", "minMembers", "publish")
 
 
 class EnsembleSpec(ApiModel):
@@ -52,7 +46,7 @@ class EnsembleSpec(ApiModel):
             lambda s: s.min_members is None or s.min_members <= s.size,
             ".minMembers",
         ),
-        *map(_fixed, ("members", "overrides", "fromSearch", "combine", "minMembers", "publish")),
+        *(immutable("spec.ensemble", field) for field in _IMMUTABLE),
     )
     members: Annotated[int, Field(**_MEMBERS)] | None = None
     """Number of members, which differ in their seed: training.seed, + 1, + 2 and so on."""

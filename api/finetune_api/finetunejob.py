@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique
+from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique, immutable
 from finetune_api.combine import METRICS_REPORTED, RULES, VOTES_HAVE_NO_LOSS, CombineRule
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.ensemble import EnsembleSpec
@@ -103,18 +103,9 @@ class RetrySpec(ApiModel):
     """Maximum number of retries after failed attempts. Preemptions and node shutdowns do not count."""
 
 
-def _immutable(field: str) -> Rule:
-    unchanged = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
-    return Rule(
-        unchanged,
-        f"spec.{field} cannot be changed after creation; create a new FineTuneJob under another name",
-    )
-
-
 def _changeable_while_suspended(field: str) -> Rule:
-    immutable = _immutable(field)
     return Rule(
-        f"(has(oldSelf.suspend) && oldSelf.suspend) || ({immutable.cel})",
+        f"(has(oldSelf.suspend) && oldSelf.suspend) || ({immutable('spec', field).cel})",
         f"spec.{field} can be changed only while spec.suspend is true; suspend the job first, or create a new one",
     )
 
@@ -264,7 +255,7 @@ class FineTuneJobSpec(ApiModel):
         _credentials_for_the_hub(),
         _few_from_secrets(),
         *map(_metrics_fit, OBJECTIVES),
-        *map(_immutable, IMMUTABLE),
+        *(immutable("spec", field) for field in IMMUTABLE),
         Rule(
             "has(self.search) == has(oldSelf.search)",
             "spec.search cannot be added or removed after creation; create a new FineTuneJob under another name",

@@ -6,11 +6,21 @@ from typing import Annotated, Any
 from pydantic import Field, GetJsonSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema
 
-from finetune_api.base import ApiModel, OneOf, Rule, Unique
+from finetune_api.base import ApiModel, OneOf, Rule, Unique, immutable
 
 DEFAULT_TRIALS = 20
 MOST_TRIALS = 999
 _PATH = r"^(model|dataset|objective|training)(\.[a-zA-Z0-9]+)+$"
+_IMMUTABLE = (
+    "algorithm",
+    "parameters",
+    "maxFailedTrials",
+    "patience",
+    "pruner",
+    "confirm",
+    "keepModels",
+    "seed",
+)
 _FIXED = ("dataset.train", "dataset.validation", "dataset.test", "training.evaluation.bestMetric")
 
 
@@ -188,13 +198,6 @@ class ConfirmSpec(ApiModel):
     """Number of repetitions of each: training.seed + 1, + 2 and so on."""
 
 
-def _fixed(field: str) -> Rule:
-    return Rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
-        f"spec.search.{field} cannot be changed after creation; create a new FineTuneJob under another name",
-    )
-
-
 def _raised(field: str) -> Rule:
     return Rule(
         f"!has(oldSelf.{field}) ? !has(self.{field}) : has(self.{field}) && self.{field} >= oldSelf.{field}",
@@ -230,19 +233,7 @@ class SearchSpec(ApiModel):
             ".parameters",
         ),
         *map(_raised, ("maxTrials", "maxDeviceSeconds")),
-        *map(
-            _fixed,
-            (
-                "algorithm",
-                "parameters",
-                "maxFailedTrials",
-                "patience",
-                "pruner",
-                "confirm",
-                "keepModels",
-                "seed",
-            ),
-        ),
+        *(immutable("spec.search", field) for field in _IMMUTABLE),
     )
     algorithm: Algorithm = Algorithm.TPE
     """TPE learns from the trials so far (tree-structured Parzen estimator, Optuna), after 10 random ones. Random draws values independently. Grid runs every combination."""

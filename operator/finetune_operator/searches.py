@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
-from finetune_api.search import MOST_TRIALS, Algorithm
+from finetune_api.search import DEFAULT_TRIALS, MOST_TRIALS, Algorithm
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import FineTuneJobStatus, ModelStatus
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
@@ -34,7 +34,6 @@ from finetune_operator.wire import items
 
 Body = dict[str, Any]
 
-DEFAULT_TRIALS = 20
 _NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combinations in a row"
 
 
