@@ -1,9 +1,19 @@
 """What a search and an ensemble share: their runs train, then an attempt of the parent itself concludes. Pure."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_api.status import Condition, ConditionType, EffectiveStatus, FineTuneJobStatus
+from finetune_api.status import (
+    Condition,
+    ConditionType,
+    EffectiveStatus,
+    FineTuneJobStatus,
+    Phase,
+    Reason,
+    TrialState,
+)
+from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import seconds_between
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
@@ -28,6 +38,27 @@ class ParentDecision:
 def runs_children(job: FineTuneJob) -> bool:
     """Whether the next step is up to the job's runs: it is a search or an ensemble, and has no attempt yet."""
     return job.is_parent and job.status.attempt is None and job.status.completion_time is None
+
+
+def verdict_of_runs(
+    job: FineTuneJob, open_runs: Collection[TrialState], noun: str, news: str, stopping: str | None
+) -> Verdict:
+    """What a parent says while its runs are open; `noun` is what they are called, `stopping` why they are stopped."""
+    if job.spec.suspend and not at_rest(open_runs):
+        return Verdict(
+            Phase.PENDING, Reason.STOPPING, f"its {noun} save a checkpoint and stop (spec.suspend)"
+        )
+    if job.spec.suspend:
+        message = f"suspended by spec.suspend; set it to false to resume. {news}"
+        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message)
+    running = TrialState.RUNNING in open_runs
+    phase, reason = (Phase.RUNNING, Reason.RUNNING) if running else (Phase.PENDING, Reason.PENDING)
+    return Verdict(phase, Reason.STOPPING, stopping) if stopping else Verdict(phase, reason, news)
+
+
+def at_rest(open_runs: Collection[TrialState]) -> bool:
+    """Whether nothing trains or is about to."""
+    return all(state is TrialState.SUSPENDED for state in open_runs)
 
 
 def active_seconds(status: FineTuneJobStatus, now: datetime) -> int:

@@ -17,11 +17,17 @@ from finetune_api.status import (
 )
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import with_verdict
-from finetune_operator.decide.parents import ParentDecision, active_seconds, parent_status
+from finetune_operator.decide.parents import (
+    ParentDecision,
+    active_seconds,
+    at_rest,
+    parent_status,
+    verdict_of_runs,
+)
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run, run_name
-from finetune_operator.search.trials import Trial, member_of
+from finetune_operator.search.trials import Trial, member_of, waiting
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Ensemble:
     @property
     def at_rest(self) -> bool:
         """Whether nothing trains or is about to."""
-        return all(member.state is TrialState.SUSPENDED for member in self.open)
+        return at_rest([member.state for member in self.open])
 
     @property
     def created(self) -> int:
@@ -134,17 +140,9 @@ def _due(ensemble: Ensemble, now: datetime) -> datetime | None:
 def _verdict(ensemble: Ensemble, end: str | None) -> Verdict:
     if ensemble.fault and not end:
         return ensemble.fault
-    running = any(member.state is TrialState.RUNNING for member in ensemble.open)
-    if ensemble.job.spec.suspend:
-        if not ensemble.at_rest:
-            message = "its members save a checkpoint and stop (spec.suspend)"
-            return Verdict(Phase.PENDING, Reason.STOPPING, message)
-        message = f"suspended by spec.suspend; set it to false to resume. {_news(ensemble)}"
-        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message)
-    phase, reason = (Phase.RUNNING, Reason.RUNNING) if running else (Phase.PENDING, Reason.PENDING)
-    if end:
-        return Verdict(phase, Reason.STOPPING, f"{end}; stopping the members that train")
-    return Verdict(phase, reason, _news(ensemble))
+    stopping = f"{end}; stopping the members that train" if end else None
+    states = [member.state for member in ensemble.open]
+    return verdict_of_runs(ensemble.job, states, "members", _news(ensemble), stopping)
 
 
 def _news(ensemble: Ensemble) -> str:
@@ -153,10 +151,7 @@ def _news(ensemble: Ensemble) -> str:
     parts = [f"{trained} of {size} members are trained, {len(ensemble.open)} are open"]
     if ensemble.lost:
         parts.append(f"{ensemble.lost} failed")
-    waiting = next((one for one in ensemble.open if one.state is TrialState.PENDING and one.message), None)
-    if waiting:
-        parts.append(f"{waiting.name} waits: {waiting.message}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *waiting(ensemble.open)])
 
 
 def _status(ensemble: Ensemble, now: datetime, *, ended: bool = False) -> FineTuneJobStatus:

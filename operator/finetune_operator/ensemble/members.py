@@ -1,7 +1,5 @@
 """The values of an ensemble's members, and what is wrong with them. Pure."""
 
-from itertools import combinations
-
 from finetune_api.combine import RULES, SOUPS
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import OverrideError, overridden
@@ -28,8 +26,9 @@ def fault_in(spec: FineTuneJobSpec) -> str | None:
     for index, values in enumerate(spec.ensemble.overrides or []):
         if why := _fault_of(spec, values):
             return f"spec.ensemble.overrides[{index}]: {why}"
-    for (first, one), (second, other) in combinations(enumerate(spec.ensemble.overrides or []), 2):
-        if _trained(spec, one) == _trained(spec, other):
+    trained = [_trained(spec, values) for values in spec.ensemble.overrides or []]
+    for second, member in enumerate(trained):
+        if (first := trained.index(member)) < second:
             return (
                 f"spec.ensemble.overrides[{second}]: it trains the same model as overrides[{first}]; give members other"
                 " seeds or other values"

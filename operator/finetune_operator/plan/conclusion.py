@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from finetune_api import uris
 from finetune_api.combine import CombineConfig, CombineData, CombinePaths, MemberInput
-from finetune_api.run import TERMINATION_LOG, JobIdentity
+from finetune_api.run import TERMINATION_LOG
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
 from finetune_api.summary import SummaryConfig
 from finetune_api.training import Precision
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.run_config import METRICS_PORT, dataset_input, progress_endpoint
+from finetune_operator.plan.run_config import METRICS_PORT, dataset_input, identity, progress_endpoint
 from finetune_operator.plan.volumes import OUTPUT, output_paths, shared_tokens
 from finetune_operator.settings import OperatorSettings
 
@@ -35,7 +35,7 @@ def conclusion_config(
     assert history and job.status.model
     return SummaryConfig(
         kind="SummaryConfig",
-        job=_identity(job, attempt),
+        job=identity(job, attempt),
         search=history,
         model=_member(job.status.model.uri, job.status.model.digest),
         output=_paths(job, resolved),
@@ -62,7 +62,7 @@ def _combine(
     )
     return CombineConfig(
         kind="CombineConfig",
-        job=_identity(job, attempt),
+        job=identity(job, attempt),
         members=[_member(str(one.uri), one.digest) for one in members],
         combine=ensemble.rule(objective.kind),
         publish=ensemble.publish,
@@ -91,10 +91,6 @@ def _combine(
 def _precision(trained: Precision) -> Precision:
     """BFloat16 is asked of the devices that train: the CPU of this pod computes in it if it can."""
     return Precision.AUTO if trained is Precision.BFLOAT16 else trained
-
-
-def _identity(job: FineTuneJob, attempt: int) -> JobIdentity:
-    return JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt)
 
 
 def _member(uri: str, digest: str | None) -> MemberInput:

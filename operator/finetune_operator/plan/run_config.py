@@ -30,7 +30,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
     spec, training = job.spec, job.spec.resolved_training()
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
     return RunConfig(
-        job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt),
+        job=identity(job, attempt),
         model=_model(job, spec.model),
         dataset=dataset_input(job),
         objective=spec.objective,
@@ -44,6 +44,11 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
     )
+
+
+def identity(job: FineTuneJob, attempt: int) -> JobIdentity:
+    """The job and the attempt, as its pod knows them."""
+    return JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt)
 
 
 def _model(job: FineTuneJob, spec: ModelSpec) -> ModelInput:

@@ -28,11 +28,17 @@ from finetune_api.status import (
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import seconds_between, with_verdict
 from finetune_operator.decide.display import described
-from finetune_operator.decide.parents import ParentDecision, active_seconds, parent_status
+from finetune_operator.decide.parents import (
+    ParentDecision,
+    active_seconds,
+    at_rest,
+    parent_status,
+    verdict_of_runs,
+)
 from finetune_operator.plan.effective import Resolved
 from finetune_operator.plan.finetunejob import FineTuneJob
 from finetune_operator.plan.naming import Run
-from finetune_operator.search.trials import Repeat, Trial, best_of, member_of, ranking
+from finetune_operator.search.trials import Repeat, Trial, best_of, member_of, ranking, waiting
 
 _LONGEST_TEXT = 256
 
@@ -76,7 +82,7 @@ class Search:
     @property
     def at_rest(self) -> bool:
         """Whether nothing trains or is about to."""
-        return all(trial.state is TrialState.SUSPENDED for trial in self.open_runs.values())
+        return at_rest([run.state for run in self.open_runs.values()])
 
     @property
     def best(self) -> Trial | None:
@@ -258,17 +264,12 @@ def _due(search: Search, now: datetime) -> datetime | None:
 def _verdict(search: Search, end: _End | None) -> Verdict:
     if search.fault and not end:
         return search.fault
-    running = any(trial.state is TrialState.RUNNING for trial in search.open_runs.values())
-    if search.job.spec.suspend:
-        if not search.at_rest:
-            message = "its trials save a checkpoint and stop (spec.suspend)"
-            return Verdict(Phase.PENDING, Reason.STOPPING, message)
-        message = f"suspended by spec.suspend; set it to false to resume. {_news(search)}"
-        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message)
-    phase, reason = (Phase.RUNNING, Reason.RUNNING) if running else (Phase.PENDING, Reason.PENDING)
-    if end and (end.early or search.open):
-        return Verdict(phase, Reason.STOPPING, f"{end.why}; stopping the trials that run")
-    return Verdict(phase, reason, f"{end.why}; {_repeating(search)}" if end else _news(search))
+    stops = end is not None and (end.early or bool(search.open))
+    stopping = f"{end.why}; stopping the trials that run" if end and stops else None
+    repeats = end is not None and not stops and not search.job.spec.suspend
+    news = f"{end.why}; {_repeating(search)}" if end and repeats else _news(search)
+    states = [run.state for run in search.open_runs.values()]
+    return verdict_of_runs(search.job, states, "trials", news, stopping)
 
 
 def _repeating(search: Search) -> str:
@@ -282,15 +283,10 @@ def _news(search: Search) -> str:
     """What has come of the trials so far."""
     ended = len(search.trials) - len(search.open)
     best = search.best
-    waiting = next(
-        (trial for trial in search.open if trial.state is TrialState.PENDING and trial.message), None
-    )
     parts = [f"{ended} of {search.planned} trials have ended, {len(search.open)} are open"]
     if best:
         parts.append(f"the best is {described(search.metric, _trial_status(best), confirmed(search))}")
-    if waiting:
-        parts.append(f"{waiting.name} waits: {waiting.message}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *waiting(search.open)])
 
 
 def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime) -> ParentDecision:

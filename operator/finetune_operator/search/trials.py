@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from finetune_api.metrics import Direction, direction, plain
@@ -127,6 +128,12 @@ def _state(body: Body, value: float | None, ended: datetime | None) -> TrialStat
     conditions = items(body, "status", "conditions")
     failed = next((one for one in conditions if at(one, "type") == "Failed"), None)
     return TrialState.PRUNED if text(failed, "reason") == Reason.PRUNED else TrialState.FAILED
+
+
+def waiting(trials: Sequence[Trial]) -> list[str]:
+    """What the first of them waits for, as a part of a sentence."""
+    found = (one for one in trials if one.state is TrialState.PENDING and one.message)
+    return [f"{one.name} waits: {one.message}" for one in islice(found, 1)]
 
 
 def better(metric: str, value: float, other: float) -> bool:
