@@ -264,10 +264,11 @@ def _due(search: Search, now: datetime) -> datetime | None:
 def _verdict(search: Search, end: _End | None) -> Verdict:
     if search.fault and not end:
         return search.fault
-    stops = end is not None and (end.early or bool(search.open))
-    stopping = f"{end.why}; stopping the trials that run" if end and stops else None
-    repeats = end is not None and not stops and not search.job.spec.suspend
-    news = f"{end.why}; {_repeating(search)}" if end and repeats else _news(search)
+    stopping, news = None, _news(search)
+    if end and (end.early or search.open):
+        stopping = f"{end.why}; stopping the trials that run"
+    elif end and not search.job.spec.suspend:
+        news = f"{end.why}; {_repeating(search)}"
     states = [run.state for run in search.open_runs.values()]
     return verdict_of_runs(search.job, states, "trials", news, stopping)
 
@@ -292,15 +293,15 @@ def _news(search: Search) -> str:
 def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime) -> ParentDecision:
     """The end. A search that found a model has succeeded, whatever ended it but failures."""
     status = _status(search, now, end=end)
-    ensemble, members = search.job.spec.ensemble, _members(search)
+    ensemble = search.job.spec.ensemble
+    members, least = (_members(search, ensemble.size), ensemble.least) if ensemble else ([], 0)
     too_many = search.count(TrialState.FAILED) > search.spec.max_failed_trials
-    least = ensemble.least if ensemble else 1
     if model and not too_many and len(members) >= least:
-        update = {"model": model, "members": members if ensemble else []}
+        update = {"model": model, "members": members}
         return ParentDecision(status.model_copy(update=update), concludes=True)
     failed = [trial for trial in search.trials if trial.state is TrialState.FAILED]
     why = f"; {failed[-1].name} failed last: {failed[-1].message}" if failed else ""
-    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if least > 1 else ""
+    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if least else ""
     reason = Reason.TRIALS_FAILED if failed or few else Reason.DEADLINE_EXCEEDED
     message = f"{end}{few or '; no trial is recorded as the best'}{why}"
     verdict = Verdict(Phase.FAILED, reason, message)
@@ -309,13 +310,11 @@ def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime
     return ParentDecision(with_verdict(ended, search.job.generation, verdict, now))
 
 
-def _members(search: Search) -> list[MemberStatus]:
+def _members(search: Search, size: int) -> list[MemberStatus]:
     """The trials that spec.ensemble combines: the best means over seeds first, then the best values."""
-    ensemble = search.job.spec.ensemble
     by_number = {trial.number: trial for trial in ranking(search.trials, search.metric)}
     order = dict.fromkeys([*(one.number for one in confirmed(search)), *by_number])
-    found = [member_of(by_number[number]) for number in order if number in by_number]
-    return found[: ensemble.size] if ensemble else found[:1]
+    return [member_of(by_number[number]) for number in order if number in by_number][:size]
 
 
 def _status(search: Search, now: datetime, *, end: str | None = None) -> FineTuneJobStatus:
