@@ -206,7 +206,7 @@ def _end(search: Search, now: datetime) -> _End | None:
     """Why the search ends; None while it goes on."""
     spec, limit = search.spec, search.job.spec.active_deadline_seconds
     if search.job.status.trials and search.job.status.trials.end:
-        return _End(search.job.status.trials.end)
+        return _End(search.job.status.trials.end, early=True)  # repetitions, if any were due, have ended too
     if limit is not None and active_seconds(search.job.status, now) >= limit:
         return _End(f"spec.activeDeadlineSeconds of {limit} reached", early=True)
     if spec.max_device_seconds is not None and device_seconds(search, now) >= spec.max_device_seconds:
@@ -301,7 +301,7 @@ def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime
         return ParentDecision(status.model_copy(update=update), concludes=True)
     failed = [trial for trial in search.trials if trial.state is TrialState.FAILED]
     why = f"; {failed[-1].name} failed last: {failed[-1].message}" if failed else ""
-    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if least else ""
+    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if len(members) < least else ""
     reason = Reason.TRIALS_FAILED if failed or few else Reason.DEADLINE_EXCEEDED
     message = f"{end}{few or '; no trial is recorded as the best'}{why}"
     verdict = Verdict(Phase.FAILED, reason, message)

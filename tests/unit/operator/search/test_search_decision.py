@@ -264,6 +264,18 @@ def test_the_deadline_also_ends_repetitions() -> None:
     assert visits.status.trials.best.number == 1
 
 
+def test_what_has_ended_stays_ended_until_the_parents_own_attempt_begins() -> None:
+    job = parent(confirm={"top": 1, "seeds": 1}, maxDeviceSeconds=10)
+    whole = tuple(replace(trial, seconds=9) for trial in ENDED)
+    search = Search(job, resolve(job, worlds.settings()), whole, 9, "loss")
+    first = decide_search(search, MODEL, T0)
+    assert first.concludes
+    waiting = replace(job, status=first.status)  # for example suspended, or with an image that is not allowed
+    again = decide_search(replace(search, job=waiting), MODEL, seconds(60))
+    assert (again.concludes, again.create) == (True, None), "a budget that is used up also ends repetitions"
+    assert again.status == first.status
+
+
 def test_the_budget_counts_device_seconds_of_ended_and_running_attempts() -> None:
     visits = Visits(parent(maxDeviceSeconds=100, parallelism=2), planned=9)
     visits.job = replace(visits.job, spec=visits.job.spec.model_copy(update={"resources": TWO_GPUS}))
