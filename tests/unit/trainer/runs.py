@@ -120,7 +120,7 @@ def a_run(
 
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.layers.find import layers_of
-    from finetune_trainer.optimization.ema import WeightAverage
+    from finetune_trainer.optimization.ema import MovingAverage
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute
     from finetune_trainer.training.context import Run
@@ -147,7 +147,7 @@ def a_run(
         validation=rows,
         checkpoints=Checkpoints(save),
         recorder=Recorder(),
-        average=WeightAverage(model, optimizer, spec.ema) if spec.ema else None,
+        average=MovingAverage(model, optimizer, spec.ema) if spec.ema else None,
     )
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
 

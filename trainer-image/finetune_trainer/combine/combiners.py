@@ -115,7 +115,8 @@ class OutputEnsemble(Combiner):
 
     def predict_combined(self, part: str) -> Predict:
         """By the rule, from the members' outputs."""
-        task = self.combine([])
+        assert self._task is not None
+        task = self._task
         multi_label = task.objective.problem_type == "multi_label_classification"
         outputs = self.rule(torch.stack(self.outputs[part]), multi_label).float()
         return Replayed(outputs, task.pad_id)

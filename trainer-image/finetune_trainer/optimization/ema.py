@@ -33,7 +33,7 @@ def decay_after(updates: int, decay: float) -> float:
     return min(decay, updates / (updates + FADING))
 
 
-class WeightAverage:
+class MovingAverage:
     """The average of what a run trains, beside the model: this rank's part of it where the model is sharded.
 
     Averaged are the optimizer's parameters, so frozen weights are shared with the model and take no memory, and the

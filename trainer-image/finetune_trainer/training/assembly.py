@@ -38,7 +38,7 @@ from finetune_trainer.models.load import (
 )
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
-from finetune_trainer.optimization.ema import WeightAverage, check_average_starts
+from finetune_trainer.optimization.ema import MovingAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.process.devices import (
@@ -107,7 +107,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     )
     logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
     ema = config.training.ema
-    average = WeightAverage(model, optimizer, ema) if ema else None
+    average = MovingAverage(model, optimizer, ema) if ema else None
     task = Task(model, inputs.dataset.objective, compute, tokenizer.pad_token_id or 0)
     run = Run(
         task,

@@ -8,7 +8,7 @@ from torch import nn
 from finetune_trainer.checkpoints.snapshot import capture, restore, restore_model
 from finetune_trainer.checkpoints.store import CheckpointStore, Loaded
 from finetune_trainer.distributed import Ranks
-from finetune_trainer.optimization.ema import WeightAverage
+from finetune_trainer.optimization.ema import MovingAverage
 from finetune_trainer.training.state import TrainState
 
 
@@ -19,7 +19,7 @@ class CheckpointIO:
     store: CheckpointStore
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
+    average: MovingAverage | None
     ranks: Ranks
 
     def save(self, state: TrainState) -> None:

@@ -13,7 +13,7 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.layers.batch_norm import norms_of
 from finetune_trainer.optimization.clipping import Norms
-from finetune_trainer.optimization.ema import WeightAverage
+from finetune_trainer.optimization.ema import MovingAverage
 from finetune_trainer.optimization.spikes import Spikes
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
@@ -38,7 +38,7 @@ class Run:
     validation: Examples
     checkpoints: CheckpointIO
     recorder: Recorder
-    average: WeightAverage | None = None
+    average: MovingAverage | None = None
     """Of the trained weights, with training.ema."""
     freeze: FreezeSpec | None = None
     """What of the model is frozen, and until when."""

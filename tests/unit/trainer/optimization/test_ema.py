@@ -9,7 +9,7 @@ from finetune_api.model import FreezeSpec
 from finetune_api.training import EmaSpec, OptimizerSpec
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.models.freezing import apply_unfreezing, freeze, unfrozen_later
-from finetune_trainer.optimization.ema import UPDATES, WeightAverage, check_average_starts, decay_after
+from finetune_trainer.optimization.ema import UPDATES, MovingAverage, check_average_starts, decay_after
 from finetune_trainer.optimization.optimizer import build_optimizer
 from unit.trainer.runs import a_run, largest_difference, tiny_model, weights
 
@@ -83,7 +83,7 @@ def test_frozen_weights_are_no_part_of_it_and_those_that_are_unfrozen_later_are_
     model = tiny_model("classification")
     freeze(model, spec)
     optimizer = build_optimizer(model, OptimizerSpec(), later=unfrozen_later(model, spec))
-    average = WeightAverage(model, optimizer, EmaSpec(decay=0.7))
+    average = MovingAverage(model, optimizer, EmaSpec(decay=0.7))
     names = averages(average).keys()
     assert not any("embeddings" in name for name in names)
     later = [name for name in names if "encoder.layer.0." in name]
@@ -104,7 +104,7 @@ def test_running_statistics_are_averaged_and_counters_are_not():
     import torch
 
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    average = WeightAverage(model, build_optimizer_of(model), EmaSpec(decay=0.5))
+    average = MovingAverage(model, build_optimizer_of(model), EmaSpec(decay=0.5))
     for step, value in enumerate((1.0, 3.0), start=1):
         model[1].running_mean.fill_(value)
         model[1].num_batches_tracked.fill_(step)
