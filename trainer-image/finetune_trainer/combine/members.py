@@ -15,11 +15,11 @@ from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import FaultPlace, ModelInput, ValidationSplit
 from finetune_api.status import ModelStatus, ResolvedStatus
-from finetune_trainer.errors import ConfigurationError, NotFoundError, input_errors
+from finetune_trainer.errors import ConfigurationError, NotFoundError
 from finetune_trainer.files import sha256
 from finetune_trainer.models.folder import ModelFolder, check_folder
 from finetune_trainer.models.load import DROPOUTS
-from finetune_trainer.publishing.folder import SUMS, integrity_errors, record_of, sums_of
+from finetune_trainer.publishing.folder import sums_of, verified
 
 HEAD = "custom_head.json"
 """What `shipped.custom_head`, which imports torch, calls DESCRIPTION."""
@@ -137,25 +137,17 @@ def _read(field: str, given: MemberInput) -> Member:
                 f"it is an ensemble itself; list the models that its {MANIFEST} names instead"
             )
         folder = check_folder(ModelInput(path=given.path, uri=given.uri))
-        record = record_of(path) if (path / SUMS).exists() else None
-        if record is None:
-            raise NotFoundError(
-                f"it has no {SUMS} and run.json, so it is no model that this trainer published"
-            )
-        with input_errors(name, field):
-            damaged, digest = integrity_errors(path), f"sha256:{sha256(path / SUMS)}"
-        if damaged:
-            raise NotFoundError(f"it is damaged: {damaged[0]}; train it again")
-        if given.digest not in (None, digest):
-            raise NotFoundError(f"its digest is {digest}, not the {given.digest} that was asked for")
         try:
-            objective = ObjectiveSpec.model_validate(record["config"]["objective"])
-            model = ModelStatus.model_validate(record["report"]["model"])
-            training = _training(record)
+            found = verified(path, name, field, given.digest)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error.message}; restore the folder, or train it again") from error
+        try:
+            objective = ObjectiveSpec.model_validate(found.record["config"]["objective"])
+            training = _training(found.record)
         except (ValidationError, KeyError, TypeError, AttributeError) as error:
             raise NotFoundError("its run.json does not say what it was trained for") from error
         config = json.loads((path / "config.json").read_text())
-        return Member(field, folder, digest, config, objective, model, training)
+        return Member(field, folder, found.digest, config, objective, found.model, training)
 
 
 def _training(record: Json) -> Training:

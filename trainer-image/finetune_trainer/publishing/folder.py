@@ -7,15 +7,24 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import ValidationError
 
 from finetune_api.combine import CombinePaths
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
 from finetune_trainer.config import Config, run_identity
-from finetune_trainer.errors import DivergedError, NotFoundError, StorageError, storage_errors
+from finetune_trainer.errors import (
+    DivergedError,
+    NotFoundError,
+    StorageError,
+    input_errors,
+    storage_errors,
+)
 from finetune_trainer.files import (
     files_of,
     fresh_folder,
@@ -92,6 +101,37 @@ def record_of(folder: Path) -> dict[str, Any] | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A model that this trainer published, whose files are as they were then."""
+
+    record: dict[str, Any]
+    """Its run.json."""
+    digest: str
+    """sha256 of its SHA256SUMS."""
+    model: ModelStatus
+    """As its report describes it."""
+
+
+def verified(folder: Path, name: str, field: str, digest: str | None) -> Verified:
+    """Read and verify a published folder, every byte of it. Raises NotFoundError with the reason."""
+    with input_errors(name, field):
+        record = record_of(folder) if (folder / SUMS).exists() else None
+    if record is None:
+        raise NotFoundError(f"it has no {SUMS} and {RECORD}, so it is no model that this trainer published")
+    with input_errors(name, field):
+        damaged, found = integrity_errors(folder), f"sha256:{sha256(folder / SUMS)}"
+    if damaged:
+        raise NotFoundError(f"it is damaged: {damaged[0]}")
+    if digest not in (None, found):
+        raise NotFoundError(f"its digest is {found}, not the {digest} that is expected")
+    try:
+        model = ModelStatus.model_validate(record["report"]["model"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise NotFoundError(f"its {RECORD} does not describe a model") from error
+    return Verified(record, found, model)
 
 
 def publish(

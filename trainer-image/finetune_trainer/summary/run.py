@@ -42,7 +42,7 @@ def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunRepor
 
 def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> ModelStatus:
     winner = read_winner(config, stop)
-    resolved = winner.record["report"].get("resolved") or {}
+    resolved = winner.found.record["report"].get("resolved") or {}
     recorder.update(resolved=ResolvedStatus.model_validate(resolved))
     model = publish(config, winner, recorder.report, check=winner.check_copy, recorded=winner.recorded)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")

@@ -7,15 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
 from finetune_api.summary import SummaryConfig
-from finetune_trainer.errors import NotFoundError, StorageError, input_errors
-from finetune_trainer.files import sha256
+from finetune_trainer.errors import NotFoundError, StorageError
 from finetune_trainer.process.stop import Stop
-from finetune_trainer.publishing.folder import CARD, RECORD, SUMS, integrity_errors, record_of, sums_of
+from finetune_trainer.publishing.folder import CARD, RECORD, Verified, sums_of, verified
 from finetune_trainer.summary.words import origin
 
 TRIAL_RECORD = "trial.json"
@@ -28,10 +25,7 @@ class Winner:
     """The folder of a trial's model, verified; published as the model of the search."""
 
     config: SummaryConfig
-    record: dict[str, Any]
-    """Its run.json."""
-    digest: str
-    """sha256 of its SHA256SUMS."""
+    found: Verified
     stop: Stop
 
     @property
@@ -49,11 +43,12 @@ class Winner:
         """The fields of run.json that are the trial's: how the model was trained, and where it comes from."""
         trial = {
             "number": self.config.search.best,
-            "job": self.record["job"],
+            "job": self.found.record["job"],
             "uri": self.config.model.uri or self.config.model.path,
-            "digest": self.digest,
+            "digest": self.found.digest,
         }
-        return {"config": self.record["config"], "versions": self.record.get("versions", {}), "trial": trial}
+        record = self.found.record
+        return {"config": record["config"], "versions": record.get("versions", {}), "trial": trial}
 
     def write(self, folder: Path) -> ModelStatus:
         """Copy everything except the card and the records; the trial's run.json becomes `trial.json`."""
@@ -63,7 +58,7 @@ class Winner:
             target = folder / (TRIAL_RECORD if name == RECORD else name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / name, target)
-        return ModelStatus.model_validate(self.record["report"]["model"])
+        return self.found.model
 
     def card(self, report: RunReport) -> str:
         """The trial's model card, with a paragraph below its title that says which trial of which search it is."""
@@ -71,7 +66,7 @@ class Winner:
         path = self.folder / CARD
         lines = path.read_text().splitlines() if path.exists() else []
         title = next((number for number, line in enumerate(lines) if line.startswith("# ")), -1)
-        said = origin(self.config.search, self.config.job, str(self.record["job"].get("name")))
+        said = origin(self.config.search, self.config.job, str(self.found.record["job"].get("name")))
         paragraph = f"{said} `{TRIAL_RECORD}` is the trial's own record."
         return "\n".join([*lines[: title + 1], "", paragraph, *lines[title + 1 :], ""])
 
@@ -89,26 +84,11 @@ class Winner:
 def read_winner(config: SummaryConfig, stop: Stop) -> Winner:
     """The winner, verified byte by byte. Raises NotFoundError for one that is missing, damaged or another one."""
     path, name = Path(config.model.path), config.model.uri or config.model.path
-    with input_errors(name, "model"):
-        record = record_of(path) if (path / SUMS).exists() else None
-    if record is None:
-        raise _refused(name, f"it has no {SUMS} and {RECORD}, so it is no model of a trial")
-    with input_errors(name, "model"):
-        damaged, digest = integrity_errors(path), f"sha256:{sha256(path / SUMS)}"
-    if damaged:
-        raise _refused(name, f"it is damaged: {damaged[0]}")
-    if config.model.digest not in (None, digest):
-        raise _refused(name, f"its digest is {digest}, not {config.model.digest} as the trial reported")
     try:
-        ModelStatus.model_validate(record["report"]["model"])
-    except (ValidationError, KeyError, TypeError) as error:
-        raise _refused(name, f"its {RECORD} does not describe a model") from error
-    return Winner(config, record, digest, stop)
-
-
-def _refused(name: str, reason: str) -> NotFoundError:
-    return NotFoundError(
-        f"model: {name}, the model of the best trial, cannot be published: {reason};"
-        " restore the folder, or run the search again under another name",
-        FaultPlace(field="model", file=name),
-    )
+        return Winner(config, verified(path, name, "model", config.model.digest), stop)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"model: {name}, the model of the best trial, cannot be published: {error.message};"
+            " restore the folder, or run the search again under another name",
+            FaultPlace(field="model", file=name),
+        ) from error

@@ -229,7 +229,7 @@ def test_a_damaged_winner_is_not_published(ended, spoil, says):
 def test_a_winner_with_another_digest_is_not_published(ended):
     made = ended.changed(model={"digest": "sha256:" + "0" * 64})
     assert made.run() == ExitCode.NOT_FOUND
-    assert "not sha256:0000" in made.report.message
+    assert "not the sha256:0000" in made.report.message
 
 
 def test_a_folder_of_another_job_is_refused(ended, trained):
@@ -249,13 +249,13 @@ def test_a_report_inside_the_model_is_refused(ended, place):
 def test_a_signal_before_the_copy_publishes_nothing(ended, monkeypatch):
     from finetune_trainer.summary import winner
 
-    real = winner.integrity_errors
+    real = winner.verified
 
-    def stopped(folder):
+    def stopped(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(folder)
+        return real(*arguments)
 
-    monkeypatch.setattr(winner, "integrity_errors", stopped)
+    monkeypatch.setattr(winner, "verified", stopped)
     assert ended.run() == ExitCode.INTERRUPTED
     assert ended.report.message == "stopped by SIGTERM while the best model was copied; nothing was published"
     assert not ended.model_dir.exists()
