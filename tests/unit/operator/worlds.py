@@ -128,10 +128,14 @@ class Life:
     def reconcile(self, observation: Observation | None = None, at: float = 0) -> Decision:
         """One visit, `at` seconds after the beginning; its status is stored, as the API server would."""
         decision = decide_with(self.job, observation or Observation(), at, self.settings)
-        status = FineTuneJobStatus.from_json(decision.status.to_json())
-        assert status == decision.status, "the status does not survive the API server"
-        self.job = replace(self.job, status=status)
+        self.store(decision.status)
         return decision
+
+    def store(self, decided: FineTuneJobStatus) -> None:
+        """Store a status as the API server would; the next visit finds it."""
+        status = FineTuneJobStatus.from_json(decided.to_json())
+        assert status == decided, "the status does not survive the API server"
+        self.job = replace(self.job, status=status)
 
     def running(self, at: float = 0) -> "Life":
         """Until the container of the first attempt runs."""

@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from builders import job, stored
 from finetune_api.status import (
     CombinationStatus,
-    ConditionType,
     FineTuneJobStatus,
     MemberStatus,
     ModelStatus,
@@ -30,7 +29,7 @@ from finetune_operator.plan.naming import Run
 from finetune_operator.reconcile import parse
 from finetune_operator.search.trials import Trial
 from unit.operator import worlds
-from unit.operator.worlds import condition, seconds, true_conditions
+from unit.operator.worlds import Life, seconds, true_conditions
 
 PLANNED, PENDING, RUNNING, SUSPENDED, SUCCEEDED, FAILED = (
     TrialState.PLANNED,
@@ -54,7 +53,7 @@ def member(number: int, state: TrialState = SUCCEEDED, **fields: Any) -> Trial:
 
 
 @dataclass
-class Visits:
+class Visits(Life):
     """An ensemble from visit to visit: the status of one is the input of the next."""
 
     job: FineTuneJob = field(default_factory=ensemble)
@@ -62,26 +61,8 @@ class Visits:
     def visit(self, *members: Trial, at: float = 0, fault: Verdict | None = None) -> ParentDecision:
         seen = Ensemble(self.job, resolve(self.job, worlds.settings()), members, "loss", None, fault)
         decision = decide_ensemble(seen, seconds(at))
-        status = FineTuneJobStatus.from_json(decision.status.to_json())
-        assert status == decision.status, "the status does not survive the API server"
-        self.job = replace(self.job, status=status)
+        self.store(decision.status)
         return decision
-
-    def change(self, **spec: Any) -> None:
-        changed = self.job.spec.model_copy(update=spec)
-        self.job = replace(self.job, spec=changed, generation=self.job.generation + 1)
-
-    @property
-    def status(self) -> FineTuneJobStatus:
-        return self.job.status
-
-    @property
-    def message(self) -> str:
-        return condition(self.status, ConditionType.RUNNING).message
-
-    @property
-    def reason(self) -> str:
-        return condition(self.status, ConditionType.RUNNING).reason
 
 
 def test_members_are_created_in_order_up_to_the_parallelism_and_then_combined() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from finetune_api.resources import ResourcesSpec
-from finetune_api.status import ConditionType, FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
+from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
 from finetune_operator.decide.conditions import Verdict
 from finetune_operator.decide.context import with_verdict
 from finetune_operator.decide.decision import finished
@@ -22,14 +22,14 @@ from finetune_operator.search.decision import Search, decide_search
 from finetune_operator.search.trials import Repeat, Trial
 from unit.operator import worlds
 from unit.operator.search.spaces import parent, trial
-from unit.operator.worlds import T0, condition, seconds, true_conditions
+from unit.operator.worlds import T0, Life, seconds, true_conditions
 
 TWO_GPUS = ResourcesSpec(gpus_per_node=2)
 MODEL = ModelStatus(uri="pvc://out/model-trials/t001", format="safetensors")
 
 
 @dataclass
-class Visits:
+class Visits(Life):
     """A search from visit to visit: the status of one is the input of the next."""
 
     job: FineTuneJob = field(default_factory=parent)
@@ -52,9 +52,7 @@ class Visits:
         decision = decide_search(search, MODEL if search.winner else None, seconds(at))
         if decision.concludes:
             decision = replace(decision, status=self.succeeded(decision.status, seconds(at)))
-        status = FineTuneJobStatus.from_json(decision.status.to_json())
-        assert status == decision.status, "the status does not survive the API server"
-        self.job = replace(self.job, status=status)
+        self.store(decision.status)
         return decision
 
     def succeeded(self, status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
@@ -62,23 +60,6 @@ class Visits:
         verdict = Verdict(Phase.SUCCEEDED, Reason.SUCCEEDED, success_message(status))
         ended = status.model_copy(update={"completion_time": now})
         return with_verdict(ended, self.job.generation, verdict, now)
-
-    def change(self, **spec: Any) -> None:
-        """The user changes the spec."""
-        changed = self.job.spec.model_copy(update=spec)
-        self.job = replace(self.job, spec=changed, generation=self.job.generation + 1)
-
-    @property
-    def status(self) -> FineTuneJobStatus:
-        return self.job.status
-
-    @property
-    def message(self) -> str:
-        return condition(self.status, ConditionType.RUNNING).message
-
-    @property
-    def reason(self) -> str:
-        return condition(self.status, ConditionType.RUNNING).reason
 
 
 def done(number: int, value: float, after: int = 0) -> Trial:
@@ -334,7 +315,7 @@ class Histories(RuleBasedStateMachine):
         fields = {"parallelism": parallelism, "maxFailedTrials": tolerated}
         given = {"patience": patience, "confirm": confirm}
         fields |= {name: value for name, value in given.items() if value is not None}  # type: ignore[misc]
-        self.visits = Visits(parent(**fields), planned)
+        self.visits = Visits(parent(**fields), planned=planned)
         self.visits.change(active_deadline_seconds=deadline)
         self.runs: dict[Run, Trial] = {}
         self.used: set[int | Run] = set()
