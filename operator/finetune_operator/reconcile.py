@@ -227,8 +227,8 @@ def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobSt
     running = next((one for one in job.status.conditions if one.type is ConditionType.RUNNING), None)
     if running is None or running.reason not in (Reason.CHILD_REFUSED, Reason.CHILD_NAME_CONFLICT):
         return status
-    told = ("phase", "conditions", "display")
-    return status.model_copy(update={name: getattr(job.status, name) for name in told})
+    shown = ("phase", "conditions", "display")
+    return status.model_copy(update={name: getattr(job.status, name) for name in shown})
 
 
 def parse(body: Body) -> FineTuneJob:

@@ -70,7 +70,7 @@ def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
     """Every rule of `combine` that fits, on the same members, against the mean member.
 
     Members differ in their seed; for a soup once more in their rate alone, as a head's first weights are the seed's.
-    GreedySoup is left out: these members held out different rows, and there are no others to choose members by.
+    GreedySoup is omitted: these members held out different rows, and there are no others to choose members by.
     """
     rows = []
     for name in ("movies", "movies-rating"):

@@ -3,7 +3,7 @@
     python tests/bench/search_gain.py [--searches 40]
 
 `search_table` trains the table. Regret is how far the mean over seeds of the configuration that a search found is below
-the best configuration's. Intervals are 95 % of bootstrap means over the searches (Efron 1979): they tell nothing of
+the best configuration's. Intervals are 95 % of bootstrap means over the searches (Efron 1979): they say nothing about
 other data, models or seeds of training.
 """
 

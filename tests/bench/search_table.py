@@ -117,7 +117,7 @@ def train(folder: Path, values: Values, seed: int) -> Curve:
 
 @contextlib.contextmanager
 def listening(clock: Clock) -> Iterator[None]:
-    """The clock hears the evaluations; the trainer's logger keeps only handlers of its own."""
+    """The clock hears the evaluations; the trainer's logger keeps only its handlers."""
     logger = logging.getLogger("finetune_trainer.reporting.recorder")
     logger.addHandler(clock)
     try:

@@ -133,7 +133,7 @@ def concluded(world: World, name: str, report: RunReport = DONE) -> Json:
 
 def config_of(world: World, name: str) -> Json:
     """What the parent's own pod reads."""
-    found = until(lambda: world.config_maps(name), f"{name} has a pod of its own")
+    found = until(lambda: world.config_maps(name), f"{name} has its pod")
     config: Json = json.loads(found[-1]["data"]["run.json"])
     return config
 
@@ -340,7 +340,7 @@ def test_a_quota_on_trials_is_told_once_and_lifting_it_helps(world: World) -> No
     world.rest("DELETE", f"{quota}/jobs")
     world.change(name, search={"parallelism": 2})  # any change brings the next look forward
     train(world, until_trials(world, name, 2)[0])
-    until(lambda: world.reason(name) != "ChildRefused", "the refusal is no longer told")
+    until(lambda: world.reason(name) != "ChildRefused", "the refusal is no longer reported")
     world.delete(name)
 
 

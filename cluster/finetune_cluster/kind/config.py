@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CERTS = "/etc/containerd/certs.d"
-"""Where containerd looks up registries. The folder of the host behind it tells whose cluster it is."""
+"""Where containerd looks up registries. The folder of the host behind it shows whose cluster it is."""
 RUNTIME = "/usr/local/sbin/runc-without-sys-resource"
 _CAP_SYS_RESOURCE = 1 << 24
 _CRI = "plugins.'io.containerd.grpc.v1.cri'"  # containerd 2 converts this form of its configuration

@@ -301,7 +301,11 @@ def _conclude(search: Search, model: ModelStatus | None, end: str, now: datetime
         return ParentDecision(status.model_copy(update=update), concludes=True)
     failed = [trial for trial in search.trials if trial.state is TrialState.FAILED]
     why = f"; {failed[-1].name} failed last: {failed[-1].message}" if failed else ""
-    few = f"; {len(members)} trials have a model, and spec.ensemble needs {least}" if len(members) < least else ""
+    few = (
+        f"; {len(members)} trials have a model, and spec.ensemble needs {least}"
+        if len(members) < least
+        else ""
+    )
     reason = Reason.TRIALS_FAILED if failed or few else Reason.DEADLINE_EXCEEDED
     message = f"{end}{few or '; no trial is recorded as the best'}{why}"
     verdict = Verdict(Phase.FAILED, reason, message)

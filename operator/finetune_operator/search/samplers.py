@@ -170,7 +170,7 @@ def _categories(choice: Sequence[Any]) -> list[str]:
 
 
 def _frozen(trial: Trial, parameters: Sequence[ParameterSpec]) -> FrozenTrial | None:
-    """A trial as Optuna has it; None if it tells nothing, or if somebody changed its values."""
+    """A trial as Optuna has it; None if it has no result, or if somebody changed its values."""
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
 

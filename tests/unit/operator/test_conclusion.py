@@ -77,14 +77,14 @@ def test_an_ensemble_that_cannot_be_combined_says_where_the_models_of_its_member
 
 def test_what_a_report_notes_of_a_success_is_in_the_last_message() -> None:
     """Data that looks wrong, models that were removed: the log of a pod is not where a user looks after a success."""
-    told = ["the labels 'pos' and 'Pos' differ only in case", "removed 3 models of trials"]
+    notes = ["the labels 'pos' and 'Pos' differ only in case", "removed 3 models of trials"]
     life = Life(parsed(job()))
     life.reconcile(at=0)
     model = WINNER.model_copy(update={"metrics": {"test_accuracy": 0.9}})
-    report = RunReport(exit_code=ExitCode.DONE, message="trained 5 steps", model=model, notes=told)
+    report = RunReport(exit_code=ExitCode.DONE, message="trained 5 steps", model=model, notes=notes)
     life.reconcile(over(0, message=to_message(report)), at=1)
     assert life.phase == "Succeeded"
-    assert life.message.endswith(f"test_accuracy 0.900; {told[0]}; {told[1]}")
+    assert life.message.endswith(f"test_accuracy 0.900; {notes[0]}; {notes[1]}")
 
 
 def test_runs_come_first_and_a_parent_that_has_an_attempt_or_an_end_is_like_any_job() -> None:

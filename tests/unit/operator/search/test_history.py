@@ -1,4 +1,4 @@
-"""What the report of a search is told."""
+"""What the report of a search shows."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from unit.operator.worlds import settings
 FOLDER = "/mnt/output/model-trials"
 
 
-def told(
+def history_after(
     *trials: Trial, gone: tuple[Trial, ...] = (), repeats: tuple[Repeat, ...] = (), **of: Any
 ) -> SearchHistory:
     """The history of a search that ended with these trials; those that are `gone` were deleted since."""
@@ -33,9 +33,9 @@ def done(number: int, value: float, **fields: Any) -> Trial:
     return trial(number, value=value, uri=uri, values={RATE: 1e-4}, **fields)
 
 
-def test_every_trial_is_told_with_its_values_and_why_it_failed() -> None:
+def test_every_trial_is_reported_with_its_values_and_why_it_failed() -> None:
     failed = trial(2, TrialState.FAILED, message="row 7 is not JSON")
-    history = told(done(3, 0.2), failed, done(1, 0.5, seconds=7, evaluations=curve(0.9, 0.5)))
+    history = history_after(done(3, 0.2), failed, done(1, 0.5, seconds=7, evaluations=curve(0.9, 0.5)))
     assert [one.number for one in history.trials] == [1, 2, 3]
     assert history.trials[0].evaluations == [[1.0, 0.9], [2.0, 0.5]]
     assert history.trials[1].message == "row 7 is not JSON"
@@ -43,30 +43,30 @@ def test_every_trial_is_told_with_its_values_and_why_it_failed() -> None:
     assert history.report_dir == FOLDER
 
 
-def test_a_trial_that_the_end_of_the_search_stopped_is_told_as_stopped() -> None:
+def test_a_trial_that_the_end_of_the_search_stopped_is_reported_as_stopped() -> None:
     """Its own FineTuneJob is suspended; the plots have no such trial, and left it out."""
     stopped = trial(2, TrialState.SUSPENDED, suspended=True, value=0.3, evaluations=curve(0.3))
-    assert [one.state for one in told(done(1, 0.5), stopped).trials] == ["Succeeded", "Stopped"]
+    assert [one.state for one in history_after(done(1, 0.5), stopped).trials] == ["Succeeded", "Stopped"]
 
 
 def test_the_rungs_are_those_that_were_reached() -> None:
     pruner = {"asha": {"minEpochs": 1, "reductionFactor": 3}}
-    assert told(done(1, 0.5, evaluations=curve(*[0.5] * 8)), pruner=pruner).rungs == [1, 3]
-    assert told(done(1, 0.5, evaluations=curve(*[0.5] * 8))).rungs == []
+    assert history_after(done(1, 0.5, evaluations=curve(*[0.5] * 8)), pruner=pruner).rungs == [1, 3]
+    assert history_after(done(1, 0.5, evaluations=curve(*[0.5] * 8))).rungs == []
 
 
 def test_models_that_are_not_kept_are_named_with_those_of_repetitions() -> None:
     again = Repeat(
         Run(1, 1, 1), replace(done(1, 0.4), name="tune-c1s1", uri="pvc://tune-7d2c1e8a/model-trials/c1s1")
     )
-    history = told(done(1, 0.5), trial(2, TrialState.PRUNED), repeats=(again,), keepModels="Best")
+    history = history_after(done(1, 0.5), trial(2, TrialState.PRUNED), repeats=(again,), keepModels="Best")
     assert history.discard == [f"{FOLDER}/t001", f"{FOLDER}/c1s1"]
     assert history.repetitions == ["tune-c1s1"]
-    assert told(done(1, 0.5)).discard == []
+    assert history_after(done(1, 0.5)).discard == []
 
 
-def test_a_best_trial_that_was_deleted_since_is_told_as_the_status_knows_it() -> None:
-    history = told(done(1, 0.5), gone=(done(2, 0.1),))
+def test_a_best_trial_that_was_deleted_since_is_reported_as_the_status_knows_it() -> None:
+    history = history_after(done(1, 0.5), gone=(done(2, 0.1),))
     assert history.best == 2
     assert history.best_trial
     assert (history.best_trial.value, history.best_trial.parameters) == (0.1, {RATE: "0.0001"})

@@ -72,7 +72,7 @@ def combine(tmp_path):
 
 @pytest.fixture
 def without_torch():
-    """Runs the trainer in a process of its own, which fails if it imported torch."""
+    """Runs the trainer in a separate process, which fails if it imported torch."""
 
     def run(arguments):
         code = (

@@ -18,9 +18,9 @@ def message_of(combined):
 
 def test_a_model_that_is_listed_twice_is_said(combine, alike, held_out):
     """Also for members whose override changed nothing: their folders differ, their weights do not."""
-    told = "members.0, members.2 have the same weights, so this model counts 2 times"
+    caveat = "members.0, members.2 have the same weights, so this model counts 2 times"
     members = [alike[0], alike[1], alike[0]]
-    assert told in message_of(combine(members, "AverageProbabilities", dataset=held_out))
+    assert caveat in message_of(combine(members, "AverageProbabilities", dataset=held_out))
 
 
 def test_members_that_differ_are_not_doubted(combine, alike, held_out):
@@ -29,7 +29,7 @@ def test_members_that_differ_are_not_doubted(combine, alike, held_out):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "caveat"),
     [
         (
             {"preprocessing": {"maxLength": 4}},
@@ -45,8 +45,8 @@ def test_members_that_differ_are_not_doubted(combine, alike, held_out):
         ),
     ],
 )
-def test_texts_that_are_read_otherwise_than_in_training_are_said(combine, alike, held_out, changes, told):
-    assert told in message_of(combine(alike, "Vote", dataset=held_out | changes))
+def test_texts_that_are_read_otherwise_than_in_training_are_said(combine, alike, held_out, changes, caveat):
+    assert caveat in message_of(combine(alike, "Vote", dataset=held_out | changes))
 
 
 def test_training_texts_in_the_rows_of_the_evaluation_are_said(combine, alike, held_out, tmp_path):

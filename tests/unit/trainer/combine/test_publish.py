@@ -113,9 +113,9 @@ def accuracies(*folders):
 def test_members_that_failed_are_named_in_card_and_message(combine, alike, held_out):
     code, report, folder = combine(alike, "Vote", dataset=held_out, missing=["together-m4"], **IF_BETTER)
     assert code == ExitCode.DONE
-    told = "1 of 4 members failed and is not part of it: together-m4"
-    assert told in report.message
-    assert f"{told}." in (folder / "README.md").read_text()
+    sentence = "1 of 4 members failed and is not part of it: together-m4"
+    assert sentence in report.message
+    assert f"{sentence}." in (folder / "README.md").read_text()
 
 
 def test_another_rule_of_publishing_is_another_run(combine, alike, held_out):

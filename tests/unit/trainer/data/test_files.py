@@ -322,8 +322,8 @@ def test_a_pattern_over_several_splits_is_read_and_the_last_message_says_so(tmp_
     every = {"train": {"path": str(tmp_path / "t*.jsonl"), "uri": None}}
     recorder = Recorder()
     assert read_dataset(read_config(made.changed({"dataset": every}).write(), {}), recorder)
-    told = "several splits (test, train), and all are read; if that is not meant, name one split"
-    assert [each.endswith(told) for each in recorder.caveats] == [True]
+    caveat = "several splits (test, train), and all are read; if that is not meant, name one split"
+    assert [each.endswith(caveat) for each in recorder.caveats] == [True]
     one = {"train": {"path": str(tmp_path / "tr*.jsonl"), "uri": None}}
     recorder = Recorder()
     assert read_dataset(read_config(made.changed({"dataset": one}).write(), {}), recorder)

@@ -190,7 +190,9 @@ def shared_examples(folder, source, how, check=lambda: None):
 def test_runs_that_share_a_folder_tokenize_once_and_keep_what_others_need(tmp_path, path, monkeypatch):
     shared_examples(tmp_path, source(path), how(16))
     shared_examples(tmp_path, source(path), how(8))
-    assert len(list((tmp_path / "tokens").iterdir())) == 2, "a run of its own would have removed the first"
+    assert len(list((tmp_path / "tokens").iterdir())) == 2, (
+        "a run that shares no folder would have removed the first"
+    )
     monkeypatch.setattr(cache_module, "arrays_of", lambda *_: pytest.fail("it tokenizes again"))
     again, said = shared_examples(tmp_path, source(path), how(16))
     assert said == [

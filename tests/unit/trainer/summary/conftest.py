@@ -66,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Pat
 
 @pytest.fixture
 def ended(tmp_path: Path, trained: Path) -> Ended:
-    """A search; the models of the other trials have a weight less than its best one, to be told apart."""
+    """A search; the models of the other trials have a weight less than its best one, to distinguish them."""
     for number in (1, 2, 3):
         shutil.copytree(trained, tmp_path / "trials" / f"t{number:03}")
     for number in (1, 3):

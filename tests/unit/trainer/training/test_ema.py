@@ -62,7 +62,7 @@ def evaluated(report):
     return [(e.step, e.metrics["trained_loss"], e.metrics["ema_loss"], e.weights) for e in report.epochs]
 
 
-def told(report):
+def reported(report):
     return (
         evaluated(report),
         report.best,
@@ -162,7 +162,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(noisy, pl
     assert made.run_apart() == ExitCode.DONE, made.log
     assert made.report.from_step > 40
     assert digest(made) == digest(undisturbed)
-    assert told(recorded(made)) == told(recorded(undisturbed))
+    assert reported(recorded(made)) == reported(recorded(undisturbed))
 
 
 def stop_in_evaluation(number):
@@ -187,7 +187,7 @@ def test_a_stop_while_the_averaged_weights_are_evaluated_saves_the_trained_ones(
     assert made.run_apart() == ExitCode.DONE
     assert made.report.from_step == 8
     assert digest(made) == digest(undisturbed)
-    assert told(recorded(made)) == told(recorded(undisturbed))
+    assert reported(recorded(made)) == reported(recorded(undisturbed))
 
 
 @pytest.mark.parametrize("before", [{"ema": None}, {"ema": {"decay": 0.8}}])
@@ -358,7 +358,7 @@ def test_a_rollback_to_the_start_begins_the_average_anew_after_a_crash_too(make_
     assert made.run_apart(lambda: do_at("step", 12, die)) == -signal.SIGKILL
     assert made.changed({"job": {"attempt": 2}}).run_apart() == ExitCode.DONE
     assert digest(made) == digest(undisturbed)
-    assert told(recorded(made)) == told(recorded(undisturbed))
+    assert reported(recorded(made)) == reported(recorded(undisturbed))
 
 
 PLAN = {
@@ -454,7 +454,7 @@ def test_a_divided_model_publishes_its_average_and_resumes_exactly(noisy, plan):
     assert killed.report_of(0).from_step == 10
     assert digest(killed) == digest(undisturbed)
     report = recorded(killed)
-    assert told(report) == told(recorded(undisturbed))
+    assert reported(report) == reported(recorded(undisturbed))
     assert report.model.weights is Weights.EMA
     assert report.model.metrics["eval_loss"] == report.model.metrics["test_loss"]
     if plan == "LoRA, merged":
