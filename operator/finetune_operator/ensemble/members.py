@@ -3,7 +3,7 @@
 from finetune_api.combine import RULES, SOUPS
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import OverrideError, overridden
-from finetune_operator.search.plan import reseeded
+from finetune_operator.search.plan import merge_adapter, reseeded
 from finetune_operator.search.space import Values, incomparable, of_one_run
 
 _ROOTS = ("model", "objective", "training")
@@ -64,6 +64,8 @@ def _unfit(spec: FineTuneJobSpec, path: str) -> str | None:
     assert spec.ensemble and spec.objective
     if path.split(".")[0] == "dataset" or path.startswith("model.tokenizer"):
         return "the members of an ensemble read the same rows as the same tokens; remove it"
+    if path == "model.adapter.lora.merge":
+        return "the members of an ensemble are published merged; remove it"
     rule = spec.ensemble.rule(spec.objective.kind)
     if rule in SOUPS and any(f"{path}.".startswith(f"{field}.") for field in _START):
         others = [other for other in RULES[spec.objective.kind] if other not in SOUPS]
@@ -74,5 +76,7 @@ def _unfit(spec: FineTuneJobSpec, path: str) -> str | None:
 
 def _trained(spec: FineTuneJobSpec, values: Values) -> FineTuneJobSpec:
     """What a member trains, with the defaults written out."""
-    member = FineTuneJobSpec.from_json(overridden(of_one_run(spec), values, FineTuneJobSpec))
+    wire = overridden(of_one_run(spec), values, FineTuneJobSpec)
+    merge_adapter(wire)
+    member = FineTuneJobSpec.from_json(wire)
     return member.model_copy(update={"training": member.resolved_training()})

@@ -32,7 +32,7 @@ def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> 
     _pin(spec, job.status.resolved)
     spec = overridden(spec, values, FineTuneJobSpec)
     if job.spec.ensemble:
-        _merge_adapter(spec)
+        merge_adapter(spec)
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -51,8 +51,11 @@ def _output(job: FineTuneJob, resolved: Resolved, run: Run) -> dict[str, Any]:
     return asked | {"uri": run_uri(resolved.output_uri, run)}
 
 
-def _merge_adapter(spec: dict[str, Any]) -> None:
-    """What is combined are whole models: the mean of adapters' factors is not that of what they add."""
+def merge_adapter(spec: dict[str, Any]) -> None:
+    """Have the run of an ensemble publish its adapter merged.
+
+    What is combined are whole models: the mean of adapters' factors is not that of what they add.
+    """
     if adapter := spec["model"].get("adapter"):
         for options in adapter.values():
             options["merge"] = True

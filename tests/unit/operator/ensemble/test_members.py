@@ -96,6 +96,29 @@ def test_what_cannot_be_combined_is_refused_before_a_member_trains(overrides: li
     assert says in fault
 
 
+LORA: Json = {"model": {"uri": "pvc://demo/models/minilm", "adapter": {"lora": {}}}}
+MERGE = "model.adapter.lora.merge"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ensemble": {"overrides": [{MERGE: True}, {MERGE: False}]}},
+        {"search": {"parameters": [{"path": MERGE, "choice": [True, False]}]}, "ensemble": {"fromSearch": 2}},
+    ],
+    ids=["overrides", "search"],
+)
+def test_members_cannot_differ_in_merging_which_all_of_them_do(fields: Json) -> None:
+    fault = fault_in(read(**LORA, **fields))
+    assert fault
+    assert "members of an ensemble are published merged; remove it" in fault
+
+
+def test_overrides_that_differ_in_nothing_but_merging_train_the_same_model() -> None:
+    overrides = [{"model.adapter": {"lora": {"rank": 4, "merge": merge}}} for merge in (True, False)]
+    assert "it trains the same model" in str(fault_in(read(**LORA, ensemble={"overrides": overrides})))
+
+
 def test_a_search_over_what_members_must_share_cannot_become_an_ensemble() -> None:
     searched = {"path": "dataset.preprocessing.maxLength", "choice": [64, 128]}
     fault = fault_in(read(search={"parameters": [searched]}, ensemble={"fromSearch": 2}))
