@@ -18,6 +18,11 @@ def check_held_out(config: CombineConfig, members: list[Member], found: Mapping[
 
     `found` are the rows by the part of the data set.
     """
+    if "train" not in found:
+        logger.warning(
+            "dataset.train is not given, so it is not known whether texts of the evaluation also stand in the training"
+            " rows of the members"
+        )
     for member in members:
         reason = _trained_on(config, member, found)
         if reason:

@@ -142,3 +142,12 @@ def test_the_digest_of_held_out_rows_follows_rows_and_file(tmp_path, model_folde
 
     assert digest("a", 1) == digest("b", 1)
     assert len({digest("a", 1), digest("b", 2), digest("c", 1, count=65)}) == 3
+
+
+def test_without_training_rows_it_is_said_that_leaks_are_not_known(combine, alike, held_out, caplog):
+    said = "dataset.train is not given, so it is not known whether texts of the evaluation"
+    assert combine(alike, "Vote")[0] == ExitCode.DONE
+    assert said in caplog.text
+    caplog.clear()
+    assert combine(alike, "Vote", name="known", dataset=held_out)[0] == ExitCode.DONE
+    assert said not in caplog.text
