@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import yaml
 
 from builders import job, script_job, stored
+from finetune_api import uris
 from finetune_api.run import RunConfig
 from finetune_operator.plan.effective import resolve
 from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.volumes import path_of
+from finetune_operator.plan.volumes import mounts_of, path_of
 from finetune_operator.plan.workload import Plan, plan
 from finetune_operator.reconcile import parse
 from finetune_operator.settings import OperatorSettings
@@ -165,6 +167,19 @@ def test_a_claim_that_is_input_and_output_is_mounted_twice_once_for_writing() ->
     assert (mounts["input-0"]["mountPath"], mounts["input-0"]["readOnly"]) == ("/mnt/claims/demo", True)
     assert (mounts["output"]["mountPath"], mounts["output"]["readOnly"]) == ("/mnt/output", False)
     assert made.claim is None
+
+
+def test_every_kind_of_uri_is_mounted_or_downloaded() -> None:
+    kinds = (uris.ModelUri, uris.DataUri, uris.ClaimUri)
+    schemes = {scheme for kind in kinds for scheme in re.findall(r"\^(\w+)://", str(kind.__metadata__))}  # type: ignore[attr-defined]
+    assert {"pvc", "configMap", "hf"} <= schemes
+    for scheme in sorted(schemes):
+        uri = f"{scheme}://demo/rows.jsonl"
+        if uris.is_hub(uri):
+            continue  # the trainer downloads it
+        of = parse(stored(job(dataset={"train": {"uri": uri}})))
+        mounted = [f"{mount.path}/" for mount in mounts_of(of, "pvc://out/model")]
+        assert path_of(uri).startswith(tuple(mounted))
 
 
 def test_an_input_from_a_config_map_is_found_under_its_key() -> None:
