@@ -36,6 +36,8 @@ from integration.test_operator_restart import restart_when
 from ports import free_port
 from unit.api.cases import ENDED_SEARCH
 
+SETTLED = 5.0
+"""Seconds after the end of a run within which its last write is answered."""
 RATE = "training.optimizer.learningRate"
 RATES: Json = {"path": RATE, "logUniform": {"min": 1e-5, "max": 1e-2}}
 BATCHES: Json = {"path": "training.batchSize", "choice": [16, 32, 64]}
@@ -423,31 +425,40 @@ def two_trials(world: World, name: str) -> Json:
 def same_if_killed_at_any_write(
     server: ApiServer, folder: Path, namespace: str, whole: Callable[[World, str], Json]
 ) -> None:
-    """What a `whole` search or ensemble comes to does not depend on when the operator is killed."""
+    """What a `whole` search or ensemble comes to does not depend on when the operator is killed.
+
+    Two observations that meet in one reconcile cost one status write instead of two, so a run may end before the
+    write that it should be killed at; another one is then started.
+    """
     make_namespace(Rest(server), namespace)
     world, proxy = World(Rest(server), namespace), FaultProxy(server, folder)
     operator = Operator(proxy.kubeconfig, folder, {"namespaces": [namespace]}).start().ready()
+
+    def struck(number: int, name: str) -> bool:
+        """Kill the operator at this write; False if the run ended without one of that number."""
+        dead = threading.Event()
+
+        def strike() -> None:
+            operator.process.kill()
+            dead.set()
+
+        proxy.counts = of_the_parent(name)
+        proxy.arm(number, strike, after=number % 2 == 0)  # what one write is spared, its neighbours show
+        restarted = restart_when(dead, operator)
+        assert whole(world, name) == wanted, name
+        if dead.wait(SETTLED):
+            restarted.join(PATIENCE)
+        proxy.disarm()
+        return dead.is_set()
+
     try:
         proxy.counts = of_the_parent("undisturbed")
         wanted = whole(world, "undisturbed")
         writes = len(proxy.writes)
         assert 8 <= writes <= 16, proxy.writes
         for number in range(1, writes + 1):
-            after = number % 2 == 0  # what one write is spared, its neighbours show
-            name = f"killed-{number}"
-            dead = threading.Event()
-
-            def strike(victim: Operator = operator, dead: threading.Event = dead) -> None:
-                victim.process.kill()
-                dead.set()
-
-            proxy.counts = of_the_parent(name)
-            proxy.arm(number, strike, after=after)
-            restarted = restart_when(dead, operator)
-            assert whole(world, name) == wanted, name
-            restarted.join(PATIENCE)
-            assert dead.is_set(), f"no write {number}: {proxy.writes}"
-            proxy.disarm()
+            names = (f"killed-{number}{chance}" for chance in "abcd")
+            assert any(struck(number, name) for name in names), f"four runs did without write {number}"
     finally:
         operator.kill()
         proxy.stop()
