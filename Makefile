@@ -9,7 +9,7 @@ LOCK_HASH := $(shell cat requirements/dev.txt requirements/bootstrap.txt hack/bo
 VENV := $(CACHE)/venv-$(LOCK_HASH)
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
-SOURCES := api operator trainer-image cli cluster demo
+SOURCES := api core operator trainer-image sdk cli cluster demo
 CODE := $(SOURCES) tests hack
 
 empty :=

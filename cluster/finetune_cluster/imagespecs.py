@@ -35,7 +35,7 @@ SPECS = (
         "finetune-operator",
         "operator/Dockerfile",
         "operator",
-        (*_SHARED, "requirements/operator.txt", "operator/finetune_operator"),
+        (*_SHARED, "requirements/operator.txt", "core/finetune_core", "operator/finetune_operator"),
     ),
     ImageSpec(
         "trainer",

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 import kopf
 from prometheus_client import disable_created_metrics
 
-from finetune_operator.backoff import backoff, jitter
+from finetune_core.backoff import backoff, jitter
+from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
@@ -25,7 +26,7 @@ from finetune_operator.resync import Resync
 from finetune_operator.runs import Runs
 from finetune_operator.searches import Pruning
 from finetune_operator.server import serving, status_app
-from finetune_operator.settings import OperatorSettings, load
+from finetune_operator.settings import load
 from finetune_operator.tls import certificate_of, server_context
 from finetune_operator.workqueue import WorkQueue
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
-from finetune_operator.plan.naming import (
+from finetune_core.plan.naming import (
     ATTEMPT,
     JOB_NAME,
     JOB_UID,

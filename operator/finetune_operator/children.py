@@ -5,16 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_api.search_history import SearchHistory
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import JOB_UID, Run, attempt_name
+from finetune_core.plan.workload import output_claim, plan
+from finetune_core.search.plan import followed, run_body
+from finetune_core.search.space import Values
+from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, Key, labels_in, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
-from finetune_operator.plan.effective import Resolved
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import JOB_UID, Run, attempt_name
-from finetune_operator.plan.workload import output_claim, plan
-from finetune_operator.search.plan import followed, run_body
-from finetune_operator.search.space import Values
-from finetune_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
 

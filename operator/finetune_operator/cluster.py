@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from finetune_api import API_VERSION, GROUP, KIND, PLURAL
+from finetune_core.settings import OperatorSettings
 from finetune_operator.errors import AlreadyExistsError, ApiError, Cause, ConflictError, NotFoundError
-from finetune_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
 Observer = Callable[[str, int], None]

@@ -15,10 +15,10 @@ from kopf._cogs.clients.errors import APIError
 from kopf._cogs.clients.watching import WatchingError
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_operator.backoff import backoff, jitter
+from finetune_core.backoff import backoff, jitter
+from finetune_core.plan.naming import SELECTOR
 from finetune_operator.cache import Cache, Key, parent_key
 from finetune_operator.cluster import PAGE, Cluster, Credentials
-from finetune_operator.plan.naming import SELECTOR
 from finetune_operator.workqueue import WorkQueue
 
 WATCH_REFUSED = (APIError, WatchingError)

@@ -14,8 +14,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api.status import ENDED, FineTuneJobStatus, Phase
+from finetune_core.wire import items, number, text
 from finetune_operator.cache import Cache, parent_key
-from finetune_operator.wire import items, number, text
 
 _HOURS = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800)
 _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)

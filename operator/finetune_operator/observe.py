@@ -5,16 +5,16 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.run import RunReport
+from finetune_core.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
+from finetune_core.plan.pod import CONTAINER
+from finetune_core.plan.volumes import input_locations
+from finetune_core.wire import at, items, text, time_of
 from finetune_operator.cache import Cache, Child, labels_in
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
 from finetune_operator.errors import ApiError
-from finetune_operator.plan.effective import Resolved
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
-from finetune_operator.plan.pod import CONTAINER
-from finetune_operator.plan.volumes import input_locations
-from finetune_operator.wire import at, items, text, time_of
 
 Body = dict[str, Any]
 

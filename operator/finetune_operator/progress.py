@@ -16,11 +16,11 @@ from aiohttp import ClientError, web
 from cachetools import TTLCache
 
 from finetune_api.run import ProgressAnswer, Prune, RunReport
+from finetune_core.decide.report_body import parse_report
+from finetune_core.plan.naming import ATTEMPT
 from finetune_operator.cache import Cache, Child, Key, labels_in, owner_of, uid_of
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.report_body import parse_report
 from finetune_operator.errors import ApiError
-from finetune_operator.plan.naming import ATTEMPT
 from finetune_operator.reports import Reports
 
 logger = logging.getLogger(__name__)

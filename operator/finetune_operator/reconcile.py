@@ -13,18 +13,19 @@ from typing import Any
 from aiohttp import ClientError
 from pydantic import ValidationError
 
-from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
-from finetune_operator import lenient
+from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.context import with_verdict
+from finetune_core.decide.decision import decide, finished, rejected
+from finetune_core.decide.parents import runs_children
+from finetune_core.decide.size import shrink_to_limit
+from finetune_core.plan.effective import Resolved, resolve
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.reading import parse, status_of
+from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, Key, id_of, parent_key, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.actions import Action, Decision
-from finetune_operator.decide.context import with_verdict
-from finetune_operator.decide.decision import decide, finished, rejected
-from finetune_operator.decide.parents import runs_children
-from finetune_operator.decide.refusal import may_pass, refusal
-from finetune_operator.decide.size import shrink_to_limit
 from finetune_operator.ensembles import Ensembles
 from finetune_operator.errors import (
     AlreadyExistsError,
@@ -36,13 +37,10 @@ from finetune_operator.errors import (
 from finetune_operator.events import refused, transitions
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import observe
-from finetune_operator.plan.effective import Resolved, resolve
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import parent_in
+from finetune_operator.refusal import may_pass, refusal
 from finetune_operator.reports import Reports
 from finetune_operator.runs import ParentStep, Runs
 from finetune_operator.searches import Searches
-from finetune_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -229,30 +227,6 @@ def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobSt
         return status
     shown = ("phase", "conditions", "display")
     return status.model_copy(update={name: getattr(job.status, name) for name in shown})
-
-
-def parse(body: Body) -> FineTuneJob:
-    """A FineTuneJob from its wire form. Raises ValidationError when this operator cannot understand its spec."""
-    meta = body["metadata"]
-    parent = parent_in(meta)
-    return FineTuneJob(
-        namespace=meta["namespace"],
-        name=meta["name"],
-        uid=meta["uid"],
-        generation=meta["generation"],
-        spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
-        status=status_of(body),
-        parent_uid=parent.uid if parent else None,
-    )
-
-
-def status_of(body: Body) -> FineTuneJobStatus:
-    """The stored status, without parts that another client or version wrote and this one cannot parse."""
-    status, left_out = lenient.read(FineTuneJobStatus, body.get("status") or {})
-    if left_out:
-        name = body["metadata"]["name"]
-        logger.warning("%s: ignoring invalid parts of its status: %s", name, ", ".join(left_out))
-    return status
 
 
 def _first_error(error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from finetune_api.run import RunReport
-from finetune_operator.decide.reports import merge_progress
+from finetune_core.decide.reports import merge_progress
 
 
 class Reports:

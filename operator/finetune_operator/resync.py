@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from aiohttp import ClientError
 
 from finetune_api import GROUP, PLURAL
-from finetune_operator.backoff import jitter
+from finetune_core.backoff import jitter
+from finetune_core.plan.naming import SELECTOR
+from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError, NotFoundError
-from finetune_operator.plan.naming import SELECTOR
-from finetune_operator.settings import OperatorSettings
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)

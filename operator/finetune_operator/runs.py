@@ -7,18 +7,18 @@ from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.status import Phase, Reason, ResolvedStatus
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.decision import refused_image, why_stalled
+from finetune_core.decide.images import image_allowed
+from finetune_core.decide.parents import ParentDecision
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import Run
+from finetune_core.search.space import Values
+from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.decision import refused_image, why_stalled
-from finetune_operator.decide.images import image_allowed
-from finetune_operator.decide.parents import ParentDecision
-from finetune_operator.plan.effective import Resolved
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import Run
-from finetune_operator.search.space import Values
-from finetune_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
 P = TypeVar("P", bound=ApiModel)

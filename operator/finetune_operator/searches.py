@@ -12,25 +12,25 @@ from finetune_api.run import RunReport
 from finetune_api.search import DEFAULT_TRIALS, MOST_TRIALS, Algorithm
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import FineTuneJobStatus, ModelStatus
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.decision import finished
+from finetune_core.ensemble.members import fault_in as ensemble_fault_in
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import Run, parent_in
+from finetune_core.search.asha import why_pruned
+from finetune_core.search.decision import Search, decide_search
+from finetune_core.search.history import history_of
+from finetune_core.search.importance import importances
+from finetune_core.search.plan import reseeded
+from finetune_core.search.samplers import propose
+from finetune_core.search.space import Values, combinations, fault_in
+from finetune_core.search.trials import Repeat, evaluations_in, trial_of
+from finetune_core.wire import items
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
 from finetune_operator.cluster import Cluster
-from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.decision import finished
-from finetune_operator.ensemble.members import fault_in as ensemble_fault_in
-from finetune_operator.plan.effective import Resolved
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import Run, parent_in
 from finetune_operator.reports import Reports
 from finetune_operator.runs import ParentStep, Runs, invalid, part_of, resolved_inputs
-from finetune_operator.search.asha import why_pruned
-from finetune_operator.search.decision import Search, decide_search
-from finetune_operator.search.history import history_of
-from finetune_operator.search.importance import importances
-from finetune_operator.search.plan import reseeded
-from finetune_operator.search.samplers import propose
-from finetune_operator.search.space import Values, combinations, fault_in
-from finetune_operator.search.trials import Repeat, evaluations_in, trial_of
-from finetune_operator.wire import items
 
 Body = dict[str, Any]
 

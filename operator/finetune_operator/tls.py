@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from finetune_core.settings import OperatorSettings
 from finetune_operator.certificate import Certificate, keep_in_folder, make
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ConflictError, SettingsError
-from finetune_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 

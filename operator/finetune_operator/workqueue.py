@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from finetune_operator.backoff import backoff, jitter
+from finetune_core.backoff import backoff, jitter
 from finetune_operator.cache import Key
 from finetune_operator.errors import OperatorError
 

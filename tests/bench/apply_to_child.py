@@ -17,7 +17,9 @@ from pathlib import Path
 
 import urllib3
 
-sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "operator", "cluster")]
+sys.path[:0] = [
+    str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
+]
 
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
 from integration.operator_rig import (  # noqa: E402

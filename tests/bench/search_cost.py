@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "operator", "cluster")]
+sys.path[:0] = [
+    str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
+]
 
 from bench.apply_to_child import Births, cpu_seconds, megabytes  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402

@@ -17,15 +17,15 @@ from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("api", "operator", "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("api", "core", "operator", "tests")]
 
 from bench.search_grid import SEEDS, TABLE, Table, Values, key_of, read_table  # noqa: E402
 from bench.search_replay import METRIC, RANGED, TICKS, Replay, replay  # noqa: E402
 from bench.tables import markdown  # noqa: E402
 from finetune_api.search import DEFAULT_TRIALS, MOST_TRIALS  # noqa: E402
 from finetune_api.status import TrialState  # noqa: E402
-from finetune_operator.search.decision import saved_seconds  # noqa: E402
-from finetune_operator.search.trials import Trial, best_of, ranking  # noqa: E402
+from finetune_core.search.decision import saved_seconds  # noqa: E402
+from finetune_core.search.trials import Trial, best_of, ranking  # noqa: E402
 
 Rows = list[dict[str, Any]]
 

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("api", "operator", "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("api", "core", "operator", "tests")]
 
 from bench.search_grid import EPOCHS, GRID, RATE, SEEDS, Curve, Table, Values  # noqa: E402
 from finetune_api.finetunejob import FineTuneJobSpec  # noqa: E402
 from finetune_api.resources import ResourcesSpec  # noqa: E402
 from finetune_api.status import FineTuneJobStatus, ModelStatus, TrialState  # noqa: E402
-from finetune_operator.decide.decision import finished  # noqa: E402
-from finetune_operator.plan.effective import Resolved  # noqa: E402
-from finetune_operator.plan.finetunejob import FineTuneJob  # noqa: E402
-from finetune_operator.plan.naming import Run  # noqa: E402
-from finetune_operator.search.asha import why_pruned  # noqa: E402
-from finetune_operator.search.decision import Search, decide_search  # noqa: E402
-from finetune_operator.search.plan import reseeded  # noqa: E402
-from finetune_operator.search.samplers import propose  # noqa: E402
-from finetune_operator.search.trials import Evaluation, Repeat, Trial  # noqa: E402
+from finetune_core.decide.decision import finished  # noqa: E402
+from finetune_core.plan.effective import Resolved  # noqa: E402
+from finetune_core.plan.finetunejob import FineTuneJob  # noqa: E402
+from finetune_core.plan.naming import Run  # noqa: E402
+from finetune_core.search.asha import why_pruned  # noqa: E402
+from finetune_core.search.decision import Search, decide_search  # noqa: E402
+from finetune_core.search.plan import reseeded  # noqa: E402
+from finetune_core.search.samplers import propose  # noqa: E402
+from finetune_core.search.trials import Evaluation, Repeat, Trial  # noqa: E402
 
 METRIC = "accuracy"
 TICKS = 100

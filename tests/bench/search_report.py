@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [
-    str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "operator", "trainer-image")
+    str(Path(__file__).parents[2] / folder)
+    for folder in ("tests", "api", "core", "operator", "trainer-image")
 ]
 
 from finetune_api.finetunejob import FineTuneJobSpec  # noqa: E402
 from finetune_api.overrides import overridden  # noqa: E402
 from finetune_api.run import RunConfig, RunReport  # noqa: E402
 from finetune_api.status import TrialState  # noqa: E402
-from finetune_operator.search.asha import why_pruned  # noqa: E402
-from finetune_operator.search.importance import importances  # noqa: E402
-from finetune_operator.search.samplers import propose  # noqa: E402
-from finetune_operator.search.trials import Evaluation, Trial, best_of  # noqa: E402
+from finetune_core.search.asha import why_pruned  # noqa: E402
+from finetune_core.search.importance import importances  # noqa: E402
+from finetune_core.search.samplers import propose  # noqa: E402
+from finetune_core.search.trials import Evaluation, Trial, best_of  # noqa: E402
 from finetune_trainer.__main__ import main as train  # noqa: E402
 from unit.trainer.tiny import Job, build_model, job, reviews  # noqa: E402
 

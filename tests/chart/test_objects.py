@@ -10,8 +10,8 @@ import yaml
 from builders import job, stored
 from chart.rendering import ALL, CHART, DEFAULTS, NAMESPACE, NAMESPACED, RELEASE, Json, Rendered, helm
 from finetune_api.crd import crd
-from finetune_operator.plan.naming import labels_of
-from finetune_operator.reconcile import parse
+from finetune_core.plan.naming import labels_of
+from finetune_core.plan.reading import parse
 
 ROOT = CHART.parents[1]
 DIGEST = f"sha256:{'a' * 64}"

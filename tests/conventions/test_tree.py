@@ -23,7 +23,9 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("folder", ["operator", "trainer-image", "api", "cli", "cluster", "demo"])
+@pytest.mark.parametrize(
+    "folder", ["api", "core", "operator", "trainer-image", "sdk", "cli", "cluster", "demo"]
+)
 def test_a_folder_of_packages_is_no_package(folder: str) -> None:
     assert (ROOT / folder).is_dir()
     assert not (ROOT / folder / "__init__.py").exists(), (
@@ -116,8 +118,10 @@ def test_all_our_packages_are_measured() -> None:
     names = {package.name for package in PACKAGES}
     assert {
         "finetune_api",
+        "finetune_core",
         "finetune_operator",
         "finetune_trainer",
+        "finetune_sdk",
         "finetune_cli",
         "finetune_cluster",
     } <= names

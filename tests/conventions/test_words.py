@@ -41,8 +41,10 @@ NOTES = [ROOT / "Makefile", *sorted((ROOT / "charts").rglob("NOTES.txt"))]
 CRD = ROOT / "crds" / "finetunejobs.finetune.dev.yaml"
 PACKAGES = [
     "api/finetune_api",
+    "core/finetune_core",
     "operator/finetune_operator",
     "trainer-image/finetune_trainer",
+    "sdk/finetune_sdk",
     "cli/finetune_cli",
     "cluster/finetune_cluster",
     "demo/finetune_demo",

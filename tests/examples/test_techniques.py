@@ -17,15 +17,15 @@ from ruamel.yaml import YAML
 from builders import stored
 from examples.materials import lay_out
 from finetune_api.run import ExitCode, RunReport
-from finetune_operator.ensemble.members import values_of
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.naming import Run
-from finetune_operator.plan.run_config import run_config
-from finetune_operator.plan.volumes import OUTPUT
-from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import run_body
-from finetune_operator.search.samplers import propose
-from finetune_operator.settings import OperatorSettings
+from finetune_core.ensemble.members import values_of
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import Run
+from finetune_core.plan.reading import parse
+from finetune_core.plan.run_config import run_config
+from finetune_core.plan.volumes import OUTPUT
+from finetune_core.search.plan import run_body
+from finetune_core.search.samplers import propose
+from finetune_core.settings import OperatorSettings
 from unit.trainer.tiny import Job
 
 ROOT = Path(__file__).resolve().parents[2]

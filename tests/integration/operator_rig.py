@@ -146,7 +146,7 @@ class Operator:
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "KUBECONFIG": str(self.kubeconfig),
-            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'operator'}",
+            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'core'}:{ROOT / 'operator'}",
             "PYTHONUNBUFFERED": "1",
         } | {f"FINETUNE_OPERATOR_{name}".upper(): _text(value) for name, value in given.items()}
         with self._log_file.open("ab") as log:

@@ -123,7 +123,7 @@ def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
             "FINETUNE_OPERATOR_HTTP_PORT": str(http),
             "FINETUNE_OPERATOR_PROGRESS_PORT": str(progress),
             "KUBECONFIG": str(kubeconfig),
-            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'operator'}",
+            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'core'}:{ROOT / 'operator'}",
             "PYTHONUNBUFFERED": "1",
         }
     )

@@ -1,4 +1,4 @@
-{{- /* The operator's settings, see operator/finetune_operator/settings.py. What is empty here keeps the default there. */}}
+{{- /* The operator's settings, see core/finetune_core/settings.py. What is empty here keeps the default there. */}}
 {{- define "finetune-operator.environment" -}}
 {{- $prefix := "FINETUNE_OPERATOR_" -}}
 - name: {{ $prefix }}NAMESPACES

@@ -65,6 +65,7 @@ def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
         ("trainer", {"trainer", "script"}),
         ("finetune_trainer", {"trainer", "script"}),
         ("finetune_operator", {"operator"}),
+        ("finetune_core", {"operator"}),
         ("bootstrap", {"operator", "trainer", "script"}),
     ],
 )

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from finetune_operator.backoff import backoff, jitter
+from finetune_core.backoff import backoff, jitter
 from finetune_operator.handlers import EndlessBackoff
 
 

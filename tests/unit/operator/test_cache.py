@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from builders import UID, job, stored
+from finetune_core.plan.naming import labels_of
+from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache, Key
-from finetune_operator.plan.naming import labels_of
-from finetune_operator.reconcile import parse
 from unit.operator.worlds import planned
 
 Json = dict[str, Any]

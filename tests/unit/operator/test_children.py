@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from builders import UID, job, stored
+from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
-from finetune_operator.reconcile import parse
 from unit.operator.worlds import planned, settings
 
 Body = dict[str, Any]

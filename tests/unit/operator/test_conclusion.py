@@ -10,11 +10,11 @@ from finetune_api.combine import CombineConfig
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import FineTuneJobStatus, MemberStatus, ModelStatus, Phase, Reason, TrialState
 from finetune_api.training import Precision
-from finetune_operator.decide.actions import Action
-from finetune_operator.decide.conditions import Verdict, conditions_of
-from finetune_operator.decide.parents import runs_children
-from finetune_operator.plan.conclusion import conclusion_config
-from finetune_operator.plan.effective import resolve
+from finetune_core.decide.actions import Action
+from finetune_core.decide.conditions import Verdict, conditions_of
+from finetune_core.decide.parents import runs_children
+from finetune_core.plan.conclusion import conclusion_config
+from finetune_core.plan.effective import resolve
 from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import search_of
 from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen, settings

@@ -8,8 +8,8 @@ from builders import script_job
 from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RunReport
 from finetune_api.status import CheckpointStatus, ConditionType, FineTuneJobStatus, Phase, ProgressStatus
-from finetune_operator.decide.decision import rejected
-from finetune_operator.decide.observation import Observation
+from finetune_core.decide.decision import rejected
+from finetune_core.decide.observation import Observation
 from unit.operator.worlds import (
     CREATE,
     DELETE,

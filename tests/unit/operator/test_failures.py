@@ -7,7 +7,7 @@ import pytest
 from builders import script_job
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, ProgressStatus
-from finetune_operator.decide.observation import Observation
+from finetune_core.decide.observation import Observation
 from unit.operator.worlds import (
     CREATE,
     NOTHING,

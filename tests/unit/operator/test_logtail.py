@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.decide.logtail import log_tail
+from finetune_core.decide.logtail import log_tail
 
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide.actions import Action, Decision
-from finetune_operator.decide.observation import ContainerEnd, JobView, Observation, PodView
-from finetune_operator.plan.finetunejob import FineTuneJob
+from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.observation import ContainerEnd, JobView, Observation, PodView
+from finetune_core.plan.finetunejob import FineTuneJob
 from unit.operator import worlds
 from unit.operator.worlds import MODEL, RunReport, decide_with, parsed, seconds
 

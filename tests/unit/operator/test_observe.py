@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from builders import UID, job, stored
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator import lenient
+from finetune_core import lenient
+from finetune_core.plan.naming import labels_of
+from finetune_core.plan.reading import parse, status_of
+from finetune_core.wire import time_of
 from finetune_operator.cache import Cache, Child
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import job_view, pod_view
-from finetune_operator.plan.naming import labels_of
-from finetune_operator.reconcile import parse, status_of
-from finetune_operator.wire import time_of
 from unit.operator import worlds
 from unit.operator.worlds import Life, child, parsed, seen
 

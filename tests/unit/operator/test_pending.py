@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.decide.observation import InputView, JobView, PodView
+from finetune_core.decide.observation import InputView, JobView, PodView
 from unit.operator.worlds import Life, child, parsed, pod, seconds, seen
 
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."

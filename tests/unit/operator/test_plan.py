@@ -12,12 +12,12 @@ import yaml
 from builders import job, script_job, stored
 from finetune_api import uris
 from finetune_api.run import RunConfig
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.volumes import mounts_of, path_of
-from finetune_operator.plan.workload import Plan, plan
-from finetune_operator.reconcile import parse
-from finetune_operator.settings import OperatorSettings
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.reading import parse
+from finetune_core.plan.volumes import mounts_of, path_of
+from finetune_core.plan.workload import Plan, plan
+from finetune_core.settings import OperatorSettings
 from unit.operator.worlds import TRAINER, planned, settings
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.status import ProgressStatus
-from finetune_operator.decide.report_body import parse_report
-from finetune_operator.decide.reports import with_report
+from finetune_core.decide.report_body import parse_report
+from finetune_core.decide.reports import with_report
 from unit.operator.test_observe import JSON
 from unit.operator.worlds import FineTuneJobStatus, seconds
 

@@ -4,9 +4,9 @@ import pytest
 
 from builders import job, stored
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
-from finetune_operator.decide.refusal import may_pass, refusal
 from finetune_operator.errors import ApiError, Cause, ForeignObjectError
 from finetune_operator.events import refused
+from finetune_operator.refusal import may_pass, refusal
 from unit.operator.worlds import T0, seconds
 
 POD = "spec.template.spec"

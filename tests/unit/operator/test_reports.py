@@ -11,7 +11,7 @@ from finetune_api.status import (
     ParameterGroupStatus,
     ProgressStatus,
 )
-from finetune_operator.decide.reports import with_attempt_report, with_report
+from finetune_core.decide.reports import with_attempt_report, with_report
 from finetune_operator.reports import Reports
 from unit.operator.worlds import T0
 

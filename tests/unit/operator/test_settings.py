@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from finetune_core.settings import OperatorSettings
 from finetune_operator.errors import SettingsError
-from finetune_operator.settings import OperatorSettings, load
+from finetune_operator.settings import load
 
 PREFIX = "FINETUNE_OPERATOR_"
 

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 from finetune_api.status import AttemptStatus, EffectiveStatus, EpochStatus, FineTuneJobStatus
-from finetune_operator.decide.size import LIMIT, shrink_to_limit
+from finetune_core.decide.size import LIMIT, shrink_to_limit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

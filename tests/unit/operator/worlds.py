@@ -10,14 +10,14 @@ from typing import Any
 from builders import UID, job, stored
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, Condition, ConditionType, FineTuneJobStatus, ModelStatus
-from finetune_operator.decide.actions import Action, Decision
-from finetune_operator.decide.decision import decide
-from finetune_operator.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.workload import Plan, plan
-from finetune_operator.reconcile import parse
-from finetune_operator.settings import OperatorSettings
+from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.decision import decide
+from finetune_core.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.reading import parse
+from finetune_core.plan.workload import Plan, plan
+from finetune_core.settings import OperatorSettings
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TRAINER = "registry.example/trainer:1"

@@ -18,16 +18,16 @@ from finetune_api.status import (
     Reason,
     TrialState,
 )
-from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.decision import finished
-from finetune_operator.decide.display import display_of, success_message
-from finetune_operator.decide.parents import ParentDecision
-from finetune_operator.ensemble.decision import Ensemble, decide_ensemble
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import Run
-from finetune_operator.reconcile import parse
-from finetune_operator.search.trials import Trial
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.decision import finished
+from finetune_core.decide.display import display_of, success_message
+from finetune_core.decide.parents import ParentDecision
+from finetune_core.ensemble.decision import Ensemble, decide_ensemble
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import Run
+from finetune_core.plan.reading import parse
+from finetune_core.search.trials import Trial
 from unit.operator import worlds
 from unit.operator.worlds import Life, seconds, true_conditions
 

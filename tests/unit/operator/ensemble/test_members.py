@@ -9,13 +9,13 @@ from builders import job, spec, stored
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, MemberStatus, TrialState
-from finetune_operator.ensemble.members import fault_in, values_of
-from finetune_operator.plan.conclusion import conclusion_config
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.naming import Run, parent_in
-from finetune_operator.plan.workload import plan
-from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import run_body
+from finetune_core.ensemble.members import fault_in, values_of
+from finetune_core.plan.conclusion import conclusion_config
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import Run, parent_in
+from finetune_core.plan.reading import parse
+from finetune_core.plan.workload import plan
+from finetune_core.search.plan import run_body
 from unit.operator.worlds import settings
 
 Json = dict[str, Any]

@@ -5,9 +5,9 @@ from typing import Any
 from builders import job, spec, stored
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import TrialState
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.reconcile import parse
-from finetune_operator.search.trials import Evaluation, Trial
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.reading import parse
+from finetune_core.search.trials import Evaluation, Trial
 
 Json = dict[str, Any]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_api.search import AshaSpec
-from finetune_operator.search.asha import why_pruned
+from finetune_core.search.asha import why_pruned
 from unit.operator.search.spaces import curve
 
 ASHA = AshaSpec(min_epochs=1, reduction_factor=3)

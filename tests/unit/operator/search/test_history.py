@@ -5,11 +5,11 @@ from typing import Any
 
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import FineTuneJobStatus, TrialState
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.naming import Run
-from finetune_operator.search.decision import Search, trials_status
-from finetune_operator.search.history import history_of
-from finetune_operator.search.trials import Repeat, Trial
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import Run
+from finetune_core.search.decision import Search, trials_status
+from finetune_core.search.history import history_of
+from finetune_core.search.trials import Repeat, Trial
 from unit.operator.search.spaces import RATE, RATES, curve, parent, trial
 from unit.operator.worlds import settings
 

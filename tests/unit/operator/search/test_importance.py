@@ -3,9 +3,9 @@
 import math
 
 from finetune_api.status import TrialState
-from finetune_operator.search.importance import FEWEST, importances
-from finetune_operator.search.samplers import propose
-from finetune_operator.search.trials import Trial
+from finetune_core.search.importance import FEWEST, importances
+from finetune_core.search.samplers import propose
+from finetune_core.search.trials import Trial
 from unit.operator.search.spaces import BATCH, BATCHES, RATE, RATES, searching, trial
 
 SPEC = searching(RATES, BATCHES, algorithm="Random")

@@ -10,9 +10,9 @@ import pytest
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import TrialState
-from finetune_operator.search.samplers import RANDOM_TRIALS, propose
-from finetune_operator.search.space import Values
-from finetune_operator.search.trials import Trial
+from finetune_core.search.samplers import RANDOM_TRIALS, propose
+from finetune_core.search.space import Values
+from finetune_core.search.trials import Trial
 from unit.operator.search.spaces import BATCH, BATCHES, RATE, RATES, searching, trial
 
 TARGET = 3e-4

@@ -10,16 +10,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from finetune_api.resources import ResourcesSpec
 from finetune_api.status import FineTuneJobStatus, ModelStatus, Phase, Reason, TrialState
-from finetune_operator.decide.conditions import Verdict
-from finetune_operator.decide.context import with_verdict
-from finetune_operator.decide.decision import finished
-from finetune_operator.decide.display import success_message
-from finetune_operator.decide.parents import ParentDecision
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.finetunejob import FineTuneJob
-from finetune_operator.plan.naming import Run
-from finetune_operator.search.decision import Search, decide_search
-from finetune_operator.search.trials import Repeat, Trial
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.context import with_verdict
+from finetune_core.decide.decision import finished
+from finetune_core.decide.display import success_message
+from finetune_core.decide.parents import ParentDecision
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import Run
+from finetune_core.search.decision import Search, decide_search
+from finetune_core.search.trials import Repeat, Trial
 from unit.operator import worlds
 from unit.operator.search.spaces import parent, trial
 from unit.operator.worlds import T0, Life, seconds, true_conditions

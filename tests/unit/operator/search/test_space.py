@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from builders import spec
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_operator.search.space import combinations, fault_in, values_in
+from finetune_core.search.space import combinations, fault_in, values_in
 from unit.operator.search.spaces import BATCH, BATCHES, RATE, RATES, search_of, searching
 
 Json = dict[str, Any]

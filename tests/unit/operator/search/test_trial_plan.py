@@ -9,11 +9,11 @@ from builders import job, manifest, stored
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.search import MOST_TRIALS
 from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.naming import Run, parent_in, run_name
-from finetune_operator.plan.run_config import run_config
-from finetune_operator.reconcile import parse
-from finetune_operator.search.plan import reseeded, run_body
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import Run, parent_in, run_name
+from finetune_core.plan.reading import parse
+from finetune_core.plan.run_config import run_config
+from finetune_core.search.plan import reseeded, run_body
 from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import BATCH, RATE, search_of
 from unit.operator.worlds import settings

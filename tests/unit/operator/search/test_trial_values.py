@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune_api.status import TrialState
-from finetune_operator.search.trials import trial_of
+from finetune_core.search.trials import trial_of
 
 Json = dict[str, Any]
 ENDED: Json = {

@@ -18,10 +18,10 @@ from ruamel.yaml import YAML
 
 from builders import stored
 from finetune_api.run import ExitCode, RunConfig
-from finetune_operator.plan.effective import resolve
-from finetune_operator.plan.run_config import run_config
-from finetune_operator.reconcile import parse
-from finetune_operator.settings import OperatorSettings
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.reading import parse
+from finetune_core.plan.run_config import run_config
+from finetune_core.settings import OperatorSettings
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.hub import client
 from finetune_trainer.hub.fetch import at_one_commit, fetch

@@ -1,0 +1,133 @@
+"""An open attempt: create its Job, report on it, stop it, or close it. Pure."""
+
+from datetime import datetime, timedelta
+
+from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.context import Context
+from finetune_core.decide.deadlines import deadline_of, earliest, over_deadline
+from finetune_core.decide.ending import STOP_REASONS, close
+from finetune_core.decide.observation import PodView
+from finetune_core.decide.pending import why_pending
+from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
+from finetune_core.plan.finetunejob import FineTuneJob
+
+_REQUEUE_WHILE_PENDING = timedelta(seconds=15)
+_USUAL_START = timedelta(seconds=3)
+
+
+def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Context:
+    """The next step of an open attempt; a Context in which no attempt is open when another has to be considered."""
+    child, pods = context.observation.job(attempt.number), context.observation.pods_of(attempt.number)
+    if child is None and attempt.running_time is None and all(pod.never_ran for pod in pods):
+        return _without_job(context, attempt)
+    attempt = _observed(attempt, pods)
+    if (child is None or child.finished) and all(pod.finished for pod in pods):
+        return close(context, attempt)
+    if reason := _stop_reason(context, attempt):
+        return _stop(context, attempt.model_copy(update={"reason": reason.value}))
+    return _ongoing(context, attempt)
+
+
+def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context:
+    """The Job does not exist yet, or was deleted before its pod ran: create it, unless it is no longer wanted."""
+    if context.job.spec.suspend or attempt.reason == Reason.SUSPENDED:
+        update = {"reason": Reason.SUSPENDED.value, "counted": False, "end_time": context.now}
+        return context.with_attempt(attempt.model_copy(update=update))
+    return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
+
+
+def _observed(attempt: AttemptStatus, pods: tuple[PodView, ...]) -> AttemptStatus:
+    """The attempt's record with the node, and the time at which its container started."""
+    pod = next((pod for pod in pods if pod.started or pod.node), None)
+    if pod is None:
+        return attempt
+    running = attempt.running_time or pod.started
+    return attempt.model_copy(update={"node": pod.node or attempt.node, "running_time": running})
+
+
+def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:
+    """Why the attempt must stop. Once marked it stops, even if spec.suspend is false again."""
+    if attempt.reason in STOP_REASONS:
+        return Reason(attempt.reason)
+    if context.job.spec.suspend:
+        return Reason.SUSPENDED
+    return Reason.DEADLINE_EXCEEDED if over_deadline(context, attempt) else None
+
+
+def _stop(context: Context, attempt: AttemptStatus) -> Decision:
+    field = "spec.suspend" if attempt.reason == Reason.SUSPENDED else "spec.activeDeadlineSeconds"
+    message = f"attempt {attempt.number} saves a checkpoint and stops ({field})"
+    verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
+    return context.with_attempt(attempt).conclude(
+        verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
+    )
+
+
+def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
+    pods = context.observation.pods_of(attempt.number)
+    if any(pod.finished and not pod.never_ran for pod in pods) and all(pod.finished for pod in pods):
+        # how it ended is written once the Job controller has counted the pod
+        return Decision(context.status, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
+    pod = next((pod for pod in pods if pod.started and not pod.finished), None)
+    if pod is None:
+        return _pending(context, attempt)
+    context, attempt, progress_due = _with_progress(context, attempt)
+    context = _with_image(context.with_attempt(attempt), pods)
+    return context.conclude(
+        _runs(context.job, attempt, pod), requeue_at=earliest(progress_due, deadline_of(context, attempt))
+    )
+
+
+def _runs(job: FineTuneJob, attempt: AttemptStatus, pod: PodView) -> Verdict:
+    """A pod on a lost node is deleted only with its node, so the message says so."""
+    if pod.deleting:
+        message = (
+            f"the pod {pod.name} was asked to stop and has not ended yet; if its node is lost,"
+            f" kubectl delete node {pod.node} lets training resume elsewhere"
+        )
+        return Verdict(Phase.RUNNING, Reason.STOPPING, message)
+    message = f"attempt {attempt.number} {_activity(job)} on node {attempt.node}"
+    return Verdict(Phase.RUNNING, Reason.RUNNING, message)
+
+
+def _activity(job: FineTuneJob) -> str:
+    if job.spec.ensemble:
+        return "combines the members"
+    return "copies the best model and writes the report" if job.spec.search else "trains"
+
+
+def _pending(context: Context, attempt: AttemptStatus) -> Decision:
+    pending = why_pending(context, attempt)
+    begun = attempt.start_time or context.now
+    if pending.reason is Reason.STARTING and context.now < begun + _USUAL_START:
+        # an ordinary start is written once: fewer writes, same news
+        return Decision(context.status, requeue_at=begun + _USUAL_START)
+    verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
+    return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
+
+
+def _with_progress(
+    context: Context, attempt: AttemptStatus
+) -> tuple[Context, AttemptStatus, datetime | None]:
+    """Apply the newest report, or requeue: progress causes at most one write per interval."""
+    report, time = context.observation.report_of(attempt.number), context.observation.report_time
+    if report is None or time is None:
+        return context, attempt, None
+    written = context.status.progress.last_update_time if context.status.progress else None
+    if written and time < written:
+        return context, attempt, None
+    due = written + timedelta(seconds=context.settings.progress_interval) if written else time
+    if context.now < due:
+        return context, attempt, due
+    context = context.with_status(with_report(context.status, report, time))
+    return context, with_attempt_report(attempt, report), None
+
+
+def _with_image(context: Context, pods: tuple[PodView, ...]) -> Context:
+    """Record the digest of the image that runs."""
+    image = next((pod.image_id for pod in pods if pod.image_id), None)
+    if image is None:
+        return context
+    return context.with_status(with_resolved_image(context.status, image))

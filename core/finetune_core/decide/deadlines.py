@@ -1,0 +1,71 @@
+"""Deadlines of a job: running time over all attempts, the delay before a retry, the TTL of its children. Pure."""
+
+from datetime import datetime, timedelta
+from itertools import takewhile
+
+from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_core.backoff import backoff
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.context import Context, seconds_between
+
+_LONGEST_PAUSE = 300.0
+_SOON = 600
+
+
+def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
+    """Whether activeDeadlineSeconds is used up, by ended attempts and the running one.
+
+    That of a search or an ensemble is for its runs: what they have trained is recorded even after it.
+    """
+    if context.job.is_parent:
+        return False
+    limit = context.job.spec.active_deadline_seconds
+    running = seconds_between(attempt.running_time, context.now) if attempt else 0
+    return limit is not None and (context.status.active_seconds or 0) + running >= limit
+
+
+def deadline_of(context: Context, attempt: AttemptStatus) -> datetime | None:
+    """When the running attempt uses up activeDeadlineSeconds."""
+    limit = None if context.job.is_parent else context.job.spec.active_deadline_seconds
+    if limit is None or attempt.running_time is None:
+        return None
+    return attempt.running_time + timedelta(seconds=limit - (context.status.active_seconds or 0))
+
+
+def deadline_verdict(context: Context) -> Verdict:
+    """The verdict on a job that exceeded its deadline."""
+    return Verdict(
+        Phase.FAILED,
+        Reason.DEADLINE_EXCEEDED,
+        f"training took longer than spec.activeDeadlineSeconds of {context.job.spec.active_deadline_seconds}; create a"
+        " new job with a longer one or fewer epochs",
+    )
+
+
+def pause_before_retry(context: Context, retries: int) -> timedelta:
+    """The delay doubles with every counted retry, up to five minutes."""
+    return timedelta(seconds=backoff(retries, context.settings.retry_backoff, _LONGEST_PAUSE))
+
+
+def pause_before_free_retry(context: Context) -> timedelta | None:
+    """None after the first; attempts that are interrupted one after the other are retried after growing delays."""
+    short = list(takewhile(_cut_short, reversed(context.status.attempts)))
+    return pause_before_retry(context, len(short) - 1) if len(short) > 1 else None
+
+
+def _cut_short(attempt: AttemptStatus) -> bool:
+    free = attempt.counted is False and attempt.reason != Reason.SUSPENDED
+    return free and (
+        attempt.end_time is None or seconds_between(attempt.start_time, attempt.end_time) < _SOON
+    )
+
+
+def end_of_children(context: Context, finish: datetime) -> datetime | None:
+    """When a finished job's Jobs and pods are deleted."""
+    seconds = context.job.spec.ttl_seconds_after_finished
+    return None if seconds is None else finish + timedelta(seconds=seconds)
+
+
+def earliest(*times: datetime | None) -> datetime | None:
+    """The first of the times that are set."""
+    return min((time for time in times if time), default=None)

@@ -1,0 +1,156 @@
+"""The end of an attempt: success, a requested stop, or a failure. Pure."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from finetune_api.base import MESSAGE_LENGTH
+from finetune_api.run import RunReport
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
+from finetune_core.decide.actions import Decision
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.context import Context, seconds_between
+from finetune_core.decide.deadlines import (
+    deadline_verdict,
+    end_of_children,
+    pause_before_free_retry,
+    pause_before_retry,
+)
+from finetune_core.decide.display import success_message
+from finetune_core.decide.failure import Evidence, Failure, classify, termination_report
+from finetune_core.decide.observation import PodView
+from finetune_core.decide.reports import unverified_model, with_attempt_report, with_report
+
+FOLDERS = 3
+"""Of members that a message names."""
+STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value})
+"""Reasons that the operator itself writes on an attempt before it deletes the Job."""
+
+
+def fail(context: Context, verdict: Verdict) -> Decision:
+    """End the job with a failure. What its runs trained is kept, although it was not copied or combined."""
+    if found := _trained_already(context.status):
+        verdict = replace(verdict, message=f"{verdict.message}; {found}")
+    context = context.update(completion_time=context.now, retry_time=None)
+    return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
+
+
+def _trained_already(status: FineTuneJobStatus) -> str:
+    if status.model:
+        return f"the best trial's model is at {status.model.uri}"
+    folders = [member.uri for member in status.members if member.uri]
+    return (
+        f"the models of the members are at {', '.join(folders[:FOLDERS])}{' …' * (len(folders) > FOLDERS)}"
+        if folders
+        else ""
+    )
+
+
+def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
+    """Record how the attempt ended and what follows; a Context if the next attempt may start."""
+    pod = _explaining_pod(context.observation.pods_of(attempt.number))
+    report = termination_report(pod)
+    context, attempt = _with_last_report(context, attempt, report)
+    context, attempt = _with_end(context, attempt, pod)
+    stopped = attempt.reason in STOP_REASONS
+    # a script that is stopped may end with 0 without a model; our trainer ends with 0 for a whole model only
+    if pod and pod.end and pod.end.exit_code == 0 and not (stopped and context.job.spec.command):
+        return _succeed(context, attempt, report)
+    if stopped:
+        return _stopped(context, attempt)
+    job = context.observation.job(attempt.number)
+    evidence = Evidence(pod, report, bool(context.job.spec.command), job.failure if job else None)
+    return _failed(context, attempt, classify(evidence))
+
+
+def _explaining_pod(pods: tuple[PodView, ...]) -> PodView | None:
+    """The pod whose end explains the attempt: one that succeeded, else one that ended, else any."""
+
+    def rank(pod: PodView) -> int:
+        if pod.end is None:
+            return 2
+        return 0 if pod.end.exit_code == 0 else 1
+
+    return min(pods, key=rank, default=None)
+
+
+def _with_last_report(
+    context: Context, attempt: AttemptStatus, report: RunReport | None
+) -> tuple[Context, AttemptStatus]:
+    last = report or context.observation.report_of(attempt.number)
+    if last is None:
+        return context, attempt
+    status = with_report(context.status, last, context.now)
+    return context.with_status(status), with_attempt_report(attempt, last)
+
+
+def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> tuple[Context, AttemptStatus]:
+    end = pod.end if pod else None
+    time: datetime = (end.finished if end else None) or context.now
+    code = end.exit_code if end and 0 <= end.exit_code <= 255 else None
+    attempt = attempt.model_copy(update={"end_time": time, "exit_code": code})
+    active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, time)
+    return context.update(active_seconds=active), attempt
+
+
+def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None) -> Decision | Context:
+    own_script, uri = bool(context.job.spec.command), context.resolved.output_uri
+    model = (
+        unverified_model(uri, context.status, context.now)
+        if own_script
+        else (report.model if report else None)
+    )
+    if model is None:
+        message = (
+            "exit code 0 without a model in the report; spec.image is not a trainer image of this version"
+        )
+        return _failed(context, attempt, Failure(Reason.UNKNOWN, message, retry=False))
+    attempt = attempt.model_copy(update={"reason": Reason.SUCCEEDED.value, "counted": False})
+    model = model.model_copy(update={"uri": uri})
+    context = context.with_attempt(attempt).update(model=model, completion_time=context.now)
+    notes = report.notes if report else []
+    message = "; ".join([success_message(context.status), *notes])[:MESSAGE_LENGTH]
+    verdict = Verdict(Phase.SUCCEEDED, Reason.SUCCEEDED, message)
+    return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
+
+
+def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
+    """The requested stop is complete."""
+    asked = attempt.reason == Reason.SUSPENDED
+    message = "stopped by spec.suspend" if asked else "stopped by spec.activeDeadlineSeconds"
+    context = context.with_attempt(attempt.model_copy(update={"message": message, "counted": False}))
+    return context if asked else fail(context, deadline_verdict(context))
+
+
+def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decision | Context:
+    update = {
+        "reason": failure.reason.value,
+        "message": failure.message[:MESSAGE_LENGTH],
+        "counted": failure.counted,
+    }
+    context = context.with_attempt(attempt.model_copy(update=update))
+    if not failure.retry:
+        return fail(context, Verdict(Phase.FAILED, failure.reason, failure.message))
+    if not failure.counted:
+        pause = pause_before_free_retry(context)
+        return context.update(retry_time=context.now + pause) if pause else context
+    if earlier := _alike(context, failure):
+        both = f"attempts {earlier} and {attempt.number}"
+        message = f"{failure.message} ({both} failed the same way at the same step; not retried)"
+        return fail(context, Verdict(Phase.FAILED, failure.reason, message))
+    retries, limit = (context.status.retries or 0) + 1, context.job.spec.retry.limit
+    if retries > limit:
+        message = f"{failure.message} (attempt {attempt.number}; spec.retry.limit of {limit} reached)"
+        return fail(context, Verdict(Phase.FAILED, failure.reason, message))
+    wait = failure.pause or retries > 1
+    return context.update(
+        retries=retries, retry_time=context.now + pause_before_retry(context, retries) if wait else None
+    )
+
+
+def _alike(context: Context, failure: Failure) -> int | None:
+    """An earlier attempt that failed with a bug in the trainer at the same step with the same message."""
+    *earlier, last = context.status.attempts
+    if failure.reason is not Reason.TRAINER_FAULT or last.to_step is None:
+        return None
+    ends = ((each.number, each.reason, each.to_step, each.message) for each in earlier)
+    return next((number for number, *end in ends if end == [last.reason, last.to_step, last.message]), None)

@@ -1,0 +1,152 @@
+"""Why a job does not run yet, in one sentence that says what to do: an ordered chain of checks."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from finetune_api.status import AttemptStatus, Reason
+from finetune_core.decide.context import Context
+from finetune_core.decide.observation import InputView, PodView
+from finetune_core.plan.hub import TOKEN_KEY, secret_of
+from finetune_core.plan.naming import attempt_name
+
+_PULLING = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+)
+_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_USUAL_BINDING = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Why nothing runs yet."""
+
+    reason: Reason
+    message: str
+
+
+def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
+    """The reason that stands furthest back in the chain input → node → image → container."""
+    pod = next((pod for pod in context.observation.pods_of(attempt.number) if not pod.finished), None)
+    return (
+        _missing(context)
+        or _refused(context, attempt, pod)
+        or _unbound(context, attempt, pod)
+        or _gated(pod)
+        or _unscheduled(context, pod)
+        or _waiting(pod)
+        or _starting(context, attempt, pod)
+    )
+
+
+def _missing(context: Context) -> Pending | None:
+    item = next((item for item in context.observation.inputs if not item.exists), None)
+    if item is None:
+        return None
+    return Pending(
+        Reason.MISSING_OBJECT,
+        f"{item.kind} {item.name} does not exist in namespace {context.job.namespace}; create it and the job starts",
+    )
+
+
+def _refused(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A quota, a limit range or a policy refuses the pod: only the Job's Events say so."""
+    if pod is not None or context.observation.pod_refusal is None:
+        return None
+    name = attempt_name(context.job, attempt.number)
+    return Pending(
+        Reason.CHILD_REFUSED,
+        f"the pod of Job {name} is refused: {context.observation.pod_refusal[:800]};"
+        " the pod is created when that is resolved",
+    )
+
+
+def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A claim that binds with its first consumer waits for a pod, and with it for a node: that is normal."""
+    item = next((item for item in context.observation.inputs if not item.bound), None)
+    if item is None or pod is None or not _claims_hinder(context, attempt, pod):
+        return None
+    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, context.job.namespace))
+
+
+def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView) -> bool:
+    if pod.unschedulable:
+        return "persistentvolume" in pod.unschedulable.lower().replace(" ", "")
+    return context.now >= (attempt.start_time or context.now) + _USUAL_BINDING
+
+
+def _unbound_message(item: InputView, namespace: str) -> str:
+    where = f"of storage class {item.storage_class}" if item.storage_class else "without storage class"
+    return (
+        f"the claim {item.name} {where} is not bound to a volume; see kubectl describe pvc {item.name}"
+        f" -n {namespace}"
+    )
+
+
+def _gated(pod: PodView | None) -> Pending | None:
+    if pod is None or not pod.gates:
+        return None
+    gates = ", ".join(pod.gates)
+    return Pending(
+        Reason.PENDING,
+        f"the pod {pod.name} is held by the scheduling gate {gates}: it starts when whoever set the gate removes it",
+    )
+
+
+def _unscheduled(context: Context, pod: PodView | None) -> Pending | None:
+    if pod is None or not pod.unschedulable:
+        return None
+    wanted = context.resolved.resources
+    if f"Insufficient {wanted.gpu_resource}" in pod.unschedulable:
+        hint = (
+            f"; no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
+            " resources.gpusPerNode: 0 to train on CPU"
+        )
+    else:
+        hint = ""
+    return Pending(Reason.UNSCHEDULABLE, f"no node fits: {pod.unschedulable[:700]}{hint}")
+
+
+def _waiting(pod: PodView | None) -> Pending | None:
+    if pod is None:
+        return None
+    if pod.waiting_reason in _PULLING:
+        why = (pod.waiting_message or pod.waiting_reason)[:700]
+        return Pending(
+            Reason.IMAGE_PULL_FAILED,
+            f"the image cannot be pulled on node {pod.node}: {why};"
+            " check spec.image and scheduling.imagePullSecrets",
+        )
+    if pod.waiting_reason in _CONFIG:
+        return Pending(
+            Reason.PENDING, f"the container cannot start on node {pod.node}: {pod.waiting_message}"
+        )
+    return None
+
+
+def _starting(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending:
+    if pod is None:
+        name = attempt_name(context.job, attempt.number)
+        return Pending(
+            Reason.STARTING,
+            f"waiting for the pod of Job {name}; kubectl describe job {name} -n {context.job.namespace} shows why",
+        )
+    where = f" on node {pod.node}" if pod.node else ""
+    return Pending(
+        Reason.STARTING, f"the pod {pod.name} is starting{where}{_secret_hint(context, attempt, pod)}"
+    )
+
+
+def _secret_hint(context: Context, attempt: AttemptStatus, pod: PodView) -> str:
+    """The operator may not read Secrets, and a pod without its Secret looks like one that pulls its image."""
+    name = secret_of(context.job)
+    if name is None or not pod.node or context.now < (attempt.start_time or context.now) + _USUAL_BINDING:
+        return ""
+    namespace = context.job.namespace
+    return (
+        f"; if it stays so, Secret {name} (model.credentials.secretName) or its key {TOKEN_KEY} may be missing in"
+        f" namespace {namespace}: kubectl describe pod {pod.name} -n {namespace} shows why"
+    )

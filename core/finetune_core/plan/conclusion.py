@@ -1,0 +1,114 @@
+"""What a pod of a search or an ensemble itself reads: a CombineConfig or a SummaryConfig. It needs no GPU."""
+
+from dataclasses import replace
+
+from finetune_api import uris
+from finetune_api.combine import CombineConfig, CombineData, CombinePaths, MemberInput
+from finetune_api.run import TERMINATION_LOG
+from finetune_api.search_history import SearchHistory
+from finetune_api.status import TrialState
+from finetune_api.summary import SummaryConfig
+from finetune_api.training import Precision
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.run_config import METRICS_PORT, dataset_input, identity, progress_endpoint
+from finetune_core.plan.volumes import OUTPUT, output_paths, shared_tokens
+from finetune_core.settings import OperatorSettings
+
+
+def on_cpu(resolved: Resolved) -> Resolved:
+    """The same with the resources of a pod that trains nothing."""
+    resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": 0})
+    return replace(resolved, resources=resources)
+
+
+def conclusion_config(
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    settings: OperatorSettings,
+    history: SearchHistory | None,
+) -> CombineConfig | SummaryConfig:
+    """The configuration of an attempt of a search, whose `history` it reports, or of an ensemble."""
+    if job.spec.ensemble:
+        return _combine(job, resolved, attempt, settings, history)
+    assert history and job.status.model
+    return SummaryConfig(
+        kind="SummaryConfig",
+        job=identity(job, attempt),
+        search=history,
+        model=_member(job.status.model.uri, job.status.model.digest),
+        output=_paths(job, resolved),
+        progress=progress_endpoint(settings),
+        metrics_port=METRICS_PORT,
+        termination_log=TERMINATION_LOG,
+    )
+
+
+def _combine(
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    settings: OperatorSettings,
+    history: SearchHistory | None,
+) -> CombineConfig:
+    ensemble, objective, training = job.spec.ensemble, job.spec.objective, job.spec.resolved_training()
+    assert ensemble and objective and training
+    members = [one for one in job.status.members if one.state is TrialState.SUCCEEDED and one.uri]
+    missing = [one.name for one in job.status.members if one not in members]
+    data = dataset_input(job)
+    split = data.split and data.split.model_copy(
+        update={"seed": training.seed if data.split.seed is None else data.split.seed}
+    )
+    return CombineConfig(
+        kind="CombineConfig",
+        job=identity(job, attempt),
+        members=[_member(str(one.uri), one.digest) for one in members],
+        combine=ensemble.rule(objective.kind),
+        publish=ensemble.publish,
+        best_metric=training.evaluation.best_metric,
+        missing=missing,
+        dataset=CombineData(
+            train=data.train,
+            validation=data.validation,
+            split=split,
+            test=data.test,
+            columns=data.columns,
+            preprocessing=data.preprocessing,
+            max_invalid_rows=data.max_invalid_rows,
+        ),
+        objective=objective,
+        metrics=training.evaluation.metrics,
+        search=history,
+        output=_paths(job, resolved),
+        precision=_precision(training.precision),
+        progress=progress_endpoint(settings),
+        metrics_port=METRICS_PORT,
+        termination_log=TERMINATION_LOG,
+    )
+
+
+def _precision(trained: Precision) -> Precision:
+    """BFloat16 is asked of the devices that train: the CPU of this pod computes in it if it can."""
+    return Precision.AUTO if trained is Precision.BFLOAT16 else trained
+
+
+def _member(uri: str, digest: str | None) -> MemberInput:
+    """A model on the output claim, where that of every run is."""
+    return MemberInput(path=on_output(uri), uri=uri, digest=digest)
+
+
+def on_output(uri: str) -> str:
+    """Where a folder of the output claim is found in the container."""
+    return f"{OUTPUT}/{uris.parse(uri).path}"
+
+
+def _paths(job: FineTuneJob, resolved: Resolved) -> CombinePaths:
+    paths = output_paths(job, resolved.output_uri)
+    return CombinePaths(
+        model_dir=paths.model_dir,
+        staging_dir=paths.staging_dir,
+        hub_dir=paths.hub_dir,
+        token_dir=shared_tokens(job.uid),
+        uri=paths.uri,
+    )

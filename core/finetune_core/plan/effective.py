@@ -1,0 +1,65 @@
+"""What the defaults become: the spec's own values, else the administrator's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune_api.resources import ResourcesSpec
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import output_claim_name
+from finetune_core.settings import OperatorSettings
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a spec leaves to the administrator, written out."""
+
+    resources: ResourcesSpec
+    output_uri: str
+    image: str
+
+
+def resolve(job: FineTuneJob, settings: OperatorSettings) -> Resolved:
+    """The spec's own values, else the administrator's."""
+    return Resolved(_resources(job, settings), _output_uri(job), _image(job, settings))
+
+
+def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
+    """`spec.resources` with every default written out."""
+    asked = job.spec.resources or ResourcesSpec()
+    return ResourcesSpec.model_construct(  # `conflict_of` checks whether the two go together
+        nodes=asked.nodes or 1,
+        gpus_per_node=settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node,
+        gpu_resource=asked.gpu_resource or settings.gpu_resource,
+        requests=settings.requests | (asked.requests or {}),
+        limits=settings.limits | (asked.limits or {}),
+        shared_memory=asked.shared_memory,
+    )
+
+
+def conflict_of(resources: ResourcesSpec, settings: OperatorSettings) -> str | None:
+    """What is wrong with a job's resources beside the administrator's, each of which is valid alone."""
+    broken = next((rule for rule in ResourcesSpec.rules if rule.holds and not rule.holds(resources)), None)
+    if broken is None:
+        return None
+    defaults = f"requests {_written(settings.requests)} and limits {_written(settings.limits)}"
+    return f"spec.resources does not fit the administrator's defaults, {defaults}: {broken.message}"
+
+
+def _written(quantities: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name}: {quantity}" for name, quantity in quantities.items()) + "}"
+
+
+def _output_uri(job: FineTuneJob) -> str:
+    """The model's folder."""
+    if job.spec.output and job.spec.output.uri:
+        return job.spec.output.uri
+    return f"pvc://{output_claim_name(job)}/{MODEL_FOLDER}"
+
+
+def _image(job: FineTuneJob, settings: OperatorSettings) -> str:
+    """The image that the job names, else the trainer image or, for a job with a command, the script image."""
+    if job.spec.image:
+        return job.spec.image
+    return (job.spec.command and settings.script_image) or settings.trainer_image

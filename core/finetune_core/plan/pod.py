@@ -1,0 +1,185 @@
+"""The training pod: restricted by the Pod Security Standards, nothing writable but the output and emptyDirs."""
+
+from typing import Any
+
+from finetune_api.resources import ResourcesSpec
+from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
+from finetune_api.status import Reason
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.hub import hub_environment, token_mount
+from finetune_core.plan.naming import attempt_name, labels_of
+from finetune_core.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
+from finetune_core.plan.script import script_environment
+from finetune_core.plan.volumes import Mount, mounts_of
+from finetune_core.settings import OperatorSettings
+
+CONTAINER = "trainer"
+_TOKEN_SECONDS = 3600
+_SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyDir of the pod's own
+
+
+def pod_template(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> dict[str, Any]:
+    """The pod template of an attempt."""
+    mounts = [*mounts_of(job, resolved.output_uri), *_own_mounts(job, resolved, attempt, settings)]
+    return {
+        "metadata": _without_nones(
+            {
+                "labels": settings.pod_labels | labels_of(job, attempt),
+                "annotations": settings.pod_annotations or None,
+            }
+        ),
+        "spec": _without_nones(
+            {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                # as process 1 a script without a handler would ignore SIGTERM for the whole grace period
+                "shareProcessNamespace": True if job.spec.command else None,
+                "terminationGracePeriodSeconds": _grace(job),
+                "securityContext": _pod_security(settings),
+                "runtimeClassName": settings.runtime_class,
+                "volumes": [mount.volume for mount in mounts],
+                "containers": [_container(job, resolved, settings, mounts)],
+            }
+            | _scheduling(job, settings)
+        ),
+    }
+
+
+def _container(
+    job: FineTuneJob, resolved: Resolved, settings: OperatorSettings, mounts: list[Mount]
+) -> dict[str, Any]:
+    command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
+    return command | {
+        "name": CONTAINER,
+        "image": resolved.image,
+        "imagePullPolicy": settings.image_pull_policy.value,
+        "env": _environment(job, resolved, settings),
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "resources": _resources(resolved.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        # a user's script writes no report; the end of its log is the next best explanation
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": mount.volume["name"], "mountPath": mount.path, "readOnly": mount.read_only}
+            for mount in mounts
+        ],
+    }
+
+
+def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> list[dict[str, Any]]:
+    env = {
+        "HOME": "/home/finetune",
+        "HF_HOME": "/home/finetune/huggingface",
+        "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
+    } | hub_environment(job, settings)
+    if job.spec.command:
+        env |= script_environment(job, resolved.output_uri) | _progress_environment(settings)
+    ours = {name: {"name": name, "value": value} for name, value in env.items()}
+    return list((ours | {variable.name: variable.to_json() for variable in job.spec.env or []}).values())
+
+
+def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
+    """What makes an unmodified Hugging Face Trainer (transformers ≥ 4.57) post its progress."""
+    if not settings.progress_url:
+        return {}
+    return {
+        "KUBEFLOW_TRAINER_SERVER_URL": f"{settings.progress_url}/v1/progress",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": TOKEN_PATH,
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": f"{CONFIG}/{CA_FILE}",
+    }
+
+
+def _own_mounts(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> list[Mount]:
+    config = {"name": "config", "configMap": {"name": attempt_name(job, attempt)}}
+    scratch = [
+        Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
+    ]
+    memory: dict[str, Any] = {"medium": "Memory"}
+    if size := resolved.resources.shared_memory:
+        memory["sizeLimit"] = size
+    shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
+    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
+
+
+def _token_mount(settings: OperatorSettings) -> list[Mount]:
+    if not settings.progress_url:
+        return []
+    token = {
+        "path": TOKEN_PATH.rpartition("/")[2],
+        "audience": settings.progress_audience,
+        "expirationSeconds": _TOKEN_SECONDS,
+    }
+    volume = {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    return [Mount(volume, TOKEN_PATH.rpartition("/")[0])]
+
+
+def _resources(wanted: ResourcesSpec) -> dict[str, Any]:
+    limits = dict(wanted.limits or {})
+    if wanted.gpus_per_node:
+        limits[str(wanted.gpu_resource)] = str(wanted.gpus_per_node)
+    return {"requests": dict(wanted.requests or {}), "limits": limits}
+
+
+def _grace(job: FineTuneJob) -> int:
+    training = job.spec.resolved_training()
+    return training.checkpoint.grace_period_seconds if training else 120
+
+
+def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
+    ids = {
+        "runAsUser": settings.run_as_user,
+        "runAsGroup": settings.run_as_group,
+        "fsGroup": settings.fs_group,
+    }
+    return {
+        "runAsNonRoot": True,
+        **({} if settings.platform_ids else ids),
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
+    asked = job.spec.scheduling
+    # the administrator's values win: a job may restrict where its pods run, not widen it
+    selector = ((asked and asked.node_selector) or {}) | settings.node_selector
+    tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]
+    secrets = [*settings.image_pull_secrets, *((asked and asked.image_pull_secrets) or [])]
+    return {
+        "nodeSelector": selector or None,
+        "tolerations": [toleration.to_json() for toleration in tolerations] or None,
+        "priorityClassName": asked.priority_class_name if asked else None,
+        "imagePullSecrets": [{"name": name} for name in secrets] or None,
+        "affinity": _away_from(_without_gpus(job)),
+    }
+
+
+def _without_gpus(job: FineTuneJob) -> list[str]:
+    """Nodes on which an attempt did not see its GPUs."""
+    attempts = job.status.attempts
+    return sorted({each.node for each in attempts if each.reason == Reason.GPUS_NOT_SEEN and each.node})
+
+
+def _away_from(nodes: list[str]) -> dict[str, Any] | None:
+    """Preferred, not required: if there is no other node, this one may work again by then."""
+    if not nodes:
+        return None
+    # the API server takes one name in each
+    elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    term = {"weight": 100, "preference": {"matchFields": elsewhere}}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def _without_nones(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: child for key, child in value.items() if child is not None}

@@ -1,0 +1,97 @@
+"""From URIs to volumes and to the paths in the container.
+
+Claims are mounted whole, inputs read-only; the output claim is mounted a second time, writable, at OUTPUT. What is
+on the Hugging Face Hub has no mount: the trainer downloads it to the output claim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import uris
+from finetune_api.model import Dtype
+from finetune_api.run import OutputPaths
+from finetune_core.plan.finetunejob import FineTuneJob
+
+OUTPUT = "/mnt/output"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where the container finds it."""
+
+    volume: dict[str, Any]
+    path: str
+    read_only: bool = True
+
+
+def path_of(uri: str) -> str:
+    """Where an input's URI is found in the container; empty for hf://, which only the download knows."""
+    if uris.is_hub(uri):
+        return ""
+    location = uris.parse(uri)
+    return f"/mnt/{_kind(location)}/{location.name}/{location.path}"
+
+
+def _kind(location: uris.Location) -> str:
+    return {"pvc": "claims", "configMap": "configmaps"}[location.scheme]
+
+
+def input_uris(job: FineTuneJob) -> Iterator[str]:
+    """Every URI that the job reads."""
+    if job.spec.model:
+        yield job.spec.model.uri
+        if job.spec.model.tokenizer and job.spec.model.tokenizer.uri:
+            yield job.spec.model.tokenizer.uri
+    if job.spec.dataset:
+        data = job.spec.dataset
+        sources = (data.train, data.validation, data.test)
+        yield from (source.uri for source in sources if source and source.uri)
+
+
+def input_locations(job: FineTuneJob) -> list[uris.Location]:
+    """The claims and ConfigMaps that the job reads, each once, in the order of their first use."""
+    places = [uris.parse(uri) for uri in input_uris(job) if not uris.is_hub(uri)]
+    return list({(place.scheme, place.name): place for place in places}.values())
+
+
+def uses_hub(job: FineTuneJob) -> bool:
+    """Whether the job has an hf:// input."""
+    return any(map(uris.is_hub, input_uris(job)))
+
+
+def mounts_of(job: FineTuneJob, output_uri: str) -> list[Mount]:
+    """The volumes of inputs and output."""
+    mounts = [_input_mount(number, place) for number, place in enumerate(input_locations(job))]
+    output = uris.parse(output_uri)
+    volume = {"name": "output", "persistentVolumeClaim": {"claimName": output.name}}
+    return [*mounts, Mount(volume, OUTPUT, read_only=False)]
+
+
+def _input_mount(number: int, place: uris.Location) -> Mount:
+    name = f"input-{number}"
+    if place.scheme == "pvc":
+        # the mount is read-only, not the claim: a claim that is also the output must stay writable in the pod
+        volume: dict[str, Any] = {"name": name, "persistentVolumeClaim": {"claimName": place.name}}
+    else:
+        volume = {"name": name, "configMap": {"name": place.name}}
+    return Mount(volume, f"/mnt/{_kind(place)}/{place.name}")
+
+
+def shared_tokens(parent_uid: str) -> str:
+    """The folder with the tokens that the runs of a search or an ensemble share."""
+    return f"{OUTPUT}/.finetune/{parent_uid}/tokens"
+
+
+def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
+    """Model, staging and checkpoint folders, all on the output claim."""
+    state = f"{OUTPUT}/.finetune/{job.uid}"
+    return OutputPaths(
+        model_dir=f"{OUTPUT}/{uris.parse(output_uri).path}",
+        staging_dir=f"{state}/model",
+        checkpoint_dir=f"{state}/checkpoints",
+        hub_dir=f"{state}/hub" if uses_hub(job) else None,
+        token_dir=shared_tokens(job.parent_uid) if job.parent_uid else None,
+        uri=output_uri,
+        dtype=job.spec.output.dtype if job.spec.output else Dtype.AUTO,
+    )

@@ -1,0 +1,100 @@
+"""The objects of one attempt: the ConfigMap, the Job, and the output claim where the job names none."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.base import ApiModel
+from finetune_api.search_history import SearchHistory
+from finetune_core.plan.conclusion import conclusion_config, on_cpu
+from finetune_core.plan.effective import Resolved
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
+from finetune_core.plan.pod import pod_template
+from finetune_core.plan.run_config import CA_FILE, run_config
+from finetune_core.settings import OperatorSettings
+
+RUN_CONFIG_KEY = "run.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The objects of an attempt, in the order of creation. All are created once and never changed."""
+
+    claim: dict[str, Any] | None
+    config_map: dict[str, Any]
+    job: dict[str, Any]
+
+
+def plan(
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    settings: OperatorSettings,
+    ca_certificate: str,
+    history: SearchHistory | None = None,
+) -> Plan:
+    """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by.
+
+    `history` is that of a job with spec.search.
+    """
+    if job.is_parent:
+        resolved = on_cpu(resolved)
+        config: ApiModel | None = conclusion_config(job, resolved, attempt, settings, history)
+    else:
+        config = None if job.spec.command else run_config(job, resolved, attempt, settings)
+    return Plan(
+        claim=output_claim(job, settings),
+        config_map=_config_map(job, attempt, config, ca_certificate),
+        job=_job(job, resolved, attempt, settings),
+    )
+
+
+def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(job, attempt),
+        "spec": {
+            "backoffLimit": 0,  # the operator alone decides about the next attempt
+            "podReplacementPolicy": "Failed",  # no second pod while the first may still write
+            "completions": 1,
+            "parallelism": 1,
+            "template": pod_template(job, resolved, attempt, settings),
+        },
+    }
+
+
+def _config_map(
+    job: FineTuneJob, attempt: int, config: ApiModel | None, ca_certificate: str
+) -> dict[str, Any]:
+    data = {CA_FILE: ca_certificate}
+    if config:
+        # the history of a search can be large
+        data[RUN_CONFIG_KEY] = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(job, attempt),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any] | None:
+    """The claim for a job without output.uri. It has no owner reference: a model outlives its job."""
+    if job.spec.output and job.spec.output.uri:
+        return None
+    spec: dict[str, Any] = {
+        "accessModes": [settings.output_access_mode],
+        "resources": {"requests": {"storage": settings.output_size}},
+    }
+    if settings.output_storage_class:
+        spec["storageClassName"] = settings.output_storage_class
+    labels = {"app.kubernetes.io/managed-by": MANAGER, JOB_NAME: job.name, JOB_UID: job.uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": output_claim_name(job), "namespace": job.namespace, "labels": labels},
+        "spec": spec,
+    }

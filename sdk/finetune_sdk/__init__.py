@@ -1,0 +1,1 @@
+"""The Python API: build, validate, submit and follow FineTuneJobs from Python."""
