@@ -107,7 +107,7 @@ lock: install ## Resolve the dependencies and write requirements/
 	@hack/lock
 
 verify: lint types generate ## Check that the code is clean and generated files are current
-	@test -z "$$(git status --porcelain -- crds charts)" || { git --no-pager diff -- crds charts; git status --short -- crds charts; echo "generated files are not current: run make generate and commit"; exit 1; }
+	@test -z "$$(git status --porcelain -- crds charts docs/monitoring.md)" || { git --no-pager diff -- crds charts docs/monitoring.md; git status --short -- crds charts docs/monitoring.md; echo "generated files are not current: run make generate and commit"; exit 1; }
 	@echo "verified"
 
 help: ## Show this help

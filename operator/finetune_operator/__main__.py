@@ -18,7 +18,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError
 from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
 from finetune_operator.listener import serving_strangers
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
 from finetune_operator.reports import Reports
@@ -28,6 +28,7 @@ from finetune_operator.searches import Pruning
 from finetune_operator.server import serving, status_app
 from finetune_operator.settings import load
 from finetune_operator.tls import certificate_of, server_context
+from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ async def run(settings: OperatorSettings) -> None:
         reconciler = Reconciler(cache, cluster, children, runs, reports, metrics, settings)
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
-        resync = Resync(cluster, cache, queue, settings)
+        resync, watches = Resync(cluster, cache, queue, settings), Watches()
+        metrics.watch_ages(lambda: watches.ages(resync.last))
         await stack.enter_async_context(serving(status_app(metrics, resync.readiness), settings.http_port))
         if settings.progress_url and settings.progress_port:
             pruning = Pruning(cluster, cache, reports)
@@ -62,10 +64,12 @@ async def run(settings: OperatorSettings) -> None:
             await stack.enter_async_context(
                 serving_strangers(endpoint.app(), settings.progress_port, tls, metrics.connection_refused)
             )
-        await _serve(settings, cache, queue, resync)
+        await _serve(settings, cache, queue, resync, watches)
 
 
-async def _serve(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
+async def _serve(
+    settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync, watches: Watches
+) -> None:
     """List, then watch and work, until SIGTERM.
 
     A watch that the API server refuses ends Kopf. Both are then started again, as in a new process.
@@ -74,7 +78,7 @@ async def _serve(settings: OperatorSettings, cache: Cache, queue: WorkQueue, res
     while await _listed(resync, pause):
         started = time.monotonic()
         try:
-            await _watch_and_work(settings, cache, queue, resync)
+            await _watch_and_work(settings, cache, queue, resync, watches)
         except WATCH_REFUSED as error:
             failures = failures + 1 if time.monotonic() - started < _STABLE else 1
             pause = jitter(backoff(failures, *_PAUSES))
@@ -83,11 +87,13 @@ async def _serve(settings: OperatorSettings, cache: Cache, queue: WorkQueue, res
             return
 
 
-async def _watch_and_work(settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync) -> None:
+async def _watch_and_work(
+    settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync, watches: Watches
+) -> None:
     """Kopf starts after our own LIST: both at once would need twice the memory."""
     work = asyncio.create_task(_work(queue, resync))
     watch = asyncio.create_task(
-        _watch(registry(cache, queue, resync.cluster, on_stop=work.cancel), settings.namespaces)
+        _watch(registry(cache, queue, resync.cluster, watches, on_stop=work.cancel), settings.namespaces)
     )
     done, _ = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
     if work in done and not work.cancelled():

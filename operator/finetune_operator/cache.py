@@ -8,7 +8,7 @@ large specs of FineTuneJobs are dropped.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ Body = dict[str, Any]
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
 _LABELS = (JOB_NAME, JOB_UID, ATTEMPT)
 _LARGEST_SPEC = 32 * 1024
+_IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
 
 
 class Key(NamedTuple):
@@ -63,11 +64,13 @@ class Cache:
     """FineTuneJobs by key; Jobs and Pods by the uid of the FineTuneJob in their labels.
 
     A FineTuneJob whose spec is too large to keep is here without it. `unserved` has the namespaces whose last LIST
-    failed, and why: the operator does not act on their objects.
+    failed, and why: the operator does not act on their objects. `on_change` gets what was known of a FineTuneJob and
+    what replaces it.
     """
 
     finetunejobs: dict[Key, Body] = field(default_factory=dict)
     unserved: dict[str, str] = field(default_factory=dict)
+    on_change: Callable[[Body, Body], None] | None = None
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
     _runs: dict[str, set[Key]] = field(default_factory=dict)
@@ -84,6 +87,8 @@ class Cache:
                 self._runs.setdefault(found.uid, set()).add(key)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
+            elif known is not None and self.on_change:
+                self.on_change(known, kept)
         return key
 
     def drop_finetunejob(self, body: Body) -> Key:
@@ -282,7 +287,7 @@ def parent_key(body: Body) -> Key | None:
 
 
 def _kept_finetunejob(body: Body) -> Body:
-    metadata = _identity(body)
+    metadata = _identity(body, _IDENTITY_OF_JOBS)
     if parent_in(body["metadata"]):
         labels = labels_in(body)
         metadata |= {
@@ -302,7 +307,7 @@ def _kept_child(body: Body) -> Body:
     }
     spec = body.get("spec") or {}
     node = {"nodeName": spec["nodeName"]} if "nodeName" in spec else {}
-    return {"metadata": _identity(body) | kept, "spec": node, "status": body.get("status")}
+    return {"metadata": _identity(body, _IDENTITY) | kept, "spec": node, "status": body.get("status")}
 
 
 def _controllers(body: Body) -> list[Body]:
@@ -310,5 +315,5 @@ def _controllers(body: Body) -> list[Body]:
     return [one for one in references if isinstance(one, dict) and one.get("controller")]
 
 
-def _identity(body: Body) -> Body:
-    return {name: body["metadata"][name] for name in _IDENTITY if name in body["metadata"]}
+def _identity(body: Body, names: Iterable[str]) -> Body:
+    return {name: body["metadata"][name] for name in names if name in body["metadata"]}

@@ -19,6 +19,7 @@ from finetune_core.backoff import backoff, jitter
 from finetune_core.plan.naming import SELECTOR
 from finetune_operator.cache import Cache, Key, parent_key
 from finetune_operator.cluster import PAGE, Cluster, Credentials
+from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
 
 WATCH_REFUSED = (APIError, WatchingError)
@@ -42,7 +43,7 @@ class EndlessBackoff:
 
 
 def registry(
-    cache: Cache, queue: WorkQueue, cluster: Cluster, on_stop: Callable[[], object]
+    cache: Cache, queue: WorkQueue, cluster: Cluster, watches: Watches, on_stop: Callable[[], object]
 ) -> kopf.OperatorRegistry:
     """Handlers that feed this cache and this queue, and log in as `cluster` does.
 
@@ -60,16 +61,19 @@ def registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def finetunejob_changed(event: kopf.RawEvent, **_: Any) -> None:
+        watches.event("FineTuneJob")
         body = dict(event["object"])
         queue.add(cache.drop_finetunejob(body) if event["type"] == "DELETED" else cache.put_finetunejob(body))
         _enqueue(queue, parent_key(body))
 
     @kopf.on.event("batch", "v1", "jobs", registry=handlers)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
+        watches.event("Job")
         _enqueue(queue, _update(cache, "Job", event))
 
     @kopf.on.event("", "v1", "pods", registry=handlers)
     async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
+        watches.event("Pod")
         _enqueue(queue, _update(cache, "Pod", event))
 
     return handlers

@@ -23,7 +23,7 @@ from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.reading import parse, status_of
 from finetune_core.settings import OperatorSettings
-from finetune_operator.cache import Cache, Key, id_of, parent_key, uid_of
+from finetune_operator.cache import Cache, Key, id_of, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.ensembles import Ensembles
@@ -35,7 +35,7 @@ from finetune_operator.errors import (
     NotFoundError,
 )
 from finetune_operator.events import refused, transitions
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.refusal import may_pass, refusal
 from finetune_operator.reports import Reports
@@ -171,10 +171,7 @@ class Reconciler:
             meta["namespace"], meta["name"], meta["resourceVersion"], wire
         )
         self.cache.put_finetunejob(written)
-        before = status_of(body)
-        if parent_key(body) is None:  # a search counts as one job, whatever its trials do
-            self.metrics.transition(meta["namespace"], before, status)
-        events = transitions(body, before, status, self.clock())
+        events = transitions(body, status_of(body), status, self.clock())
         for event in events:
             logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])
         return events

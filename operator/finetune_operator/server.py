@@ -1,19 +1,21 @@
 """The operator's HTTP port: /metrics, /healthz and /readyz."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 
 
 def status_app(metrics: Metrics, readiness: Callable[[], tuple[bool, str]]) -> web.Application:
     """`readiness` answers whether the operator is ready, and what is missing."""
 
     async def expose(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        page = await asyncio.to_thread(metrics.expose)  # seconds with thousands of jobs
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthy(_: web.Request) -> web.Response:
         return web.Response(text="ok")

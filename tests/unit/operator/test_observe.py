@@ -14,7 +14,7 @@ from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse, status_of
 from finetune_core.wire import time_of
 from finetune_operator.cache import Cache, Child
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import job_view, pod_view
 from unit.operator import worlds
 from unit.operator.worlds import Life, child, parsed, seen

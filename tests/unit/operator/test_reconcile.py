@@ -16,7 +16,7 @@ from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
 from finetune_operator.runs import Runs

@@ -11,7 +11,7 @@ from aiohttp import ClientConnectionError
 from builders import job, stored
 from finetune_operator.cache import Cache, Key
 from finetune_operator.errors import ApiError, NotFoundError
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics.registry import Metrics
 from finetune_operator.resync import Resync
 from unit.operator.worlds import settings
 

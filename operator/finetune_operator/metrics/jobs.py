@@ -1,0 +1,112 @@
+"""Series of the jobs in the cache, read from it at every scrape, so that they cannot drift from it.
+
+A scrape runs in another thread: what it iterates over are copies that one call of the interpreter makes.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from heapq import nlargest
+from itertools import islice
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from finetune_api import exposition
+from finetune_api.exposition import Kind
+from finetune_api.status import Phase
+from finetune_core.wire import text
+from finetune_operator.cache import Cache, Child, Key, parent_key
+from finetune_operator.metrics.definitions import DROPPED_JOBS, DROPPED_SERIES, JOBS, POD, UNSERVED
+from finetune_operator.metrics.figures import Figure, figures, is_parent, own_gpu_seconds, phase_of
+
+Body = dict[str, Any]
+
+FINISHED_KEPT = 1000
+"""Finished jobs that keep their series."""
+FINISHED_FOR = timedelta(hours=1)
+SERIES_KEPT = 25
+"""Series of one job."""
+
+
+class Jobs(Collector):
+    """What is exposed of the cache; `now` is the clock."""
+
+    def __init__(self, cache: Cache, now: Callable[[], datetime]) -> None:
+        self._cache, self._now = cache, now
+
+    def collect(self) -> Iterator[Metric]:
+        now, bodies = self._now(), list(self._cache.finetunejobs.items())
+        jobs = {key: body for key, body in bodies if parent_key(body) is None}
+        shown, dropped_jobs = _shown(jobs, now)
+        spent = _gpu_seconds(bodies, now)
+        families = _Families()
+        dropped_series = 0
+        for key, body in shown:
+            found = iter((*self._pods(body), *figures(body, now, spent[key])))
+            for figure in islice(found, SERIES_KEPT):
+                families.add(figure.metric, (*key, *figure.labels), figure.value)
+            dropped_series += sum(1 for _ in found)
+        for (namespace, phase), count in Tally(
+            (key.namespace, phase_of(body)) for key, body in jobs.items()
+        ).items():
+            families.add(JOBS, (namespace, phase), count)
+        for namespace in list(self._cache.unserved):
+            families.add(UNSERVED, (namespace,), 1)
+        families.add(DROPPED_JOBS, (), dropped_jobs)
+        families.add(DROPPED_SERIES, (), dropped_series)
+        yield from families
+
+    def _pods(self, body: Body) -> Iterator[Figure]:
+        """The pods that DCGM's series can be joined with; one a job today."""
+        for child in list(self._cache.children["Pod"].get(body["metadata"]["uid"], {}).values()):
+            if _runs(child):
+                yield Figure(POD, 1, (child.body["metadata"]["name"],))
+
+
+class _Families:
+    """Samples by their metric."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+
+    def add(self, metric: exposition.Metric, labels: tuple[str, ...], value: float) -> None:
+        family = self._families.get(metric.name)
+        if family is None:
+            of = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+            family = self._families[metric.name] = of(metric.name, metric.help, labels=metric.labels)
+        family.add_metric(labels, value)
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self._families.values())
+
+
+def _shown(jobs: dict[Key, Body], now: datetime) -> tuple[list[tuple[Key, Body]], int]:
+    """Living jobs and the newest of those that finished within the hour; how many of the latter are dropped.
+
+    Times in a status all have one format, in which later ones are larger.
+    """
+    since = f"{now - FINISHED_FOR:%Y-%m-%dT%H:%M:%SZ}"
+    ends = {key: text(body, "status", "completionTime") for key, body in jobs.items()}
+    recent = [(end, key) for key, end in ends.items() if end and end >= since]
+    kept = nlargest(FINISHED_KEPT, recent)
+    shown = [key for key, end in ends.items() if not end] + [key for _, key in kept]
+    return [(key, jobs[key]) for key in shown], len(recent) - len(kept)
+
+
+def _gpu_seconds(bodies: Iterable[tuple[Key, Body]], now: datetime) -> Tally[Key]:
+    """GPU-seconds by job; those of a trial or member count for its parent."""
+    spent: Tally[Key] = Tally()
+    for key, body in bodies:
+        if not is_parent(body):
+            spent[parent_key(body) or key] += own_gpu_seconds(body, now)  # type: ignore[assignment]
+    return spent
+
+
+def _runs(child: Child) -> bool:
+    return not child.deleted and text(child.body, "status", "phase") in (
+        None,
+        Phase.PENDING.value,
+        Phase.RUNNING.value,
+    )

@@ -1,0 +1,135 @@
+"""What the operator counts and measures: functions named after what happened."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from finetune_api import exposition
+from finetune_core.wire import at, items, number, text, time_of
+from finetune_operator.cache import Cache, parent_key
+from finetune_operator.metrics import definitions as all_of
+from finetune_operator.metrics.figures import known_reason, lost_steps, phase_of, reason_of
+from finetune_operator.metrics.jobs import Jobs
+
+Body = dict[str, Any]
+M = TypeVar("M", Counter, Gauge)
+
+
+class Metrics:
+    """The registry of one operator process.
+
+    Counters and histograms begin at zero with the process and count each change that the cache sees, once: after a
+    restart the first LIST is where they begin, so nothing is counted again.
+    """
+
+    def __init__(self, cache: Cache, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(Jobs(cache, now))
+        ProcessCollector(registry=self.registry)
+        cache.on_change = self.changed
+        self._finished = self._made(Counter, all_of.FINISHED)
+        self._attempts = self._made(Counter, all_of.ATTEMPTS)
+        self._lost_steps = self._made(Counter, all_of.LOST_STEPS)
+        self._queue_wait = self._histogram(all_of.QUEUE_WAIT)
+        self._duration = self._histogram(all_of.DURATION)
+        self._reconcile = self._histogram(all_of.RECONCILE)
+        self._errors = self._made(Counter, all_of.ERRORS)
+        self._depth = self._made(Gauge, all_of.DEPTH)
+        self._latency = self._histogram(all_of.LATENCY)
+        self._requests = self._made(Counter, all_of.REQUESTS)
+        self._refused = self._made(Counter, all_of.REFUSED)
+        self._made(Gauge, all_of.LEADER).set(1)  # one replica
+
+    def _made(self, kind: type[M], metric: exposition.Metric) -> M:
+        return kind(metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def _histogram(self, metric: exposition.Metric) -> Histogram:
+        return Histogram(
+            metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry
+        )
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Read the depth of the queue at every scrape."""
+        self._depth.set_function(depth)
+
+    def watch_ages(self, ages: Callable[[], dict[str, float]]) -> None:
+        """Read at every scrape how old what is known of each kind is, in seconds."""
+        self.registry.register(_Ages(ages))
+
+    def expose(self) -> bytes:
+        """The text format. May be called in another thread."""
+        return generate_latest(self.registry)
+
+    @contextmanager
+    def reconcile(self) -> Iterator[None]:
+        """Measure a reconcile."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._reconcile.observe(time.perf_counter() - start)
+
+    def reconcile_failed(self) -> None:
+        """Count a failed reconcile."""
+        self._errors.inc()
+
+    def waited(self, seconds: float) -> None:
+        """Measure the time in the queue."""
+        self._latency.observe(seconds)
+
+    def request(self, verb: str, code: int) -> None:
+        """Count a request to the API server."""
+        self._requests.labels(verb, str(code)).inc()
+
+    def connection_refused(self) -> None:
+        """Count a connection that was closed at once."""
+        self._refused.inc()
+
+    def changed(self, before: Body, after: Body) -> None:
+        """Count what a newer version of a FineTuneJob has newly begun or ended."""
+        if parent_key(after) is not None:  # a search counts as one job, whatever its trials do
+            return
+        old, new = before.get("status"), after.get("status")
+        if old == new:
+            return
+        known = {number(one, "number"): one for one in items(old, "attempts")}
+        for one in items(new, "attempts"):
+            self._attempt_changed(after, known, one)
+        if at(new, "completionTime") and not at(old, "completionTime"):
+            self._end(after)
+
+    def _attempt_changed(self, body: Body, known: dict[float | None, Any], attempt: Any) -> None:
+        before = known.get(number(attempt, "number"))
+        if at(attempt, "endTime") and not at(before, "endTime"):
+            self._attempts.labels(known_reason(text(attempt, "reason"))).inc()
+        started, running = (time_of(at(attempt, key)) for key in ("startTime", "runningTime"))
+        if started and running and not at(before, "runningTime"):
+            self._queue_wait.observe(max(0.0, (running - started).total_seconds()))
+        if at(attempt, "fromStep") is not None and at(before, "fromStep") is None:
+            lost = lost_steps(known.get((number(attempt, "number") or 0) - 1), attempt)
+            self._lost_steps.labels(body["metadata"]["namespace"]).inc(lost)
+
+    def _end(self, body: Body) -> None:
+        status, result = body.get("status"), phase_of(body)
+        self._finished.labels(body["metadata"]["namespace"], result, reason_of(status)).inc()
+        started, ended = (time_of(at(status, key)) for key in ("startTime", "completionTime"))
+        if started and ended:
+            self._duration.labels(result).observe((ended - started).total_seconds())
+
+
+class _Ages(Collector):
+    def __init__(self, ages: Callable[[], dict[str, float]]) -> None:
+        self._ages = ages
+
+    def collect(self) -> Iterator[Metric]:
+        metric = all_of.WATCH_AGE
+        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for kind, seconds in self._ages().items():
+            family.add_metric([kind], seconds)
+        yield family
