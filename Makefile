@@ -50,7 +50,7 @@ test-examples: install ## Train every example, from its YAML through the operato
 	@$(PYTHON) -m pytest -q -n 2 tests/examples
 
 test-integration: install ## Run tests against a real API server and etcd
-	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm kstatus
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart
 
 test-e2e: install ## Run tests on a real node, with pods that train models

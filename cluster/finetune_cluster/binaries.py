@@ -112,6 +112,17 @@ FAMILIES = (
     Family("coredns", {"coredns": "."}),
     Family("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     Family("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Family(
+        "helm3",
+        {"helm3": "helm.sh/helm/v3/cmd/helm"},
+        variables={  # else it renders for Kubernetes 1.20
+            f"helm.sh/helm/v3/pkg/{package}.k8sVersion{part}": number
+            for package in ("chartutil", "lint/rules")
+            for part, number in (("Major", "1"), ("Minor", KUBERNETES_VERSION.split(".")[1]))
+        },
+    ),
+    Family("kstatus", {"kstatus": "."}),
+    Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     Family("kind", {"kind": "sigs.k8s.io/kind"}),
     Family("local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"}),
 )

@@ -1,18 +1,17 @@
-"""Conditions: exactly those of the API's page, and what tools that know nothing of us read from them (kstatus)."""
+"""Conditions: exactly those of the API's page."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from finetune_api.status import ConditionType
+from unit.operator.states import SEEN, State
 from unit.operator.worlds import (
     REPORT,
     T0,
     Life,
     child,
     condition,
-    ended_pod,
     over,
     parsed,
     pod,
@@ -26,42 +25,8 @@ from unit.operator.worlds import (
 ALWAYS = ["Running", "Complete", "Failed", "Suspended", "Finished"]
 
 
-def newborn() -> Life:
-    return Life()
-
-
-def accepted() -> Life:
-    life = Life()
-    life.reconcile()
-    return life
-
-
-def pending() -> Life:
-    life = accepted()
-    life.reconcile(seen(child(), pod(unschedulable="no")), at=5)
-    return life
-
-
 def running() -> Life:
     return Life().running()
-
-
-def waiting_to_retry() -> Life:
-    life = running()
-    life.reconcile(over(70), at=60)
-    return life
-
-
-def stopping() -> Life:
-    life = running().change(suspend=True)
-    life.reconcile(seen(child(), running_pod()), at=5)
-    return life
-
-
-def suspended() -> Life:
-    life = stopping()
-    life.reconcile(seen(ended_pod(75, deleted=True)), at=6)
-    return life
 
 
 def succeeded() -> Life:
@@ -76,68 +41,16 @@ def failed() -> Life:
     return life
 
 
-STATES = [
-    (accepted, {"Reconciling"}, "InProgress"),
-    (pending, {"Reconciling"}, "InProgress"),
-    (running, {"Running", "Reconciling"}, "InProgress"),
-    (waiting_to_retry, {"Reconciling"}, "InProgress"),
-    (stopping, {"Reconciling"}, "InProgress"),
-    (suspended, {"Suspended"}, "Current"),
-    (succeeded, {"Complete", "Finished"}, "Current"),
-    (failed, {"Failed", "Finished", "Stalled"}, "Failed"),
-]
-
-
-@pytest.mark.parametrize(("state", "true", "_"), STATES, ids=lambda one: getattr(one, "__name__", ""))
-def test_every_state_has_exactly_these_conditions(state: Any, true: set[str], _: str) -> None:
-    status = state().status
-    assert true_conditions(status) == true
+@pytest.mark.parametrize("state", SEEN, ids=str)
+def test_every_state_has_exactly_these_conditions(state: State) -> None:
+    status = state.life().status
+    assert true_conditions(status) == state.true
     kinds = [str(one.type) for one in status.conditions]
-    assert kinds == ALWAYS + [kind for kind in ("Reconciling", "Stalled") if kind in true]
+    assert kinds == ALWAYS + [kind for kind in ("Reconciling", "Stalled") if kind in state.true]
     for one in status.conditions:
         assert one.reason.isalnum()
         assert one.reason[0].isupper()
         assert one.observed_generation == status.observed_generation
-
-
-def kstatus(body: dict[str, Any]) -> str:
-    """How kstatus reads a custom resource (sigs.k8s.io/cli-utils, pkg/kstatus: generic rules)."""
-    status = body.get("status", {})
-    if "deletionTimestamp" in body["metadata"]:
-        return "Terminating"
-    if status.get("observedGeneration", body["metadata"]["generation"]) != body["metadata"]["generation"]:
-        return "InProgress"
-    true = {one["type"]: one["status"] for one in status.get("conditions", [])}
-    if true.get("Reconciling") == "True":
-        return "InProgress"
-    if true.get("Stalled") == "True":
-        return "Failed"
-    if "Ready" in true:
-        return "Current" if true["Ready"] == "True" else "InProgress"
-    return "Current"
-
-
-def wire(life: Life) -> dict[str, Any]:
-    return {"metadata": {"generation": life.job.generation}, "status": life.status.to_json()}
-
-
-@pytest.mark.parametrize(("state", "_", "reading"), STATES, ids=lambda one: getattr(one, "__name__", ""))
-def test_kstatus_reads_every_state_as_people_do(state: Any, _: set[str], reading: str) -> None:
-    assert kstatus(wire(state())) == reading
-
-
-def test_a_newborn_is_in_progress_for_kstatus_before_any_operator_saw_it() -> None:
-    assert newborn().status.observed_generation == -1
-    assert kstatus(wire(newborn())) == "InProgress"
-
-
-@pytest.mark.parametrize(("state", "_", "reading"), STATES, ids=lambda one: getattr(one, "__name__", ""))
-def test_a_change_of_the_spec_is_in_progress_until_it_was_seen(state: Any, _: set[str], reading: str) -> None:
-    life = state().change(ttl_seconds_after_finished=10**6)
-    assert kstatus(wire(life)) == "InProgress"
-    if reading == "Failed" or state is succeeded:
-        life.reconcile(at=61)
-        assert kstatus(wire(life)) == reading
 
 
 def test_the_time_of_a_condition_moves_only_with_its_status() -> None:
