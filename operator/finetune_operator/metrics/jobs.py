@@ -4,7 +4,7 @@ A scrape runs in another thread: what it iterates over are copies that one call 
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from heapq import nlargest
 from itertools import islice
@@ -40,7 +40,7 @@ class Jobs(Collector):
         now, bodies = self._now(), list(self._cache.finetunejobs.items())
         jobs = {key: body for key, body in bodies if parent_key(body) is None}
         shown, dropped_jobs = _shown(jobs, now)
-        spent = _gpu_seconds(bodies, now)
+        spent = _gpu_seconds(bodies, {key for key, _ in shown}, now)
         families = _Families()
         dropped_series = 0
         for key, body in shown:
@@ -95,12 +95,15 @@ def _shown(jobs: dict[Key, Body], now: datetime) -> tuple[list[tuple[Key, Body]]
     return [(key, jobs[key]) for key in shown], len(recent) - len(kept)
 
 
-def _gpu_seconds(bodies: Iterable[tuple[Key, Body]], now: datetime) -> Tally[Key]:
-    """GPU-seconds by job; those of a trial or member count for its parent."""
-    spent: Tally[Key] = Tally()
+def _gpu_seconds(
+    bodies: Iterable[tuple[Key, Body]], wanted: Collection[Key], now: datetime
+) -> dict[Key, float]:
+    """GPU-seconds of the wanted jobs; those of a trial or member count for its parent."""
+    spent = dict.fromkeys(wanted, 0.0)
     for key, body in bodies:
-        if not is_parent(body):
-            spent[parent_key(body) or key] += own_gpu_seconds(body, now)  # type: ignore[assignment]
+        of = parent_key(body) or key
+        if of in spent and not is_parent(body):
+            spent[of] += own_gpu_seconds(body, now)
     return spent
 
 

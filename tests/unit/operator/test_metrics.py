@@ -1,0 +1,389 @@
+"""What is exposed of jobs in every state, how much of it, and what is counted of their changes."""
+
+import re
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from builders import job, script_job, stored
+from finetune_api.exposition import Kind, Unit
+from finetune_api.exposition import Metric as Definition
+from finetune_api.status import METRICS_KEPT, Phase, TrialState
+from finetune_core.plan.naming import MEMBER, PARENT_UID, TRIAL
+from finetune_operator.cache import Cache
+from finetune_operator.metrics.definitions import definitions
+from finetune_operator.metrics.jobs import FINISHED_KEPT, SERIES_KEPT
+from finetune_operator.metrics.registry import Metrics
+from finetune_operator.watches import KINDS, Watches
+from finetune_trainer.reporting import metrics as trainer
+from unit.operator.worlds import T0
+
+Body = dict[str, Any]
+Labels = frozenset[tuple[str, str]]
+
+
+def moment(seconds: float) -> str:
+    """A time in a status, `seconds` after the beginning."""
+    return f"{T0 + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def attempt(number: int = 1, **fields: Any) -> Body:
+    return {"number": number, "startTime": moment(0), "runningTime": moment(30)} | fields
+
+
+def running(**fields: Any) -> Body:
+    """The status of a job that trains on two GPUs, with everything that a trainer reports."""
+    return {
+        "phase": "Running",
+        "conditions": [
+            {"type": "Running", "status": "True", "reason": "Running"},
+            {"type": "Reconciling", "status": "True", "reason": "Running"},
+            {"type": "Failed", "status": "False", "reason": "NotFinished"},
+        ],
+        "attempt": 1,
+        "attempts": [attempt(toStep=40)],
+        "startTime": moment(0),
+        "effective": {"resources": {"nodes": 1, "gpusPerNode": 2}},
+        "progress": {
+            "percent": 40,
+            "step": 40,
+            "etaSeconds": 90,
+            "loss": 0.5,
+            "lastUpdateTime": moment(60),
+        },
+        "epochs": [{"epoch": 1, "step": 40, "evalLoss": 0.6, "metrics": {"accuracy": 0.8}}],
+    } | fields
+
+
+def finished(seconds: float = 90, phase: str = "Succeeded", reason: str = "Succeeded", **fields: Any) -> Body:
+    """The status of that job once it has ended, after `seconds`."""
+    kind = "Complete" if phase == "Succeeded" else "Failed"
+    conditions = [
+        {"type": "Running", "status": "False", "reason": reason},
+        {"type": kind, "status": "True", "reason": reason},
+        {"type": "Finished", "status": "True", "reason": phase},
+    ]
+    ended = attempt(toStep=100, endTime=moment(seconds), reason=reason)
+    return (
+        running()
+        | {
+            "phase": phase,
+            "conditions": conditions,
+            "attempts": [ended],
+            "activeSeconds": int(seconds) - 30,
+            "completionTime": moment(seconds),
+        }
+        | fields
+    )
+
+
+class World:
+    """A cache, its metrics and a clock that stands `at` seconds after the beginning."""
+
+    def __init__(self, at: float = 120) -> None:
+        self.at, self.cache, self._version = at, Cache(), 1
+        self.metrics = Metrics(self.cache, lambda: T0 + timedelta(seconds=self.at))
+
+    def put(self, name: str, status: Body, written: Body | None = None, /, **metadata: Any) -> Body:
+        self._version += 1
+        body = stored(written or job(name), uid=f"uid-of-{name}")
+        body["metadata"] |= {"name": name, "resourceVersion": str(self._version)} | metadata
+        self.cache.put_finetunejob(body | {"status": status})
+        return body
+
+    def families(self) -> dict[str, Metric]:
+        page = self.metrics.expose().decode()
+        return {family.name: family for family in text_string_to_metric_families(page)}
+
+    def samples(self) -> dict[tuple[str, Labels], float]:
+        """Value by name and labels."""
+        found = [
+            ((one.name, frozenset(one.labels.items())), one.value)
+            for family in self.families().values()
+            for one in family.samples
+        ]
+        assert len(found) == len(dict(found)), "no series twice"
+        return dict(found)
+
+    def of(self, metric: str, /, **labels: str) -> list[float]:
+        """The values of the series of a metric that have these labels."""
+        return [
+            value
+            for (name, found), value in self.samples().items()
+            if name == metric and labels.items() <= dict(found).items()
+        ]
+
+    def series_of(self, name: str) -> Counter[str]:
+        """Number of series of a job, by metric."""
+        return Counter(metric for metric, labels in self.samples() if ("name", name) in labels)
+
+
+def pod_of(name: str, phase: str) -> Body:
+    """A pod of a job's first attempt."""
+    labels = {"job-name": name, "job-uid": f"uid-of-{name}", "attempt": "1"}
+    owner = {"kind": "Job", "name": f"{name}-{f'uid-of-{name}'[:8]}-a1", "controller": True}
+    metadata = {
+        "name": f"{name}-a1-x",
+        "namespace": "default",
+        "uid": "p",
+        "resourceVersion": "9",
+        "labels": {f"finetune.dev/{key}": value for key, value in labels.items()},
+        "ownerReferences": [owner],
+    }
+    return {"metadata": metadata, "status": {"phase": phase}}
+
+
+def child_of(parent: str, label: str, number: str) -> Body:
+    """Metadata of a trial or member."""
+    uid = f"uid-of-{parent}"
+    suffix = f"t{int(number):03}" if label == TRIAL else f"m{number}"
+    return {
+        "name": f"{parent}-{uid[:8]}-{suffix}",
+        "labels": {PARENT_UID: uid, label: number},
+        "ownerReferences": [{"kind": "FineTuneJob", "name": parent, "uid": uid, "controller": True}],
+    }
+
+
+TRIALS = {
+    "metric": "eval_loss",
+    "planned": 8,
+    "total": 3,
+    "running": 1,
+    "succeeded": 1,
+    "pruned": 1,
+    "failed": 0,
+    "stopped": 0,
+    "deleted": 0,
+    "repeats": 0,
+    "deviceSeconds": 100,
+    "savedSeconds": 40,
+    "best": {"number": 1, "name": "t", "state": "Succeeded", "value": 0.4},
+}
+COMBINATION = {
+    "metric": "test_accuracy",
+    "gain": 0.02,
+    "combined": 0.9,
+    "bestMember": 0.88,
+    "meanMember": 0.85,
+}
+
+
+def test_a_running_job_says_where_it_is() -> None:
+    world = World()
+    world.put("one", running(), job("one", activeDeadlineSeconds=600))
+    pod = pod_of("one", "Running")
+    world.cache.put_child("Pod", pod)
+    assert world.of("finetune_job_state", name="one", phase="Running", reason="Running") == [1]
+    assert world.of("finetune_job_condition", name="one", type="Running") == [1]
+    assert world.of("finetune_job_condition", name="one", type="Failed") == []
+    assert world.of("finetune_job_progress_ratio", name="one") == [0.4]
+    assert world.of("finetune_job_loss", name="one") == [0.5]
+    assert world.of("finetune_job_eval_metric", name="one", metric="accuracy") == [0.8]
+    assert world.of("finetune_job_gpu_seconds_total", name="one") == [2 * 90]
+    assert world.of("finetune_job_deadline_timestamp_seconds") == [T0.timestamp() + 30 + 600]
+    assert world.of("finetune_job_pod_info", name="one", pod="one-a1-x") == [1]
+    assert world.of("finetune_jobs", phase="Running") == [1]
+    world.cache.drop_child("Pod", pod)
+    assert world.of("finetune_job_pod_info") == []
+
+
+def test_the_last_loss_of_a_job_that_lived_between_two_scrapes_stays_for_an_hour() -> None:
+    world = World(at=100)
+    world.put("short", finished(seconds=90))
+    assert world.of("finetune_job_loss", name="short") == [0.5]
+    assert world.of("finetune_job_eval_loss", name="short") == [0.6]
+    assert world.of("finetune_job_eta_seconds", name="short") == []
+    world.at = 90 + 3601
+    assert world.series_of("short") == {}
+    assert world.of("finetune_jobs", phase="Succeeded") == [1]
+
+
+def test_the_series_of_a_deleted_job_go_with_it() -> None:
+    world = World()
+    body = world.put("one", running())
+    assert world.series_of("one")
+    world.cache.drop_finetunejob(body)
+    assert world.series_of("one") == {}
+
+
+@pytest.mark.parametrize("label", [TRIAL, MEMBER])
+def test_runs_are_part_of_their_parent(label: str) -> None:
+    world = World()
+    members = [{"number": 1, "name": "m", "state": "Running"}]
+    status = {"phase": "Running"} | ({"trials": TRIALS} if label == TRIAL else {"members": members})
+    world.put("parent", status)
+    child = child_of("parent", label, "1")
+    world.put(child["name"], running(), **child)
+    world.put(child["name"], finished(), **child)
+    assert world.series_of(child["name"]) == {}
+    assert world.of("finetune_jobs") == [1]
+    assert world.of("finetune_jobs_finished_total") == []
+    assert world.of("finetune_job_gpu_seconds_total", name="parent") == [2 * 60]
+
+
+def test_a_search_and_an_ensemble_say_what_their_runs_do() -> None:
+    world = World()
+    world.put("search", {"phase": "Running", "trials": TRIALS})
+    members = [{"number": number, "name": "m", "state": "Succeeded"} for number in (1, 2)]
+    model = {"metrics": {"test_accuracy": 0.9}, "combination": COMBINATION}
+    world.put("ensemble", finished() | {"members": members, "model": model})
+    assert world.of("finetune_search_trials", state="Pruned") == [1]
+    assert world.of("finetune_search_best_value", name="search", metric="eval_loss") == [0.4]
+    assert world.of("finetune_job_progress_ratio", name="search") == [2 / 8]
+    assert world.of("finetune_job_info", name="search", kind="Search") == [1]
+    assert world.of("finetune_ensemble_members", name="ensemble", state="Succeeded") == [2]
+    assert world.of("finetune_ensemble_gain", name="ensemble") == [0.02]
+    assert world.of("finetune_ensemble_value", of="best_member", metric="test_accuracy") == [0.88]
+
+
+def test_repeated_steps_lower_the_goodput_and_are_counted_once() -> None:
+    world = World()
+    first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted")
+    world.put("one", running(attempts=[first, attempt(2)]))
+    world.put("one", running(attempts=[first, attempt(2, fromStep=40, toStep=50)]))
+    world.put("one", running(attempts=[first, attempt(2, fromStep=40, toStep=80)]))
+    assert world.of("finetune_job_goodput_ratio", name="one") == [80 / 100]
+    assert world.of("finetune_job_lost_steps_total", namespace="default") == [20]
+
+
+def test_an_end_is_counted_once_whoever_shows_it() -> None:
+    world = World()
+    world.put("one", {})
+    world.put("one", running())
+    world.put("one", finished(phase="Failed", reason="OutOfMemory"))
+    world.put("one", finished(phase="Failed", reason="OutOfMemory"))  # the watch event after our own write
+    assert world.of("finetune_jobs_finished_total") == [1]
+    assert world.of("finetune_jobs_finished_total", result="Failed", reason="OutOfMemory") == [1]
+    assert world.of("finetune_job_attempts_total", reason="OutOfMemory") == [1]
+    assert world.of("finetune_job_queue_wait_seconds_sum") == [30]
+    assert world.of("finetune_job_duration_seconds_sum", result="Failed") == [90]
+
+
+def test_after_a_restart_nothing_is_counted_again_and_what_statuses_say_goes_on() -> None:
+    before, after = World(), World()
+    before.put("one", running())
+    before.put("one", finished())
+    after.put("one", finished())  # the first LIST of the next process
+    assert before.of("finetune_jobs_finished_total") == [1]
+    assert after.of("finetune_jobs_finished_total") == []
+    assert after.of("finetune_job_duration_seconds_count") == []
+    assert after.of("finetune_job_gpu_seconds_total") == before.of("finetune_job_gpu_seconds_total") == [120]
+
+
+def test_a_job_that_ended_while_the_operator_was_down_is_counted_by_the_next_one() -> None:
+    world = World()
+    world.put("one", running())  # the first LIST: its end is not written yet
+    world.put("one", finished())
+    assert world.of("finetune_jobs_finished_total") == [1]
+
+
+def test_a_job_of_the_same_name_is_another_job() -> None:
+    world = World()
+    world.put("one", running())
+    world.put("one", finished(), uid="another")
+    assert world.of("finetune_jobs_finished_total") == []
+
+
+def test_ten_thousand_jobs_have_a_bounded_number_of_series() -> None:
+    world = World(at=3000)
+    metrics = {f"metric_{number}": 0.5 for number in range(METRICS_KEPT)}
+    many = {"epochs": [{"epoch": 1, "step": 1, "evalLoss": 0.6, "metrics": metrics}]}
+    for number in range(10_000):
+        status = running(**many) if number < 500 else finished(seconds=number / 4, **many)
+        world.put(f"job-{number}", status)
+    samples = world.samples()
+    per_job = Counter(dict(labels)["name"] for _, labels in samples if "name" in dict(labels))
+    assert max(per_job.values()) == SERIES_KEPT == 25
+    assert len(per_job) == 500 + FINISHED_KEPT == 1500
+    assert "job-9999" in per_job, "the newest are kept"
+    assert samples["finetune_operator_finished_jobs_dropped", frozenset()] == 8500
+    assert samples["finetune_operator_job_series_dropped", frozenset()] > 1500 * 10
+    assert sum(value for (name, _), value in samples.items() if name == "finetune_jobs") == 10_000
+    assert len(samples) - sum(per_job.values()) < 250
+
+
+def test_what_a_job_cannot_be_without_is_among_its_first_series() -> None:
+    world = World()
+    metrics = {f"m{number}": 0.5 for number in range(METRICS_KEPT)}
+    world.put("one", finished(epochs=[{"evalLoss": 0.6, "metrics": metrics}], model={"metrics": metrics}))
+    kept = world.series_of("one")
+    assert kept.total() == SERIES_KEPT
+    assert {"finetune_job_info", "finetune_job_state", "finetune_job_loss", "finetune_job_eval_loss"} <= set(
+        kept
+    )
+
+
+def test_no_label_takes_a_value_that_somebody_made_up() -> None:
+    world = World()
+    world.put("one", running())
+    invented = finished(phase="Failed", reason="MyReason-81723")
+    world.put("one", invented | {"phase": "MyPhase"})
+    assert "MyReason" not in world.metrics.expose().decode()
+    assert "MyPhase" not in world.metrics.expose().decode()
+
+
+def everything() -> World:
+    """A world in which every metric has a series."""
+    world = World()
+    world.metrics.request("GET", 200)
+    world.metrics.watch_ages(lambda: Watches(lambda: 0.0).ages(None))
+    world.cache.unserved["other"] = "forbidden"
+    world.put("one", running(), job("one", activeDeadlineSeconds=600))
+    world.put("script", running(), script_job("script"))
+    first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted")
+    world.put("two", running(attempts=[first, attempt(2)]))
+    progress = running()["progress"] | {"metrics": {"bleu": 0.3}}
+    world.put("two", running(attempts=[first, attempt(2, fromStep=40)], progress=progress))
+    world.put("done", running())
+    world.put("done", finished(model={"metrics": {"eval_loss": 0.5}, "combination": COMBINATION}))
+    world.put("search", {"phase": "Running", "trials": TRIALS})
+    world.put("ensemble", {"members": [{"state": state.value} for state in TrialState]})
+    world.cache.put_child("Pod", pod_of("one", "Pending"))
+    return world
+
+
+def test_every_metric_is_exposed_as_it_is_defined_and_no_other_is() -> None:
+    found = {
+        name: family for name, family in everything().families().items() if not name.startswith("process_")
+    }
+    found = {name: family for name, family in found.items() if not name.endswith("_created")}
+    defined = {one.name.removesuffix("_total"): one for one in definitions()}
+    assert set(found) == set(defined)
+    for name, family in found.items():
+        one = defined[name]
+        labels = {label for sample in family.samples for label in sample.labels if label != "le"}
+        assert (family.type, family.documentation, labels) == (one.kind, one.help, set(one.labels)), name
+    assert {one.labels["phase"] for one in found["finetune_jobs"].samples} <= set(Phase)
+
+
+@pytest.mark.parametrize("one", [*definitions(), *trainer.definitions()], ids=lambda one: one.name)
+def test_a_name_follows_the_rules_of_prometheus(one: Definition) -> None:
+    assert re.fullmatch("finetune(_[a-z]+)+", one.name)
+    assert (one.kind is Kind.COUNTER) == one.name.endswith("_total")
+    base = one.name.removesuffix("_total")
+    assert base.endswith("_timestamp_seconds") == (one.unit is Unit.TIMESTAMP)
+    assert base.endswith("_seconds") == (one.unit in (Unit.SECONDS, Unit.TIMESTAMP))
+    assert base.endswith("_bytes") == (one.unit is Unit.BYTES)
+    assert base.endswith("_ratio") == (one.unit is Unit.RATIO)
+    assert bool(one.buckets) == (one.kind is Kind.HISTOGRAM)
+    assert list(one.buckets) == sorted(set(one.buckets))
+
+
+def test_names_are_unique_over_both_sides() -> None:
+    names = [one.name for one in [*definitions(), *trainer.definitions()]]
+    assert len(names) == len(set(names))
+
+
+def test_what_is_known_is_as_old_as_the_last_event_or_comparison() -> None:
+    now = [100.0]
+    watches = Watches(lambda: now[0])
+    now[0] = 110.0
+    assert watches.ages(None) == dict.fromkeys(KINDS, 10.0), "since the process started"
+    watches.event("Pod")
+    now[0] = 130.0
+    assert watches.ages(105.0) == {"FineTuneJob": 25.0, "Job": 25.0, "Pod": 20.0}
+    assert watches.ages(125.0) == dict.fromkeys(KINDS, 5.0)
