@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 SOURCES := api core operator trainer-image sdk cli cluster demo
 CODE := $(SOURCES) tests hack
+GENERATED := crds charts docs/monitoring.md llms.txt
 
 empty :=
 space := $(empty) $(empty)
@@ -44,7 +45,7 @@ kind-node-image: install ## Build a node image for kind without an image registr
 test: test-unit test-examples test-integration test-e2e ## Run all tests; creates and removes its own clusters
 
 test-unit: install ## Run tests without a cluster; takes some minutes
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/conventions
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(or $(PYTEST),tests/unit tests/conventions)
 
 test-examples: install ## Train every example, from its YAML through the operator's plan
 	@$(PYTHON) -m pytest -q -n 2 tests/examples
@@ -103,14 +104,18 @@ types: install ## Check the types
 generate: install ## Write generated files: the CRD and the chart's copy
 	@$(PYTHON) hack/generate.py
 
+docs: install ## Build the documentation as a site, in out/site
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@echo "the site is in out/site; to read it: $(PYTHON) -m http.server --directory out/site"
+
 lock: install ## Resolve the dependencies and write requirements/
 	@hack/lock
 
 verify: lint types generate ## Check that the code is clean and generated files are current
-	@test -z "$$(git status --porcelain -- crds charts docs/monitoring.md)" || { git --no-pager diff -- crds charts docs/monitoring.md; git status --short -- crds charts docs/monitoring.md; echo "generated files are not current: run make generate and commit"; exit 1; }
+	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git --no-pager diff -- $(GENERATED); git status --short -- $(GENERATED); echo "generated files are not current: run make generate and commit"; exit 1; }
 	@echo "verified"
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify help
