@@ -9,6 +9,7 @@ from operator import getitem
 from pathlib import Path
 
 import yaml
+from grafana import files
 from site_pages.llms import llms_txt
 
 from finetune_api.crd import crd
@@ -80,10 +81,13 @@ def _inline(value: object) -> str:
 
 
 def main() -> None:
-    """Write the CRD and the chart's copy of it, the tables of values and of metrics, and llms.txt."""
+    """Write the CRD and the chart's copy, the dashboards, the tables of values and of metrics, and llms.txt."""
     (ROOT / "crds" / "finetunejobs.finetune.dev.yaml").write_text(HEADER + crd_yaml())
     (CHART / "files").mkdir(parents=True, exist_ok=True)
     (CHART / "files" / "crd-spec.yaml").write_text(HEADER + chart_crd_spec())
+    (CHART / "dashboards").mkdir(exist_ok=True)
+    for name, text in files():
+        (CHART / "dashboards" / name).write_text(text)
     readme = CHART / "README.md"
     readme.write_text(chart_readme(readme.read_text(), (CHART / "values.yaml").read_text()))
     MONITORING.write_text(monitoring_page(MONITORING.read_text()))

@@ -7,8 +7,8 @@ import pytest
 
 from chart.rendering import ALL, CHART, DEFAULTS, Json, refusal
 
-# any resource may be asked for
-FREE = {"resources.requests.", "resources.limits."}
+# any resource may be asked for, and any label given
+FREE = {"resources.requests.", "resources.limits.", "dashboards.labels."}
 SCHEMA: Json = json.loads((CHART / "values.schema.json").read_text())
 
 
@@ -34,6 +34,10 @@ def nested(place: str, value: Any) -> Json:
         ("rbac.namespaces", ["team-a"]),
         ("networkPolicy.enabled", "yes"),
         ("networkPolicy.metricsFrom", [{"selector": {}}]),
+        ("dashboards.enabled", "yes"),
+        ("dashboards.namespace", "Monitoring"),
+        ("dashboards.labels", {"grafana_dashboard": 1}),
+        ("dashboards.annotations", {"grafana_folder": 1}),
         ("operator.workers", 0),
         ("operator.logFormat", "xml"),
         ("operator.logLevel", "info"),
