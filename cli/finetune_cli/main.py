@@ -1,49 +1,48 @@
-"""`finetune watch` follows a job, `best` prints a search's winner, `validate` checks files before you apply them."""
+"""The commands of `finetune`, also as `kubectl finetune`. What a command needs is imported when it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tuning jobs on Kubernetes.")
+from finetune_cli.commands import FineTuneGroup
+from finetune_cli.output import Format
 
+app = typer.Typer(
+    cls=FineTuneGroup,
+    no_args_is_help=True,
+    help="Fine-tune models on Kubernetes, or on this machine. Exit codes: docs/cli.md.",
+    pretty_exceptions_enable=False,
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
+JobFile = Annotated[Path, typer.Argument(help="YAML file with a FineTuneJob.", metavar="JOB.yaml")]
 Namespace = Annotated[
     str | None,
-    typer.Option(
-        "--namespace",
-        "-n",
-        help="Namespace of the job. Default: the namespace of the current kubeconfig context.",
-    ),
+    typer.Option("--namespace", "-n", help="Namespace. Default: that of the kubeconfig's context."),
+]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
+Kubeconfig = Annotated[
+    str | None, typer.Option("--kubeconfig", help="Default: $KUBECONFIG, else ~/.kube/config.")
+]
+Output = Annotated[Format | None, typer.Option("--output", "-o", help="Print the object instead.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds. Default: no limit.", min=0)]
+Folders = Annotated[
+    list[str] | None,
+    typer.Option("--claim", metavar="NAME=DIR", help="Folder that stands for a PersistentVolumeClaim."),
+]
+ConfigMaps = Annotated[
+    list[str] | None,
+    typer.Option("--config-map", metavar="NAME=DIR", help="Folder that stands for a ConfigMap."),
 ]
 
 
-@app.command()
-def watch(name: Name, namespace: Namespace = None) -> None:
-    """Follow a job until it finishes. Exit code: 0 succeeded, 1 failed, 2 not found."""
-    from finetune_cli.watch import current_namespace, follow
-
-    raise typer.Exit(follow(name, namespace or current_namespace()))
-
-
-@app.command()
-def best(name: Name, namespace: Namespace = None) -> None:
-    """Print the best trial of a search as YAML, ready for kubectl apply. Exit code 1 if there is none."""
-    from finetune_cli.best import print_best
-    from finetune_cli.watch import current_namespace
-
-    if problem := print_best(name, namespace or current_namespace()):
-        typer.echo(problem, err=True)
-        raise typer.Exit(1)
-
-
-@app.command()
+@app.command(rich_help_panel="Write a job")
 def validate(files: Annotated[list[Path], typer.Argument(help="YAML files with FineTuneJobs.")]) -> None:
-    """Validate FineTuneJobs without a cluster. Exit code 1 if the API server would refuse one."""
-    from finetune_cli.validate import faults_of
+    """Say what the API server or the operator would refuse, without a cluster. Exit code 1 if there is anything."""
+    from finetune_cli.validate import faults_in
 
-    found = [fault for file in files for fault in faults_of(file)]
+    found = [fault for file in files for fault in faults_in(file)]
     for fault in found:
         typer.echo(fault, err=True)
     if not found:
@@ -51,5 +50,209 @@ def validate(files: Annotated[list[Path], typer.Argument(help="YAML files with F
     raise typer.Exit(1 if found else 0)
 
 
+@app.command(rich_help_panel="Write a job")
+def plan(
+    file: JobFile,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the job.")] = "default",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--setting", metavar="NAME=VALUE", help="A setting of the administrator; repeatable."),
+    ] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="Format.")] = Format.YAML,
+) -> None:
+    """Print the objects that the operator would create, without a cluster: claim, ConfigMap, Job.
+
+    Of a search or an ensemble: the first FineTuneJobs that it would create.
+    """
+    from finetune_cli.files import jobs_in
+    from finetune_cli.output import dump, dump_yaml
+    from finetune_cli.plan import planned, settings_from
+
+    settings = settings_from(setting or [])
+    objects = [one for job in jobs_in(file) for one in planned(job, namespace, settings)]
+    if output is Format.JSON:
+        dump({"apiVersion": "v1", "kind": "List", "items": objects}, output)
+    else:
+        dump_yaml(objects)
+
+
+@app.command(rich_help_panel="Train")
+def local(
+    file: JobFile,
+    claim: Folders = None,
+    config_map: ConfigMaps = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", help="Folder of the job: model, log, status. Default: out/NAME."),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", min=0, help="Default: as the job says, 0 on a machine without GPUs."),
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Train a job on this machine: the same file, the same trainer, no Kubernetes. Exit codes: those of the trainer.
+
+    Ctrl-C saves a checkpoint; the same command resumes.
+    """
+    from finetune_cli.folders import read_folders
+    from finetune_cli.local.command import run_locally
+    from finetune_cli.output import console, dump
+
+    folders = read_folders(claim or [], "--claim"), read_folders(config_map or [], "--config-map")
+    code, body = run_locally(file, *folders, output_dir, gpus, console(stderr=output is not None))
+    if output:
+        dump(body, output)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel="Train")
+def run(
+    file: JobFile,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    timeout: Timeout = None,
+) -> None:
+    """Apply a job and follow it to its end. Exit code: 0 succeeded, the trainer's if it failed.
+
+    Ctrl-C stops following; the job goes on.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.files import only_job
+    from finetune_cli.following import follow_job
+    from finetune_cli.output import console
+
+    written = only_job(file)
+    client = connect(namespace, context, kubeconfig)
+    job = client.apply(written)
+    raise typer.Exit(follow_job(job, console(), timeout))
+
+
+@app.command(rich_help_panel="Follow")
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of the FineTuneJob. Default: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the job to its end.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: Output = None,
+) -> None:
+    """Show a job with its attempts, trials or members, or a table of all jobs."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.following import follow_job
+    from finetune_cli.output import console, dump
+    from finetune_cli.status import table_of, tree_of
+
+    client = connect(namespace, context, kubeconfig)
+    if name is None:
+        jobs = client.jobs()
+        if output:
+            bodies = [job.body for job in jobs]
+            dump({"apiVersion": "v1", "kind": "List", "items": bodies}, output)
+        else:
+            console().print(table_of(jobs) if jobs else f"no FineTuneJobs in namespace {client.namespace}")
+        return
+    job = client.get(name)
+    if follow:
+        raise typer.Exit(follow_job(job, console(), None))
+    if output:
+        dump(job.body, output)
+    else:
+        parent = job.spec.search or job.spec.ensemble
+        console().print(tree_of(job, client.runs_of(job) if parent else []))
+
+
+@app.command(rich_help_panel="Follow")
+def wait(
+    name: Name,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    timeout: Timeout = None,
+    output: Output = None,
+) -> None:
+    """Wait until a job has finished. Exit code: 0 succeeded, the trainer's if it failed, 3 timed out."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.following import exit_code_of
+    from finetune_cli.output import dump
+
+    job = connect(namespace, context, kubeconfig).get(name)
+    for _ in job.changes(timeout):
+        pass
+    if output:
+        dump(job.body, output)
+    else:
+        typer.echo(f"{job.name} {job.phase.value}: {job.message}", err=not job.succeeded)
+    raise typer.Exit(exit_code_of(job))
+
+
+@app.command(rich_help_panel="Follow")
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, over all attempts.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Of one attempt only.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Last lines of each attempt.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="As the trainer wrote it: JSON lines.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print the logs of a job's attempts."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.logs import lines_of
+
+    job = connect(namespace, context, kubeconfig).get(name)
+    for line in lines_of(job, only=attempt, follow=follow, raw=raw, tail=tail):
+        typer.echo(line)
+
+
+@app.command(rich_help_panel="Change")
+def suspend(
+    name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+) -> None:
+    """Save a checkpoint, stop a job and release its resources."""
+    from finetune_cli.cluster import connect
+
+    job = connect(namespace, context, kubeconfig).get(name)
+    if job.finished:
+        typer.echo(f"{name} has finished; there is nothing to suspend", err=True)
+        raise typer.Exit(1)
+    job.suspend()
+    typer.echo(f"{name} saves a checkpoint and stops; finetune resume {name} continues from it")
+
+
+@app.command(rich_help_panel="Change")
+def resume(
+    name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+) -> None:
+    """Resume a suspended job from its checkpoint."""
+    from finetune_cli.cluster import connect
+
+    job = connect(namespace, context, kubeconfig).get(name)
+    if job.finished:
+        typer.echo(f"{name} has finished and never trains again; create a job under another name", err=True)
+        raise typer.Exit(1)
+    job.resume()
+    typer.echo(f"{name} resumes from its newest checkpoint")
+
+
+@app.command(rich_help_panel="Results")
+def best(
+    name: Name, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+) -> None:
+    """Print the best trial of a search as YAML, ready for kubectl apply. Exit code 1 if there is none."""
+    from finetune_cli.best import best_of
+    from finetune_cli.cluster import connect
+    from finetune_cli.output import dump_yaml
+
+    dump_yaml([best_of(connect(namespace, context, kubeconfig), name)])
+
+
+def main(arguments: list[str] | None = None, **options: Any) -> Any:
+    """The entry point of `finetune` and `kubectl-finetune`."""
+    return app(arguments, **options)
+
+
 if __name__ == "__main__":
-    app()
+    main()

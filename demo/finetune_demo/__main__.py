@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune_cli.watch import follow
+from finetune_cli.following import follow_job
 from finetune_cluster.choice import chosen_cluster
 from finetune_cluster.errors import ClusterError
 from finetune_demo.floor import floor
 from finetune_demo.materials import prepare
 from finetune_demo.platform import Platform
+from finetune_sdk import Client
+from finetune_sdk.errors import WaitTimeoutError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
@@ -70,9 +72,18 @@ def _run(start: float) -> int:
             platform.copy_in(NAMESPACE, CLAIM, materials)
         console.print(f"[bold]▸ kubectl apply -f {QUICKSTART.relative_to(ROOT)}[/]")
         platform.kubectl("apply", "-f", str(QUICKSTART))
-        if follow(JOB, NAMESPACE, console, TIME_LIMIT):
+        if not _succeeds():
             return _explain_failure(platform)
         return _show_result(platform, materials / "data", start)
+
+
+def _succeeds() -> bool:
+    """Follow the job to its end."""
+    try:
+        return follow_job(Client(NAMESPACE).get(JOB), console, TIME_LIMIT) == 0
+    except WaitTimeoutError as error:
+        console.print(f"[red]{escape(str(error))}")
+        return False
 
 
 def _remove_earlier_run(platform: Platform) -> None:

@@ -4,7 +4,7 @@ FineTuneError
 ├── InvalidJobError      a job that the API server would refuse, with every place
 ├── ClusterError         the API server did not do what was asked
 │   ├── ConfigError      no kubeconfig, or a context that it does not have
-│   ├── UnreachableError no answer
+│   ├── UnreachableError no answer, or not now
 │   ├── NotInstalledError the cluster has no FineTuneJobs
 │   ├── ForbiddenError   the user may not do it
 │   ├── NotFoundError    no object of this name
@@ -37,7 +37,7 @@ class ConfigError(ClusterError):
 
 
 class UnreachableError(ClusterError):
-    """The API server does not answer."""
+    """The API server does not answer, or cannot answer now."""
 
 
 class NotInstalledError(ClusterError):

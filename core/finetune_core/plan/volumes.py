@@ -30,11 +30,13 @@ def path_of(uri: str) -> str:
     if uris.is_hub(uri):
         return ""
     location = uris.parse(uri)
-    return f"/mnt/{_kind(location)}/{location.name}/{location.path}"
+    return f"{mount_path(location)}/{location.path}"
 
 
-def _kind(location: uris.Location) -> str:
-    return {"pvc": "claims", "configMap": "configmaps"}[location.scheme]
+def mount_path(place: uris.Location) -> str:
+    """Where the container finds a claim or a ConfigMap that it reads."""
+    folder = {"pvc": "claims", "configMap": "configmaps"}[place.scheme]
+    return f"/mnt/{folder}/{place.name}"
 
 
 def input_uris(job: FineTuneJob) -> Iterator[str]:
@@ -75,7 +77,7 @@ def _input_mount(number: int, place: uris.Location) -> Mount:
         volume: dict[str, Any] = {"name": name, "persistentVolumeClaim": {"claimName": place.name}}
     else:
         volume = {"name": name, "configMap": {"name": place.name}}
-    return Mount(volume, f"/mnt/{_kind(place)}/{place.name}")
+    return Mount(volume, mount_path(place))
 
 
 def shared_tokens(parent_uid: str) -> str:

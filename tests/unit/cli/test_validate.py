@@ -26,12 +26,23 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
     ("text", "told"),
     [
         (GOOD.replace("epochs: 2", "epochs: 0"), "spec.training.epochs: Input should be greater than"),
-        (GOOD.replace("epochs:", "epoch:"), "spec.training.epoch: Extra inputs"),
+        (
+            GOOD.replace("epochs:", "epoch:"),
+            "spec.training.epoch: unknown field; did you mean spec.training.epochs?",
+        ),
         (GOOD.replace("movie-sentiment", "Movie"), "metadata.name must have at most 40 characters"),
         (GOOD.replace("kind: FineTuneJob", "kind: FinetuneJob"), "kind: write FineTuneJob"),
         (GOOD.replace("v1alpha1", "v1"), "apiVersion: write finetune.dev/v1alpha1"),
         (f"{GOOD}\n---\n{GOOD.replace('epochs: 2', 'epochs: 0')}", "(document 2): spec.training.epochs"),
         (GOOD.replace("metadata:\n  name: movie-sentiment", "metadata: movie"), "metadata.name must have"),
+        (
+            f"{GOOD}  search: {{parameters: [{{path: training.batchSise, choice: [1, 2]}}]}}\n",
+            "did you mean training.batchSize?",
+        ),
+        (
+            f"{GOOD}  ensemble: {{overrides: [{{training.seed: 1}}, {{training.seed: 1}}]}}\n",
+            "trains the same model",
+        ),
         ("kind: Service\n", "no FineTuneJob found"),
         ("", "no FineTuneJob found"),
         ("a: [", "while parsing"),

@@ -1,0 +1,1 @@
+"""`finetune local`: a FineTuneJob on this machine, planned and decided as the operator does, without Kubernetes."""

@@ -1,0 +1,142 @@
+"""What `finetune local` checks before the trainer starts, and what it prints at the end."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.run import ExitCode
+from finetune_api.status import FineTuneJobStatus
+from finetune_cli.errors import CommandError
+from finetune_cli.files import only_job
+from finetune_cli.follow import View
+from finetune_cli.local.life import LocalLife
+from finetune_cli.local.planning import Folders, missing_folders, model_folder, planned_job, stored, unfit
+from finetune_cli.local.trainer import TRAINER, now
+from finetune_core.plan.reading import status_of
+
+Body = dict[str, Any]
+
+STATUS = "job.json"
+"""In the output folder: the FineTuneJob with its status."""
+_DEVICES = Path("/dev")
+
+
+def run_locally(
+    file: Path,
+    claims: dict[str, Path],
+    config_maps: dict[str, Path],
+    output: Path | None,
+    gpus: int | None,
+    console: Console,
+) -> tuple[int, Body]:
+    """Train the job of a file: the trainer's exit code, and the FineTuneJob with its status. Raises CommandError.
+
+    The status has the URIs of a cluster; a line at the end says which folder the model is in.
+    """
+    written = only_job(file)
+    spec = FineTuneJobSpec.from_json(written["spec"])
+    if why := unfit(spec):
+        raise CommandError(why, ExitCode.CONFIGURATION)
+    if find_spec(TRAINER) is None:
+        raise CommandError(
+            "the trainer is not installed here; in a clone of the project: pip install '.[cli,trainer]'"
+        )
+    count = _gpus(spec, gpus, console)
+    body = _ours(stored(written, now()), (output or Path("out") / written["metadata"]["name"]) / STATUS)
+    job, resolved = planned_job(body, count)
+    job = replace(job, spec=job.spec.model_copy(update={"suspend": False}))
+    folders = Folders(claims, config_maps, output or Path("out") / job.name)
+    if missing := list(missing_folders(job, folders)):
+        raise CommandError(
+            f"the job reads or writes volumes that have no folder here; add {' '.join(missing)}",
+            ExitCode.NOT_FOUND,
+        )
+    environment, view = _environment(spec), View(console)
+    folders.output.mkdir(parents=True, exist_ok=True)
+    life = LocalLife(body, job, resolved, folders, folders.output / STATUS, environment, view.show, view.log)
+    with view, _interruptible(life):
+        status = life.run()
+    if status.model:
+        place = model_folder(job, resolved, folders)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(status.model.metrics.items()))
+        console.print(f"model: {place}\n{figures}", markup=False)
+    return _ending(status), body | {"status": status.to_json()}
+
+
+def _gpus(spec: FineTuneJobSpec, wanted: int | None, console: Console) -> int:
+    """GPUs to train on: as the option says, else as the job says if this machine has any."""
+    asked = spec.resources.gpus_per_node if spec.resources and spec.resources.gpus_per_node is not None else 1
+    if wanted is not None:
+        return wanted
+    if asked and not any(_DEVICES.glob("nvidia[0-9]*")):
+        if spec.resources and spec.resources.gpus_per_node:
+            console.print(f"the job asks for {asked} GPU, and this machine has none: it trains on the CPU")
+        return 0
+    return asked
+
+
+def _ours(body: Body, file: Path) -> Body:
+    """The job with the status that an earlier run left. Raises CommandError for that of another job."""
+    if not file.exists():
+        return body
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        uid = found["metadata"]["uid"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(
+            f"{file}: not a FineTuneJob; choose another --output", ExitCode.NOT_FOUND
+        ) from error
+    if uid != body["metadata"]["uid"]:
+        raise CommandError(
+            f"{file.parent} belongs to a job with another name or spec; choose another --output, or remove it",
+            ExitCode.NOT_FOUND,
+        )
+    return body | {"status": status_of(found).to_json()}
+
+
+def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
+    """The job's variables. One from a Secret has to be set in the shell."""
+    for variable in spec.env or []:
+        if variable.value is None and variable.name not in os.environ:
+            raise CommandError(
+                f"spec.env: {variable.name} comes from a Secret, which is not here; set {variable.name} in your shell",
+                ExitCode.CONFIGURATION,
+            )
+    return {variable.name: variable.value for variable in spec.env or [] if variable.value is not None}
+
+
+class _interruptible:  # noqa: N801 - a context manager, used as a function
+    """Ctrl-C and SIGTERM save a checkpoint; the second one ends at once."""
+
+    def __init__(self, life: LocalLife) -> None:
+        self._life = life
+
+    def __enter__(self) -> None:
+        self._before = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._life.stop()
+
+
+def _ending(status: FineTuneJobStatus) -> int:
+    """The trainer's exit code: of success, of a stop, or of the last attempt."""
+    if status.phase == "Suspended":
+        return ExitCode.INTERRUPTED
+    last = status.attempts[-1] if status.attempts else None
+    if status.model is not None:
+        return ExitCode.DONE
+    return (last and last.exit_code) or 1

@@ -1,0 +1,82 @@
+"""Finds what the API server or the operator would refuse, without a cluster. Pure but for the reading of files."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from finetune_api import API_VERSION, GROUP, KIND
+from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
+from finetune_api.overrides import fields_of
+from finetune_core.ensemble import members
+from finetune_core.search import space
+
+Body = dict[str, Any]
+
+
+class Document(NamedTuple):
+    """A FineTuneJob of a file, and where it is."""
+
+    place: str
+    body: Body
+
+
+def documents_in(file: Path) -> list[Document]:
+    """The FineTuneJobs of a YAML file, valid or not. Raises ValueError if it cannot be read or has none.
+
+    Objects of other API groups are ignored.
+    """
+    try:
+        documents = list(YAML(typ="safe").load_all(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
+    if not ours:
+        raise ValueError(f"{file}: no FineTuneJob found; write apiVersion: {API_VERSION} and kind: {KIND}")
+    alone = len(documents) == 1
+    return [Document(f"{file}" if alone else f"{file} (document {number})", body) for number, body in ours]
+
+
+def faults_of(body: Body) -> Iterator[str]:
+    """What is wrong with a FineTuneJob, each with its place."""
+    for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if body.get(field) != wanted:
+            yield f"{field}: write {wanted}"
+    parts = {part: body.get(part) for part in ("metadata", "spec")}
+    readable = {part: value for part, value in parts.items() if isinstance(value, dict)}
+    yield from (rule.message for rule in JOB_RULES if rule.holds and not rule.holds(readable))
+    try:
+        spec = FineTuneJobSpec.from_json(body.get("spec") or {})
+    except ValidationError as error:
+        yield from map(_described, error.errors())
+        return
+    if spec.search and (fault := space.fault_in(spec)):
+        yield fault
+    if spec.ensemble and (fault := members.fault_in(spec)):
+        yield fault
+
+
+def _is_ours(document: Any) -> bool:
+    """Matches kind or group, because either may be misspelt."""
+    if not isinstance(document, dict):
+        return False
+    return document.get("kind") == KIND or str(document.get("apiVersion")).startswith(f"{GROUP}/")
+
+
+def _described(item: Any) -> str:
+    path = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        nearest = get_close_matches(path, _fields(), n=1)
+        return f"spec.{path}: unknown field" + (f"; did you mean spec.{nearest[0]}?" if nearest else "")
+    where = f"spec.{path}: " if path else ""
+    return f"{where}{item['msg'].removeprefix('Value error, ')}"
+
+
+@cache
+def _fields() -> list[str]:
+    return list(fields_of(FineTuneJobSpec))

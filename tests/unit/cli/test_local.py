@@ -1,0 +1,152 @@
+"""`finetune local` trains the same file with the same trainer, and its status is the one that the operator writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from builders import job, script_job
+from finetune_api.status import FineTuneJobStatus, Phase
+from unit.cli.commands import finetune
+from unit.trainer.tiny import build_model, reviews, write_jsonl
+
+Json = dict[str, Any]
+TRAINING = {"epochs": 2, "batchSize": 16, "precision": "Float32", "optimizer": {"learningRate": 1e-3}}
+DATA = "pvc://demo/data/reviews.jsonl"
+DEADLINE_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that stands for the claim `demo`."""
+    folder = tmp_path_factory.mktemp("claim")
+    (folder / "models" / "tiny").mkdir(parents=True)
+    (folder / "data").mkdir()
+    build_model(folder / "models" / "tiny")
+    write_jsonl(folder / "data" / "reviews.jsonl", reviews(96))
+    return folder
+
+
+def written(folder: Path, **spec: Any) -> Path:
+    """A file with a job that trains for a second."""
+    given: Json = {
+        "model": {"uri": "pvc://demo/models/tiny"},
+        "dataset": {"train": {"uri": DATA}},
+        "training": TRAINING,
+    }
+    file = folder / "job.yaml"
+    with file.open("w") as out:
+        YAML().dump(job("tiny", **(given | spec)), out)
+    return file
+
+
+def test_a_job_trains_and_is_not_trained_again(claim: Path, tmp_path: Path) -> None:
+    arguments = ("local", written(tmp_path), "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
+    done = finetune(*arguments, "-o", "json")
+    assert done.code == 0, done.err
+    body = json.loads(done.out)
+    assert body == json.loads((tmp_path / "out" / "job.json").read_text())
+    status = FineTuneJobStatus.from_json(body["status"])
+    assert status.phase is Phase.SUCCEEDED
+    assert [(one.number, one.exit_code, one.from_step) for one in status.attempts] == [(1, 0, 0)]
+    assert [one.epoch for one in status.epochs] == [1.0, 2.0]
+    assert status.model
+    assert status.model.digest
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    again = finetune(*arguments)
+    assert again.code == 0
+    assert str(tmp_path / "out" / "model") in again.out
+    assert not (tmp_path / "out" / "attempt-2.log").exists()
+    other = finetune(*("local", written(tmp_path, training=TRAINING | {"seed": 7}), *arguments[2:]))
+    assert other.code == 66
+    assert "belongs to a job with another name or spec" in other.err
+
+
+def test_invalid_data_ends_with_the_trainer_s_code_and_sentence(claim: Path, tmp_path: Path) -> None:
+    write_jsonl(claim / "data" / "bad.jsonl", [{"text": "good film", "label": "pos"}, {"label": "neg"}])
+    file = written(tmp_path, dataset={"train": {"uri": "pvc://demo/data/bad.jsonl"}})
+    done = finetune("local", file, "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
+    assert done.code == 65
+    assert "Failed: pvc://demo/data/bad.jsonl, row 2" in done.out
+    status = json.loads((tmp_path / "out" / "job.json").read_text())["status"]
+    assert status["attempts"][0]["reason"] == "DataError"
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes(claim: Path, tmp_path: Path) -> None:
+    long = TRAINING | {"epochs": None, "maxSteps": 4000}
+    file, out = written(tmp_path, training={k: v for k, v in long.items() if v}), tmp_path / "out"
+    command = [sys.executable, "-m", "finetune_cli.main", "local", str(file)]
+    command += ["--claim", f"demo={claim}", "--output-dir", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while '"event": "train"' not in _text(out / "attempt-1.log"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_SECONDS) == 75
+    status = FineTuneJobStatus.from_json(json.loads((out / "job.json").read_text())["status"])
+    assert (status.phase, status.attempts[0].reason) == (Phase.SUSPENDED, "Suspended")
+    stopped_at = status.attempts[0].to_step
+    assert stopped_at
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while f"step {stopped_at}" not in _text(out / "attempt-2.log"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_SECONDS) == 75
+    status = FineTuneJobStatus.from_json(json.loads((out / "job.json").read_text())["status"])
+    assert status.attempts[1].from_step == stopped_at
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "code", "said"),
+    [
+        ({}, [], 66, "add --claim demo=DIR"),
+        ({"output": {"uri": "pvc://models/x"}}, [], 66, "--claim demo=DIR --claim models=DIR"),
+        ({"dataset": {"train": {"uri": "configMap://rows/a.jsonl"}}}, [], 66, "--config-map rows=DIR"),
+        ({}, ["--claim", "demo"], 64, "write --claim NAME=DIR"),
+        ({}, ["--claim", "demo=/nowhere"], 66, "/nowhere is not a folder"),
+        ({"training": {"epochs": 0}}, [], 64, "spec.training.epochs: Input should be greater"),
+        ({"ensemble": {"members": 2}}, [], 64, "spec.ensemble: finetune local trains one model"),
+        (
+            {"env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+            ["--claim", "demo=."],
+            64,
+            "set TOKEN in your shell",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Json, options: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = finetune("local", written(tmp_path, **spec), *options)
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]
+
+
+def test_a_script_is_left_to_its_user(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    with file.open("w") as out:
+        YAML().dump(script_job(), out)
+    done = finetune("local", file)
+    assert done.code == 64
+    assert "start your own script directly" in done.err
