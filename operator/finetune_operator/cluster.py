@@ -134,10 +134,11 @@ class Cluster:
             if not token:
                 return
 
-    async def create(self, kind: str, body: Body) -> Body:
-        """Create an object. Raises AlreadyExistsError."""
+    async def create(self, kind: str, body: Body, *, dry_run: bool = False) -> Body:
+        """Create an object, or let the API server check and default it only. Raises AlreadyExistsError."""
+        path, query = _path(kind, body["metadata"]["namespace"]), {"dryRun": "All"} if dry_run else None
         try:
-            return await self._request("POST", _path(kind, body["metadata"]["namespace"]), body=body)
+            return await self._request("POST", path, query, body)
         except ConflictError as error:
             raise AlreadyExistsError("POST", error.path, 409, error.message) from error
 
@@ -193,6 +194,26 @@ class Cluster:
         answer = await self._request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
         status: Body = answer.get("status", {})
         return status
+
+    async def allowed(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Whether the operator's own account has a right in a namespace, or everywhere if that is empty."""
+        resource, _, subresource = resource.partition("/")
+        attributes = {
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": namespace,
+        }
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._request(
+            "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body
+        )
+        return bool(answer["status"]["allowed"])
 
     async def _request(
         self,

@@ -6,6 +6,7 @@ import ssl
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from finetune_core.settings import OperatorSettings
@@ -27,12 +28,8 @@ async def certificate_of(settings: OperatorSettings, cluster: Cluster) -> Certif
 
 
 async def _keep_in_secret(place: str, host: str, cluster: Cluster) -> Certificate:
-    namespace, _, name = place.partition("/")
-    secret = await cluster.get("Secret", namespace, name)
-    if secret is None:
-        raise SettingsError(f"the Secret {place} does not exist; the chart creates it empty")
-    files = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
-    kept = Certificate.from_files(files)
+    secret = await _secret(place, cluster)
+    kept = _certificate_in(secret)
     if kept and kept.serves(host, datetime.now(UTC)):
         return kept
     made = make(host)
@@ -43,6 +40,24 @@ async def _keep_in_secret(place: str, host: str, cluster: Cluster) -> Certificat
         return await _keep_in_secret(place, host, cluster)
     logger.info("created a certificate for %s and stored it in the Secret %s", host, place)
     return made
+
+
+async def stored_certificate(place: str, cluster: Cluster) -> Certificate | None:
+    """What the Secret `namespace/name` keeps; None before the operator has started for the first time."""
+    return _certificate_in(await _secret(place, cluster))
+
+
+async def _secret(place: str, cluster: Cluster) -> dict[str, Any]:
+    namespace, _, name = place.partition("/")
+    secret = await cluster.get("Secret", namespace, name)
+    if secret is None:
+        raise SettingsError(f"the Secret {place} does not exist; the chart creates it empty")
+    return secret
+
+
+def _certificate_in(secret: dict[str, Any]) -> Certificate | None:
+    files = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
+    return Certificate.from_files(files)
 
 
 def server_context(certificate: Certificate) -> ssl.SSLContext:

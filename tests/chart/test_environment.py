@@ -4,7 +4,8 @@ import pytest
 
 from chart.rendering import ALL, NAMESPACED, Json, Rendered
 from finetune_api.resources import TaintEffect, Toleration, TolerationOperator
-from finetune_core.settings import OperatorSettings, PullPolicy, load
+from finetune_core.settings import OperatorSettings, PullPolicy
+from finetune_operator.settings import load
 
 TRAINER = "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
 SCRIPT = "ghcr.io/finetune-dev/finetune-script:0.1.0"

@@ -1,6 +1,7 @@
 """What the chart installs for which values, and that its copies of generated things are current."""
 
 import importlib.util
+import json
 import tomllib
 from types import ModuleType
 
@@ -12,6 +13,7 @@ from chart.rendering import ALL, CHART, DEFAULTS, NAMESPACE, NAMESPACED, RELEASE
 from finetune_api.crd import crd
 from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse
+from unit.operator.worlds import planned
 
 ROOT = CHART.parents[1]
 DIGEST = f"sha256:{'a' * 64}"
@@ -52,6 +54,7 @@ def test_by_default_everything_is_installed_that_the_operator_needs() -> None:
         "ClusterRoleBinding",
         "CustomResourceDefinition",
         "Deployment",
+        "Pod",
         "Role",
         "RoleBinding",
         "Secret",
@@ -147,13 +150,64 @@ def test_a_network_policy_lets_trainers_report_and_the_named_scrape(
         policy["podSelector"]["matchLabels"] == rendered.only("Deployment")["spec"]["selector"]["matchLabels"]
     )
     progress, metrics = policy["ingress"]
-    (trainers,) = progress["from"]
+    trainers, selfcheck = progress["from"]
+    assert (
+        selfcheck["podSelector"]["matchLabels"].items() <= rendered.only("Pod")["metadata"]["labels"].items()
+    )
     assert trainers["podSelector"]["matchLabels"].items() <= labels.items()
     chosen = trainers["namespaceSelector"].get("matchExpressions")
     assert (chosen and chosen[0]["values"]) == namespaces
     assert metrics == {"ports": [{"port": "http"}], "from": [peer]}
     names = {port["name"] for port in rendered.container["ports"]}
     assert {rule["ports"][0]["port"] for rule in policy["ingress"]} == names
+
+
+def test_training_pods_of_named_namespaces_reach_the_operator_and_what_the_administrator_says() -> None:
+    hub, peer = {"ports": [{"port": 443}]}, {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
+    values = {"trainerNamespaces": ["team-a", "team-b"], "trainerEgress": [hub], "metricsFrom": [peer]}
+    rendered = Rendered.of({"networkPolicy": values})
+    policies = list(rendered.all("NetworkPolicy"))
+    assert [one["metadata"]["namespace"] for one in policies] == ["team-a", "team-b"]
+    spec, pod = policies[0]["spec"], planned(job()).job["spec"]["template"]
+    assert spec["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [{"ports": [{"port": "metrics"}], "from": [peer]}]
+    (container,) = pod["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == ["metrics"]
+    dns, progress, given = spec["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    assert given == hub
+    (operator,) = progress["to"]
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    template = rendered.only("Deployment")["spec"]["template"]["metadata"]
+    assert operator["podSelector"]["matchLabels"].items() <= template["labels"].items()
+    ports = {port["name"]: port["containerPort"] for port in rendered.container["ports"]}
+    assert progress["ports"] == [{"port": ports["progress"]}]
+
+
+def test_without_progress_training_pods_do_not_reach_the_operator() -> None:
+    values = {"networkPolicy": {"trainerNamespaces": ["team-a"]}, "progress": {"enabled": False}}
+    spec = Rendered.of(values).only("NetworkPolicy")["spec"]
+    assert len(spec["egress"]) == 1
+    assert "ingress" not in spec, "nobody reaches them"
+
+
+def test_the_selfcheck_is_the_operators_pod_with_another_program() -> None:
+    """So it needs no other rights, images or tolerations, and no Service leads to it."""
+    rendered = Rendered.of(ALL | {"rbac": DEFAULTS["rbac"]})
+    hook, operator = rendered.only("Pod"), rendered.pod
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    selector = rendered.only("Service")["spec"]["selector"]
+    assert not selector.items() <= hook["metadata"]["labels"].items()
+    (container,) = hook["spec"]["containers"]
+    same = {key: value for key, value in hook["spec"].items() if key not in ("containers", "restartPolicy")}
+    assert same == {key: value for key, value in operator.items() if key != "containers"}
+    for key in ("image", "imagePullPolicy", "env", "securityContext", "volumeMounts", "resources"):
+        assert container[key] == rendered.container[key]
+    namespace, rules = container["args"]
+    assert namespace == NAMESPACE
+    role = next(one for one in rendered.all("ClusterRole") if "jobs" in str(one["rules"]))
+    assert json.loads(rules) == role["rules"]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def nested(place: str, value: Any) -> Json:
         ("rbac.namespaces", ["team-a"]),
         ("networkPolicy.enabled", "yes"),
         ("networkPolicy.metricsFrom", [{"selector": {}}]),
+        ("networkPolicy.trainerNamespaces", "team-a"),
+        ("networkPolicy.trainerEgress", [{"from": []}]),
         ("dashboards.enabled", "yes"),
         ("dashboards.namespace", "Monitoring"),
         ("dashboards.labels", {"grafana_dashboard": 1}),

@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 
 import builders
-from chart.rendering import CHART, NAMESPACE, RELEASE
+from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
+from chart.test_rbac import ON_JOBS
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from finetune_cluster.credentials import render_kubeconfig
@@ -35,8 +36,10 @@ Json = dict[str, Any]
 ROOT = CHART.parents[1]
 CRD = "customresourcedefinition/finetunejobs.finetune.dev"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+NO_DATA = '[{"op": "remove", "path": "/data"}]'
 IMAGE = "trainer.image=127.0.0.1:5000/finetune-trainer:abc"
 NAMESPACES = ("team-a", "team-b")
+SCOPE_VALUES: Json = {"cluster": {}, "namespaces": {"scope": "namespaces", "namespaces": ["team-a"]}}
 SCOPES = {
     "cluster": ["--set", "rbac.scope=cluster"],
     "namespaces": ["--set", "rbac.scope=namespaces,rbac.namespaces={team-a}"],
@@ -90,6 +93,7 @@ class Operator:
 
     http: str
     progress: str
+    environment: dict[str, str]
     log: Path
     process: "subprocess.Popen[bytes]"
 
@@ -122,6 +126,7 @@ def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
         | {
             "FINETUNE_OPERATOR_HTTP_PORT": str(http),
             "FINETUNE_OPERATOR_PROGRESS_PORT": str(progress),
+            "FINETUNE_OPERATOR_PROGRESS_URL": f"https://127.0.0.1:{progress}",  # not the Service's
             "KUBECONFIG": str(kubeconfig),
             "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'core'}:{ROOT / 'operator'}",
             "PYTHONUNBUFFERED": "1",
@@ -135,13 +140,28 @@ def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    running = Operator(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{progress}", log, process)
+    running = Operator(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{progress}", environment, log, process)
     try:
         eventually(running.ready, seconds=120)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
+
+
+def selfcheck(running: Operator, scope: str) -> tuple[int, list[str]]:
+    """What the pod of `helm test` would end with and print."""
+    (container,) = Rendered.of({"rbac": SCOPE_VALUES[scope]}).only("Pod")["spec"]["containers"]
+    done = subprocess.run(
+        [sys.executable, *container["command"][1:], *container["args"]],
+        env=running.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
 
 
 def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
@@ -243,6 +263,37 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
         elsewhere = tools.names("jobs", "team-b", selector)
         assert bool(elsewhere) is (scope == "cluster")
         assert running.refusals() == []
+
+        where, place = ("all namespaces", NAMESPACE) if scope == "cluster" else ("namespace team-a", "team-a")
+        assert selfcheck(running, scope) == (
+            0,
+            [
+                "ok: the API server serves finetune.dev/v1alpha1",
+                f"ok: pods reach the operator at {running.progress}",
+                f"ok: the operator has its {len(ON_JOBS)} rights in {where}",
+                f"ok: a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace {place}",
+            ],
+        )
+        assert "selfcheck" not in tools.names("finetunejobs", place)
+
+
+def test_the_selfcheck_says_what_is_wrong(tools: Tools, tmp_path: Path) -> None:
+    tools.helm("install", str(CHART), "--set", IMAGE)
+    with operator(tools, tmp_path) as running:
+        pass
+    tools.kubectl("delete", "clusterrole", f"{RELEASE}-{NAMESPACE}")
+    tools.kubectl("patch", "secret", f"{RELEASE}-tls", "-n", NAMESPACE, "--type=json", "--patch", NO_DATA)
+    tools.kubectl("delete", CRD)
+    eventually(lambda: "FAILED: the API" in selfcheck(running, "cluster")[1][0])
+    code, (_, certificate, rights, tried) = selfcheck(running, "cluster")
+    assert code == 1
+    assert certificate.startswith(
+        "FAILED: the Secret finetune-system/finetune-operator-tls has no certificate"
+    )
+    assert rights.startswith("FAILED: the operator may not create finetunejobs, get finetunejobs")
+    assert tried.startswith(
+        "FAILED: POST /apis/finetune.dev/v1alpha1/namespaces/finetune-system/finetunejobs"
+    )
 
 
 @pytest.mark.parametrize("way", ["--server-side=true", "--server-side=false"])

@@ -18,18 +18,28 @@
 {{- printf "%s-tls" (include "finetune-operator.fullname" .) -}}
 {{- end }}
 
-{{- define "finetune-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: operator
+{{- define "finetune-operator.selectorLabelsOf" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- define "finetune-operator.labels" -}}
-{{ include "finetune-operator.selectorLabels" . }}
+{{- define "finetune-operator.selectorLabels" -}}
+{{- include "finetune-operator.selectorLabelsOf" (dict "component" "operator" "root" .) -}}
+{{- end }}
+
+{{- define "finetune-operator.labelsOf" -}}
+{{ include "finetune-operator.selectorLabelsOf" . }}
+{{- with .root }}
 app.kubernetes.io/part-of: {{ .Chart.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+{{- end }}
+
+{{- define "finetune-operator.labels" -}}
+{{- include "finetune-operator.labelsOf" (dict "component" "operator" "root" .) -}}
 {{- end }}
 
 {{- define "finetune-operator.image" -}}
