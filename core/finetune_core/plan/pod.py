@@ -58,7 +58,8 @@ def _container(
         "image": resolved.image,
         "imagePullPolicy": settings.image_pull_policy.value,
         "env": _environment(job, resolved, settings),
-        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        # a script serves no metrics: Prometheus would find its port down
+        "ports": [] if job.spec.command else [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": _resources(resolved.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
