@@ -45,8 +45,13 @@ def _attempt(job: Job, number: int, *, follow: bool, raw: bool, tail: int | None
     try:
         for line in job.log(name, follow=follow, tail=tail):
             yield line if raw else readable(line)
-    except NotFoundError:
-        yield f"── the pod {name} was deleted, and its log with it"
+    except NotFoundError as error:
+        deleted = f'"{name}"' in str(error)  # else its node is not there
+        yield (
+            f"── the pod {name} was deleted, and its log with it"
+            if deleted
+            else f"── no log of {name}: {error}"
+        )
     except UnreachableError:
         raise
     except ClusterError as error:

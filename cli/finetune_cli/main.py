@@ -15,7 +15,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
+
+def _names(incomplete: str) -> list[str]:
+    """Names of jobs, for the completion of the shell; none where the cluster does not answer."""
+    from finetune_cli.cluster import connect
+    from finetune_sdk.errors import FineTuneError
+
+    try:
+        names = [job.name for job in connect(None, None, None).jobs()]
+    except FineTuneError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.", autocompletion=_names)]
 JobFile = Annotated[Path, typer.Argument(help="YAML file with a FineTuneJob.", metavar="JOB.yaml")]
 Namespace = Annotated[
     str | None,
@@ -35,6 +48,40 @@ ConfigMaps = Annotated[
     list[str] | None,
     typer.Option("--config-map", metavar="NAME=DIR", help="Folder that stands for a ConfigMap."),
 ]
+
+
+@app.command(rich_help_panel="Write a job")
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.", metavar="JOB.yaml")] = Path("job.yaml"),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the job.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="URI of the pretrained model.")] = None,
+    train: Annotated[str | None, typer.Option("--train", help="URI of the training rows.")] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="classification, regression and so on.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="A field of the spec: training.epochs=2; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Write a job from options; asks for those that are missing. An existing file is never overwritten."""
+    import sys
+
+    from finetune_cli.init import answered, job_from, refuse_existing, write
+
+    refuse_existing(file)
+    given = {"name": name, "model": model, "train": train, "objective": objective}
+    answers = answered(given, _ask if sys.stdin.isatty() else None)
+    write(job_from(answers, change or []), file)
+    typer.echo(
+        f"{file} is written; finetune validate {file} checks it after changes, finetune run {file} trains it"
+    )
+
+
+def _ask(text: str, default: str) -> str:
+    return str(typer.prompt(text, default=default))
 
 
 @app.command(rich_help_panel="Write a job")
@@ -235,6 +282,65 @@ def resume(
         raise typer.Exit(1)
     job.resume()
     typer.echo(f"{name} resumes from its newest checkpoint")
+
+
+@app.command(rich_help_panel="Follow")
+def explain_failure(
+    name: Name,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: Output = None,
+) -> None:
+    """Say why a job has failed or does not run: reason, end of the log, what to do. Exit code 1 if all is well."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.explain import explained, lines_of, needs_explanation
+    from finetune_cli.output import dump
+
+    client = connect(namespace, context, kubeconfig)
+    job = client.get(name)
+    if not needs_explanation(job):
+        typer.echo(f"{name} is {job.phase.value}: {job.message}", err=True)
+        raise typer.Exit(1)
+    found = explained(job, client.runs_of(job) if job.spec.search or job.spec.ensemble else [])
+    if output:
+        dump(found, output)
+    else:
+        for line in lines_of(found):
+            typer.echo(line)
+
+
+@app.command(rich_help_panel="Results")
+def plot(
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Jobs, or folders of finetune local.", metavar="NAME…", autocompletion=_names),
+    ],
+    metric: Annotated[str, typer.Option("--metric", "-m", help="loss, or a metric of the job.")] = "loss",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write a file: .png, .svg, .pdf or .html.")
+    ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Draw the curves of one or several jobs: training and validation loss, or another metric."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.curves import curves_of, statuses_of
+    from finetune_cli.drawing import in_terminal, plain, to_file
+    from finetune_cli.output import console
+
+    in_cluster = [name for name in names if not Path(name).exists()]
+    client = connect(namespace, context, kubeconfig) if in_cluster else None
+    statuses = statuses_of(names, client)
+    curves, title = curves_of(statuses, metric), ", ".join(statuses)
+    if output:
+        to_file(curves, title, output)
+        typer.echo(f"{output} is written")
+        return
+    out = console()
+    text = in_terminal(curves, title, out.width)
+    typer.echo(text if out.is_terminal and not out.no_color else plain(text))
 
 
 @app.command(rich_help_panel="Results")

@@ -1,12 +1,12 @@
 """A job as HTML for a notebook: progress, figures and loss curve, without scripts or files. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from finetune_api.status import FineTuneJobStatus
 
-WIDTH, HEIGHT, MARGIN = 480, 160, 28
-_COLOURS = {"train loss": "#1f77b4", "eval loss": "#d62728"}
+WIDTH, HEIGHT, MARGIN = 520, 180, 44
+_COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 _BAR = {"Succeeded": "#2e7d32", "Failed": "#c62828", "Suspended": "#757575"}
 
 Points = Sequence[tuple[float, float]]
@@ -26,29 +26,36 @@ def page(name: str, phase: str, message: str, status: FineTuneJobStatus) -> str:
     return "<div>" + "<br>".join(part for part in parts if part) + "</div>"
 
 
-def curves(lines: dict[str, Points]) -> str:
-    """The lines as SVG with the range of both axes; empty without a point."""
+def curves(lines: Mapping[str, Points]) -> str:
+    """The lines as SVG with the range of both axes and a legend; empty without a point."""
     points = [point for line in lines.values() for point in line]
     if not points:
         return ""
     (left, right), (low, high) = _range([x for x, _ in points]), _range([y for _, y in points])
-    body = "".join(
-        _line(
-            label, [(_scaled(x, left, right, WIDTH), HEIGHT - _scaled(y, low, high, HEIGHT)) for x, y in line]
+    drawn, legend = "", ""
+    for number, (label, line) in enumerate(lines.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        drawn += _line(
+            colour,
+            [
+                (_scaled(x, left, right, WIDTH), HEIGHT - _scaled(y, low, high, HEIGHT))
+                for x, y in sorted(line)
+            ],
         )
-        for label, line in lines.items()
-    )
+        legend += f'<span style="color:{colour}">●</span> {escape(label)} '
     texts = [
-        (2, 12, f"{high:.4g}"),
-        (2, HEIGHT - 8, f"{low:.4g}"),
+        (2, MARGIN + 4, f"{high:.4g}"),
+        (2, HEIGHT - MARGIN + 4, f"{low:.4g}"),
         (MARGIN, HEIGHT + 12, f"epoch {left:g}"),
-        (WIDTH - 60, HEIGHT + 12, f"epoch {right:g}"),
-    ] + [(MARGIN + 40 + 110 * at, 12, label) for at, label in enumerate(lines)]
+        (WIDTH - 80, HEIGHT + 12, f"epoch {right:g}"),
+    ]
     labels = "".join(
-        f'<text x="{x}" y="{y}" font-size="11" fill="{_COLOURS.get(text, "#555")}">{escape(text)}</text>'
-        for x, y, text in texts
+        f'<text x="{x}" y="{y}" font-size="11" fill="#555">{text}</text>' for x, y, text in texts
     )
-    return f'<svg width="{WIDTH}" height="{HEIGHT + 18}" role="img" aria-label="loss curves">{body}{labels}</svg>'
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT + 18}" role="img" aria-label="curves">{drawn}{labels}</svg>'
+        f"<div>{legend.strip()}</div>"
+    )
 
 
 def _losses(status: FineTuneJobStatus) -> dict[str, Points]:
@@ -83,8 +90,7 @@ def _scaled(value: float, low: float, high: float, size: int) -> float:
     return MARGIN + (value - low) / (high - low) * (size - 2 * MARGIN)
 
 
-def _line(label: str, points: Points) -> str:
-    colour = _COLOURS.get(label, "#555")
+def _line(colour: str, points: Points) -> str:
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points)
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>{dots}'

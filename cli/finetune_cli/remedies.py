@@ -1,0 +1,91 @@
+"""What to do about each reason of a job, as docs/troubleshooting.md has it. A test compares the two."""
+
+from typing import NamedTuple
+
+from finetune_api.status import Reason
+
+PAGE = "docs/troubleshooting.md"
+
+
+class Remedy(NamedTuple):
+    """What to do, and the section of the page."""
+
+    text: str
+    section: str = "failed"
+
+
+_LOG = "the message says what is known; finetune logs NAME has more"
+REMEDIES = {
+    Reason.MISSING_OBJECT: Remedy(
+        "create the claim or ConfigMap that the message names; the job then continues automatically",
+        "pending",
+    ),
+    Reason.CLAIM_NOT_BOUND: Remedy(
+        "kubectl describe pvc shows what the claim waits for: a volume, a storage class", "pending"
+    ),
+    Reason.UNSCHEDULABLE: Remedy(
+        "no node fits, as the message says; resources.gpusPerNode: 0 trains on the CPU", "pending"
+    ),
+    Reason.STARTING: Remedy(
+        "the image may be large, or a Secret missing: kubectl describe pod shows which", "pending"
+    ),
+    Reason.IMAGE_PULL_FAILED: Remedy("check spec.image and scheduling.imagePullSecrets", "pending"),
+    Reason.WAITING_TO_RETRY: Remedy(
+        "an attempt failed; the retry starts at the time in the message", "pending"
+    ),
+    Reason.CHILD_REFUSED: Remedy(
+        "ask whoever refuses it, as the message quotes: a quota, a policy, a webhook; it is retried every 30 seconds",
+        "pending",
+    ),
+    Reason.NOT_ALLOWED: Remedy(
+        "suspend the job and use a PriorityClass or toleration that the message names as allowed", "pending"
+    ),
+    Reason.PENDING: Remedy("whoever set a scheduling gate removes it, for example a queue", "pending"),
+    Reason.CHILD_NAME_CONFLICT: Remedy(
+        "delete the object that the message names, or create the job under another name", "pending"
+    ),
+    Reason.INVALID_SPEC: Remedy(
+        "change what the message names; if operator and CRD have different versions, upgrade both", "pending"
+    ),
+    Reason.CONFIGURATION_ERROR: Remedy("change the field that the message names, in a new job"),
+    Reason.DATA_ERROR: Remedy(
+        "fix the row that the message names, or raise dataset.maxInvalidRows; finetune data show prints the rows"
+    ),
+    Reason.NOT_FOUND: Remedy(
+        "check the URI: is the path on the claim, does the folder contain config.json and *.safetensors? For hf://:"
+        " name, revision, token"
+    ),
+    Reason.GPUS_NOT_SEEN: Remedy("check the driver, container toolkit and device plugin on the node"),
+    Reason.TRAINER_FAULT: Remedy("a bug in the trainer: report it with the traceback in its log"),
+    Reason.OUT_OF_MEMORY: Remedy("lower maxLength, freeze more layers, or use a larger GPU"),
+    Reason.DIVERGED: Remedy("lower the learning rate, check the rows that the message names"),
+    Reason.PRUNED: Remedy("nothing: other trials of the search are better"),
+    Reason.STORAGE_FAILED: Remedy(
+        "free space or check access rights on the output volume; remove the folder of a corrupted model; for hf://,"
+        " check that the Hub can be reached"
+    ),
+    Reason.INTERRUPTED: Remedy("nothing: training resumes from the checkpoint"),
+    Reason.PREEMPTED: Remedy("nothing: training resumes from the checkpoint"),
+    Reason.DEADLINE_EXCEEDED: Remedy("create a new job with a longer activeDeadlineSeconds or fewer epochs"),
+    Reason.TRIALS_FAILED: Remedy(
+        "look at the trial that the message names; search.maxFailedTrials says how many may fail"
+    ),
+    Reason.MEMBERS_FAILED: Remedy(
+        "look at the member that the message names; ensemble.minMembers says how many must succeed"
+    ),
+    Reason.IMAGE_NOT_ALLOWED: Remedy(
+        "use an image that the message names, or ask your administrator (trainer.allowedImages)"
+    ),
+    Reason.HOST_OUT_OF_MEMORY: Remedy("raise resources.limits.memory or lower training.microBatchSize"),
+    Reason.KILLED: Remedy(_LOG),
+    Reason.CRASHED: Remedy(_LOG),
+    Reason.POD_LOST: Remedy(_LOG),
+    Reason.SCRIPT_FAILED: Remedy(_LOG),
+    Reason.UNKNOWN: Remedy(_LOG),
+}
+"""By the reasons of a job that has failed, or that is not running although it should."""
+
+
+def remedy_of(reason: str) -> Remedy | None:
+    """The remedy; None for a reason that needs none, or of a newer operator."""
+    return next((remedy for known, remedy in REMEDIES.items() if known == reason), None)
