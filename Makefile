@@ -115,7 +115,16 @@ verify: lint types generate ## Check that the code is clean and generated files 
 	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git --no-pager diff -- $(GENERATED); git status --short -- $(GENERATED); echo "generated files are not current: run make generate and commit"; exit 1; }
 	@echo "verified"
 
+audit: install ## Ask an advisory database about every pinned package; reports, and does not fail
+	@$(PYTHON) hack/audit
+
+sbom: install ## Write a bill of materials (CycloneDX) of each image to out/sbom
+	@$(PYTHON) -m finetune_cluster sbom out/sbom
+
+release: install ## Make all that a release uploads, in out/release (VERSION=0.2.0)
+	@$(PYTHON) hack/release $(VERSION)
+
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help

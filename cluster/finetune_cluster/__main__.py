@@ -1,6 +1,7 @@
 """`python -m finetune_cluster COMMAND`: start, stop and inspect the cluster that CLUSTER selects."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,8 +9,10 @@ import typer
 from finetune_cluster.binaries import KUBERNETES_VERSION, binary
 from finetune_cluster.choice import chosen_cluster, started_cluster
 from finetune_cluster.errors import ClusterError
+from finetune_cluster.imagespecs import chosen
 from finetune_cluster.kind import nodebuild, nodeimage
 from finetune_cluster.progress import say
+from finetune_cluster.sbom import write_bills
 from finetune_cluster.status import print_table
 
 app = typer.Typer(
@@ -62,6 +65,17 @@ def images(
     """Build the images that changed, and push them to the cluster."""
     for key, reference in chosen_cluster().images(*(keys or ())).items():
         typer.echo(f"{key} {reference}")
+
+
+@app.command()
+def sbom(
+    folder: Path,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="operator, trainer, script; all by default.")
+    ] = None,
+) -> None:
+    """Write a bill of materials (CycloneDX) of each image to FOLDER."""
+    write_bills(chosen(keys or ()), folder)
 
 
 @app.command()

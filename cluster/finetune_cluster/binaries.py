@@ -124,6 +124,7 @@ FAMILIES = (
     Family("kstatus", {"kstatus": "."}),
     Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     Family("kind", {"kind": "sigs.k8s.io/kind"}),
+    Family("syft", {"syft": "github.com/anchore/syft/cmd/syft"}),
     Family("local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"}),
 )
 

@@ -59,6 +59,11 @@ class Buildah:
             options = ["--tls-verify=false", "--disable-compression"]
             self._run("push", *options, f"localhost/{name}", f"docker://{registry}/{name}")
 
+    def save(self, name: str, archive: Path) -> None:
+        """Write an image to a file of the format of `docker save`."""
+        with step(f"Saving {name}"):
+            self._run("push", f"localhost/{name}", f"docker-archive:{archive}:{name}")
+
     def _ensure_base(self) -> None:
         if run(self._command("images", "--quiet", "--filter", f"reference={BASE_IMAGE}")).strip():
             return

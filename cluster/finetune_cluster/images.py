@@ -4,6 +4,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from finetune_cluster import folders
@@ -26,6 +27,9 @@ class Builder(Protocol):
     def push(self, name: str, registry: str) -> None:
         """Push a built image to a registry without TLS on this machine."""
 
+    def save(self, name: str, archive: Path) -> None:
+        """Write a built image to a file, in a format that syft and `docker load` read."""
+
 
 class DockerBuilder:
     """Images built and pushed by Docker."""
@@ -37,6 +41,10 @@ class DockerBuilder:
         with step(f"Pushing {name}"):
             run(["docker", "tag", f"localhost/{name}", f"{registry}/{name}"])
             run(["docker", "push", "--quiet", f"{registry}/{name}"])
+
+    def save(self, name: str, archive: Path) -> None:
+        with step(f"Saving {name}"):
+            run(["docker", "save", f"--output={archive}", f"localhost/{name}"])
 
 
 def registry_images(
