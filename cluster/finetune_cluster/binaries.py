@@ -133,6 +133,11 @@ def family_of(program: str) -> Family:
     return next(family for family in FAMILIES if program in family.programs)
 
 
+def in_cache(program: str) -> bool:
+    """Whether the program is built."""
+    return (family_of(program).folder / program).exists()
+
+
 def binary(program: str, family: Family | None = None) -> Path:
     """The path of a program, built now if it is not in the cache."""
     family = family or family_of(program)

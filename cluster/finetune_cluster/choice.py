@@ -1,7 +1,7 @@
 """Selects the cluster: CLUSTER=auto|embedded|kind|existing."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +25,8 @@ class Cluster(Protocol):
     def kubeconfig(self) -> Path:
         """Its kubeconfig; an error with a remedy if it is not running."""
 
-    def up(self) -> None:
-        """Make sure that it runs."""
+    def up(self, images: Sequence[str] = ()) -> None:
+        """Make sure that it runs. A cluster that is compiled first builds these images of ours meanwhile."""
 
     def down(self) -> None:
         """Make sure that it is stopped, if it is ours."""

@@ -50,13 +50,12 @@ def node_paths(state: Path, cache: Path, made: Credentials) -> nodeconfig.NodePa
     )
 
 
-def build_all() -> None:
-    """Build every program that is not in the cache, so that a start is not interrupted by a compiler."""
+def programs() -> tuple[str, ...]:
+    """Every program of the node cluster, and those that install into it."""
     cni = ("bridge", "loopback", "host-local", "portmap")
-    control = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+    control = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kubectl", "helm")
     node = ("kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc", *cni)
-    for program in (*control, *node, "coredns", "registry", "pause"):
-        binary(program)
+    return (*control, *node, "coredns", "registry", "pause")
 
 
 def independent(paths: nodeconfig.NodePaths, made: Credentials) -> list[Component]:

@@ -1,6 +1,7 @@
 """An existing cluster, used through the current kubeconfig, never created, never deleted."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_cluster.errors import ClusterError
@@ -25,7 +26,7 @@ class ExistingCluster:
             "CLUSTER=existing, but there is no kubeconfig. Set KUBECONFIG, or use CLUSTER=embedded"
         )
 
-    def up(self) -> None:
+    def up(self, images: Sequence[str] = ()) -> None:
         say(f"Using {self.describe()}")
         Kubectl(self.kubeconfig).run("version", "--request-timeout=10s")
 

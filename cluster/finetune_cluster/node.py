@@ -6,9 +6,20 @@ outlive the command that started them. cluster/README.md draws how it hangs toge
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_cluster import components, credentials, debian, folders, lock, nodeconfig, record, sysctls
+from finetune_cluster import (
+    components,
+    credentials,
+    debian,
+    firstbuild,
+    folders,
+    lock,
+    nodeconfig,
+    record,
+    sysctls,
+)
 from finetune_cluster.archives import Image, layer, write_archive
 from finetune_cluster.binaries import binary
 from finetune_cluster.buildah import Buildah
@@ -49,7 +60,7 @@ class NodeCluster:
             raise ClusterError("No node cluster is running. Start it with: python -m finetune_cluster up")
         return path
 
-    def up(self) -> None:
+    def up(self, images: Sequence[str] = ()) -> None:
         """Start whatever is not running and return when the node is ready. Quick when all is well."""
         _require_root()
         with lock.exclusive("up") as claim:
@@ -59,7 +70,7 @@ class NodeCluster:
                 simulate_gpus(self._kubectl, nodeconfig.NODE_NAME, wanted_gpus())
                 return
             debian.require(debian.NODE)
-            components.build_all()
+            firstbuild.build(components.programs(), chosen(images) if images else (), self._builder)
             claim.take(self.state)
             if not (self._prepared.exists() and self._sandbox.whole()):
                 self._clear()
@@ -97,10 +108,9 @@ class NodeCluster:
     def images(self, *keys: str) -> dict[str, str]:
         """Build the images with these keys, or all, where they changed; returns their references."""
         assert self.kubeconfig
-        builder = Buildah(folders.cache() / "buildah", self.logs / "images.log")
         port = nodeconfig.REGISTRY_PORT
         references = registry_images(
-            chosen(keys), lambda: builder, f"{NODE_ADDRESS}:{port}", seen_as=f"127.0.0.1:{port}"
+            chosen(keys), lambda: self._builder, f"{NODE_ADDRESS}:{port}", seen_as=f"127.0.0.1:{port}"
         )
         ctr = [str(binary("ctr")), "--namespace=k8s.io", "images"]
         present = self._sandbox.run([*ctr, "list", "--quiet"]).split()
@@ -114,6 +124,10 @@ class NodeCluster:
         self._sandbox.run(
             [str(binary("ctr")), "--namespace=k8s.io", "images", "import", "--local", str(archive)]
         )
+
+    @property
+    def _builder(self) -> Buildah:
+        return Buildah(folders.cache() / "buildah", self.logs / "images.log")
 
     @property
     def _kubectl(self) -> Kubectl:

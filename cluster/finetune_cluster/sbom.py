@@ -28,13 +28,16 @@ def write_bills(specs: Sequence[ImageSpec], folder: Path) -> list[Path]:
 def _bill(spec: ImageSpec, builder: Builder, syft: Path, bill: Path) -> Path:
     name = f"{spec.name}:{tag(spec, folders.PROJECT)}"
     builder.build(spec, name)
-    with tempfile.TemporaryDirectory(dir=folders.cache()) as temporary:  # several GB, for which /tmp may be too small
+    # of several GB, for which /tmp may be too small
+    with tempfile.TemporaryDirectory(dir=folders.cache()) as temporary:
         archive = Path(temporary) / "image.tar"
         builder.save(name, archive)
         with step(f"Listing what {name} consists of"):
-            command = [syft, "scan", f"docker-archive:{archive}", f"--source-name={spec.name}"]
-            output = ["--output", f"cyclonedx-json={bill}", "--quiet"]
-            run([*command, *output], env={"TMPDIR": temporary, "SYFT_CHECK_FOR_APP_UPDATE": "false"})
+            source = [f"docker-archive:{archive}", f"--source-name={spec.name}"]
+            run(
+                [syft, "scan", *source, f"--output=cyclonedx-json={bill}", "--quiet"],
+                env={"TMPDIR": temporary, "SYFT_CHECK_FOR_APP_UPDATE": "false"},
+            )
     say(f"{bill.name}: {_summary(bill)}")
     return bill
 
@@ -42,7 +45,9 @@ def _bill(spec: ImageSpec, builder: Builder, syft: Path, bill: Path) -> Path:
 def _summary(bill: Path) -> str:
     """Number of packages of each kind; a bill without Python or system packages is no bill of ours."""
     components = json.loads(bill.read_text()).get("components", [])
-    kinds = Counter(purl.partition(":")[2].partition("/")[0] for one in components if (purl := one.get("purl")))
+    kinds = Counter(
+        purl.partition(":")[2].partition("/")[0] for one in components if (purl := one.get("purl"))
+    )
     if missing := {"pypi", "deb"} - set(kinds):
         raise ClusterError(f"{bill} lists no package of the kind {', '.join(sorted(missing))}")
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

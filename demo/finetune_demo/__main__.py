@@ -25,6 +25,7 @@ from finetune_sdk.errors import WaitTimeoutError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+IMAGES = ("operator", "trainer")
 NAMESPACE, CLAIM, JOB = "default", "demo", "movie-sentiment"
 PATIENCE = "--timeout=180s"
 TIME_LIMIT = 1200.0
@@ -57,9 +58,9 @@ def main() -> int:
 def _run(start: float) -> int:
     cluster = chosen_cluster()
     with stage(f"Cluster: {cluster.describe()}"):
-        cluster.up()
+        cluster.up(IMAGES)
     with stage("Images of operator and trainer"):
-        platform = Platform(cluster.kubeconfig, cluster.images("operator", "trainer"))
+        platform = Platform(cluster.kubeconfig, cluster.images(*IMAGES))
     os.environ["KUBECONFIG"] = str(platform.kubeconfig)
     with stage("Install the operator with Helm"):
         platform.install_operator()

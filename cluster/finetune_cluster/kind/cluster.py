@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class KindCluster:
             raise ClusterError("No kind cluster is running. Start it with: python -m finetune_cluster up")
         return self._kubeconfig
 
-    def up(self) -> None:
+    def up(self, images: Sequence[str] = ()) -> None:
         """Start what is not running. An interrupted start leaves nothing."""
         engine = _usable_engine()
         self._refuse_others()
