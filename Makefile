@@ -105,7 +105,7 @@ generate: install ## Write generated files: the CRD and the chart's copy
 	@$(PYTHON) hack/generate.py
 
 docs: install ## Build the documentation as a site, in out/site
-	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 mkdocs build
 	@echo "the site is in out/site; to read it: $(PYTHON) -m http.server --directory out/site"
 
 lock: install ## Resolve the dependencies and write requirements/

@@ -208,7 +208,7 @@ def test_a_wrong_block_is_found() -> None:
 
 def test_the_site_builds_without_a_broken_link(tmp_path: Any) -> None:
     built = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--site-dir", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
