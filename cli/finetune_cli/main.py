@@ -123,6 +123,55 @@ def plan(
         dump_yaml(objects)
 
 
+data = typer.Typer(no_args_is_help=True, help="Look at data as the trainer sees it.")
+app.add_typer(data, name="data", rich_help_panel="Write a job")
+
+
+@data.command("show")
+def data_show(
+    file: Annotated[Path, typer.Argument(help="A job (.yaml) or a data file.", metavar="JOB.yaml|DATA")],
+    claim: Folders = None,
+    config_map: ConfigMaps = None,
+    part: Annotated[str, typer.Option("--part", help="train, validation or test.")] = "train",
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to show.")] = 3,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Of a data file: folder of the model whose tokenizer is used."),
+    ] = None,
+    objective: Annotated[str, typer.Option("--objective", help="Of a data file.")] = "classification",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Of a data file: dataset.columns.text=review; repeatable."
+        ),
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Show rows as the trainer sees them: cleaned text, tokens, which are learned, what is cut.
+
+    Exit codes: those of the trainer.
+    """
+    from finetune_cli.folders import read_folders
+    from finetune_cli.output import console, dump
+    from finetune_cli.rows import config_of_data, config_of_job, previewed, scratch_folder, show
+
+    with scratch_folder() as scratch:
+        if file.suffix in (".yaml", ".yml"):
+            folders = read_folders(claim or [], "--claim"), read_folders(config_map or [], "--config-map")
+            config = config_of_job(file, *folders, scratch)
+        elif model is None:
+            raise typer.BadParameter(
+                "a data file needs --model DIR, the folder of a model with its tokenizer"
+            )
+        else:
+            config = config_of_data(file, model, objective, change or [], scratch)
+        found = previewed(config, part, rows, scratch)
+    if output:
+        dump(found, output)
+    else:
+        show(found, console())
+
+
 @app.command(rich_help_panel="Train")
 def local(
     file: JobFile,

@@ -21,6 +21,7 @@ from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.errors import PeerLostError, TrainerError
 from finetune_trainer.hub.fetch import at_one_commit, uses_hub
 from finetune_trainer.process.allocator import keep_freed_memory
+from finetune_trainer.process.environment import OFFLINE, QUIET
 from finetune_trainer.process.launch import PEER_LOST, Process, launch
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.threads import configure
@@ -44,14 +45,6 @@ RUN.json is a RunConfig (finetune.dev/v1alpha1). A minimal one:
 
 {textwrap.fill(f"Exit codes: {_CODES}", 110)}
 """
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
 TRACEBACK_CHARACTERS = 1900
 
 

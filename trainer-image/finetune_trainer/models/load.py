@@ -126,9 +126,24 @@ def least_memory(
 
     A lower bound: without a new head, an adapter, added tokens, and layers that are unfrozen later.
     """
+    from accelerate.utils import compute_module_sizes
+
+    model = empty_model(folder, spec, objective)
+    model.float()
+    if spec.freeze is not None:
+        freeze(model, spec.freeze)
+    gradients = 0 if spec.adapter is not None else FLOAT32_BYTES * trained_parameters(model)
+    optimizer = training.optimizer
+    states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
+    average = gradients if training.ema else 0
+    parameters = compute_module_sizes(model)[""]
+    return Need(parameters // shards, gradients // shards, states * gradients // shards, average // shards)
+
+
+def empty_model(folder: ModelFolder, spec: ModelInput, objective: Objective[Any]) -> Any:
+    """The model's modules without weights, from the configuration alone."""
     import torch
     from accelerate import init_empty_weights
-    from accelerate.utils import compute_module_sizes
     from transformers.initialization import no_init_weights
 
     config = _known_config(folder)
@@ -141,15 +156,7 @@ def least_memory(
     ):
         model: Any = _auto_class(spec, objective).from_config(config)
     model.tie_weights()  # accelerate gives every name a tensor of its own
-    model.float()
-    if spec.freeze is not None:
-        freeze(model, spec.freeze)
-    gradients = 0 if spec.adapter is not None else FLOAT32_BYTES * trained_parameters(model)
-    optimizer = training.optimizer
-    states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
-    average = gradients if training.ema else 0
-    parameters = compute_module_sizes(model)[""]
-    return Need(parameters // shards, gradients // shards, states * gradients // shards, average // shards)
+    return model
 
 
 @contextmanager
