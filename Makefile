@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 SOURCES := api core operator trainer-image sdk cli cluster demo
 CODE := $(SOURCES) tests hack
-GENERATED := crds charts docs/monitoring.md llms.txt
+GENERATED := crds charts install.yaml docs/monitoring.md llms.txt
 
 empty :=
 space := $(empty) $(empty)

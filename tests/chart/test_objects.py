@@ -242,6 +242,20 @@ def test_the_copy_of_the_crd_and_the_table_of_values_are_current(generate: Modul
     assert readme == generate.chart_readme(readme, (CHART / "values.yaml").read_text())
 
 
+def test_install_yaml_is_the_chart_with_its_namespace_and_without_helm(generate: ModuleType) -> None:
+    text = (ROOT / "install.yaml").read_text()
+    assert text == generate.install_yaml()
+    namespace, *objects = [one for one in yaml.safe_load_all(text) if one]
+    assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", NAMESPACE)
+    of_helm = {"app.kubernetes.io/managed-by", "helm.sh/chart"}
+    wanted = list(Rendered.of({"crds": {"keep": False}}).all(*{one["kind"] for one in objects}))
+    for one, found in zip(wanted, objects, strict=True):
+        labels = one["metadata"]["labels"]
+        assert found["metadata"]["labels"] == {k: v for k, v in labels.items() if k not in of_helm}
+        assert found.get("spec", {}).get("selector") == one.get("spec", {}).get("selector")
+        assert found.get("rules") == one.get("rules")
+
+
 def test_every_value_is_documented(generate: ModuleType) -> None:
     text = (CHART / "values.yaml").read_text()
     documented = {key for key, _, _ in generate.documented_values(text)}

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import builders
 from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
@@ -342,3 +344,28 @@ def test_people_may_write_jobs_by_the_roles_of_the_cluster(tools: Tools) -> None
 
 def secret(tools: Tools) -> Json:
     return tools.get("secret", f"{RELEASE}-tls", "--namespace", NAMESPACE)
+
+
+def test_install_yaml_is_applied_again_without_a_change_and_kustomize_sets_the_images(
+    tools: Tools, tmp_path: Path
+) -> None:
+    """By server-side and by client-side apply: the CRD fits into the annotation of the latter."""
+    shutil.copy(ROOT / "install.yaml", tmp_path)
+    shutil.copy(ROOT / "examples/gitops/kustomize/operator/kustomization.yaml", tmp_path)
+    try:
+        for options in (["--server-side"], []):
+            tools.kubectl("apply", "--filename", str(tmp_path / "install.yaml"), *options)
+            tools.kubectl("diff", "--filename", str(tmp_path / "install.yaml"), *options)
+        tools.kubectl("apply", "--server-side", "--kustomize", str(tmp_path), "--force-conflicts")
+        deployment = tools.get("deployment", RELEASE, "--namespace", NAMESPACE)
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        images = {
+            one["name"].rpartition("_")[0]: one["value"] for one in container["env"] if "IMAGE" in one["name"]
+        }
+        assert container["image"] == "registry.example/finetune-operator:0.1.0"
+        assert images["FINETUNE_OPERATOR_TRAINER"] == "registry.example/finetune-trainer:0.1.0"
+    finally:
+        objects = (one for one in yaml.safe_load_all((tmp_path / "install.yaml").read_text()) if one)
+        keep = [one for one in objects if one["kind"] != "Namespace"]
+        (tmp_path / "delete.yaml").write_text(yaml.safe_dump_all(keep))
+        tools.kubectl("delete", "--filename", str(tmp_path / "delete.yaml"), "--ignore-not-found")
