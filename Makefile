@@ -54,6 +54,10 @@ test-integration: install ## Run tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm kstatus
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart
 
+test-chart: install ## Run tests of the chart with Helm 3, OCI, an earlier version and the schemas of Flux, Argo CD, Prometheus
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm helm3 registry kubeconform controller-gen
+	@$(PYTHON) -m pytest -q tests/deployment
+
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e
 
@@ -127,4 +131,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help

@@ -121,6 +121,7 @@ FAMILIES = (
             for part, number in (("Major", "1"), ("Minor", KUBERNETES_VERSION.split(".")[1]))
         },
     ),
+    Family("crds", {"controller-gen": "sigs.k8s.io/controller-tools/cmd/controller-gen"}),
     Family("kstatus", {"kstatus": "."}),
     Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     Family("kind", {"kind": "sigs.k8s.io/kind"}),

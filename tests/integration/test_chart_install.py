@@ -1,24 +1,12 @@
-"""The chart on a real API server: the operator works with the rights that it grants, and needs no others.
-
-The operator runs outside of the cluster, with the token of the chart's ServiceAccount and the environment of the
-chart's Deployment.
-"""
+"""The chart on a real API server: the operator works with the rights that it grants, and needs no others."""
 
 import base64
 import json
-import os
-import re
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,125 +18,17 @@ from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
 from chart.test_rbac import ON_JOBS
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
-from finetune_cluster.credentials import render_kubeconfig
-from ports import free_port
+from integration.release import CRD, IMAGE, ROOT, Operator, Tools, answer_of, eventually, operator
 
 Json = dict[str, Any]
 
-ROOT = CHART.parents[1]
-CRD = "customresourcedefinition/finetunejobs.finetune.dev"
-ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 NO_DATA = '[{"op": "remove", "path": "/data"}]'
-IMAGE = "trainer.image=127.0.0.1:5000/finetune-trainer:abc"
 NAMESPACES = ("team-a", "team-b")
 SCOPE_VALUES: Json = {"cluster": {}, "namespaces": {"scope": "namespaces", "namespaces": ["team-a"]}}
 SCOPES = {
     "cluster": ["--set", "rbac.scope=cluster"],
     "namespaces": ["--set", "rbac.scope=namespaces,rbac.namespaces={team-a}"],
 }
-
-
-@dataclass(frozen=True)
-class Tools:
-    """kubectl and helm for one API server."""
-
-    api: ApiServer
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        return _run([str(binary("kubectl")), "--kubeconfig", str(self.api.kubeconfig), *arguments], stdin)
-
-    def get(self, *arguments: str) -> Json:
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
-
-    def names(self, kind: str, namespace: str, selector: str = "") -> list[str]:
-        found = self.get(kind, "--namespace", namespace, "--selector", selector)
-        return [item["metadata"]["name"] for item in found["items"]]
-
-    def apply(self, *objects: Json) -> None:
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        self.kubectl("apply", "--filename", "-", stdin=text)
-
-    def helm(self, verb: str, *arguments: str) -> str:
-        return _run(
-            [
-                str(binary("helm")),
-                "--kubeconfig",
-                str(self.api.kubeconfig),
-                "--namespace",
-                NAMESPACE,
-                verb,
-                RELEASE,
-                *arguments,
-            ]
-        )
-
-
-def _run(command: list[str], stdin: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, f"{Path(command[0]).name} {' '.join(command[3:])}: {done.stderr}"
-    return done.stdout
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A running operator."""
-
-    http: str
-    progress: str
-    environment: dict[str, str]
-    log: Path
-    process: "subprocess.Popen[bytes]"
-
-    def ready(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return _open(f"{self.http}/readyz")[0] == 200
-        except OSError:
-            return False
-
-    def refusals(self) -> list[str]:
-        """Every sign of a missing right: in the log and among the counted answers."""
-        log, metrics = self.log.read_text(), _open(f"{self.http}/metrics")[1]
-        logged = [line for line in log.splitlines() if re.search(r"\b403\b|[Ff]orbidden|permission", line)]
-        return logged + [line for line in metrics.splitlines() if 'code="403"' in line]
-
-
-@contextmanager
-def operator(tools: Tools, folder: Path) -> Iterator[Operator]:
-    """Start the operator as the chart's Deployment would, and wait until it is ready."""
-    deployment = tools.get("deployment", RELEASE, "--namespace", NAMESPACE)
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    token = tools.kubectl("create", "token", RELEASE, "--namespace", NAMESPACE).strip()
-    kubeconfig, log = folder / "kubeconfig", folder / "operator.log"
-    kubeconfig.write_text(render_kubeconfig(tools.api.url, tools.api.ca.read_text(), ACCOUNT, token))
-    http, progress = free_port(), free_port()
-    environment = (
-        dict(os.environ)
-        | {variable["name"]: variable["value"] for variable in container["env"]}
-        | {
-            "FINETUNE_OPERATOR_HTTP_PORT": str(http),
-            "FINETUNE_OPERATOR_PROGRESS_PORT": str(progress),
-            "FINETUNE_OPERATOR_PROGRESS_URL": f"https://127.0.0.1:{progress}",  # not the Service's
-            "KUBECONFIG": str(kubeconfig),
-            "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'core'}:{ROOT / 'operator'}",
-            "PYTHONUNBUFFERED": "1",
-        }
-    )
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "finetune_operator"],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    running = Operator(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{progress}", environment, log, process)
-    try:
-        eventually(running.ready, seconds=120)
-        yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
 
 
 def selfcheck(running: Operator, scope: str) -> tuple[int, list[str]]:
@@ -166,34 +46,11 @@ def selfcheck(running: Operator, scope: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.2)
-
-
-def _open(
-    url: str, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
-) -> tuple[int, str]:
-    """Status and text of a GET; a POST where headers are given."""
-    request = urllib.request.Request(url, headers=headers or {}, data=b"{}" if headers else None)
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
-    )
-    try:
-        with opener.open(request, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
 def report(running: Operator, token: str, authority: str) -> int:
     """The status with which the operator answers a report; its certificate has to be right."""
     tls = ssl.create_default_context(cadata=authority)
     tls.check_hostname = False  # it is made for the Service's name
-    return _open(f"{running.progress}/v1/progress", {"Authorization": f"Bearer {token}"}, tls)[0]
+    return answer_of(f"{running.progress}/v1/progress", {"Authorization": f"Bearer {token}"}, tls)[0]
 
 
 def finish(tools: Tools, namespace: str, pod: str) -> None:
