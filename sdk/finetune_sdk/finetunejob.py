@@ -1,7 +1,7 @@
 """A FineTuneJob to submit: built from Python, read from YAML, validated without a cluster."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,29 +14,24 @@ from finetune_sdk.validation import documents_in, faults_of
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True)
 class FineTuneJob:
-    """A valid job: its name, its spec, and labels and annotations if it has any."""
+    """A valid job, as you would write it in YAML.
 
-    name: str
-    spec: FineTuneJobSpec
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    The fields of the spec are dicts with the names of the YAML, or parts of finetune_api, for example
+    `training=TrainingSpec(epochs=2)`. `metadata` has labels, annotations and the namespace, if any. Raises
+    InvalidJobError with the place of everything that the API server or the operator would refuse.
+    """
 
-    @classmethod
-    def build(cls, name: str, *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> Self:
-        """A job from the fields of its spec, as dicts with the names of the YAML or as parts of finetune_api.
-
-        Raises InvalidJobError with the place of everything that the API server would refuse.
-        """
-        wire = {_wire_name(key): _wire(part) for key, part in spec.items() if part is not None}
-        return cls.from_body(
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "metadata": {"name": name, **(metadata or {})},
-                "spec": wire,
-            }
-        )
+    def __init__(self, name: str, *, metadata: Mapping[str, Any] | None = None, **spec: Any) -> None:
+        wire = {_wire_name(field): _wire(part) for field, part in spec.items() if part is not None}
+        self._body: Body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name, **(metadata or {})},
+            "spec": wire,
+        }
+        if faults := list(faults_of(self._body)):
+            raise InvalidJobError(faults)
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Self:
@@ -54,24 +49,33 @@ class FineTuneJob:
         """The job of a wire form. Raises InvalidJobError."""
         if faults := list(faults_of(body)):
             raise InvalidJobError(faults)
-        meta = dict(body["metadata"])
-        return cls(meta.pop("name"), FineTuneJobSpec.from_json(body["spec"]), meta)
+        metadata = dict(body["metadata"])
+        return cls(metadata.pop("name"), metadata=metadata, **body["spec"])
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self._body["metadata"]["name"])
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The typed spec, with every default."""
+        return FineTuneJobSpec.from_json(self._body["spec"])
 
     def to_body(self) -> Body:
         """The wire form, without the defaults that the API server fills in."""
-        spec = self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-        meta = {"name": self.name, **self.metadata}
-        return {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec}
+        return {**self._body, "metadata": dict(self._body["metadata"])}
 
     def to_yaml(self) -> str:
         """The wire form as YAML, for kubectl apply."""
-        from io import StringIO
-
         from ruamel.yaml import YAML
 
         out = StringIO()
-        YAML().dump(self.to_body(), out)
+        YAML().dump(self._body, out)
         return out.getvalue()
+
+    def __repr__(self) -> str:
+        return f"FineTuneJob({self.name!r}, {', '.join(sorted(self._body['spec']))})"
 
 
 def _wire(part: Any) -> Any:
@@ -80,7 +84,7 @@ def _wire(part: Any) -> Any:
     return part
 
 
-def _wire_name(name: str) -> str:
+def _wire_name(field: str) -> str:
     """The name in YAML of a field that is given by its Python name."""
-    info = FineTuneJobSpec.model_fields.get(name)
-    return (info.alias or name) if info else name
+    info = FineTuneJobSpec.model_fields.get(field)
+    return (info.alias or field) if info else field
