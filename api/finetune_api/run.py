@@ -23,6 +23,7 @@ from finetune_api.status import (
     EpochStatus,
     ModelStatus,
     ProgressStatus,
+    RandomSearchStatus,
     Reason,
     ResolvedStatus,
 )
@@ -280,6 +281,8 @@ class RunReport(ApiModel):
     resolved: ResolvedStatus | None = None
     effective: EffectiveStatus | None = None
     model: ModelStatus | None = None
+    random_search: RandomSearchStatus | None = None
+    """For the parent of a search: what its report says of random search."""
 
 
 class Prune(ApiModel):
@@ -308,6 +311,7 @@ class _Drop(StrEnum):
     EARLY_STOPPED = "early_stopped"
     LATEST = "latest"
     PROGRESS = "progress"
+    RANDOM_SEARCH = "random_search"
     PLACE = "place"
     NOTES = "notes"
 

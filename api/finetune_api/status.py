@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from finetune_api.base import ApiModel, Message, ShortText, Unique
 from finetune_api.resources import ResourcesSpec
@@ -484,6 +484,17 @@ class ConfirmedStatus(ApiModel):
     """Sample standard deviation of the repetitions, if there are at least two."""
 
 
+class RandomSearchStatus(ApiModel):
+    """What random search would have reached with the same training time. A bootstrap over the random trials that TPE starts with (Dodge et al. 2019), so it is never better than the best of these."""
+
+    median: FiniteFloat
+    """Median of the best values of the metric."""
+    low: FiniteFloat
+    """Lower end of the 90 % interval."""
+    high: FiniteFloat
+    """Upper end of the 90 % interval."""
+
+
 class TrialsStatus(ApiModel):
     """The trials of a search."""
 
@@ -521,6 +532,8 @@ class TrialsStatus(ApiModel):
         None
     )
     """Share of each searched field in what sets the best tenth of the trials apart (PED-ANOVA), when the search has ended with at least 10 successful trials."""
+    random_search: RandomSearchStatus | None = None
+    """What random search would have reached with the same training time, when the search has been summarized. Absent unless the algorithm is TPE and its first 10 trials, which are random, all succeeded."""
     latest: Annotated[list[TrialStatus], Field(max_length=TRIALS_KEPT)] = []
     """The latest trials, at most 50."""
 

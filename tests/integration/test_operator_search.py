@@ -12,7 +12,7 @@ import pytest
 import urllib3
 
 from finetune_api.run import ExitCode, RunReport
-from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus
+from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus, RandomSearchStatus
 from finetune_cluster.apiserver import ApiServer
 from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
@@ -302,7 +302,10 @@ def test_the_best_are_repeated_and_the_best_mean_wins(world: World) -> None:
     spec = world.job(repeats["c1s1"])["spec"]
     assert (spec["training"]["batchSize"], spec["training"]["seed"]) == (16, 8)
     assert spec["dataset"]["validation"]["seed"] == 7
-    assert "the best 2 are repeated with 1 seeds" in world.condition(name, "Running")["message"]
+    until(
+        lambda: "the best 2 are repeated with 1 seeds" in world.condition(name, "Running")["message"],
+        "the search says what it does",
+    )
     train(world, repeats["c1s1"], 0.4)
     train(world, repeats["c2s1"], 0.2)
     status = concluded(world, name)
@@ -387,11 +390,13 @@ def test_the_operator_killed_between_trials_chooses_the_same_ones(
                 operator.kill()
                 operator.start().ready()
             train(world, trial)
-        concluded(world, name)
+        found = RandomSearchStatus(median=0.5, low=0.4, high=0.75)
+        concluded(world, name, DONE.model_copy(update={"random_search": found}))
         chosen[name] = [world.job(trial)["spec"]["training"]["optimizer"] for trial in trials(world, name)]
     assert chosen["undisturbed"] == chosen["killed"]
     shares = world.status("killed")["trials"]["importances"]
     assert set(shares) == {RATE, "training.batchSize"}
+    assert world.status("killed")["trials"]["randomSearch"] == found.to_json()
 
 
 def of_the_parent(name: str) -> Callable[[str], bool]:

@@ -29,6 +29,9 @@ def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) ->
         "resolved": _merge_resolved(status.resolved, report.resolved),
         "effective": _merge_effective(status.effective, report.effective),
     }
+    if report.random_search and status.trials:
+        found = {"random_search": report.random_search}
+        update["trials"] = status.trials.model_copy(update=found)
     if report.progress:
         begun = bool(status.attempts) and status.attempts[-1].to_step is not None
         progress = merge_progress(status.progress if begun else None, report.progress)

@@ -10,6 +10,8 @@ from finetune_api.status import (
     FineTuneJobStatus,
     ParameterGroupStatus,
     ProgressStatus,
+    RandomSearchStatus,
+    TrialsStatus,
 )
 from finetune_core.decide.reports import with_attempt_report, with_report
 from finetune_operator.reports import Reports
@@ -79,3 +81,20 @@ def test_progress_that_is_not_written_yet_is_completed_too_but_not_that_of_anoth
     assert reports.get("uid") == (RunReport(attempt=1, progress=BOTH), T0)
     reports.put("uid", RunReport(attempt=2, progress=LAST), T0)
     assert reports.get("uid") == (RunReport(attempt=2, progress=LAST), T0)
+
+
+def test_what_random_search_would_have_reached_is_among_the_trials_of_a_search_and_nowhere_else() -> None:
+    found = RandomSearchStatus(median=0.7, low=0.6, high=0.8)
+    counts = dict.fromkeys(
+        ("planned", "total", "running", "succeeded", "pruned", "failed", "stopped", "deleted", "repeats"), 0
+    )
+    of_a_search = FineTuneJobStatus(
+        trials=TrialsStatus(metric="accuracy", device_seconds=0, saved_seconds=0, **counts)
+    )
+    after = with_report(of_a_search, RunReport(random_search=found), T0)
+    assert with_report(after, RunReport(), T0).to_json()["trials"]["randomSearch"] == {
+        "median": 0.7,
+        "low": 0.6,
+        "high": 0.8,
+    }
+    assert with_report(FineTuneJobStatus(), RunReport(random_search=found), T0).trials is None

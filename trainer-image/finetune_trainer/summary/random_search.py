@@ -3,31 +3,20 @@
 Dodge et al. 2019, "Show Your Work: Improved Reporting of Experimental Results", for runs of unequal length.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.metrics import Direction, direction
 from finetune_api.search import Algorithm
 from finetune_api.search_history import SearchHistory
-from finetune_api.status import TrialState
+from finetune_api.status import RandomSearchStatus, TrialState
 
 RANDOM_TRIALS = 10
 """Trials that TPE starts with; their values are drawn at random."""
 ROUNDS = 2000
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """The best value of random search: median and 90 % interval."""
-
-    median: float
-    low: float
-    high: float
-
-
-def random_search_estimate(history: SearchHistory) -> Estimate | None:
+def random_search_estimate(history: SearchHistory) -> RandomSearchStatus | None:
     """Estimate from the random trials at the start of TPE, for the seconds that all trials of the search took.
 
     None for another algorithm, or unless all of the first ten trials succeeded. The estimate is never better than the
@@ -42,7 +31,7 @@ def random_search_estimate(history: SearchHistory) -> Estimate | None:
     seconds = np.array([float(each) for _, each in runs])
     found = sign * bootstrap_best(values, seconds, sum(trial.seconds for trial in history.trials))
     low, median, high = np.quantile(found, [0.05, 0.5, 0.95], method="inverted_cdf")
-    return Estimate(float(median), float(low), float(high))
+    return RandomSearchStatus(median=float(median), low=float(low), high=float(high))
 
 
 def bootstrap_best(

@@ -14,6 +14,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_beside, publish, published
 from finetune_trainer.reporting.recorder import Recorder, notes, with_caveats
 from finetune_trainer.summary.discard import remove_discarded
+from finetune_trainer.summary.random_search import random_search_estimate
 from finetune_trainer.summary.report import write_report
 from finetune_trainer.summary.winner import read_winner
 from finetune_trainer.summary.words import end_message
@@ -54,9 +55,9 @@ def conclude(
 ) -> RunReport:
     """Write the report of a search and remove the models that are not kept, once the job's model is published.
 
-    Returns the job's last report, whose message and notes also say what was removed, and what could not be done. The
-    page of a search whose best trials became an ensemble has the message of `report` too. Raises StorageError,
-    StoppedError.
+    Returns the job's last report, with what random search would have reached. Its message and notes also say what was
+    removed, and what could not be done. The page of a search whose best trials became an ensemble has the message of
+    `report` too. Raises StorageError, StoppedError.
     """
     caveats = write_report(history, job, f"The model: {report.message}." if ensemble else "")
     logger.info(f"the report is in {history.report_dir}")
@@ -65,5 +66,9 @@ def conclude(
     for caveat in caveats:
         logger.warning(caveat)
     found = [*([removed.said] if removed.folders else []), *caveats]
-    added = {"message": with_caveats(report.message, found), "notes": notes([*report.notes, *found])}
+    added = {
+        "message": with_caveats(report.message, found),
+        "notes": notes([*report.notes, *found]),
+        "random_search": random_search_estimate(history),
+    }
     return report.model_copy(update=added)

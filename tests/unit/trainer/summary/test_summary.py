@@ -19,6 +19,7 @@ from finetune_trainer.publishing.folder import integrity_errors
 from ports import free_port
 from unit.trainer.forks import fork
 from unit.trainer.reporting.test_progress import certificate, endpoint, spec  # noqa: F401
+from unit.trainer.summary.searches import trial
 from unit.trainer.test_bad_input import limit_files, obey_permissions
 
 
@@ -80,6 +81,21 @@ def test_the_report_has_the_trials_metrics_and_the_new_folder(ended):
         "trial 2 of 3 is the best: eval_accuracy 0.9 with training.optimizer.learningRate 0.01, training.batchSize 32"
     )
     assert ended.report.resolved.to_json()["model"] == trial["resolved"]["model"]
+
+
+def test_the_last_report_has_what_random_search_would_have_reached_if_ten_random_trials_succeeded(ended):
+    assert ended.run() == ExitCode.DONE
+    assert ended.report.random_search is None
+    values = [0.7, 0.9, *(number / 20 for number in range(3, 13))]
+    trials = [trial(number, value, seconds=60) for number, value in enumerate(values, start=1)]
+    made = ended.changed(search={"trials": trials})
+    assert made.run(attempt=2) == ExitCode.DONE, made.report.message
+    found = made.report.random_search
+    assert 0.15 <= found.low <= found.median <= found.high == 0.9
+    assert (
+        f"would have reached eval_accuracy {found.median:.4g}"
+        in (made.report_dir / "report.html").read_text()
+    )
 
 
 def test_the_records_say_which_trial_of_which_search_it_is(ended):
