@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from finetune_api.run import ExitCode
 from finetune_api.status import AttemptStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict
@@ -15,6 +16,7 @@ from finetune_core.plan.finetunejob import FineTuneJob
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
 _USUAL_START = timedelta(seconds=3)
+_LAST_CODES = (0, ExitCode.PRUNED)
 
 
 def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Context:
@@ -25,9 +27,21 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     attempt = _observed(attempt, pods)
     if (child is None or child.finished) and all(pod.finished for pod in pods):
         return close(context, attempt)
+    if _ends_the_job(pods) and isinstance(last := close(context, attempt), Decision):
+        return last
     if reason := _stop_reason(context, attempt):
         return _stop(context, attempt.model_copy(update={"reason": reason.value}))
     return _ongoing(context, attempt)
+
+
+def _ends_the_job(pods: tuple[PodView, ...]) -> bool:
+    """Whether the trainer ended as it does when no attempt follows, so that nothing depends on the Job any more.
+
+    The phase of such a pod never changes, and its finalizer keeps it until the Job controller has counted it: with
+    `backoffLimit: 0` no pod follows it. The controller takes note a second later.
+    """
+    codes = [pod.end.exit_code if pod.end and pod.finished else None for pod in pods]
+    return bool(codes) and all(code in _LAST_CODES for code in codes)
 
 
 def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context:

@@ -9,7 +9,7 @@ from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RunReport
 from finetune_api.status import CheckpointStatus, ConditionType, FineTuneJobStatus, Phase, ProgressStatus
 from finetune_core.decide.decision import rejected
-from finetune_core.decide.observation import Observation
+from finetune_core.decide.observation import Observation, PodView
 from unit.operator.worlds import (
     CREATE,
     DELETE,
@@ -141,10 +141,41 @@ def test_running_says_where_and_records_node_start_and_image() -> None:
 def test_a_pod_that_ended_is_no_news_before_its_job_has_taken_note() -> None:
     life = Life().running()
     before = life.status
-    decision = life.reconcile(seen(child(), ended_pod(0, report=REPORT)), at=60)
+    decision = life.reconcile(seen(child(), ended_pod(70, message="a bug")), at=60)
     assert decision.status == before
     assert decision.action is NOTHING
     assert decision.requeue_at
+
+
+@pytest.mark.parametrize(
+    ("end", "phase"),
+    [
+        pytest.param(ended_pod(0, report=REPORT), Phase.SUCCEEDED, id="a model"),
+        pytest.param(
+            ended_pod(77, report=RunReport(exit_code=77, message="others are better")),
+            Phase.FAILED,
+            id="pruned",
+        ),
+    ],
+)
+def test_an_end_that_no_attempt_follows_does_not_wait_for_its_job(end: PodView, phase: Phase) -> None:
+    life = Life().running()
+    assert life.reconcile(seen(child(), end), at=60).status.phase is phase
+    ended = life.status
+    life.reconcile(seen(child(succeeded=True), end), at=61)
+    assert life.status == ended
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(ended_pod(0, report=REPORT, phase="Running"), id="a container beside it still runs"),
+        pytest.param(pod(phase="Succeeded", started=T0), id="no code"),
+    ],
+)
+def test_an_end_that_is_not_certain_waits(end: PodView) -> None:
+    life = Life().running()
+    assert life.reconcile(seen(child(), end), at=60).status.completion_time is None
 
 
 def progress(step: int, attempt: int = 1) -> RunReport:
@@ -282,6 +313,8 @@ def test_a_stop_that_was_begun_is_carried_out_though_suspend_was_taken_back() ->
 def test_a_script_that_ends_with_0_when_told_to_stop_is_suspended_and_not_finished() -> None:
     life = Life(parsed(script_job())).running()
     life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)
+    life.reconcile(seen(child(deleting=True), ended_pod(0)), at=7)
+    assert life.last.end_time is None, "another attempt may follow, and no two Jobs of it live at a time"
     life.reconcile(over(0), at=8)
     assert (life.phase, life.last.reason, life.last.counted) == ("Suspended", "Suspended", False)
     assert life.status.model is None

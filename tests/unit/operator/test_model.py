@@ -20,7 +20,7 @@ from unit.operator import worlds
 from unit.operator.worlds import MODEL, RunReport, decide_with, parsed, seconds
 
 SETTINGS = worlds.settings(retry_backoff=2)
-CODES = [75, 75, 75, 75, 70, 137, 139, 1, 0, 65]
+CODES = [75, 75, 75, 75, 70, 137, 139, 1, 0, 65, 77]
 
 
 @dataclass
