@@ -73,7 +73,7 @@ class Cache:
     on_change: Callable[[Body, Body], None] | None = None
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
-    _runs: dict[str, set[Key]] = field(default_factory=dict)
+    _runs: dict[str, dict[Key, Run]] = field(default_factory=dict)
 
     def put_finetunejob(self, body: Body) -> Key:
         """Keep a FineTuneJob, if it is newer than what is known."""
@@ -84,7 +84,7 @@ class Cache:
                 self._forget_run(key, known)
             self.finetunejobs[key] = kept = _kept_finetunejob(body)
             if found := parent_in(kept["metadata"]):
-                self._runs.setdefault(found.uid, set()).add(key)
+                self._runs.setdefault(found.uid, {})[key] = found.run
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
             elif known is not None and self.on_change:
@@ -103,20 +103,22 @@ class Cache:
 
     def _forget_run(self, key: Key, body: Body) -> None:
         if found := parent_in(body["metadata"]):
-            siblings = self._runs.get(found.uid, set())
-            siblings.discard(key)
+            siblings = self._runs.get(found.uid, {})
+            siblings.pop(key, None)
             if not siblings:
                 self._runs.pop(found.uid, None)
 
     def runs_of(self, namespace: str, uid: str) -> dict[Run, Body]:
         """The runs of a search or an ensemble, without those that are being deleted."""
-        found: dict[Run, Body] = {}
-        for key in self._runs.get(uid, ()):
-            metadata = self.finetunejobs[key]["metadata"]
-            parent = parent_in(metadata)
-            if parent and key.namespace == namespace and "deletionTimestamp" not in metadata:
-                found[parent.run] = self.finetunejobs[key]
-        return found
+        return {
+            run: self.finetunejobs[key]
+            for key, run in self._runs.get(uid, {}).items()
+            if key.namespace == namespace and "deletionTimestamp" not in self.finetunejobs[key]["metadata"]
+        }
+
+    def has_runs(self, uid: str) -> bool:
+        """Whether a FineTuneJob with this uid has runs."""
+        return uid in self._runs
 
     def _forget_children(self, owner: str) -> None:
         for kind in self.children:

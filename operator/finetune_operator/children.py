@@ -50,10 +50,18 @@ class Children:
 
         Raises ForeignObjectError when a name is taken by an object that is not this job's.
         """
-        if claim := output_claim(job, self._settings):
+        claim = output_claim(job, self._settings)
+        if claim and not await self._exists_already("PersistentVolumeClaim", claim, job):
             await self._create_once("PersistentVolumeClaim", claim, job)
         body = run_body(job, resolved, run, values)
         self._cache.put_finetunejob(await self._create_once("FineTuneJob", body, job))
+
+    async def _exists_already(self, kind: str, body: Body, job: FineTuneJob) -> bool:
+        """Whether an object of ours is there: all runs but the first find it. Raises ForeignObjectError."""
+        found = await self._cluster.get(kind, job.namespace, body["metadata"]["name"])
+        if found is not None and not _ours(kind, found, job):
+            raise ForeignObjectError(kind, body["metadata"]["name"])
+        return found is not None
 
     async def update_run(self, job: FineTuneJob, name: str, uid: str, *, stop: bool) -> None:
         """Suspend a run, or let it go on with the parent's resources and scheduling."""

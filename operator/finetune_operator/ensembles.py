@@ -23,9 +23,9 @@ class Ensembles:
         """Look at the members and decide."""
         training = job.spec.resolved_training()
         assert training
-        metric, bodies = training.evaluation.best_metric, await self.runs.of(job)
-        members = tuple(trial_of(run.member, body, [], metric) for run, body in bodies.items())
-        ensemble = Ensemble(job, resolved, members, metric, resolved_inputs(bodies))
+        metric, bodies = training.evaluation.best_metric, self.runs.of(job)
+        members = await self.runs.read(job, bodies, lambda run, body: trial_of(run.member, body, [], metric))
+        ensemble = Ensemble(job, resolved, tuple(members.values()), metric, resolved_inputs(bodies))
         ensemble = replace(ensemble, fault=await self._fault(ensemble))
         decision = decide_ensemble(ensemble, now)
         values = values_of(job.spec, decision.create.member) if decision.create else None

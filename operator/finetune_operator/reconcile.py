@@ -1,7 +1,8 @@
 """One reconcile: read → parse → observe → decide → write the status → act.
 
 Level-triggered: it acts on the observed state, not on events. The status is written before its action is taken, so the
-process may be killed between any two lines.
+process may be killed between any two lines. The state of a search or an ensemble is its runs, so that its status may
+follow them.
 """
 
 import logging
@@ -117,16 +118,27 @@ class Reconciler:
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
     async def _parent_step(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
-        if job.spec.search:
-            return await Searches(self.runs).decide(job, resolved, now)
-        return await Ensembles(self.runs).decide(job, resolved, now)
+        parents = Searches(self.runs) if job.spec.search else Ensembles(self.runs)
+        step = await parents.decide(job, resolved, now)
+        if step.decision.concludes or finished(step.decision.status):
+            self.runs.forget(job.uid)
+        return step
 
     async def _reconcile_runs(self, body: Body, step: ParentStep, now: datetime) -> float | None:
         """A step of a search or an ensemble whose runs have not ended."""
         job, decision, creates = step.job, step.decision, step.values is not None
-        events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
+        # written once, at the next visit: with the run that is created
+        once = creates and job.status.observed_generation == job.generation
+        status = _while_refused(job, decision.status) if creates else decision.status
+        events = [] if once else await self._write(body, status)
         action = self.runs.act(step)
-        if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
+        try:
+            requeue_after = await self._carry_out(action, job, decision.status, events, creates=creates)
+        except (ApiError, ForeignObjectError):
+            if once:
+                await self._post_events(await self._write(body, status))
+            raise
+        if requeue_after:
             return requeue_after
         if creates:
             return 0  # there may be room for another

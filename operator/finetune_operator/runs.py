@@ -1,6 +1,7 @@
 """The runs of searches and ensembles as objects: what is read of them, and what a decision asks for."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from finetune_operator.cluster import Cluster
 
 Body = dict[str, Any]
 P = TypeVar("P", bound=ApiModel)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,32 @@ class Runs:
     cache: Cache
     children: Children
     settings: OperatorSettings
+    _read: dict[str, dict[Run, tuple[str, Any]]] = field(default_factory=dict)
+    """By the parent's uid: what was made of each run at a version."""
 
-    async def of(self, job: FineTuneJob) -> dict[Run, Body]:
-        """The runs of a parent with their specs, which the cache leaves out if they are large."""
-        found = sorted(self.cache.runs_of(job.namespace, job.uid).items())
-        return {run: await self._whole(body) for run, body in found}
+    def of(self, job: FineTuneJob) -> dict[Run, Body]:
+        """The runs of a parent as the cache has them: without specs that are large."""
+        return dict(sorted(self.cache.runs_of(job.namespace, job.uid).items()))
+
+    async def read(
+        self, job: FineTuneJob, bodies: dict[Run, Body], make: Callable[[Run, Body], T]
+    ) -> dict[Run, T]:
+        """What `make` makes of each run with its spec; a run that has not changed since is not read again."""
+        for uid in [uid for uid in self._read if not self.cache.has_runs(uid)]:
+            self.forget(uid)
+        known, found = self._read.get(job.uid, {}), dict[Run, tuple[str, T]]()
+        for run, body in bodies.items():
+            version = f"{uid_of(body)}/{body['metadata']['resourceVersion']}"
+            before = known.get(run)
+            if before is None or before[0] != version:
+                before = version, make(run, await self._whole(body))
+            found[run] = before
+        self._read[job.uid] = {**found}
+        return {run: made for run, (_, made) in found.items()}
+
+    def forget(self, uid: str) -> None:
+        """Forget what was made of the runs of a parent."""
+        self._read.pop(uid, None)
 
     async def _whole(self, body: Body) -> Body:
         if "spec" in body:

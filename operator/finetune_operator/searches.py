@@ -45,7 +45,7 @@ class Searches:
 
     async def decide(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
         """Look at the trials and decide."""
-        bodies = await self.runs.of(job)
+        bodies = self.runs.of(job)
         search = await self._observe(job, resolved, bodies)
         model = part_of(bodies[search.winner], "model", ModelStatus) if search.winner else None
         decision, values = decide_search(search, model, now), None
@@ -59,8 +59,7 @@ class Searches:
 
     async def history(self, job: FineTuneJob, resolved: Resolved) -> SearchHistory:
         """A search that has ended, for its report."""
-        bodies = await self.runs.of(job)
-        return history_of(await self._observe(job, resolved, bodies))
+        return history_of(await self._observe(job, resolved, self.runs.of(job)))
 
     async def _with_importances(self, search: Search, status: FineTuneJobStatus) -> FineTuneJobStatus:
         assert status.trials
@@ -79,7 +78,9 @@ class Searches:
         spec, training = job.spec.search, job.spec.resolved_training()
         assert spec and training
         metric = training.evaluation.best_metric
-        runs = {run: trial_of(run.trial, body, spec.parameters, metric) for run, body in bodies.items()}
+        runs = await self.runs.read(
+            job, bodies, lambda run, body: trial_of(run.trial, body, spec.parameters, metric)
+        )
         trials = tuple(trial for run, trial in runs.items() if run.is_trial)
         repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
         inputs = resolved_inputs(bodies)

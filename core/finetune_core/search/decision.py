@@ -269,8 +269,13 @@ def _verdict(search: Search, end: _End | None) -> Verdict:
         stopping = f"{end.why}; stopping the trials that run"
     elif end and not search.job.spec.suspend:
         news = f"{end.why}; {_repeating(search)}"
-    states = [run.state for run in search.open_runs.values()]
+    states = [_lasting(run, search.job.status.phase) for run in search.open_runs.values()]
     return verdict_of_runs(search.job, states, "trials", news, stopping)
+
+
+def _lasting(run: Trial, phase: Phase | None) -> TrialState:
+    """The state of a run; while one begins, a search that runs goes on running: fewer writes, same news."""
+    return TrialState.RUNNING if run.begins and phase is Phase.RUNNING else run.state
 
 
 def _repeating(search: Search) -> str:

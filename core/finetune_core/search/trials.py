@@ -41,6 +41,8 @@ class Trial:
     seconds: int = 0
     """Seconds of training so far, without a running attempt's."""
     running_since: datetime | None = None
+    begins: bool = False
+    """It was created and has nothing to say yet; a start that takes longer, or waits, says so."""
     evaluations: tuple[Evaluation, ...] = ()
 
     @property
@@ -89,6 +91,7 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
         message=_message(body, state, metric),
         seconds=int(number(body, "status", "activeSeconds") or 0),
         running_since=time_of(at(last, "runningTime")),
+        begins=_begins(body),
         evaluations=evaluations_in(items(body, "status", "epochs"), metric),
     )
 
@@ -130,9 +133,18 @@ def _state(body: Body, value: float | None, ended: datetime | None) -> TrialStat
     return TrialState.PRUNED if text(failed, "reason") == Reason.PRUNED else TrialState.FAILED
 
 
+def _begins(body: Body) -> bool:
+    """Whether its first attempt was accepted just now, or will be."""
+    if number(body, "status", "attempt") not in (None, 1):
+        return False  # what it says is why the attempt before ended
+    conditions = items(body, "status", "conditions")
+    running = next((one for one in conditions if at(one, "type") == "Running"), None)
+    return text(running, "reason") in (None, Reason.ACCEPTED)
+
+
 def waiting(trials: Sequence[Trial]) -> list[str]:
     """What the first of them waits for, as a part of a sentence."""
-    found = (one for one in trials if one.state is TrialState.PENDING and one.message)
+    found = (one for one in trials if one.state is TrialState.PENDING and one.message and not one.begins)
     return [f"{one.name} waits: {one.message}" for one in islice(found, 1)]
 
 

@@ -13,6 +13,8 @@ from aiohttp import ClientConnectionError
 from builders import job, stored
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
+from finetune_core.plan.naming import Run
+from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
@@ -333,3 +335,69 @@ async def test_what_no_run_can_be_made_of_stays_stalled_at_every_visit(parent: B
         await reconcile(key)
         assert condition_of(server.written[-1], "Stalled")["reason"] == "InvalidSpec"
     assert set(made) == {"Event"}
+
+
+SEARCH = job("tune", search={"parameters": [{"path": "training.batchSize", "choice": [8, 16, 32]}]})
+ENDED_TRIAL = {
+    "phase": "Succeeded",
+    "attempt": 1,
+    "completionTime": "2026-01-01T12:00:00Z",
+    "model": {"uri": "pvc://out/model-trials/t001", "format": "safetensors", "metrics": {"eval_loss": 0.5}},
+}
+
+
+async def visited_twice(server: Refusing, cache: Cache) -> Reconciler:
+    """A search whose first trial was created, and has ended since."""
+    reconcile, key = reconciler(server, cache), cache.put_finetunejob(server.body)
+    for _ in range(2):
+        await reconcile(key)
+    (trial,) = cache.runs_of("default", server.body["metadata"]["uid"]).values()
+    cache.put_finetunejob(versioned(trial, 5) | {"status": ENDED_TRIAL})
+    return reconcile
+
+
+async def test_a_search_writes_what_has_ended_and_what_was_created_instead_at_once() -> None:
+    server, cache = Refusing("nothing", 0), Cache()
+    server.body = stored(SEARCH)
+    reconcile = await visited_twice(server, cache)
+    assert [status["trials"]["total"] for status in server.written] == [0, 1]
+    key = cache.put_finetunejob(server.body)
+    assert await reconcile(key) == 0
+    assert len(server.written) == 2
+    await reconcile(key)
+    assert [server.written[-1]["trials"][name] for name in ("total", "succeeded", "running")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("code", [500, 403])
+async def test_a_search_whose_next_trial_is_refused_writes_what_has_ended(code: int) -> None:
+    server, cache = Refusing("nothing", 0), Cache()
+    server.body = stored(SEARCH)
+    reconcile = await visited_twice(server, cache)
+    server.kind, server.code = "FineTuneJob", code
+    with contextlib.suppress(ApiError):
+        await reconcile(cache.put_finetunejob(server.body))
+    assert [server.written[-1]["trials"][name] for name in ("total", "succeeded", "running")] == [1, 1, 0]
+
+
+async def test_a_run_is_read_again_only_when_it_has_changed() -> None:
+    server, cache, read = Refusing("nothing", 0), Cache(), list[str]()
+    server.body = stored(SEARCH)
+    reconcile = reconciler(server, cache)
+    key = cache.put_finetunejob(server.body)
+    await reconcile(key)
+    parent, runs = parse(server.body), reconcile.runs
+
+    def note(_: Run, body: Body) -> str:
+        read.append(body["metadata"]["resourceVersion"])
+        return read[-1]
+
+    async def look() -> list[str]:
+        return list((await runs.read(parent, runs.of(parent), note)).values())
+
+    runs.forget(parent.uid)
+    assert [await look(), await look(), read] == [["2"], ["2"], ["2"]]
+    (trial,) = runs.of(parent).values()
+    cache.put_finetunejob(versioned(trial, 3))
+    assert [await look(), read] == [["3"], ["2", "3"]]
+    cache.drop_finetunejob(trial)
+    assert await look() == []

@@ -84,6 +84,18 @@ def test_trials_are_created_one_a_visit_up_to_the_parallelism() -> None:
     assert visits.visit(done(1, 0.5), trial(2, RUNNING)).create == Run(3)
 
 
+def test_a_search_that_runs_goes_on_running_while_its_next_trial_begins() -> None:
+    visits, begins = Visits(), replace(trial(2, PENDING), begins=True)
+    visits.visit(replace(trial(1, PENDING), begins=True))
+    assert visits.status.phase is Phase.PENDING, "nothing has run yet"
+    visits.visit(trial(1, RUNNING))
+    visits.visit(done(1, 0.5), begins)
+    assert visits.status.phase is Phase.RUNNING
+    visits.visit(done(1, 0.5), replace(begins, begins=False, message="no node fits"))
+    assert visits.status.phase is Phase.PENDING
+    assert "waits: no node fits" in visits.status.display.message  # type: ignore[union-attr,operator]
+
+
 def test_a_deleted_trial_is_counted_and_its_number_is_not_used_again() -> None:
     visits = Visits()
     visits.visit(trial(1, RUNNING))

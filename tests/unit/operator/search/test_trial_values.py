@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from finetune_api.status import TrialState
 from finetune_core.search.trials import trial_of
 
@@ -18,6 +20,11 @@ def trial(**status: Any) -> Any:
     return trial_of(1, {"metadata": {"name": "tune-t1"}, "status": ENDED | status}, [], "eval_loss")
 
 
+def accepted(attempt: int, reason: str = "Accepted") -> Json:
+    condition = {"type": "Running", "status": "False", "reason": reason}
+    return {"phase": "Pending", "attempt": attempt, "conditions": [condition]}
+
+
 def test_the_value_is_that_of_the_published_model_and_not_of_a_better_checkpoint_that_was_not() -> None:
     """Without early stopping the last weights are published, whatever the best ones were."""
     assert trial(model={"metrics": {"eval_loss": 0.7}}).value == 0.7
@@ -32,3 +39,17 @@ def test_a_model_without_a_value_is_no_candidate_however_good_an_earlier_checkpo
 def test_before_there_is_a_model_the_best_checkpoint_counts() -> None:
     running = trial(phase="Running", completionTime=None)
     assert (running.state, running.value) == (TrialState.RUNNING, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("status", "begins"),
+    [
+        ({}, True),
+        (accepted(1), True),
+        (accepted(2), False),
+        (accepted(1, "Unschedulable"), False),
+        (accepted(1, "Starting"), False),
+    ],
+)
+def test_a_trial_begins_until_it_has_something_to_say(status: Json, *, begins: bool) -> None:
+    assert trial_of(1, {"metadata": {"name": "tune-t1"}, "status": status}, [], "eval_loss").begins is begins
