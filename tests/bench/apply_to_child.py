@@ -6,21 +6,18 @@ One job after the other, on a real API server with its controllers; the time is 
 POST to the watch event that shows the child.
 """
 
-import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
-
-import urllib3
+from typing import Any
 
 sys.path[:0] = [
     str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
 ]
 
+from bench.sightings import cpu_seconds, megabytes, watch  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
 from integration.operator_rig import (  # noqa: E402
     Operator,
@@ -33,51 +30,26 @@ from integration.operator_rig import (  # noqa: E402
 )
 
 
-class Births:
-    """The times at which children were first seen, by the name of their FineTuneJob."""
+def births(server: ApiServer) -> dict[str, float]:
+    """The times at which children are first seen, by the name of their FineTuneJob; filled by a thread."""
+    times: dict[str, float] = {}
 
-    def __init__(self, server: ApiServer) -> None:
-        self.times: dict[str, float] = {}
-        self._server = server
-        threading.Thread(target=self._watch, daemon=True).start()
+    def seen(child: dict[str, Any], now: float) -> None:
+        times.setdefault(child["metadata"].get("labels", {}).get("finetune.dev/job-name", ""), now)
 
-    def _watch(self) -> None:
-        pool = urllib3.PoolManager(ca_certs=str(self._server.ca))
-        headers = {"Authorization": f"Bearer {self._server.token}"}
-        url = f"{self._server.url}/apis/batch/v1/jobs?watch=1"
-        stream = pool.request("GET", url, headers=headers, preload_content=False, timeout=None)
-        rest = b""
-        with suppress(urllib3.exceptions.HTTPError):  # the server ends before we do
-            while part := stream.read1():
-                now = time.perf_counter()
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    labels = json.loads(line)["object"]["metadata"].get("labels", {})
-                    self.times.setdefault(labels.get("finetune.dev/job-name", ""), now)
+    watch(server, "/apis/batch/v1/jobs", seen)
+    return times
 
 
-def megabytes(operator: Operator) -> float:
-    """Resident memory."""
-    text = Path(f"/proc/{operator.process.pid}/status").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
-
-
-def cpu_seconds(operator: Operator) -> float:
-    """User and system time so far."""
-    fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def measure(world: World, births: Births, number: int) -> list[float]:
+def measure(world: World, born: dict[str, float], number: int) -> list[float]:
     """Milliseconds from apply to child, one job after the other."""
     found = []
     for index in range(number):
         name = f"job-{index}"
         start = time.perf_counter()
         world.apply(name)
-        until(lambda name=name: name in births.times, "the child is seen")  # type: ignore[misc]
-        found.append((births.times[name] - start) * 1000)
+        until(lambda name=name: name in born, "the child is seen")  # type: ignore[misc]
+        found.append((born[name] - start) * 1000)
         time.sleep(0.1)
     return found
 
@@ -101,12 +73,12 @@ def main() -> None:
         rest = Rest(server)
         install_crd(rest)
         world = make_namespace(rest, "bench")
-        births = Births(server)
+        born = births(server)
         with running(server.kubeconfig, Path(folder)) as operator:
             time.sleep(1)  # until start-up is over
             idle, before = megabytes(operator), cpu_seconds(operator)
             writes, events = writes_of_a_life(world, operator)
-            times = sorted(measure(world, births, number))
+            times = sorted(measure(world, born, number))
             full, used = megabytes(operator), cpu_seconds(operator) - before
     rows = [
         ("apply → child Job, p50", f"{statistics.median(times):.0f} ms"),

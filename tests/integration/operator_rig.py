@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,12 +186,16 @@ class Operator:
 
     def writes(self) -> int:
         """Requests that changed something, as the operator counts them."""
-        return sum(
-            int(float(line.rpartition(" ")[2]))
-            for line in self.metrics().splitlines()
-            if line.startswith("finetune_operator_api_requests_total")
-            and any(f'verb="{verb}"' in line for verb in ("POST", "PUT", "PATCH", "DELETE"))
-        )
+        return sum(count for verb, count in self.requests().items() if verb != "GET")
+
+    def requests(self) -> Counter[str]:
+        """Requests to the API server by their verb, as the operator counts them; its watches are Kopf's."""
+        found: Counter[str] = Counter()
+        for line in self.metrics().splitlines():
+            if line.startswith("finetune_operator_api_requests_total"):
+                verb = line.partition('verb="')[2].partition('"')[0]
+                found[verb] += int(float(line.rpartition(" ")[2]))
+        return found
 
     def metrics(self) -> str:
         """The metrics page."""

@@ -1,0 +1,48 @@
+"""Watches of a client, which say when something was first seen, and what the operator's process uses."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import Operator
+
+Seen = Callable[[dict[str, Any], float], None]
+
+
+def watch(server: ApiServer, path: str, seen: Seen) -> None:
+    """Call `seen` from a thread with each object that a watch shows, and the time (perf_counter) at which it came."""
+    threading.Thread(target=_watch, args=(server, path, seen), daemon=True).start()
+
+
+def _watch(server: ApiServer, path: str, seen: Seen) -> None:
+    pool = urllib3.PoolManager(ca_certs=str(server.ca))
+    headers = {"Authorization": f"Bearer {server.token}"}
+    url = f"{server.url}{path}?watch=1"
+    stream = pool.request("GET", url, headers=headers, preload_content=False, timeout=None)
+    rest = b""
+    with suppress(urllib3.exceptions.HTTPError):  # the server ends before we do
+        while part := stream.read1():
+            now = time.perf_counter()
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                seen(json.loads(line)["object"], now)
+
+
+def megabytes(operator: Operator) -> float:
+    """Resident memory."""
+    text = Path(f"/proc/{operator.process.pid}/status").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def cpu_seconds(operator: Operator) -> float:
+    """User and system time so far."""
+    fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
