@@ -17,7 +17,7 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
 ]
 
-from bench.sightings import cpu_seconds, megabytes, watch  # noqa: E402
+from bench.sightings import cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
 from integration.operator_rig import (  # noqa: E402
     Operator,
@@ -76,13 +76,13 @@ def main() -> None:
         born = births(server)
         with running(server.kubeconfig, Path(folder)) as operator:
             time.sleep(1)  # until start-up is over
-            idle, before = megabytes(operator), cpu_seconds(operator)
+            idle, before = megabytes(operator.process), cpu_seconds(operator.process)
             writes, events = writes_of_a_life(world, operator)
-            times = sorted(measure(world, born, number))
-            full, used = megabytes(operator), cpu_seconds(operator) - before
+            times = measure(world, born, number)
+            full, used = megabytes(operator.process), cpu_seconds(operator.process) - before
     rows = [
         ("apply → child Job, p50", f"{statistics.median(times):.0f} ms"),
-        ("apply → child Job, p99", f"{times[min(len(times) - 1, round(0.99 * len(times)))]:.0f} ms"),
+        ("apply → child Job, p99", f"{percentile(times, 0.99):.0f} ms"),
         ("API writes per happy life", f"{writes - events} + {events} Events"),
         ("memory, idle", f"{idle:.0f} MiB"),
         (f"memory, {number + 1} jobs", f"{full:.0f} MiB"),

@@ -26,7 +26,7 @@ sys.path[:0] = [
 ]
 
 from bench.kwok import Kwok, make_volume  # noqa: E402
-from bench.sightings import cpu_seconds, megabytes, watch  # noqa: E402
+from bench.sightings import cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from finetune_api.finetunejob import FineTuneJobSpec  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
 from finetune_operator.search.samplers import propose  # noqa: E402
@@ -113,7 +113,7 @@ class Course:
             return
         if name not in self.born:
             self.born[name] = now
-            self.usage.append(Usage(cpu_seconds(self.operator), megabytes(self.operator)))
+            self.usage.append(Usage(cpu_seconds(self.operator.process), megabytes(self.operator.process)))
         if "completionTime" in status:
             self.ended.setdefault(name, now)
 
@@ -183,11 +183,6 @@ def rows_of(course: Course, parallelism: int) -> list[tuple[str, str]]:
     ]
 
 
-def percentile(times: list[float], share: float) -> float:
-    """The value that this share of the times does not exceed."""
-    return sorted(times)[min(len(times) - 1, round(share * len(times)))]
-
-
 def arguments() -> argparse.Namespace:
     """Those of the command line."""
     parser = argparse.ArgumentParser(description="What a search costs the operator.")
@@ -214,8 +209,8 @@ def main() -> None:
             course = Course(operator, (lambda _: None) if kwok else play(world, NAME))
             course.watch(server)
             idle, cpu, requests, start = (
-                megabytes(operator),
-                cpu_seconds(operator),
+                megabytes(operator.process),
+                cpu_seconds(operator.process),
                 operator.requests(),
                 time.perf_counter(),
             )
@@ -223,8 +218,8 @@ def main() -> None:
             until(
                 lambda: world.status(NAME).get("phase") == "Succeeded", "the search ends", 30.0 * given.trials
             )
-            seconds, used = time.perf_counter() - start, cpu_seconds(operator) - cpu
-            after, full = operator.requests(), megabytes(operator)
+            seconds, used = time.perf_counter() - start, cpu_seconds(operator.process) - cpu
+            after, full = operator.requests(), megabytes(operator.process)
             assert len(trials(world, NAME)) == given.trials
             proposal = milliseconds_to_propose(world, NAME)
     done = {verb: count / given.trials for verb, count in (after - requests).items()}

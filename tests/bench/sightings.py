@@ -1,6 +1,7 @@
-"""Watches of a client, which say when something was first seen, and what the operator's process uses."""
+"""Watches of a client, which say when something was first seen, and what a process uses."""
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from typing import Any
 import urllib3
 
 from finetune_cluster.apiserver import ApiServer
-from integration.operator_rig import Operator
 
 Seen = Callable[[dict[str, Any], float], None]
 
@@ -35,14 +35,19 @@ def _watch(server: ApiServer, path: str, seen: Seen) -> None:
                 seen(json.loads(line)["object"], now)
 
 
-def megabytes(operator: Operator) -> float:
+def megabytes(process: "subprocess.Popen[bytes]") -> float:
     """Resident memory."""
-    text = Path(f"/proc/{operator.process.pid}/status").read_text()
+    text = Path(f"/proc/{process.pid}/status").read_text()
     line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
-def cpu_seconds(operator: Operator) -> float:
+def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
     """User and system time so far."""
-    fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def percentile(times: list[float], share: float) -> float:
+    """The value that this share of the times does not exceed."""
+    return sorted(times)[min(len(times) - 1, round(share * len(times)))]

@@ -27,6 +27,7 @@ from integration.test_operator_search import (
     config_of,
     same_if_killed_at_any_write,
     train,
+    train_in_view,
     trials,
     until_trials,
 )
@@ -217,7 +218,7 @@ def two_members(world: World, name: str) -> Json:
     """A whole ensemble; what it came to."""
     world.apply(name, ensemble={"members": 2})
     for number in (1, 2):
-        train(world, until_trials(world, name, number)[-1], 0.4)
+        train_in_view(world, name, until_trials(world, name, number)[-1], 0.4)
     status = concluded(world, name, COMBINED)
     return {
         "members": members_of(status),

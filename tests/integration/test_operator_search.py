@@ -127,9 +127,25 @@ def train(world: World, name: str, value: float | None = None) -> None:
     world.succeed(pod, result(loss_of(world.job(name)["spec"]) if value is None else value))
 
 
+def train_in_view(world: World, parent: str, name: str, value: float | None = None) -> None:
+    """A run trains to its end, but not before the parent has said that it runs: a write more in every case."""
+    world.run(name)
+
+    def said() -> bool:
+        status = world.status(parent)
+        return "Running" in [
+            one["state"] for one in status.get("trials", {}).get("latest", status.get("members"))
+        ]
+
+    until(said, f"{parent} says that {name} runs")
+    world.succeed(world.pod(name), result(loss_of(world.job(name)["spec"]) if value is None else value))
+
+
 def concluded(world: World, name: str, report: RunReport = DONE) -> Json:
     """The parent's own pod copies the best model, or combines the members; the status then."""
-    world.succeed(world.run(name), report)
+    pod = world.run(name)
+    until(lambda: "runningTime" in world.status(name)["attempts"][-1], f"{name} says that its pod runs")
+    world.succeed(pod, report)
     return world.until_phase(name, "Succeeded")
 
 
@@ -415,7 +431,7 @@ def two_trials(world: World, name: str) -> Json:
     """A whole search; what it came to."""
     search(world, name, {"parameters": [RATES], "maxTrials": 2, "seed": 3})
     for number in (1, 2):
-        train(world, until_trials(world, name, number)[-1])
+        train_in_view(world, name, until_trials(world, name, number)[-1])
     status = concluded(world, name)
     for one in [*status["trials"]["latest"], status["trials"]["best"]]:
         del one["name"]
