@@ -32,7 +32,7 @@ class Kwok:
             Path(__file__).with_name("kwok.yaml").read_text().replace("`REPORT`", f"`{_report()}`")
         )
         own = "--manage-all-nodes=false", f"--manage-nodes-with-annotation-selector={_ANNOTATION}=fake"
-        self._start(self._program, f"--config={stages}", *own)
+        self._start(self._program, f"--config={stages}", "--node-lease-duration-seconds=40", *own)
         self._start(binary("kube-scheduler"), "--leader-elect=false", "--secure-port=0")
         rest = Rest(self._server)
         rest("POST", NODES, {"metadata": {"name": NODE, "annotations": {_ANNOTATION: "fake"}}})
