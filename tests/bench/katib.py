@@ -29,7 +29,9 @@ import grpc
 import urllib3
 import yaml
 
-sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "operator", "cluster")]
+sys.path[:0] = [
+    str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
+]
 
 from bench.sightings import cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402

@@ -29,8 +29,8 @@ from bench.kwok import Kwok, make_volume  # noqa: E402
 from bench.sightings import cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from finetune_api.finetunejob import FineTuneJobSpec  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
-from finetune_operator.search.samplers import propose  # noqa: E402
-from finetune_operator.search.trials import trial_of  # noqa: E402
+from finetune_core.search.samplers import propose  # noqa: E402
+from finetune_core.search.trials import trial_of  # noqa: E402
 from integration.operator_rig import (  # noqa: E402
     CHILDREN,
     JOBS,
