@@ -404,6 +404,34 @@ def best(
     dump_yaml([best_of(connect(namespace, context, kubeconfig), name)])
 
 
+@app.command(rich_help_panel="Results")
+def get_model(
+    name: Name,
+    target: Annotated[Path | None, typer.Argument(help="New folder. Default: NAME.", metavar="DIR")] = None,
+    claim: Annotated[
+        Path | None,
+        typer.Option(
+            "--claim", help="Folder with the contents of the model's claim. Default: a pod reads it."
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Copy a published model to this machine and check it against its checksums.
+
+    A short-lived restricted pod mounts the claim read-only; you need the rights to create pods and to exec in them.
+    """
+    from finetune_cli.cluster import connect
+
+    job = connect(namespace, context, kubeconfig).get(name)
+    folder = job.get_model(target or Path(name), claim)
+    digest = job.model.digest if job.model else None
+    typer.echo(
+        f"{folder}: " + (f"verified, {digest}" if digest else "copied; a script's output has no checksums")
+    )
+
+
 def main(arguments: list[str] | None = None, **options: Any) -> Any:
     """The entry point of `finetune` and `kubectl-finetune`."""
     return app(arguments, **options)

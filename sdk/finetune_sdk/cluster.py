@@ -131,13 +131,32 @@ class Cluster:
         finally:
             answer.release_conn()
 
-    def serves_jobs(self) -> bool:
-        """Whether the cluster has the FineTuneJob resource."""
+    def execute(self, namespace: str, pod: str, command: list[str]) -> Any:
+        """Start a command in a pod; the client library's socket with its output. Raises ClusterError."""
+        from kubernetes.client import ApiException, CoreV1Api
+        from kubernetes.stream import stream
+
         try:
-            self._json("GET", f"/apis/{API_VERSION}")
-        except (NotFoundError, NotInstalledError):
-            return False
-        return True
+            return stream(
+                CoreV1Api(self._api).connect_get_namespaced_pod_exec,
+                pod,
+                namespace,
+                command=command,
+                stderr=True,
+                stdin=False,
+                stdout=True,
+                tty=False,
+                binary=True,
+                _preload_content=False,
+            )
+        except ApiException as error:
+            reason = " ".join(str(error.reason).split())
+            if "403" in reason or error.status == 403:
+                raise ForbiddenError(
+                    f"your credentials of context {self.context} do not allow exec in pods of {namespace}, which reads"
+                    f" the claim: {reason}"
+                ) from error
+            raise RefusedError(f"exec in the pod {pod}: {reason}") from error
 
     def _json(
         self, verb: str, path: str, body: Body | None = None, content: str = "application/json"

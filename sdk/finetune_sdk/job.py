@@ -1,16 +1,21 @@
 """A FineTuneJob in the cluster: its typed spec and status, and what can be done with it."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from finetune_api import uris
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import ConditionType, EpochStatus, FineTuneJobStatus, ModelStatus, Phase
 from finetune_core.plan.reading import status_of
+from finetune_sdk import copypod
 from finetune_sdk.cluster import Cluster
-from finetune_sdk.errors import JobFailedError, UnreachableError, WaitTimeoutError
+from finetune_sdk.errors import JobFailedError, ModelError, UnreachableError, WaitTimeoutError
 from finetune_sdk.html import page
+from finetune_sdk.model import copied, copy_folder, extract
 
 Body = dict[str, Any]
 
@@ -146,6 +151,33 @@ class Job:
         """The pods of all its attempts that still exist, the oldest attempt first."""
         found = self._cluster.list_all("Pod", self.namespace, f"finetune.dev/job-uid={self.uid}")
         return sorted(found, key=lambda pod: int(pod["metadata"]["labels"].get("finetune.dev/attempt", 0)))
+
+    def get_model(self, target: Path, claim: Path | None = None) -> Path:
+        """Copy the published model to the folder `target` and check it against its checksums.
+
+        `claim` is a folder of this machine that holds the contents of the model's claim. Without it a short-lived pod
+        mounts the claim, with your rights to create pods and to exec in them. Raises ModelError, ClusterError.
+        """
+        model, effective = self.model, self.status.effective
+        if model is None or not model.uri:
+            raise ModelError(f"{self.name} has no model: {self.message}")
+        place = uris.parse(model.uri)
+        if claim is not None:
+            return copied(target, model.digest, lambda folder: copy_folder(claim / place.path, folder))
+        image = effective.image if effective else None
+        if image is None:
+            raise ModelError(
+                f"the status of {self.name} does not name its image; mount the claim and name its folder"
+            )
+        pod = copypod.pod_of(self.body, place.name, image)
+
+        def fill(folder: Path) -> None:
+            with copypod.running(self._cluster, self.namespace, pod) as name:
+                command = ["tar", "-cf", "-", "-C", f"{copypod.MOUNT}/{place.path}", "."]
+                socket = self._cluster.execute(self.namespace, name, command)
+                extract(io.BufferedReader(copypod.OutputOf(socket)), folder)
+
+        return copied(target, model.digest, fill)
 
     def log(self, pod: str, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
         """The lines of the log of one of its pods. Raises NotFoundError when the pod is gone."""
