@@ -36,7 +36,7 @@ def dashboard() -> Dashboard:
     ).with_variable(
         panels.variable("namespace", "Namespace", "label_values(finetune_jobs, namespace)", several=True)
     )
-    parts = {"": _numbers(), "Over time": (*_curves(), *_bars()), "Jobs": (_live(), _failed())}
+    parts = {"": _numbers(), "Over time": (*_curves(), *_bars()), "Jobs": (_live(), _failed(), _alerts())}
     return panels.assemble(made, parts)
 
 
@@ -124,7 +124,7 @@ def _bars() -> Iterator[Builder[Panel]]:
         "Jobs that failed in the period. Each reason has a remedy in the page on troubleshooting.",
         "short",
         Query(f"sort_desc(count by (reason) ({ended('Failed')}))", "{{reason}}"),
-        height=7,
+        height=6,
         colors=steps(RED),
     )
     yield panels.bars(
@@ -136,7 +136,7 @@ def _bars() -> Iterator[Builder[Panel]]:
             "sort_desc(sum by (reason) (round(increase(finetune_job_attempts_total[$__range]))) > 0)",
             "{{reason}}",
         ),
-        height=7,
+        height=6,
         colors=steps(BLUE),
     )
     yield panels.bars(
@@ -147,7 +147,7 @@ def _bars() -> Iterator[Builder[Panel]]:
             f"sort_desc(sum by (namespace) (increase(finetune_job_gpu_seconds_total{{{HERE}}}[$__range])))",
             "{{namespace}}",
         ),
-        height=7,
+        height=6,
         colors=steps(PURPLE),
     )
 
@@ -207,10 +207,27 @@ def _failed() -> Builder[Panel]:
         "Jobs that failed in the period",
         "One row for each job that ended without a model; kubectl describe ftj NAME has the remedy.",
         {"failed": Query(ended("Failed")), "since": Query(since)},
-        {"namespace": "Namespace", "name": "Job", "reason": "Reason", "since": "Ended before"},
+        {"namespace": "Namespace", "name": "Job", "reason": "Reason", "since": "Time since its end"},
+        width=12,
         height=7,
-        sort_by="Ended before",
+        sort_by="Time since its end",
     )
     return table.override_by_name("Job", [panels.link_to_job()]).override_by_name(
-        "Ended before", [field("unit", "s")]
+        "Time since its end", [field("unit", "s")]
+    )
+
+
+def _alerts() -> Builder[Panel]:
+    """What the chart's alerts say now."""
+    firing = (
+        'max by (alertname, severity, namespace, name) (ALERTS{alertstate="firing",alertname=~"FineTune.+"})'
+    )
+    return panels.rows(
+        "Firing alerts",
+        "Of metrics.rules, in all namespaces. Each alert has a page with the remedy.",
+        {"firing": Query(firing)},
+        {"alertname": "Alert", "severity": "Severity", "namespace": "Namespace", "name": "Job"},
+        width=12,
+        height=7,
+        sort_by="Severity",
     )

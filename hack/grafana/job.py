@@ -69,9 +69,9 @@ def _numbers() -> Iterator[Builder[Panel]]:
     colors = [(float(number), color) for number, color in enumerate(PHASES.values(), start=1)]
     yield panels.number(
         "State",
-        "Phase and reason. kubectl describe ftj NAME has a sentence with the remedy.",
+        "The reason, in the colour of the phase. kubectl describe ftj NAME has a sentence with the remedy.",
         "none",
-        Query(state, "{{phase}}: {{reason}}"),
+        Query(state, "{{reason}}"),
         width=6,
         name_only=True,
         colors=steps(GREY, *colors),
@@ -153,7 +153,7 @@ def _learning() -> Iterator[Builder[Panel]]:
     yield panels.lines(
         "Learning rate",
         "Of each step.",
-        "sci",
+        "short",
         [Query(of_pods("train_learning_rate"), "learning rate", BLUE)],
     )
     yield panels.lines(

@@ -64,7 +64,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         colors=steps(GREEN, (660, YELLOW), (1200, RED)),
     )
     yield panels.number(
-        "Namespaces without permission",
+        "Unserved namespaces",
         "Namespaces that the operator should serve and may not list.",
         "short",
         Query("sum(finetune_operator_namespace_unserved)"),

@@ -11,6 +11,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import (
     BarGaugeDisplayMode,
+    BarGaugeNamePlacement,
     BigValueColorMode,
     BigValueGraphMode,
     BigValueTextMode,
@@ -20,6 +21,7 @@ from grafana_foundation_sdk.models.common import (
     LegendPlacement,
     LineInterpolation,
     StackingMode,
+    TableAutoCellOptions,
     TooltipDisplayMode,
     VisibilityMode,
     VizOrientation,
@@ -41,6 +43,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.table import Options as TableOptions
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = "green", "yellow", "orange", "red", "blue", "purple", "text"
@@ -70,9 +73,22 @@ def assemble(
     made = board.build()
     for number, part in enumerate(made.panels or [], start=1):
         part.id_val = number
-    for shown in (*(made.links or []), *(made.annotations.list_val or [] if made.annotations else [])):
-        shown.placement = None  # the builder's default hides it in a menu
+    _drop_foreign_defaults(made)
     return made
+
+
+def _drop_foreign_defaults(board: models.Dashboard) -> None:
+    """Drop what the builders write and no Grafana has asked for."""
+    assert board.links
+    assert board.templating
+    assert board.annotations
+    for shown in (*board.links, *(board.annotations.list_val or [])):
+        shown.placement = None  # it would hide the links in a menu
+    for panel in board.panels or []:
+        if isinstance(panel, models.Panel) and isinstance(panel.options, TableOptions):
+            panel.options.footer = None  # a footer belongs to the fields since Grafana 12
+    for variable in board.templating.list_val or []:
+        variable.auto = variable.auto_count = variable.auto_min = None  # of variables for intervals
 
 
 def steps(base: str, *above: tuple[float, str]) -> build.ThresholdsConfig:
@@ -157,16 +173,14 @@ def lines(
     calcs: tuple[str, ...] = ("lastNotNull",),
 ) -> timeseries.Panel:
     """Curves over time; `limit` is drawn as a line, `calcs` are in the legend."""
-    shown = tuple(queries)
-    single = len(shown) == 1 and "{{" not in shown[0].legend
     legend = (
         common.VizLegendOptions()
-        .display_mode(LegendDisplayMode.LIST if single else LegendDisplayMode.TABLE)
+        .display_mode(LegendDisplayMode.LIST)
         .placement(LegendPlacement.BOTTOM)
         .show_legend(True)
         .calcs(list(calcs))
     )
-    panel = _shown(timeseries.Panel(), title, description, unit, shown, width, height)
+    panel = _shown(timeseries.Panel(), title, description, unit, queries, width, height)
     panel = (
         panel.legend(legend)
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
@@ -184,7 +198,7 @@ def lines(
     if decimals is not None:
         panel = panel.decimals(decimals)
     if stacked:
-        panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
+        panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A")).axis_soft_min(0)
     if limit:
         style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(style)
@@ -236,6 +250,8 @@ def bars(
     return (
         panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
         .display_mode(BarGaugeDisplayMode.BASIC)
+        .name_placement(BarGaugeNamePlacement.LEFT)
+        .max_viz_height(36)
         .orientation(VizOrientation.HORIZONTAL)
         .show_unfilled(True)
         .min(0)
@@ -260,6 +276,7 @@ def rows(
     """
     panel = table.Panel().title(title).description(description).datasource(DATASOURCE).span(width)
     panel = panel.height(height).unit("short").thresholds(steps(GREY)).no_value("–")
+    panel = panel.cell_options(TableAutoCellOptions()).min_width(90)
     for name, query in queries.items():
         panel = panel.with_target(_target(query, name, instant=True).format(PromQueryFormat.TABLE))
     fields = {f"Value #{name}" if name in queries else name: heading for name, heading in columns.items()}

@@ -6,18 +6,18 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import panels
-from grafana.panels import BLUE, GREEN, PURPLE, RED, YELLOW, Query, steps
+from grafana.panels import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Query, steps
 
 JOB = 'namespace="$namespace",name="$job"'
 CHILDREN = 'namespace="$namespace",name=~"$job-[0-9a-f]{8}-[tcm].+"'
 """Trials, repetitions and members, by their names: JOB-UID8-t012, -c1s2, -m3."""
 STATES = {
-    "running": BLUE,
-    "succeeded": GREEN,
-    "pruned": PURPLE,
-    "failed": RED,
-    "stopped": YELLOW,
-    "deleted": "text",
+    "Running": BLUE,
+    "Succeeded": GREEN,
+    "Pruned": PURPLE,
+    "Failed": RED,
+    "Stopped": YELLOW,
+    "Deleted": GREY,
 }
 
 
@@ -78,7 +78,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Trials or members that failed.",
         "short",
         Query(
-            f'sum(finetune_search_trials{{{JOB},state="failed"}} or finetune_ensemble_members{{{JOB},state="Failed"}})'
+            f'sum(finetune_search_trials{{{JOB},state="Failed"}} or finetune_ensemble_members{{{JOB},state="Failed"}})'
         ),
         absent="0",
         colors=steps(GREEN, (1, RED)),
@@ -161,6 +161,6 @@ def _ensemble() -> Iterator[Builder[Panel]]:
         Query(of_job("ensemble_gain")),
         width=8,
         height=8,
-        absent="–",
-        colors=steps(RED, (0, GREEN)),
+        absent="none",
+        colors=steps(GREY, (-1e9, RED), (0, GREEN)),
     )

@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api import exposition
+from finetune_api.status import Reason
 from finetune_core.wire import at, items, number, text, time_of
 from finetune_operator.cache import Cache, parent_key
 from finetune_operator.metrics import definitions as all_of
@@ -35,6 +36,10 @@ class Metrics:
         cache.on_change = self.changed
         self._finished = self._made(Counter, all_of.FINISHED)
         self._attempts = self._made(Counter, all_of.ATTEMPTS)
+        for reason in Reason:
+            self._attempts.labels(
+                reason.value
+            )  # from 0: increase() does not see the first count of a new series
         self._lost_steps = self._made(Counter, all_of.LOST_STEPS)
         self._queue_wait = self._histogram(all_of.QUEUE_WAIT)
         self._duration = self._histogram(all_of.DURATION)
