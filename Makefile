@@ -64,6 +64,9 @@ test-e2e: install ## Run tests on a real node, with pods that train models
 test-kind: install ## Run the tests of test-e2e on kind; prepares Docker and a node image where they are missing
 	@hack/test-kind
 
+test-grafana: install ## Draw the dashboards with Grafana's components, check them with its types; needs node, npm, chromium
+	@$(PYTHON) -m pytest -q tests/dashboards
+
 bench: install ## Run the benchmarks of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
@@ -131,4 +134,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help

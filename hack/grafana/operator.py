@@ -38,6 +38,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         Query("sum(finetune_operator_leader)"),
         absent="0",
         colors=steps(RED, (1, GREEN), (2, RED)),
+        width=3,
     )
     yield panels.number(
         "Waiting",
@@ -64,12 +65,13 @@ def _numbers() -> Iterator[Builder[Panel]]:
         colors=steps(GREEN, (660, YELLOW), (1200, RED)),
     )
     yield panels.number(
-        "Unserved namespaces",
+        "Namespaces without permission",
         "Namespaces that the operator should serve and may not list.",
         "short",
         Query("sum(finetune_operator_namespace_unserved)"),
         absent="0",
         colors=steps(GREEN, (1, RED)),
+        width=6,
     )
     yield panels.number(
         "Without series",
@@ -79,6 +81,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         Query("sum(finetune_operator_finished_jobs_dropped)"),
         absent="0",
         colors=steps(GREEN, (1, YELLOW)),
+        width=3,
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from chart.rendering import CHART, Json, Rendered
 from finetune_api.exposition import Kind, Metric
+from finetune_cluster.prometheus import prometheus_program
 from finetune_operator.metrics.definitions import definitions as of_the_operator
 from finetune_trainer.reporting.metrics import definitions as of_the_trainer
 
@@ -109,15 +109,15 @@ def test_metrics_are_found_in_an_expression(expr: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize("uid", BOARDS)
 def test_every_expression_parses(uid: str, tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
     filled = [_filled(expr) for expr in expressions(BOARDS[uid])]
     rules = [{"record": f"panel:{number}:value", "expr": expr} for number, expr in enumerate(filled)]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": uid, "rules": rules}]}))
     done = subprocess.run(
-        [promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False
+        [str(prometheus_program("promtool")), "check", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert f"{len(filled)} rules found" in done.stdout

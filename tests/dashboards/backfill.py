@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune_api.exposition import Kind, Metric, Unit
 from finetune_api.status import Phase, TrialState
+from finetune_cluster.prometheus import prometheus_program
 from finetune_operator.metrics.definitions import definitions as of_the_operator
 from finetune_trainer.reporting.metrics import definitions as of_the_trainer
 
@@ -34,7 +35,14 @@ def write(folder: Path) -> None:
     """Write the database into `folder`/data."""
     text = folder / "metrics.txt"
     text.write_text("".join(f"{line}\n" for line in _lines()) + "# EOF\n")
-    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")]
+    command = [
+        str(prometheus_program("promtool")),
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(text),
+        str(folder / "data"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -32,8 +32,11 @@ def installed() -> Path:
     """The folder with the packages of package-lock.json and the code of `drawing/`.
 
     Raises:
+        AssertionError: a program is missing.
         subprocess.CalledProcessError: npm could not install them.
     """
+    missing = [one for one in NEEDED if shutil.which(one) is None]
+    assert not missing, f"{', '.join(missing)} not found: apt-get install nodejs npm chromium"
     lock = (FILES / "package-lock.json").read_bytes()
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
     folder = cache_folder / f"grafana-{hashlib.sha256(lock).hexdigest()[:12]}"

@@ -10,6 +10,7 @@ from typing import Any
 import urllib3
 import yaml
 
+from finetune_cluster.prometheus import prometheus_program
 from ports import free_port
 
 INTERVAL = 5
@@ -22,7 +23,7 @@ def serving(folder: Path, configuration: dict[str, Any]) -> Iterator[str]:
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
     url = f"http://127.0.0.1:{free_port()}"
     command = [
-        "prometheus",
+        str(prometheus_program("prometheus")),
         f"--config.file={folder / 'prometheus.yaml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--storage.tsdb.retention.time=10y",
