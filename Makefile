@@ -86,6 +86,9 @@ bench-quality: install ## Measure the trainer's quality on real data against a b
 bench-search: install ## Compare search algorithms and pruning on a table of trained runs; some minutes
 	@$(PYTHON) tests/bench/search_gain.py
 
+bench-ensembles: install ## Compare ensembles, soups, EMA and a student with their members on test rows; half an hour
+	@OMP_NUM_THREADS=1 $(PYTHON) tests/bench/ensemble_gain.py
+
 bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
 	@$(PYTHON) tests/bench/architectures.py
 
@@ -134,4 +137,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help

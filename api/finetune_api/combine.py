@@ -13,11 +13,21 @@ from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule, ShortText
 from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec
 from finetune_api.metrics import MetricName, plain
+from finetune_api.model import Dtype
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
-from finetune_api.run import DataInput, Devices, JobIdentity, Path, ProgressEndpoint, ValidationSplit
+from finetune_api.run import (
+    DataInput,
+    Devices,
+    JobIdentity,
+    ModelInput,
+    Path,
+    ProgressEndpoint,
+    Temperature,
+    ValidationSplit,
+)
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import Digest
-from finetune_api.training import Precision
+from finetune_api.training import Precision, TrainingSpec
 
 
 class CombineRule(StrEnum):
@@ -28,6 +38,7 @@ class CombineRule(StrEnum):
     AVERAGE_WEIGHTS = "AverageWeights"
     GREEDY_SOUP = "GreedySoup"
     AVERAGE_PREDICTIONS = "AveragePredictions"
+    DISTIL = "Distil"
 
 
 class Publish(StrEnum):
@@ -43,9 +54,9 @@ VOTES_HAVE_NO_LOSS = "votes have no loss to be compared by; set {}: accuracy or 
 SOUPS = [CombineRule.AVERAGE_WEIGHTS, CombineRule.GREEDY_SOUP]
 """Rules that make one model of the members' weights."""
 RULES = {
-    "classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS],
-    "token_classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS],
-    "regression": [CombineRule.AVERAGE_PREDICTIONS, *SOUPS],
+    "classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS, CombineRule.DISTIL],
+    "token_classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS, CombineRule.DISTIL],
+    "regression": [CombineRule.AVERAGE_PREDICTIONS, *SOUPS, CombineRule.DISTIL],
     "causal_lm": SOUPS,
 }
 """Rules available for each objective, by the member of ObjectiveSpec. The first is the default."""
@@ -57,6 +68,32 @@ def unfit(rule: CombineRule, objective: str) -> str | None:
     if rule in fitting:
         return None
     return f"{rule} does not fit {objective}; use {' or '.join(fitting)}"
+
+
+class DistilSpec(ApiModel):
+    """How the student of combine: Distil learns from the members (Hinton et al. 2015)."""
+
+    temperature: Temperature | None = None
+    """Temperature of the probabilities that the student learns: a higher one shows more of how the members rank the labels that they do not choose. For classification and token classification. Default: 2."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the members' outputs in the student's loss. The labels have the share 1 - alpha. With 1 the student learns from the members alone."""
+
+
+class StudentInput(ApiModel):
+    """The student of combine: Distil. It is trained on the training rows of dataset, with the mean of the members' outputs."""
+
+    model: ModelInput
+    """Model that the student starts from. Its adapter, if it has one, is merged."""
+    objective: ObjectiveSpec | None = None
+    """Objective of the student, where its loss differs from that of the members. Default: objective."""
+    training: TrainingSpec = TrainingSpec()
+    """Training settings of the student."""
+    distil: DistilSpec = DistilSpec()
+    """Temperature, and the shares of the members' outputs and of the labels in the loss."""
+    dtype: Dtype = Dtype.AUTO
+    """Number format of the student's published weights."""
+    work_dir: Path
+    """Folder of the student while it trains: the members' outputs, checkpoints, and its model. Removed once the model is published, if it is next to output.stagingDir."""
 
 
 class MemberInput(ApiModel):
@@ -126,9 +163,33 @@ class CombineConfig(ApiModel):
 
     rules = (
         Rule(
-            "!has(self.devices) || self.devices.gpus <= 1",
+            "!has(self.devices) || self.devices.gpus <= 1 || has(self.student)",
             "combining uses one process, which evaluates one member at a time; set devices.gpus to 0 or 1",
-            lambda s: s.devices.gpus <= 1,
+            lambda s: s.devices.gpus <= 1 or s.student is not None,
+        ),
+        Rule(
+            "(self.combine == 'Distil') == has(self.student)",
+            "combine: Distil trains the model that student describes: set both, or neither",
+            lambda s: (s.combine is CombineRule.DISTIL) == (s.student is not None),
+        ),
+        Rule(
+            "!has(self.student) || !has(self.student.distil) || !has(self.student.distil.temperature)"
+            " || !has(self.objective.regression)",
+            "student.distil.temperature is for probabilities, and objective.regression predicts numbers; remove it",
+            lambda s: (
+                s.student is None or s.student.distil.temperature is None or s.objective.regression is None
+            ),
+        ),
+        Rule(
+            "!has(self.student) || (has(self.dataset.train) && (has(self.dataset.validation) || has(self.dataset.split)))",
+            "the student needs dataset.train, and dataset.validation or dataset.split to be evaluated while it trains",
+            lambda s: (
+                s.student is None
+                or (
+                    s.dataset.train is not None
+                    and (s.dataset.validation is not None or s.dataset.split is not None)
+                )
+            ),
         ),
         Rule(
             "(self.publish == 'Always' && self.combine != 'GreedySoup')"
@@ -155,7 +216,9 @@ class CombineConfig(ApiModel):
     members: Annotated[list[MemberInput], Field(min_length=2, max_length=100)]
     """Models to combine. All must have the same objective, labels and tokenizer."""
     combine: CombineRule
-    """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights. GreedySoup adds to the best member, one after the other, those that do not make the soup worse on the validation rows."""
+    """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights. GreedySoup adds to the best member, one after the other, those that do not make the soup worse on the validation rows. Distil trains a student, one model that learns the mean of the members' outputs (Hinton et al. 2015)."""
+    student: Annotated[StudentInput | None, Field(exclude_if=lambda student: student is None)] = None
+    """The student of combine: Distil."""
     publish: Publish = Publish.IF_BETTER
     """IfBetter publishes the best member instead if the combination is not better than it on the validation rows. Always publishes the combination."""
     best_metric: MetricName = "eval_loss"

@@ -6,7 +6,7 @@ from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from finetune_api.base import ApiModel, Rule, immutable
-from finetune_api.combine import RULES, CombineRule, Publish
+from finetune_api.combine import RULES, CombineRule, DistilSpec, Publish
 from finetune_api.status import MEMBERS_KEPT
 
 
@@ -27,7 +27,7 @@ class _Overrides:
 
 Overrides = Annotated[dict[str, Any], Field(min_length=1, max_length=16), _Overrides]
 _MEMBERS = {"ge": 2, "le": MEMBERS_KEPT}
-_IMMUTABLE = ("members", "overrides", "fromSearch", "combine", "minMembers", "publish")
+_IMMUTABLE = ("members", "overrides", "fromSearch", "combine", "distil", "minMembers", "publish")
 
 
 class EnsembleSpec(ApiModel):
@@ -46,6 +46,12 @@ class EnsembleSpec(ApiModel):
             lambda s: s.min_members is None or s.min_members <= s.size,
             ".minMembers",
         ),
+        Rule(
+            "!has(self.distil) || (has(self.combine) && self.combine == 'Distil')",
+            "distil is for combine: Distil; set it, or remove distil",
+            lambda s: s.distil is None or s.combine is CombineRule.DISTIL,
+            ".distil",
+        ),
         *(immutable("spec.ensemble", field) for field in _IMMUTABLE),
     )
     members: Annotated[int, Field(**_MEMBERS)] | None = None
@@ -55,7 +61,9 @@ class EnsembleSpec(ApiModel):
     from_search: Annotated[int, Field(**_MEMBERS)] | None = None
     """Combine this many of the best trials of spec.search."""
     combine: CombineRule | None = None
-    """How the members are combined. AverageProbabilities, Vote: for classifiers. AveragePredictions: for regression. AverageWeights: one model with the mean of the weights (model soup). GreedySoup: a soup of the members that improve it. Default: AverageProbabilities for classification and token classification, AveragePredictions for regression, AverageWeights for causalLM."""
+    """How the members are combined. AverageProbabilities, Vote: for classifiers. AveragePredictions: for regression. AverageWeights: one model with the mean of the weights (model soup). GreedySoup: a soup of the members that improve it. Distil: a student, one more model of this job that learns the mean of the members' outputs; it trains with the job's resources. Default: AverageProbabilities for classification and token classification, AveragePredictions for regression, AverageWeights for causalLM."""
+    distil: DistilSpec | None = None
+    """How the student of combine: Distil learns from the members. Default: temperature 2 and alpha 0.5."""
     parallelism: Annotated[int, Field(ge=1, le=MEMBERS_KEPT)] = 1
     """Number of members that train at the same time. Can be changed at any time."""
     min_members: Annotated[int, Field(**_MEMBERS)] | None = None

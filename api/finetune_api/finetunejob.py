@@ -273,6 +273,19 @@ class FineTuneJobSpec(ApiModel):
         ),
         *map(_combine_fits, RULES),
         Rule(
+            "!has(self.objective) || !has(self.objective.regression) || !has(self.ensemble) || !has(self.ensemble.distil)"
+            " || !has(self.ensemble.distil.temperature)",
+            "spec.ensemble.distil.temperature is for probabilities, and objective.regression predicts numbers; remove it",
+            lambda s: (
+                s.objective is None
+                or s.objective.regression is None
+                or s.ensemble is None
+                or s.ensemble.distil is None
+                or s.ensemble.distil.temperature is None
+            ),
+            ".ensemble.distil.temperature",
+        ),
+        Rule(
             "!has(self.ensemble) || !has(self.ensemble.combine) || self.ensemble.combine != 'Vote'"
             " || (has(self.training) && has(self.training.evaluation) && has(self.training.evaluation.bestMetric)"
             " && !(self.training.evaluation.bestMetric in ['loss', 'eval_loss']))",

@@ -18,6 +18,7 @@ from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.status import (
     CheckpointStatus,
     Commit,
+    Digest,
     EarlyStoppedStatus,
     EffectiveStatus,
     EpochStatus,
@@ -221,6 +222,24 @@ class ProgressEndpoint(ApiModel):
     """File with the certificate authority of the endpoint."""
 
 
+Temperature = Annotated[float, Field(ge=0.1, le=100)]
+
+
+class DistillationInput(ApiModel):
+    """The outputs of other models for the training rows, which a student learns beside the labels."""
+
+    outputs: Path
+    """File (.npy) with their mean: float32 (rows, outputs), for token classification (tokens, outputs), in the order of the rows. Probabilities, for regression numbers in original units."""
+    digest: Digest
+    """SHA-256 digest of the file."""
+    rows_digest: Digest
+    """SHA-256 digest of the tokens that they are for, and of the labels. A run with other rows, tokens or labels fails."""
+    temperature: Temperature
+    """Temperature of the probabilities."""
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    """Share of these outputs in the loss. The labels have the share 1 - alpha."""
+
+
 class RunConfig(ApiModel):
     """Configuration of one training run."""
 
@@ -232,6 +251,10 @@ class RunConfig(ApiModel):
     dataset: DatasetInput
     objective: ObjectiveSpec
     training: TrainingSpec = TrainingSpec()
+    distillation: Annotated[
+        DistillationInput | None, Field(exclude_if=lambda distillation: distillation is None)
+    ] = None
+    """Outputs of other models to learn, for the student of an ensemble."""
     output: OutputPaths
     devices: Devices = Devices()
     progress: ProgressEndpoint | None = None

@@ -165,6 +165,31 @@ def test_an_ensemble_that_is_suspended_while_it_combines_goes_on_later(world: Wo
     world.until_phase(name, "Succeeded")
 
 
+def test_a_student_trains_in_the_jobs_own_attempt_with_its_gpus(world: World) -> None:
+    """Interrupted, it goes on in the same folder; members train and end before it, as for every ensemble."""
+    name = world.apply(
+        "student",
+        ensemble={"members": 2, "parallelism": 2, "combine": "Distil", "distil": {"alpha": 0.9}},
+        resources={"gpusPerNode": 1},
+    )
+    for member in until_trials(world, name, 2):
+        train(world, member, 0.4)
+    pod = world.run(name)
+    (job,) = world.children(name)
+    assert job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "trains a student of the members" in world.until_reason(name, "Running")["message"]
+    config = config_of(world, name)
+    assert config["devices"]["gpus"] == 1
+    assert config["student"]["distil"] == {"alpha": 0.9}
+    assert config["student"]["model"]["uri"] == world.job(name)["spec"]["model"]["uri"]
+    assert "search" not in config
+    world.disrupt(pod, 137, "EvictionByEvictionAPI")
+    second = world.run(name, attempt=2)
+    assert json_of(world, name)["student"] == config["student"]
+    world.succeed(second, COMBINED)
+    world.until_phase(name, "Succeeded")
+
+
 def test_overrides_that_fit_no_field_stall_before_any_member(world: World) -> None:
     name = world.apply("wrong", ensemble={"overrides": [{"training.seed": 1}, {"learningRate": 1e-5}]})
     condition = world.until_reason(name, "InvalidSpec")

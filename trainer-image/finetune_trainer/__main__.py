@@ -128,9 +128,11 @@ def _combine(config: CombineConfig, recorder: Recorder, stop: Stop) -> tuple[int
     recorder.update(attempt=config.job.attempt)
     recorder.connect(config, stop)
     threads = configure(processes=1)
+    if config.student is not None:
+        keep_freed_memory()
     from finetune_trainer.combine.run import combine
 
-    return ExitCode.DONE, combine(config, recorder, stop, threads)
+    return combine(config, recorder, stop, threads)
 
 
 def _summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:

@@ -16,8 +16,9 @@ from finetune_api.combine import CombineConfig, CombinePaths, Publish, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
 from finetune_api.model import Dtype
 from finetune_api.overrides import OverrideError, overridden
-from finetune_api.run import TERMINATION_LOG, FaultPlace, OutputPaths, RunConfig
+from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_api.summary import SummaryConfig
+from finetune_api.training import TrainingSpec
 from finetune_trainer.errors import ConfigurationError, input_errors
 
 Config = RunConfig | CombineConfig | SummaryConfig
@@ -40,14 +41,14 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     with input_errors(str(path), "RUN.json"):
         text = path.read_bytes()
     config = _with(_parsed(path, text), overrides or {})
-    _check_folders(config.output)
+    _check_folders(config)
     if not isinstance(config, RunConfig) and config.search is not None:
         _check_report_folder(config.search.report_dir, config.output)
     if isinstance(config, SummaryConfig):
         return config
     if isinstance(config, CombineConfig):
         return _checked_combination(config)
-    _check_metrics(config)
+    _check_metrics(config.objective.kind, config.training)
     _check_split(config)
     training = config.training.resolved(config.objective.kind, config.dataset.preprocessing.max_length)
     return config.model_copy(update={"training": training})
@@ -88,7 +89,12 @@ def _checked_combination(config: CombineConfig) -> CombineConfig:
         raise ConfigurationError(f"combine: {reason}", FaultPlace(field="combine"))
     _check_names(kind, {"bestMetric": [config.best_metric], "metrics": config.metrics or []})
     _check_split(config)
-    return config.model_copy(update={"metrics": config.metrics or DEFAULTS[kind]})
+    student = config.student
+    if student is not None:
+        _check_metrics(kind, student.training, "student.")
+        training = student.training.resolved(kind, config.dataset.preprocessing.max_length)
+        student = student.model_copy(update={"training": training})
+    return config.model_copy(update={"metrics": config.metrics or DEFAULTS[kind], "student": student})
 
 
 def termination_log(path: Path, overrides: Mapping[str, Any] | None = None) -> Path | None:
@@ -109,9 +115,9 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
     """
     decisive = config.model_dump(
         mode="json",
-        include={"model", "dataset", "objective", "training"},
+        include={"model", "dataset", "objective", "training", "distillation"},
         exclude_defaults=True,
-        exclude={"training": {"checkpoint"}, "model": PLACES},
+        exclude={"training": {"checkpoint"}, "model": PLACES, "distillation": {"outputs"}},
     )
     for part in ("train", "validation", "test"):
         for name in PLACES:
@@ -128,8 +134,9 @@ def run_identity(config: Config) -> str:
         return _sha256({"winner": [config.model.uri or config.model.path, config.model.digest]})
     decisive = config.model_dump(
         mode="json",
-        include={"combine", "dataset", "objective", "metrics", "best_metric", "missing"},
+        include={"combine", "dataset", "objective", "metrics", "best_metric", "missing", "student"},
         exclude_defaults=True,
+        exclude={"student": {"training": {"checkpoint"}, "model": PLACES, "work_dir": True}},
     )
     for part in ("train", "validation", "test"):
         for name in PLACES:
@@ -153,17 +160,21 @@ def _refused(path: Path, error: ValidationError) -> ConfigurationError:
     return ConfigurationError(f"{where}{reason}{more}", FaultPlace(field=field or None, file=str(path)))
 
 
-def _check_folders(output: OutputPaths | CombinePaths) -> None:
+def _check_folders(config: Config) -> None:
     """No folder may be or hold another: what lies in them is cleared, but for the model, which takes its own whole."""
-    given = output.model_dump(by_alias=True, exclude={"uri"}, exclude_none=True)
+    output = config.output
+    named = output.model_dump(by_alias=True, exclude={"uri"}, exclude_none=True)
+    given = {f"output.{name}": path for name, path in named.items()}
+    if isinstance(config, CombineConfig) and config.student is not None:
+        given["student.workDir"] = config.student.work_dir
     for (outer, holder), (inner, held) in permutations(given.items(), 2):
         whole, part = Path(realpath(holder)), Path(realpath(held))
         if part.is_relative_to(whole):
             relation = "is also" if part == whole else "holds"
             raise ConfigurationError(
-                f"output.{outer}: {holder} {relation} output.{inner}, {held}; use separate folders, for example"
+                f"{outer}: {holder} {relation} {inner}, {held}; use separate folders, for example"
                 " out/model, out/.staging and out/.checkpoints",
-                FaultPlace(field=f"output.{outer}"),
+                FaultPlace(field=outer),
             )
     if _device(Path(output.model_dir)) != _device(Path(output.staging_dir)):
         raise ConfigurationError(
@@ -193,12 +204,12 @@ def _device(folder: Path) -> int | None:
     return None
 
 
-def _check_metrics(config: RunConfig) -> None:
-    evaluation, stopping = config.training.evaluation, config.training.early_stopping
-    chosen = {"training.evaluation.bestMetric": [evaluation.best_metric]}
-    chosen["training.evaluation.metrics"] = list(evaluation.metrics or [])
-    chosen["training.earlyStopping.metric"] = [stopping.metric] if stopping and stopping.metric else []
-    _check_names(config.objective.kind, chosen)
+def _check_metrics(kind: str, training: TrainingSpec, root: str = "") -> None:
+    evaluation, stopping = training.evaluation, training.early_stopping
+    chosen = {f"{root}training.evaluation.bestMetric": [evaluation.best_metric]}
+    chosen[f"{root}training.evaluation.metrics"] = list(evaluation.metrics or [])
+    chosen[f"{root}training.earlyStopping.metric"] = [stopping.metric] if stopping and stopping.metric else []
+    _check_names(kind, chosen)
 
 
 def _check_names(kind: str, chosen: dict[str, list[str]]) -> None:

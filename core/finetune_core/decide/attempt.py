@@ -108,7 +108,7 @@ def _runs(job: FineTuneJob, attempt: AttemptStatus, pod: PodView) -> Verdict:
 
 def _activity(job: FineTuneJob) -> str:
     if job.spec.ensemble:
-        return "combines the members"
+        return "trains a student of the members" if job.distils else "combines the members"
     return "copies the best model and writes the report" if job.spec.search else "trains"
 
 

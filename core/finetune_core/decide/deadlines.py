@@ -15,9 +15,10 @@ _SOON = 600
 def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
     """Whether activeDeadlineSeconds is used up, by ended attempts and the running one.
 
-    That of a search or an ensemble is for its runs: what they have trained is recorded even after it.
+    That of a search or an ensemble is for its runs, and its student if it has one: what they have trained is recorded
+    even after it.
     """
-    if context.job.is_parent:
+    if not context.job.trains:
         return False
     limit = context.job.spec.active_deadline_seconds
     running = seconds_between(attempt.running_time, context.now) if attempt else 0
@@ -26,7 +27,7 @@ def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> boo
 
 def deadline_of(context: Context, attempt: AttemptStatus) -> datetime | None:
     """When the running attempt uses up activeDeadlineSeconds."""
-    limit = None if context.job.is_parent else context.job.spec.active_deadline_seconds
+    limit = context.job.spec.active_deadline_seconds if context.job.trains else None
     if limit is None or attempt.running_time is None:
         return None
     return attempt.running_time + timedelta(seconds=limit - (context.status.active_seconds or 0))

@@ -3,8 +3,9 @@
 from finetune_api.combine import RULES, SOUPS
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import OverrideError, overridden
+from finetune_core.plan.finetunejob import of_one_run
 from finetune_core.search.plan import merge_adapter, reseeded
-from finetune_core.search.space import Values, incomparable, of_one_run
+from finetune_core.search.space import Values, incomparable
 
 _ROOTS = ("model", "objective", "training")
 _START = ("model.uri", "model.initialize", "model.head")

@@ -1,18 +1,40 @@
-"""What a pod of a search or an ensemble itself reads: a CombineConfig or a SummaryConfig. It needs no GPU."""
+"""What a pod of a search or an ensemble itself reads: a CombineConfig or a SummaryConfig.
 
+It needs no GPU, unless it trains a student.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from finetune_api import uris
-from finetune_api.combine import CombineConfig, CombineData, CombinePaths, MemberInput
+from finetune_api.combine import (
+    CombineConfig,
+    CombineData,
+    CombinePaths,
+    DistilSpec,
+    MemberInput,
+    StudentInput,
+)
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.model import Dtype
+from finetune_api.overrides import overridden
 from finetune_api.run import TERMINATION_LOG
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
 from finetune_api.summary import SummaryConfig
 from finetune_api.training import Precision
 from finetune_core.plan.effective import Resolved
-from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.run_config import METRICS_PORT, dataset_input, identity, progress_endpoint
-from finetune_core.plan.volumes import OUTPUT, output_paths, shared_tokens
+from finetune_core.plan.finetunejob import FineTuneJob, of_one_run
+from finetune_core.plan.run_config import (
+    METRICS_PORT,
+    dataset_input,
+    devices,
+    identity,
+    model_input,
+    progress_endpoint,
+)
+from finetune_core.plan.volumes import OUTPUT, output_paths, shared_tokens, student_folder
 from finetune_core.settings import OperatorSettings
 
 
@@ -56,7 +78,9 @@ def _combine(
     assert ensemble and objective and training
     members = [one for one in job.status.members if one.state is TrialState.SUCCEEDED and one.uri]
     missing = [one.name for one in job.status.members if one not in members]
-    data = dataset_input(job)
+    data, student = dataset_input(job), None
+    if job.distils:
+        student = _student(job, history.best_trial.parameters if history and history.best_trial else {})
     split = data.split and data.split.model_copy(
         update={"seed": training.seed if data.split.seed is None else data.split.seed}
     )
@@ -65,6 +89,7 @@ def _combine(
         job=identity(job, attempt),
         members=[_member(str(one.uri), one.digest) for one in members],
         combine=ensemble.rule(objective.kind),
+        student=student,
         publish=ensemble.publish,
         best_metric=training.evaluation.best_metric,
         missing=missing,
@@ -81,10 +106,26 @@ def _combine(
         metrics=training.evaluation.metrics,
         search=history,
         output=_paths(job, resolved),
-        precision=_precision(training.precision),
+        devices=devices(resolved, settings),
+        precision=training.precision if student else _precision(training.precision),
         progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
+    )
+
+
+def _student(job: FineTuneJob, values: Mapping[str, Any]) -> StudentInput:
+    """The job's own run, with the values of the best trial where it was searched."""
+    spec = FineTuneJobSpec.from_json(overridden(of_one_run(job.spec), values, FineTuneJobSpec))
+    training = spec.resolved_training()
+    assert spec.model and training and job.spec.ensemble
+    return StudentInput(
+        model=model_input(job, spec.model),
+        objective=None if spec.objective == job.spec.objective else spec.objective,
+        training=training,
+        distil=job.spec.ensemble.distil or DistilSpec(),
+        dtype=spec.output.dtype if spec.output else Dtype.AUTO,
+        work_dir=student_folder(job.uid),
     )
 
 

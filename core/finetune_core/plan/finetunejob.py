@@ -1,7 +1,9 @@
 """The FineTuneJob as the operator sees it: identity, parsed spec, parsed status."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from finetune_api.combine import CombineRule
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
@@ -23,3 +25,18 @@ class FineTuneJob:
     def is_parent(self) -> bool:
         """Whether other FineTuneJobs train for it: it is a search or an ensemble."""
         return self.spec.search is not None or self.spec.ensemble is not None
+
+    @property
+    def distils(self) -> bool:
+        """Whether its own attempt trains a student of its members."""
+        return self.spec.ensemble is not None and self.spec.ensemble.combine is CombineRule.DISTIL
+
+    @property
+    def trains(self) -> bool:
+        """Whether its own attempts train, and need what training needs."""
+        return self.distils or not self.is_parent
+
+
+def of_one_run(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The wire form of a spec without search and ensemble: that of a run, but for its values."""
+    return {name: value for name, value in spec.to_json().items() if name not in ("search", "ensemble")}

@@ -31,15 +31,12 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
     assert spec.model and spec.dataset and spec.objective and training  # the spec's rules hold
     return RunConfig(
         job=identity(job, attempt),
-        model=_model(job, spec.model),
+        model=model_input(job, spec.model),
         dataset=dataset_input(job),
         objective=spec.objective,
         training=training,
         output=output_paths(job, resolved.output_uri),
-        devices=Devices(
-            gpus=resolved.resources.gpus_per_node or 0,
-            simulated=settings.simulate_gpus,
-        ),
+        devices=devices(resolved, settings),
         progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
@@ -51,7 +48,13 @@ def identity(job: FineTuneJob, attempt: int) -> JobIdentity:
     return JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt)
 
 
-def _model(job: FineTuneJob, spec: ModelSpec) -> ModelInput:
+def devices(resolved: Resolved, settings: OperatorSettings) -> Devices:
+    """The devices of a pod with these resources."""
+    return Devices(gpus=resolved.resources.gpus_per_node or 0, simulated=settings.simulate_gpus)
+
+
+def model_input(job: FineTuneJob, spec: ModelSpec) -> ModelInput:
+    """A model as a pod of the job finds it."""
     tokenizer = spec.tokenizer
     tokenizer_uri = tokenizer.uri if tokenizer else None
     return ModelInput(

@@ -85,6 +85,11 @@ def shared_tokens(parent_uid: str) -> str:
     return f"{OUTPUT}/.finetune/{parent_uid}/tokens"
 
 
+def student_folder(uid: str) -> str:
+    """The folder of an ensemble's student while it trains."""
+    return f"{OUTPUT}/.finetune/{uid}/student"
+
+
 def output_paths(job: FineTuneJob, output_uri: str) -> OutputPaths:
     """Model, staging and checkpoint folders, all on the output claim."""
     state = f"{OUTPUT}/.finetune/{job.uid}"

@@ -39,7 +39,7 @@ def plan(
     `history` is that of a job with spec.search.
     """
     if job.is_parent:
-        resolved = on_cpu(resolved)
+        resolved = resolved if job.trains else on_cpu(resolved)
         config: ApiModel | None = conclusion_config(job, resolved, attempt, settings, history)
     else:
         config = None if job.spec.command else run_config(job, resolved, attempt, settings)

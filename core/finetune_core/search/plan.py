@@ -9,9 +9,9 @@ from finetune_api.overrides import overridden
 from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
 from finetune_api.uris import is_hub, parse_hub
 from finetune_core.plan.effective import Resolved
-from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.finetunejob import FineTuneJob, of_one_run
 from finetune_core.plan.naming import Run, owner_reference, run_labels, run_name, run_uri
-from finetune_core.search.space import Values, of_one_run
+from finetune_core.search.space import Values
 
 SEEDS = 2**31
 _THE_PARENTS = ("suspend", "activeDeadlineSeconds")

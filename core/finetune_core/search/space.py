@@ -9,6 +9,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.metrics import plain
 from finetune_api.overrides import OverrideError, overridden
 from finetune_api.search import MOST_TRIALS, Algorithm, ParameterSpec, SearchSpec
+from finetune_core.plan.finetunejob import of_one_run
 
 Values = dict[str, Any]
 """Values of the searched fields by path; a field that does not apply is absent."""
@@ -154,11 +155,6 @@ def _too_large(spec: FineTuneJobSpec) -> str | None:
             " of them, or list fewer values"
         )
     return None
-
-
-def of_one_run(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The wire form of a spec without search and ensemble: that of a run, but for its values."""
-    return {name: value for name, value in spec.to_json().items() if name not in ("search", "ensemble")}
 
 
 def fits(spec: FineTuneJobSpec, values: Values) -> bool:

@@ -232,6 +232,15 @@ ACCEPTED = [
     Case("a pruner with its defaults", _search(RATES, pruner={"asha": {}})),
     Case("an ensemble with every field", _ensemble(**FULL_ENSEMBLE)),
     Case("the smallest ensemble", _ensemble(members=2)),
+    Case(
+        "a student with every field",
+        _ensemble(members=2, combine="Distil", distil={"temperature": 4, "alpha": 0.9}),
+    ),
+    Case("a student with the defaults", _ensemble(members=2, combine="Distil")),
+    Case(
+        "a student of numbers",
+        _ensemble(members=2, combine="Distil", distil={"alpha": 1}) | {"objective": {"regression": {}}},
+    ),
     Case("an ensemble of overrides", _ensemble(overrides=[{"training.seed": 1}, {"model.dropout": 0.2}])),
     Case(
         "the best of a search as an ensemble",
@@ -721,6 +730,21 @@ BROKEN_RULES += [
         | {"training": {"evaluation": {"metrics": ["accuracy", "f1", "precision", "recall", "mcc"]}}},
         "a job with spec.ensemble has at most 4 metrics",
     ),
+    Case(
+        "a student's options for votes",
+        _ensemble(members=2, combine="Vote", distil={"alpha": 0.9}) | _BY_ACCURACY,
+        "distil is for combine: Distil",
+    ),
+    Case(
+        "a temperature of numbers",
+        _ensemble(members=2, combine="Distil", distil={"temperature": 4}) | {"objective": {"regression": {}}},
+        "spec.ensemble.distil.temperature is for probabilities",
+    ),
+    Case(
+        "a student of language models",
+        _ensemble(members=2, combine="Distil") | {"objective": {"causalLM": {}}},
+        "spec.ensemble.combine for objective.causalLM is one of AverageWeights, GreedySoup",
+    ),
     Case("votes compared by loss", _ensemble(members=3, combine="Vote"), "votes have no loss"),
     Case(
         "a search for a script",
@@ -733,6 +757,16 @@ WRONG_TYPES_AND_BOUNDS = [
     Case("a rate in quotes", _optimizer(learningRate="5e-5"), field="spec.training.optimizer.learningRate"),
     Case("a rate of zero", _optimizer(learningRate=0), field="spec.training.optimizer.learningRate"),
     Case("a rate above one", _optimizer(learningRate=5), field="spec.training.optimizer.learningRate"),
+    Case(
+        "a student that learns from its labels alone",
+        _ensemble(members=2, combine="Distil", distil={"alpha": 0}),
+        field="spec.ensemble.distil.alpha",
+    ),
+    Case(
+        "a temperature of zero",
+        _ensemble(members=2, combine="Distil", distil={"temperature": 0}),
+        field="spec.ensemble.distil.temperature",
+    ),
     Case("a decay of zero", spec(training={"ema": {"decay": 0}}), field="spec.training.ema.decay"),
     Case("a decay of one", spec(training={"ema": {"decay": 1}}), field="spec.training.ema.decay"),
     Case("an average of no step", spec(training={"ema": {"every": 0}}), field="spec.training.ema.every"),
@@ -983,6 +1017,11 @@ UPDATES = [
         for field, before, after in [
             ("members", {"members": 3}, {"members": 4}),
             ("fromSearch", {"fromSearch": 3}, {"fromSearch": 4}),
+            (
+                "distil",
+                {"members": 2, "combine": "Distil"},
+                {"members": 2, "combine": "Distil", "distil": {"alpha": 0.9}},
+            ),
             ("overrides", {"overrides": _SEEDS}, {"overrides": _OTHER_SEEDS}),
             ("combine", {"members": 3}, {"members": 3, "combine": "AverageWeights"}),
             ("minMembers", {"members": 3}, {"members": 3, "minMembers": 2}),

@@ -90,12 +90,26 @@ def full_run_config() -> RunConfig:
     )
 
 
-def both_sizes() -> dict[str, Any]:
-    return {"smallest": run_config().to_json(), "full": full_run_config().to_json()}
+LESSON = {
+    "outputs": "/finetune/student/teachers/outputs.npy",
+    "digest": "sha256:" + "0" * 64,
+    "rowsDigest": "sha256:" + "1" * 64,
+    "temperature": 2.0,
+    "alpha": 0.5,
+}
+"""What a student is taught: every field of it."""
+
+
+def all_forms() -> dict[str, Any]:
+    return {
+        "smallest": run_config().to_json(),
+        "full": full_run_config().to_json(),
+        "student": run_config(distillation=LESSON).to_json(),
+    }
 
 
 def test_the_wire_form_of_a_run_config_is_frozen() -> None:
-    now = json.dumps(both_sizes(), indent=2)
+    now = json.dumps(all_forms(), indent=2)
     changes = list(
         difflib.unified_diff(GOLDEN.read_text().splitlines(), now.splitlines(), "frozen", "now", lineterm="")
     )
@@ -108,7 +122,7 @@ def test_the_wire_form_of_a_run_config_is_frozen() -> None:
         pytest.fail("\n".join([advice, *changes]), pytrace=False)
 
 
-@pytest.mark.parametrize("size", ["smallest", "full"])
+@pytest.mark.parametrize("size", ["smallest", "full", "student"])
 def test_the_frozen_run_config_is_read(size: str) -> None:
     written = json.loads(GOLDEN.read_text())[size]
     assert RunConfig.from_json(written).to_json() == written
@@ -116,11 +130,12 @@ def test_the_frozen_run_config_is_read(size: str) -> None:
 
 def test_the_full_run_config_shows_every_field() -> None:
     schema = structural(RunConfig)
+    shown = leaf_places(full_run_config().to_json()) | leaf_places(all_forms()["student"])
     choices = {place for place, node in nodes(schema) if node.get("maxProperties") == 1}
     missing = {
         place
         for place, _ in nodes(schema)
-        if place not in leaf_places(full_run_config().to_json())
+        if place not in shown
         and not any(place[: len(choice)] == choice for choice in choices)
         and place[:2] != ("dataset", "validation")  # a share of the training rows is held out instead
     }
@@ -339,4 +354,4 @@ def test_a_number_that_is_not_finite_is_left_out() -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(both_sizes(), indent=2) + "\n")
+    GOLDEN.write_text(json.dumps(all_forms(), indent=2) + "\n")

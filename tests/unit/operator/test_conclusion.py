@@ -1,5 +1,6 @@
 """The attempt of a search or an ensemble itself, when its runs have ended."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 
 from builders import job, manifest
 from finetune_api.combine import CombineConfig
+from finetune_api.objective import ClassificationSpec
 from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_api.search_history import SearchHistory
 from finetune_api.status import FineTuneJobStatus, MemberStatus, ModelStatus, Phase, Reason, TrialState
 from finetune_api.training import Precision
 from finetune_core.decide.actions import Action
@@ -15,6 +18,7 @@ from finetune_core.decide.conditions import Verdict, conditions_of
 from finetune_core.decide.parents import runs_children
 from finetune_core.plan.conclusion import conclusion_config
 from finetune_core.plan.effective import resolve
+from finetune_core.plan.workload import plan
 from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import search_of
 from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen, settings
@@ -102,4 +106,78 @@ def test_every_ensemble_that_the_api_server_takes_can_be_combined(case: Case) ->
     of = replace(of, status=FineTuneJobStatus(members=MEMBERS))
     config = conclusion_config(of, resolve(of, settings()), 1, settings(), None)
     assert isinstance(config, CombineConfig)
-    assert config.precision is not Precision.BFLOAT16, "the pod has no GPU, and its CPU may not compute in it"
+    assert config.student or config.precision is not Precision.BFLOAT16, (
+        "without a GPU the CPU may not compute in it"
+    )
+
+
+GPUS: dict[str, Any] = {"gpusPerNode": 2, "requests": {"memory": "1Gi"}}
+
+
+def test_a_student_trains_with_the_resources_of_the_job() -> None:
+    """The pod of every other parent has none of its GPUs."""
+    training = {"precision": "BFloat16", "epochs": 4}
+    for combine, gpus in (("Distil", 2), ("Vote", 0)):
+        spec = {"ensemble": {"members": 2, "combine": combine}, "resources": GPUS, "training": training}
+        if combine == "Vote":
+            spec["training"] = training | {"evaluation": {"bestMetric": "accuracy"}}
+        of = replace(parsed(job("team", **spec)), status=FineTuneJobStatus(members=MEMBERS))
+        made = plan(of, resolve(of, settings()), 1, settings(), "CA")
+        container = made.job["spec"]["template"]["spec"]["containers"][0]
+        config = json.loads(made.config_map["data"]["run.json"])
+        assert container["resources"]["limits"].get("nvidia.com/gpu", "0") == str(gpus)
+        assert config["devices"]["gpus"] == gpus
+        assert ("student" in config) is (combine == "Distil")
+        if combine == "Distil":
+            assert config["precision"] == config["student"]["training"]["precision"] == "BFloat16"
+            assert config["student"]["training"]["epochs"] == 4
+            assert config["student"]["model"]["path"] == "/mnt/claims/demo/models/minilm"
+            assert config["student"]["distil"] == {"alpha": 0.5}
+            assert config["student"]["workDir"] == f"/mnt/output/.finetune/{of.uid}/student"
+
+
+def test_the_student_of_a_search_has_the_values_of_its_best_trial() -> None:
+    parameters = {"training.optimizer.learningRate": 3e-4, "objective.classification.labelSmoothing": 0.1}
+    of = parsed(
+        job(
+            "team",
+            search=search_of(),
+            ensemble={"fromSearch": 2, "combine": "Distil", "distil": {"temperature": 4}},
+            training={"evaluation": {"bestMetric": "accuracy"}},
+        )
+    )
+    of = replace(of, status=FineTuneJobStatus(members=MEMBERS))
+    history = SearchHistory.model_validate(
+        {
+            "algorithm": "TPE",
+            "metric": "accuracy",
+            "trials": [
+                {
+                    "number": n,
+                    "name": f"t{n}",
+                    "state": "Succeeded",
+                    "parameters": values,
+                    "value": 0.8 + n / 100,
+                }
+                for n, values in ((1, {"training.optimizer.learningRate": 1e-5}), (2, parameters))
+            ],
+            "best": 2,
+            "end": "all 2 trials have ended",
+            "reportDir": "/mnt/output/team-trials",
+        }
+    )
+    config = conclusion_config(of, resolve(of, settings()), 1, settings(), history)
+    assert isinstance(config, CombineConfig) and config.student and config.student.objective
+    assert config.student.training.optimizer.learning_rate == 3e-4
+    assert config.student.objective.classification == ClassificationSpec(label_smoothing=0.1)
+    assert config.objective.classification == ClassificationSpec(), "models are still compared alike"
+    assert config.student.distil.temperature == 4
+
+
+def test_the_deadline_covers_the_training_of_a_student() -> None:
+    life = concluding({"ensemble": {"members": 2, "combine": "Distil"}, "activeDeadlineSeconds": 1200})
+    assert life.reconcile(at=500).action is Action.CREATE_ATTEMPT
+    life.reconcile(seen(child(), running_pod()), at=510)
+    assert life.message == "attempt 1 trains a student of the members on node n1"
+    life.reconcile(seen(child(), running_pod()), at=710)
+    assert life.message == "attempt 1 saves a checkpoint and stops (spec.activeDeadlineSeconds)"

@@ -4,6 +4,7 @@ from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.run import RunReport
 from finetune_api.status import Metrics, Published
 from finetune_trainer.combine.bootstrap import RESAMPLES
+from finetune_trainer.combine.combiners import STUDENT_RECORD
 from finetune_trainer.combine.comparison import missing, sentence
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
@@ -17,6 +18,8 @@ HOW = {
     CombineRule.GREEDY_SOUP: "one model with the mean of the weights of those that did not make it worse, a greedy soup"
     " (Wortsman et al. 2022)",
     CombineRule.AVERAGE_WEIGHTS: "one model with the mean of their weights, a model soup (Wortsman et al. 2022)",
+    CombineRule.DISTIL: "one model that was trained on the mean of their outputs (Hinton et al. 2015);"
+    f" `{STUDENT_RECORD}` says how",
 }
 
 

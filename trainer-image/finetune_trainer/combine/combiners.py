@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.combine import CombineRule
+from finetune_api.status import ModelStatus
 from finetune_trainer.combine.comparison import Decisive, not_finite
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.weights import WeightSum
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.data.collation import collate
+from finetune_trainer.data.collation import collate, places
 from finetune_trainer.data.tokens import Examples
-from finetune_trainer.models.precision import cast, published_part, round_weights
+from finetune_trainer.models.precision import cast, dtype_name, published_part, round_weights
 from finetune_trainer.models.tokenizer import reset_tokenizer
+from finetune_trainer.publishing.folder import CARD, RECORD, SUMS
 from finetune_trainer.shipped import custom_head, ensemble
 from finetune_trainer.shipped.ensemble import MEMBERS, RULES
 from finetune_trainer.training.evaluator import Predict
@@ -28,6 +30,8 @@ from finetune_trainer.training.task import Task
 
 logger = logging.getLogger(__name__)
 
+STUDENT_RECORD = "student.json"
+"""The run.json of a student's training."""
 Parts = dict[str, Examples]
 """The rows to score on, by the prefix of their metrics."""
 Rule = Callable[[Tensor, bool], Tensor]
@@ -38,8 +42,11 @@ Rule = Callable[[Tensor, bool], Tensor]
 class Means:
     """What combiners work with."""
 
-    load: Callable[[int], Task]
-    """A task with a member's model."""
+    members: list[Member]
+    student: Member | None
+    """What was trained on the members' outputs, where something was."""
+    load: Callable[[Member], Task]
+    """A task with a model."""
     parts: Parts
     decisive: Decisive
     measure: Callable[[Task], float | None]
@@ -47,7 +54,7 @@ class Means:
     estimate: Callable[[Task], None]
     """Estimates statistics of batch normalisation anew, where a model has some."""
     dtype: torch.dtype
-    """Of the weights of one model that is published: that of all members, else float32."""
+    """Of the weights of a soup: that of all members, else float32."""
 
 
 class Combiner(ABC):
@@ -68,10 +75,9 @@ class Combiner(ABC):
         del task
         self.used.append(len(self.used))
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Number format of the published weights; None where each member has its own."""
-        return None
+    def _model(self, form: str) -> ModelStatus:
+        """What is known of a combination in one format."""
+        return ModelStatus(uri="", format=form, base_model=self.means.members[0].model.base_model)
 
     @abstractmethod
     def combine(self, values: list[float | None]) -> Task:
@@ -82,8 +88,8 @@ class Combiner(ABC):
         """How the combination predicts a part of the rows."""
 
     @abstractmethod
-    def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
-        """Write the combination into an empty folder; its format, and where in it the members are, if they are."""
+    def write(self, folder: Path, tokenizer: Any) -> tuple[ModelStatus, list[str] | None]:
+        """Write the combination into an empty folder; what it is, and where in it the members are, if they are."""
 
 
 class OutputEnsemble(Combiner):
@@ -121,9 +127,10 @@ class OutputEnsemble(Combiner):
         outputs = self.rule(torch.stack(self.outputs[part]), multi_label).float()
         return Replayed(outputs, task.pad_id)
 
-    def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
+    def write(self, folder: Path, tokenizer: Any) -> tuple[ModelStatus, list[str] | None]:
         """The members as they are, and the files that load them."""
         del tokenizer  # every member has it
+        members = self.means.members
         folders = [f"{MEMBERS}/{number}" for number in range(len(members))]
         for member, place in zip(members, folders, strict=True):
             shutil.copytree(member.folder.path, folder / place)
@@ -131,7 +138,7 @@ class OutputEnsemble(Combiner):
         for loader in loaders:
             source = Path(str(loader.__file__))
             (folder / source.name).write_bytes(source.read_bytes())
-        return "ensemble", folders
+        return self._model("ensemble"), folders
 
 
 class WeightAverage(Combiner):
@@ -147,19 +154,14 @@ class WeightAverage(Combiner):
         super().add_member(task)
         self.sum.add(task.model)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the members."""
-        return self.means.dtype
-
     def combine(self, values: list[float | None]) -> Task:
         """The averaged model on the device of the members, with the values that are published."""
         del values
-        soup = self.means.load(self.used[0])
+        soup = self.means.load(self.means.members[self.used[0]])
         self.sum.put_mean(soup.model)
         if len(self.used) > 1:
             self.means.estimate(soup)
-        round_weights(soup.model, self.dtype)
+        round_weights(soup.model, self.means.dtype)
         self._soup = soup
         return soup
 
@@ -169,14 +171,15 @@ class WeightAverage(Combiner):
         assert self._soup is not None
         return self._soup.predict
 
-    def write(self, folder: Path, members: list[Member], tokenizer: Any) -> tuple[str, list[str] | None]:
+    def write(self, folder: Path, tokenizer: Any) -> tuple[ModelStatus, list[str] | None]:
         """The averaged model as training would have written it."""
         assert self._soup is not None
-        cast(published_part(self._soup.model), self.dtype)
+        cast(published_part(self._soup.model), self.means.dtype)
         self._soup.model.save_pretrained(str(folder))
         reset_tokenizer(tokenizer)
         tokenizer.save_pretrained(str(folder))
-        return "custom-head" if members[0].head else "safetensors", None
+        model = self._model("custom-head" if self.means.members[0].head else "safetensors")
+        return model.model_copy(update={"dtype": dtype_name(self.means.dtype)}), None
 
 
 class GreedySoup(WeightAverage):
@@ -210,14 +213,52 @@ class GreedySoup(WeightAverage):
 
     def _keep(self, number: int) -> None:
         self.used.append(number)
-        self.sum.add(self.means.load(number).model)
+        self.sum.add(self.means.load(self.means.members[number]).model)
 
     def _value_with(self, number: int) -> float | None:
         """Of the soup with one more member, which stays out of the sum."""
-        task = self.means.load(number)
+        task = self.means.load(self.means.members[number])
         self.sum.put_mean_with(task.model)
         self.means.estimate(task)
         return self.means.measure(task)
+
+
+class Student(Combiner):
+    """One model that was trained on the mean of the members' outputs (Hinton et al. 2015)."""
+
+    _task: Task | None = None
+
+    def combine(self, values: list[float | None]) -> Task:
+        """The student on the device of the members."""
+        del values
+        assert self.means.student is not None
+        self._task = self.means.load(self.means.student)
+        return self._task
+
+    def predict_combined(self, part: str) -> Predict:
+        """As the student does."""
+        del part
+        assert self._task is not None
+        return self._task.predict
+
+    def write(self, folder: Path, tokenizer: Any) -> tuple[ModelStatus, list[str] | None]:
+        """The student as its training published it."""
+        del tokenizer  # it lies in its folder
+        assert self.means.student is not None
+        copy_model(self.means.student, folder)
+        source = self.means.student.folder.path
+        (folder / STUDENT_RECORD).write_bytes((source / RECORD).read_bytes())
+        return self.means.student.model, None
+
+
+def copy_model(member: Member, folder: Path) -> None:
+    """A member's files, without its card and its records."""
+    source = member.folder.path
+
+    def own(at: str, names: list[str]) -> set[str]:
+        return {CARD, RECORD, SUMS} & set(names) if Path(at) == source else set()
+
+    shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -230,7 +271,7 @@ class Recording:
     def __call__(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
         """Outputs and targets of some examples."""
         logits, targets = self.predict(examples, batch)
-        where, mask = _places(examples, batch)
+        where, mask = places(examples, batch)
         self.outputs[where] = (logits if mask is None else logits[mask.to(logits.device)]).cpu()
         return logits, targets
 
@@ -245,23 +286,12 @@ class Replayed:
     def __call__(self, examples: Examples, batch: Indices) -> tuple[Tensor, Tensor]:
         """Outputs and targets of some examples."""
         _, targets = collate(examples, batch, self.pad_id)
-        where, mask = _places(examples, batch)
+        where, mask = places(examples, batch)
         if mask is None:
             return self.outputs[where], targets
         logits = torch.zeros(*mask.shape, self.outputs.shape[-1])
         logits[mask] = self.outputs[where]
         return logits, targets
-
-
-def _places(examples: Examples, batch: Indices) -> tuple[Tensor, Tensor | None]:
-    """Where the outputs of a batch are kept, and which of its positions (rows, longest) have one."""
-    rows = torch.from_numpy(batch)
-    if not examples.per_token:
-        return rows, None
-    starts, lengths = (torch.from_numpy(each[batch]) for each in (examples.offsets, examples.lengths))
-    position = torch.arange(int(lengths.max()))
-    mask = position < lengths[:, None]
-    return (starts[:, None] + position)[mask], mask
 
 
 COMBINERS: dict[CombineRule, Callable[[Means], Combiner]] = {
@@ -270,4 +300,5 @@ COMBINERS: dict[CombineRule, Callable[[Means], Combiner]] = {
     CombineRule.AVERAGE_PREDICTIONS: partial(OutputEnsemble, RULES["AveragePredictions"]),
     CombineRule.AVERAGE_WEIGHTS: WeightAverage,
     CombineRule.GREEDY_SOUP: GreedySoup,
+    CombineRule.DISTIL: Student,
 }

@@ -1,6 +1,5 @@
 """The content of the published folder: the combination with a manifest of its members, or the best member."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from finetune_api.combine import CombineConfig
 from finetune_api.run import RunReport
 from finetune_api.status import ModelStatus
 from finetune_trainer.combine.card import card
+from finetune_trainer.combine.combiners import copy_model
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
 from finetune_trainer.files import write_json
-from finetune_trainer.models.precision import dtype_name
-from finetune_trainer.publishing.folder import CARD, RECORD, SUMS
 from finetune_trainer.publishing.trained import copy_cleaner
 from finetune_trainer.shipped.ensemble import MANIFEST
 
@@ -31,19 +29,11 @@ class Combined:
 
     def write(self, folder: Path) -> ModelStatus:
         """Write everything except the card and the records."""
-        form, folders = self.scored.combiner.write(folder, self.members, self.tokenizer)
+        written, folders = self.scored.combiner.write(folder, self.tokenizer)
         copy_cleaner(self.config.dataset.preprocessing, folder)
         write_json(folder / MANIFEST, self._manifest(folders))
-        base, scored = self.members[0].model.base_model, self.scored
-        dtype = scored.combiner.dtype
-        return ModelStatus(
-            uri="",
-            format=form,
-            dtype=dtype and dtype_name(dtype),
-            base_model=base,
-            metrics=scored.metrics,
-            combination=scored.comparison,
-        )
+        measured = {"metrics": self.scored.metrics, "combination": self.scored.comparison}
+        return written.model_copy(update=measured)
 
     def card(self, report: RunReport) -> str:
         """The model card."""
@@ -83,12 +73,7 @@ class BestMember:
     def write(self, folder: Path) -> ModelStatus:
         """The member's files, without its card and its records."""
         member = self.members[self.best]
-        source = member.folder.path
-
-        def own(at: str, names: list[str]) -> set[str]:
-            return {CARD, RECORD, SUMS} & set(names) if Path(at) == source else set()
-
-        shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
+        copy_model(member, folder)
         measured = {"metrics": self.scored.members[self.best], "combination": self.scored.comparison}
         return member.model.model_copy(update=measured)
 

@@ -112,6 +112,13 @@ def read_members(config: CombineConfig) -> list[Member]:
     return members
 
 
+def read_student(config: CombineConfig, folder: Path, first: Member) -> Member:
+    """The trained student, verified as the members are, and fit for them."""
+    student = _read("student", MemberInput(path=str(folder)))
+    _fits(student, first, config)
+    return student
+
+
 def _check_batch_norm(members: list[Member], config: CombineConfig) -> None:
     """The mean of the members' running statistics is not what a model with their mean weights computes."""
     if config.combine not in SOUPS or config.dataset.train is not None:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,26 +34,24 @@ logger = logging.getLogger(__name__)
 def score_and_publish(
     config: CombineConfig,
     members: list[Member],
+    student: Member | None,
     sources: dict[str, Source],
     recorder: Recorder,
     stop: Stop,
     threads: int,
 ) -> RunReport:
     """Score members and combination on the rows, and publish; returns the final report."""
-    compute = choose_compute(config.devices, config.precision, threads)
-    log_compute(compute, threads)
     tokenizer: Any = load_tokenizer(members[0].folder, config.dataset.preprocessing.truncation.value.lower())
-    objective = objective_of(config, members[0])
-    setting = Setting(config, objective, compute, tokenizer.pad_token_id or 0, stop)
-    setting = in_common_precision(setting, members)
-    able = longest_of_all(members, tokenizer)
+    everyone = [*members, student] if student else members
+    setting = setting_of(config, everyone, tokenizer, stop, threads)
+    able = longest_of_all([member.folder.path for member in everyone], tokenizer)
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, able)
     report_effective(config, members[0], setting.compute, max_tokens, recorder)
     tokens = partial(_tokenized, setting, max_tokens, tokenizer)
     parts = {prefix: tokens(sources[part]) for part, prefix in PREFIXES.items() if part in sources}
     estimates = config.combine in SOUPS and any(member.has_batch_norm for member in members)
     train = tokens(sources["train"]) if estimates else None
-    scored = score(setting, members, parts, train, recorder)
+    scored = score(setting, members, student, parts, train, recorder)
     stop_if_asked(stop, NOTHING_PUBLISHED)
     recorder.update(
         message=recorder.with_caveats(_message(config, members, scored))
@@ -78,6 +77,16 @@ def _message(config: CombineConfig, members: list[Member], scored: Scored) -> st
     return "; ".join([*parts, *([missing(config)] if config.missing else [])])
 
 
+def setting_of(
+    config: CombineConfig, members: list[Member], tokenizer: Any, stop: Stop, threads: int
+) -> Setting:
+    """How models are computed alike on the device of this process."""
+    compute = choose_compute(config.devices, config.precision, threads)
+    log_compute(compute, threads)
+    setting = Setting(config, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
+    return in_common_precision(setting, members)
+
+
 def in_common_precision(setting: Setting, members: list[Member]) -> Setting:
     """The setting in a number format that a member of every architecture can be computed in."""
     different = {member.config.get("model_type"): member for member in members}.values()
@@ -93,16 +102,16 @@ def _model(member: Member, setting: Setting) -> Any:
 def report_effective(
     config: CombineConfig, first: Member, compute: Compute, max_tokens: int, recorder: Recorder
 ) -> None:
-    """Report what was chosen, and the labels that all members have as the first has."""
+    """Report what was chosen beside what is known of a student, and the labels that all have as the first has."""
     labels = first.outputs if config.objective.kind != "regression" else None
-    effective = EffectiveStatus(
-        output_uri=config.output.uri,
-        labels=labels and labels[:LABELS_REPORTED],
-        device=compute.name,
-        precision=compute.precision.value,
-        max_length=max_tokens,
-    )
-    recorder.update(effective=effective)
+    chosen = {
+        "output_uri": config.output.uri,
+        "labels": labels and labels[:LABELS_REPORTED],
+        "device": compute.name,
+        "precision": compute.precision.value,
+        "max_length": max_tokens,
+    }
+    recorder.update(effective=(recorder.report.effective or EffectiveStatus()).model_copy(update=chosen))
 
 
 def _tokenized(setting: Setting, max_tokens: int, tokenizer: Any, source: Source) -> Examples:
@@ -112,11 +121,11 @@ def _tokenized(setting: Setting, max_tokens: int, tokenizer: Any, source: Source
     return tokenize(source, setting.objective, tokenizer, max_tokens, mask_prompt=mask_prompt)
 
 
-def longest_of_all(members: list[Member], tokenizer: Any) -> int | None:
-    """The most tokens that every member takes, asked of models without weights; None where none says."""
+def longest_of_all(folders: list[Path], tokenizer: Any) -> int | None:
+    """The most tokens that the models of all folders take, asked of ones without weights; None where none says."""
     limits = []
-    for member in members:
-        config = AutoConfig.from_pretrained(str(member.folder.path), local_files_only=True)
+    for folder in folders:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         with torch.device("meta"):
             limits.append(longest_input(AutoModel.from_config(config), tokenizer))
     return min((limit for limit in limits if limit is not None), default=None)

@@ -27,7 +27,7 @@ def objective_of(config: CombineConfig, member: Member) -> Objective[Any]:
     options = options.model_copy(
         update={name: value for name, value in neutral.items() if name in type(options).model_fields}
     )
-    labels = member.outputs if _labelled(config) else None
+    labels = member.outputs if labelled(config) else None
     return OBJECTIVES[config.objective.kind].build(options, labels, [])
 
 
@@ -37,7 +37,7 @@ def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) 
     Those with labels that the members do not know are invalid. Raises what `scan` and `hold_out` raise.
     """
     spec, split = config.dataset, config.dataset.split
-    labels = member.outputs if _labelled(config) else None
+    labels = member.outputs if labelled(config) else None
     duplicates, found = Deduplicator(spec.preprocessing.deduplicate), dict[str, FileIndex]()
     for part in ("train", *PREFIXES):
         data = getattr(spec, part)
@@ -53,5 +53,6 @@ def read_rows(config: CombineConfig, member: Member, check: Callable[[], None]) 
     return found
 
 
-def _labelled(config: CombineConfig) -> bool:
+def labelled(config: CombineConfig) -> bool:
+    """Whether outputs are labels with a name."""
     return config.objective.kind in ("classification", "token_classification")

@@ -71,15 +71,22 @@ class Scored:
 
 
 def score(
-    setting: Setting, members: list[Member], parts: Parts, train: Examples | None, recorder: Recorder
+    setting: Setting,
+    members: list[Member],
+    student: Member | None,
+    parts: Parts,
+    train: Examples | None,
+    recorder: Recorder,
 ) -> Scored:
-    """Score one member after the other, then all as one. `train` are the training rows, for batch normalisation.
+    """Score one member after the other, then all as one, or the student.
 
-    Raises StoppedError, PrunedError, DivergedError.
+    `train` are the training rows, for batch normalisation. Raises StoppedError, PrunedError, DivergedError.
     """
     decisive = Decisive.of(setting.config)
     means = Means(
-        lambda number: load(members[number], setting),
+        members,
+        student,
+        lambda member: load(member, setting),
         parts,
         decisive,
         lambda task: _decided(setting, task, parts[decisive.part], decisive),
@@ -97,7 +104,8 @@ def score(
             recorder.caveat(f"{member.field}: {member.name}: its {decisive.name} is not a finite number")
         if best is None or decisive.improves(value, best.metrics.get(decisive.name)):
             best = answers
-        recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
+        if student is None:  # whose training is what the progress shows
+            recorder.update(progress=ProgressStatus(percent=100 * (number + 1) // (len(members) + 1)))
     values = [metrics.get(decisive.name) for metrics in each]
     task = combiner.combine(values)
     together = _measured(setting, task, parts, combiner.predict_combined, decisive)

@@ -29,6 +29,20 @@ def collate(
     return inputs, torch.from_numpy(targets).to(device)
 
 
+def places(examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Where arrays of one entry for every row, or token, have those of a batch.
+
+    Of tokens also which positions of the padded batch (rows, longest) they belong to.
+    """
+    rows = torch.from_numpy(batch)
+    if not examples.per_token:
+        return rows, None
+    starts, lengths = (torch.from_numpy(each[batch]) for each in (examples.offsets, examples.lengths))
+    position = torch.arange(int(lengths.max()))
+    mask = position < lengths[:, None]
+    return (starts[:, None] + position)[mask], mask
+
+
 def _padded(examples: Examples, batch: Indices, pad_id: int) -> tuple[Arrays, npt.NDArray[Any]]:
     lengths = examples.lengths[batch]
     mask = np.arange(lengths.max()) < lengths[:, None]

@@ -1,5 +1,6 @@
 """Tokenized rows, kept in flat arrays."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,6 +59,16 @@ class Examples:
     def place(self, row: int) -> tuple[str, int]:
         """The file of an example, and its row there."""
         return place_of(int(self.lines[row]), self.name, self.files)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the rows' numbers and tokens."""
+        parts = (self.lines, self.offsets, self.ids, self.types)
+        found = hashlib.sha256()
+        for part in parts:
+            if part is not None:
+                found.update(np.ascontiguousarray(part).data)
+        return found.hexdigest()
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

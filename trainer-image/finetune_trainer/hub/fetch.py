@@ -22,8 +22,9 @@ def uses_hub(config: RunConfig | CombineConfig) -> bool:
     """Whether the run has an hf:// input."""
     data = [getattr(config.dataset, part, None) for part in PARTS]
     uris = [one.uri for one in data if one]
-    if isinstance(config, RunConfig):
-        uris += [config.model.uri, config.model.tokenizer_uri]
+    trained = config if isinstance(config, RunConfig) else config.student
+    if trained is not None:
+        uris += [trained.model.uri, trained.model.tokenizer_uri]
     return any(map(is_hub, uris))
 
 

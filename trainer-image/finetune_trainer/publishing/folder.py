@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from finetune_api.combine import CombinePaths
+from finetune_api.combine import CombineConfig, CombinePaths
 from finetune_api.run import FaultPlace, RunReport
 from finetune_api.status import ModelStatus
 from finetune_trainer.config import Config, run_identity
@@ -184,15 +184,17 @@ def clear_staging(folder: Path, before: float = math.inf) -> None:
 def clear_beside(path: Path, config: Config) -> None:
     """Remove what was staged, what lies beside a path and is not needed any more, and the folder that they are in.
 
-    That are downloads, and once a search or an ensemble is published the tokens that its runs shared. A folder with
-    something else in it stays, and so does one that is not this job's.
+    That are downloads, and once a search or an ensemble is published the tokens that its runs shared, and what its
+    student left. A folder with something else in it stays, and so does one that is not this job's.
     """
     own, output = path.parent, config.output
     staging = Path(output.staging_dir)
     clear_staging(staging)
     with suppress(OSError):
         staging.rmdir()
-    for folder in (output.hub_dir, output.token_dir if isinstance(output, CombinePaths) else None):
+    tokens = output.token_dir if isinstance(output, CombinePaths) else None
+    student = config.student.work_dir if isinstance(config, CombineConfig) and config.student else None
+    for folder in (output.hub_dir, tokens, student):
         if folder and Path(folder).parent == own:
             shutil.rmtree(folder, ignore_errors=True)
     if own.name == config.job.uid:

@@ -53,6 +53,7 @@ from finetune_trainer.training.debug import Debug
 from finetune_trainer.training.evaluator import Evaluator
 from finetune_trainer.training.inputs import DEBUG_DIR, TOKENS, Inputs, stop_if_asked
 from finetune_trainer.training.task import Task
+from finetune_trainer.training.teaching import read_teaching
 from finetune_trainer.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,9 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
     ema = config.training.ema
     average = MovingAverage(model, optimizer, ema) if ema else None
-    task = Task(model, inputs.dataset.objective, compute, tokenizer.pad_token_id or 0)
+    objective, lesson = inputs.dataset.objective, config.distillation
+    teaching = read_teaching(lesson, train, objective) if lesson else None
+    task = Task(model, objective, compute, tokenizer.pad_token_id or 0, teaching)
     run = Run(
         task,
         Evaluator(task, ranks, inputs.stop),

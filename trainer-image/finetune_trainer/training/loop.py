@@ -179,7 +179,7 @@ def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]
         run.waited += time.perf_counter() - began
         computed += inputs["input_ids"].numel()
         with nullcontext() if counts else rows_excluded(run.norms):
-            loss = task.loss(inputs, targets)
+            loss = task.loss(inputs, targets, micro)
             (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
         total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()

@@ -145,7 +145,7 @@ def _pass(run: Run, rows: Indices) -> str | None:
     """Add to the gradients, if outputs and loss are finite on all ranks; else what is not, first."""
     inputs, targets = run.task.collate(run.train, rows)
     with _first_output(run.task.model) as seen:
-        loss = run.task.loss(inputs, targets)
+        loss = run.task.loss(inputs, targets, rows)
     found = f"the output of {seen[0]}" if seen else None
     if found is None and not torch.isfinite(loss.loss_sum):
         found = "the loss of finite outputs"

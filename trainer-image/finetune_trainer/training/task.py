@@ -11,6 +11,7 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.base import Loss
 from finetune_trainer.process.devices import Compute
+from finetune_trainer.training.teaching import Teaching
 
 Inputs = dict[str, torch.Tensor]
 
@@ -23,6 +24,8 @@ class Task:
     objective: Objective[Any]
     compute: Compute
     pad_id: int
+    teaching: Teaching | None = None
+    """What it learns beside the labels of the training rows."""
 
     def collate(self, examples: Examples, batch: Indices) -> tuple[Inputs, torch.Tensor]:
         """Inputs and targets of some examples, on the device."""
@@ -34,9 +37,12 @@ class Task:
             logits: torch.Tensor = self.model(**inputs).logits
         return logits.float()
 
-    def loss(self, inputs: Inputs, targets: torch.Tensor) -> Loss:
-        """The loss as a sum and its weight."""
-        return self.objective.loss(self.logits(inputs), targets)
+    def loss(self, inputs: Inputs, targets: torch.Tensor, batch: Indices) -> Loss:
+        """The training loss of a batch of the training rows, as a sum and its weight."""
+        logits = self.logits(inputs)
+        if self.teaching is None:
+            return self.objective.loss(logits, targets)
+        return self.teaching.loss(self.objective, logits, targets, batch)
 
     def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and targets of some examples."""

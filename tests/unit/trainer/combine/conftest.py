@@ -36,7 +36,7 @@ def trio(train):
 
 @pytest.fixture
 def combine(tmp_path):
-    """Combines folders; returns code, report and the new folder."""
+    """Combines folders; returns code, report (None of a process that was killed) and the new folder."""
     from finetune_trainer.__main__ import main
 
     def combined(folders, rule, *arguments, name="combined", run=main, **changes):
@@ -64,8 +64,9 @@ def combine(tmp_path):
         }
         path = folder / "combine.json"
         path.write_text(json.dumps(merged(config, changes)))
-        code = run([str(path), *arguments])
-        return code, RunReport.model_validate_json((folder / "termination").read_text()), folder / "model"
+        code, told = run([str(path), *arguments]), folder / "termination"
+        report = RunReport.model_validate_json(told.read_text()) if told.exists() else None
+        return code, report, folder / "model"
 
     return combined
 

@@ -45,7 +45,7 @@ def test_there_is_a_combiner_for_every_rule():
     from finetune_trainer.shipped.ensemble import RULES
 
     assert set(COMBINERS) == set(HOW) == set(CombineRule)
-    assert {*RULES, *SOUPS} == set(CombineRule)
+    assert {*RULES, *SOUPS, CombineRule.DISTIL} == set(CombineRule)
 
 
 def rule(name, members, several=False):
