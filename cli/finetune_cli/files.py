@@ -30,3 +30,10 @@ def only_job(file: Path) -> Body:
             f"{file} has {len(jobs)} FineTuneJobs ({names}); write this one into a separate file"
         )
     return jobs[0]
+
+
+def check_namespace(file: Path, body: Body, option: str | None) -> None:
+    """Raise CommandError if a file and --namespace name different namespaces, as kubectl does."""
+    own = body["metadata"].get("namespace")
+    if option and own and own != option:
+        raise CommandError(f"{file} is for namespace {own}; remove --namespace {option}, or change the file")

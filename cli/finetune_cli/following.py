@@ -10,9 +10,13 @@ from finetune_sdk import Job
 
 def follow_job(job: Job, console: Console, timeout: float | None) -> int:
     """Show the job until it has finished; its exit code. Raises WaitTimeoutError."""
-    with View(console) as view:
-        for changed in job.changes(timeout):
-            view.show(changed.body.get("status") or {})
+    try:
+        with View(console) as view:
+            for changed in job.changes(timeout):
+                view.show(changed.body.get("status") or {})
+    except KeyboardInterrupt:
+        console.print(f"{job.name} goes on; finetune status {job.name} --follow follows it again")
+        raise
     return exit_code_of(job)
 
 

@@ -215,11 +215,12 @@ def run(
     Ctrl-C stops following; the job goes on.
     """
     from finetune_cli.cluster import connect
-    from finetune_cli.files import only_job
+    from finetune_cli.files import check_namespace, only_job
     from finetune_cli.following import follow_job
     from finetune_cli.output import console
 
     written = only_job(file)
+    check_namespace(file, written, namespace)
     client = connect(namespace, context, kubeconfig)
     job = client.apply(written)
     raise typer.Exit(follow_job(job, console(), timeout))
@@ -227,7 +228,9 @@ def run(
 
 @app.command(rich_help_panel="Follow")
 def status(
-    name: Annotated[str | None, typer.Argument(help="Name of the FineTuneJob. Default: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the FineTuneJob. Default: all.", autocompletion=_names)
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the job to its end.")] = False,
     namespace: Namespace = None,
     context: Context = None,

@@ -14,13 +14,14 @@ TRAINING = {"epochs": 1, "batchSize": 16}
 def trained(jobs: Jobs) -> str:
     """A job that has trained a tiny model."""
     name = "terminal"
-    jobs.apply(
-        name,
-        model={"uri": "pvc://demo/models/tiny"},
-        dataset={"train": {"uri": "pvc://demo/data/few.jsonl"}},
-        training=TRAINING,
-        resources={"gpusPerNode": 0},
-    )
+    spec = {
+        "model": {"uri": "pvc://demo/models/tiny"},
+        "dataset": {"train": {"uri": "pvc://demo/data/few.jsonl"}},
+        "objective": {"classification": {}},
+        "training": TRAINING,
+        "resources": {"gpusPerNode": 0},
+    }
+    jobs.apply(name, spec)
     return name
 
 
