@@ -287,3 +287,14 @@ def _leaves(values: Json, place: tuple[str, ...] = ()) -> list[str]:
         nested = isinstance(value, dict) and value
         found += _leaves(value, (*place, key)) if nested else [".".join((*place, key))]
     return found
+
+
+def test_the_notes_warn_of_monitors_that_a_prometheus_may_not_select() -> None:
+    def notes(**monitor: Json) -> str:
+        values = {"metrics": {"serviceMonitor": {"enabled": True} | monitor}}
+        done = helm("install", RELEASE, str(CHART), "--dry-run=client", values=values)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("NOTES:")[2]
+
+    assert "metrics.serviceMonitor has no labels" in notes()
+    assert "has no labels" not in notes(labels={"release": "kube-prometheus-stack"})

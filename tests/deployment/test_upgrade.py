@@ -1,4 +1,4 @@
-"""From the chart, the CRD and the operator of an earlier version to today's, with jobs in every state, and back out.
+"""From the chart, the CRD and the operator of an earlier version to today's, with jobs in every state, and back.
 
 Nothing trains again, whichever Helm does it. The earlier version comes from the history of git.
 """
@@ -56,7 +56,9 @@ def children(world: World) -> dict[str, tuple[str, int | None]]:
     return identity([*world.rest.items(world.at(CHILDREN)), *world.rest.items(world.at(PODS))])
 
 
-def test_jobs_outlive_an_upgrade_and_an_uninstall(tools: Tools, earlier: Path, tmp_path: Path) -> None:
+def test_jobs_outlive_an_upgrade_a_downgrade_and_an_uninstall(
+    tools: Tools, earlier: Path, tmp_path: Path
+) -> None:
     rest = Rest(tools.api)
     make_namespace(rest, NAMESPACE, inputs=False)
     world = make_namespace(rest, TEAM)
@@ -78,7 +80,7 @@ def test_jobs_outlive_an_upgrade_and_an_uninstall(tools: Tools, earlier: Path, t
     certificate = tools.get("secret", f"{RELEASE}-tls", "--namespace", NAMESPACE)["data"]
     there = children(world)
 
-    tools.helm("upgrade", str(CHART), "--set", IMAGE)
+    tools.helm("upgrade", str(CHART), "--reset-then-reuse-values")
     eventually(lambda: schema_of(tools) != before)
     assert children(world) == there
     with operator(tools, tmp_path) as upgraded:
@@ -99,7 +101,19 @@ def test_jobs_outlive_an_upgrade_and_an_uninstall(tools: Tools, earlier: Path, t
         assert upgraded.refusals() == []
     assert tools.get("secret", f"{RELEASE}-tls", "--namespace", NAMESPACE)["data"] == certificate
 
+    today = schema_of(tools)
+    downgrade = ["--reset-then-reuse-values", "--set", "crds.enabled=false"]
+    tools.helm("upgrade", str(earlier / "charts/finetune-operator"), *downgrade)
+    assert schema_of(tools) == today
     there = children(world)
+    with operator(tools, tmp_path, earlier):
+        world.until_reason("new", "InvalidSpec")
+        assert "spec.search" in world.condition("new", "Stalled")["message"]
+        world.succeed(world.pod(pending))
+        world.until_phase(pending, "Succeeded")
+        assert world.status(running)["phase"] == "Succeeded"
+    assert children(world) == there
+
     tools.helm("uninstall")
     tools.kubectl("get", CRD)
     assert children(world) == there, "what trains goes on"

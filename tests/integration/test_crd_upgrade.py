@@ -89,7 +89,7 @@ def unchanged(apply: Apply, job: Json, *ways: tuple[str, ...]) -> None:
 def forget_owners(server: ApiServer, name: str, folder: Path) -> None:
     """What the page says."""
     names = {"movie_sentiment": name, "team_a": NAMESPACE}
-    for command in commands("install.md", "managedFields", **names):
+    for command in commands("upgrade.md", "managedFields", **names):
         shell(command, server.kubeconfig, folder)
 
 

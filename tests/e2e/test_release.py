@@ -1,0 +1,25 @@
+"""`helm test` in the cluster: its pod reaches the API server and the operator as training pods do."""
+
+import subprocess
+
+from finetune_cluster.binaries import binary
+from finetune_demo.platform import SYSTEM, Platform
+
+
+def test_the_selfcheck_passes_and_shows_what_it_found(platform: Platform) -> None:
+    helm = [str(binary("helm")), "--kubeconfig", str(platform.kubeconfig), "--namespace", SYSTEM]
+    done = subprocess.run(
+        [*helm, "test", "finetune-operator", "--timeout=2m"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok: pods reach the operator at https://finetune-operator.finetune-system.svc" in done.stdout
+    assert (
+        "ok: a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace finetune-system"
+        in done.stdout
+    )
+    left = platform.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=selfcheck")
+    assert left["items"] == []
