@@ -1,6 +1,7 @@
 """Ensembles on a real node: the examples, on a tiny model and few rows."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_the_ensembles_folder_predicts_without_the_trainer(jobs: Jobs, team: Bod
         [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "torch.Size([1, 2])"
+
+
+def test_a_student_of_three_is_one_ordinary_model(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.apply("student", small("distil.yaml", ensemble={"publish": "Always"}))
+    status = jobs.wait_phase("student", "Succeeded", seconds=400)
+    assert [one["state"] for one in status["members"]] == ["Succeeded"] * 3
+    found = status["model"]["combination"]
+    assert (found["combine"], found["members"], found["published"]) == ("Distil", 3, "Combination")
+    assert status["progress"]["percent"] == 100
+    assert status["epochs"], "those of the student"
+    folder = whole(jobs, status, tmp_path / "model")
+    trained = json.loads((folder / "student.json").read_text())
+    assert (trained["config"]["distillation"]["alpha"], trained["job"]["name"]) == (0.5, "student")
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "members").exists()
 
 
 def test_the_best_trials_of_a_search_become_one_model(jobs: Jobs, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The example of an ensemble as its page shows it: three members by --set, then one model of them."""
+"""The example of an ensemble as its page shows it: three members by --set, then one model of them, and a student."""
 
 import json
 import shlex
@@ -18,9 +18,9 @@ def commands() -> list[list[str]]:
     """Arguments of the trainer on the page; its loop over the seeds written out."""
     (block,) = PAGE.read_text().split("```sh\n")[1:]
     lines = [line.strip() for line in block.split("```")[0].splitlines()]
-    member, combine = (line for line in lines if line.startswith("python -m finetune_trainer"))
+    member, *combine = (line for line in lines if line.startswith("python -m finetune_trainer"))
     each = [member.replace("$seed", str(seed)) for seed in (1, 2, 3)]
-    return [shlex.split(line)[3:] for line in (*each, combine)]
+    return [shlex.split(line)[3:] for line in (*each, *combine)]
 
 
 def test_the_commands_of_the_page_make_one_model_of_three(
@@ -36,7 +36,7 @@ def test_the_commands_of_the_page_make_one_model_of_three(
     better = found["combined"] < found["bestMember"]
     assert found["published"] == ("Combination" if better else "BestMember")
     always = ["--set", "publish=Always", "--set", "output.modelDir=out/always"]
-    assert main([*commands()[-1], *always]) == ExitCode.DONE
+    assert main([*commands()[-2], *always]) == ExitCode.DONE
     manifest = json.loads((tmp_path / "out" / "always" / "ensemble.json").read_text())
     assert [member["uri"] for member in manifest["members"]] == [f"out/seed-{seed}" for seed in (1, 2, 3)]
     assert len({member["digest"] for member in manifest["members"]}) == 3
@@ -46,4 +46,8 @@ def test_the_commands_of_the_page_make_one_model_of_three(
         "seed-1",
         "seed-2",
         "seed-3",
+        "student",
     ]
+    student = json.loads((tmp_path / "out" / "student" / "run.json").read_text())["report"]["model"]
+    assert student["combination"]["combine"] == "Distil"
+    assert student["format"] == "safetensors"
