@@ -45,16 +45,14 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Running",
         "Jobs that train now. Trials of a search and members of an ensemble are part of their job.",
         "short",
-        Query(f'sum(finetune_jobs{{{HERE},phase="Running"}})'),
-        absent="0",
+        Query(panels.or_zero(f'sum(finetune_jobs{{{HERE},phase="Running"}})')),
         colors=steps(BLUE),
     )
     yield panels.number(
         "Pending",
         "Jobs that wait: for quota, a node, a volume, an image or a retry. The list below has each reason.",
         "short",
-        Query(f'sum(finetune_jobs{{{HERE},phase="Pending"}})'),
-        absent="0",
+        Query(panels.or_zero(f'sum(finetune_jobs{{{HERE},phase="Pending"}})')),
         colors=steps(GREY, (1, YELLOW)),
     )
     yield panels.number(
@@ -69,24 +67,21 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Succeeded",
         "Jobs that ended with a model in the period.",
         "short",
-        Query(f"count({ended('Succeeded')})"),
-        absent="0",
-        colors=steps(GREEN),
+        Query(panels.or_zero(f"count({ended('Succeeded')})")),
+        colors=steps(GREY, (0, GREEN)),
     )
     yield panels.number(
         "Failed",
         "Jobs that ended without a model in the period.",
         "short",
-        Query(f"count({ended('Failed')})"),
-        absent="0",
-        colors=steps(GREEN, (1, RED)),
+        Query(panels.or_zero(f"count({ended('Failed')})")),
+        colors=steps(GREY, (0, GREEN), (1, RED)),
     )
     yield panels.number(
         "GPUs in use",
         "GPUs that running containers hold, whether busy or not.",
         "short",
-        Query(f"sum(rate(finetune_job_gpu_seconds_total{{{HERE}}}[$__rate_interval]))"),
-        absent="0",
+        Query(panels.or_zero(f"sum(rate(finetune_job_gpu_seconds_total{{{HERE}}}[$__rate_interval]))")),
         decimals=1,
     )
 
@@ -124,6 +119,7 @@ def _bars() -> Iterator[Builder[Panel]]:
         "Jobs that failed in the period. Each reason has a remedy in the page on troubleshooting.",
         "short",
         Query(f"sort_desc(count by (reason) ({ended('Failed')}))", "{{reason}}"),
+        width=6,
         height=6,
         colors=steps(RED),
     )
@@ -136,6 +132,7 @@ def _bars() -> Iterator[Builder[Panel]]:
             "sort_desc(sum by (reason) (round(increase(finetune_job_attempts_total[$__range]))) > 0)",
             "{{reason}}",
         ),
+        width=6,
         height=6,
         colors=steps(BLUE),
     )
@@ -147,8 +144,19 @@ def _bars() -> Iterator[Builder[Panel]]:
             f"sort_desc(sum by (namespace) (increase(finetune_job_gpu_seconds_total{{{HERE}}}[$__range])))",
             "{{namespace}}",
         ),
+        width=5,
         height=6,
         colors=steps(PURPLE),
+    )
+    yield panels.bars(
+        "Goodput",
+        "Share of the optimizer steps that did not have to be repeated after a retry, of the ten jobs with the least.",
+        "percentunit",
+        Query(f"sort(bottomk(10, min by (name) (finetune_job_goodput_ratio{{{HERE}}})))", "{{name}}"),
+        width=7,
+        height=6,
+        colors=steps(RED, (0.5, YELLOW), (0.9, GREEN)),
+        highest=1,
     )
 
 
@@ -186,11 +194,10 @@ def _live() -> Builder[Panel]:
     )
     late = steps(GREY, (300, YELLOW), (600, RED))
     return (
-        table.override_by_name("Job", [panels.link_to_job()])
+        table.override_by_name("Job", list(panels.link_to_job()))
         .override_by_name("Phase", [panels.words(PHASES), panels.colored_text()])
         .override_by_name("Progress", [field("unit", "percentunit"), field("max", 1), *panels.bar_cell()])
         .override_by_name("Time left", [field("unit", "s")])
-        .override_by_name("Loss", [field("decimals", 4)])
         .override_by_name(
             "Last report", [field("unit", "s"), field("thresholds", late.build()), panels.colored_text()]
         )
@@ -212,7 +219,7 @@ def _failed() -> Builder[Panel]:
         height=7,
         sort_by="Time since its end",
     )
-    return table.override_by_name("Job", [panels.link_to_job()]).override_by_name(
+    return table.override_by_name("Job", list(panels.link_to_job())).override_by_name(
         "Time since its end", [field("unit", "s")]
     )
 

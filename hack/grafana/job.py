@@ -82,7 +82,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "percentunit",
         Query(of_job("progress_ratio")),
         width=3,
-        colors=steps(BLUE),
+        colors=steps(GREY, (0, BLUE)),
     )
     yield panels.number(
         "Time left", "As the trainer estimates it.", "s", Query(of_job("eta_seconds")), width=3, absent="–"
@@ -93,7 +93,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "short",
         Query(of_job("attempt")),
         width=3,
-        colors=steps(GREEN, (2, YELLOW), (4, RED)),
+        colors=steps(GREY, (0, GREEN), (2, YELLOW), (4, RED)),
     )
     yield panels.number(
         "Last report",
@@ -102,7 +102,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         Query(f"time() - {of_job('last_report_timestamp_seconds')}"),
         width=3,
         absent="–",
-        colors=steps(GREEN, (300, YELLOW), (600, RED)),
+        colors=steps(GREY, (0, GREEN), (300, YELLOW), (600, RED)),
     )
     yield panels.number(
         "Last checkpoint",
@@ -111,7 +111,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         Query(f"time() - {of_pods('train_checkpoint_last_success_timestamp_seconds')}"),
         width=3,
         absent="–",
-        colors=steps(GREEN, (1800, YELLOW), (3600, RED)),
+        colors=steps(GREY, (0, GREEN), (1800, YELLOW), (3600, RED)),
     )
     yield panels.number(
         "GPU time",
@@ -167,9 +167,13 @@ def _learning() -> Iterator[Builder[Panel]]:
     )
     yield panels.lines(
         "Progress",
-        "Share of the steps done. A flat line while the job runs: it is stuck, or repeats lost steps.",
+        "Share of the steps done; a flat line while the job runs: it is stuck, or repeats lost steps. "
+        "Goodput: share of the steps that did not have to be repeated.",
         "percentunit",
-        [Query(of_job("progress_ratio"), "done", BLUE)],
+        [
+            Query(of_job("progress_ratio"), "done", BLUE),
+            Query(of_job("goodput_ratio"), "goodput", GREEN),
+        ],
         highest=1,
     )
 

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import panels
-from grafana.panels import BLUE, GREEN, ORANGE, RED, YELLOW, Query, steps
+from grafana.panels import BLUE, GREEN, GREY, ORANGE, RED, YELLOW, Query, steps
 
 OURS = "and on (instance) finetune_operator_leader"
 """Metrics of the process have no name of ours."""
@@ -46,14 +46,14 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "short",
         Query("sum(finetune_operator_queue_depth)"),
         history=True,
-        colors=steps(GREEN, (50, YELLOW), (500, RED)),
+        colors=steps(GREY, (0, GREEN), (50, YELLOW), (500, RED)),
     )
     yield panels.number(
         "Failed reconciles",
         "Reconciles in the period that failed and were retried. The operator's log has each.",
         "short",
         Query("round(sum(increase(finetune_operator_reconcile_errors_total[$__range])))"),
-        colors=steps(GREEN, (1, YELLOW), (20, RED)),
+        colors=steps(GREY, (0, GREEN), (1, YELLOW), (20, RED)),
         decimals=0,
     )
     yield panels.number(
@@ -62,15 +62,14 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "in ten minutes, so more than that means that a watch and the comparison both fail.",
         "s",
         Query("max(finetune_operator_watch_age_seconds)"),
-        colors=steps(GREEN, (660, YELLOW), (1200, RED)),
+        colors=steps(GREY, (0, GREEN), (660, YELLOW), (1200, RED)),
     )
     yield panels.number(
         "Namespaces without permission",
         "Namespaces that the operator should serve and may not list.",
         "short",
-        Query("sum(finetune_operator_namespace_unserved)"),
-        absent="0",
-        colors=steps(GREEN, (1, RED)),
+        Query(panels.or_zero("sum(finetune_operator_namespace_unserved)")),
+        colors=steps(GREY, (0, GREEN), (1, RED)),
         width=6,
     )
     yield panels.number(
@@ -79,8 +78,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "ones are in them.",
         "short",
         Query("sum(finetune_operator_finished_jobs_dropped)"),
-        absent="0",
-        colors=steps(GREEN, (1, YELLOW)),
+        colors=steps(GREY, (0, GREEN), (1, YELLOW)),
         width=3,
     )
 
@@ -137,7 +135,7 @@ def _requests() -> Iterator[Builder[Panel]]:
         "Time since the last event of a kind, or since all its objects were last listed and compared.",
         "s",
         [Query("max by (kind) (finetune_operator_watch_age_seconds)", "{{kind}}")],
-        limit=steps(GREEN, (1200, RED)),
+        limit=steps(GREY, (0, GREEN), (1200, RED)),
     )
 
 

@@ -91,6 +91,11 @@ def _drop_foreign_defaults(board: models.Dashboard) -> None:
         variable.auto = variable.auto_count = variable.auto_min = None  # of variables for intervals
 
 
+def or_zero(expr: str) -> str:
+    """0 instead of nothing, but only where an operator is scraped: else "No data" is the truth."""
+    return f"{expr} or 0 * sum(finetune_operator_leader)"
+
+
 def steps(base: str, *above: tuple[float, str]) -> build.ThresholdsConfig:
     """A colour from minus infinity on, and others from a value on."""
     listed = [Threshold(value=None, color=base), *(Threshold(value=v, color=c) for v, c in above)]
@@ -244,9 +249,12 @@ def bars(
     width: int = 8,
     height: int = 8,
     colors: build.ThresholdsConfig | None = None,
+    highest: float | None = None,
 ) -> bargauge.Panel:
-    """A bar for each series, of its latest value."""
+    """A bar for each series, of its latest value; the longest has the `highest` value, if given."""
     panel = _shown(bargauge.Panel(), title, description, unit, [query], width, height, instant=True)
+    if highest is not None:
+        panel = panel.max(highest)
     return (
         panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
         .display_mode(BarGaugeDisplayMode.BASIC)
@@ -324,13 +332,14 @@ def bar_cell() -> Iterator[DynamicConfigValue]:
     yield colored(BLUE)
 
 
-def link_to_job() -> DynamicConfigValue:
-    """A cell that opens the dashboard of the row's job."""
+def link_to_job() -> Iterator[DynamicConfigValue]:
+    """A wide cell that opens the dashboard of the row's job."""
     url = (
         "/d/finetune-job?${datasource:queryparam}&var-namespace=${__data.fields.Namespace}"
         "&var-job=${__value.raw}&${__url_time_range}"
     )
-    return field("links", [{"title": "Open the job", "url": url}])
+    yield field("links", [{"title": "Open the job", "url": url}])
+    yield field("custom.width", 280)
 
 
 def _shown(

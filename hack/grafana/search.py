@@ -56,7 +56,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Share of the trials or members that have ended.",
         "percentunit",
         Query(of_job("job_progress_ratio")),
-        colors=steps(BLUE),
+        colors=steps(GREY, (0, BLUE)),
     )
     yield panels.number(
         "Planned trials",
@@ -71,7 +71,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "short",
         Query(f"max by (metric) (finetune_search_best_value{{{JOB}}})", "{{metric}}"),
         absent="–",
-        colors=steps(GREEN),
+        colors=steps(GREY, (-1e9, GREEN)),
     )
     yield panels.number(
         "Failed",
@@ -80,8 +80,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         Query(
             f'sum(finetune_search_trials{{{JOB},state="Failed"}} or finetune_ensemble_members{{{JOB},state="Failed"}})'
         ),
-        absent="0",
-        colors=steps(GREEN, (1, RED)),
+        colors=steps(GREY, (0, GREEN), (1, RED)),
     )
     yield panels.number(
         "Device time",
@@ -96,7 +95,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "s",
         Query(of_job("search_saved_device_seconds")),
         absent="–",
-        colors=steps(GREEN),
+        colors=steps(GREY, (-1e9, GREEN)),
     )
 
 

@@ -76,11 +76,11 @@ export async function framesOf(targets: Target[], view: View, points: number): P
 }
 
 function curveFrame(target: Target, series: Series, step: number): DataFrame {
-  const points = series.values ?? [series.value!];
+  const points = withGaps(series.values ?? [series.value!], step);
   return toDataFrame({
     refId: target.refId,
     fields: [
-      { name: 'Time', type: FieldType.time, values: points.map(([time]) => time * 1000), config: { interval: step * 1000 } },
+      { name: 'Time', type: FieldType.time, values: points.map(([time]) => time * 1000) },
       {
         name: 'Value',
         type: FieldType.number,
@@ -89,6 +89,14 @@ function curveFrame(target: Target, series: Series, step: number): DataFrame {
         config: { displayNameFromDS: legendOf(target, series.metric) },
       },
     ],
+  });
+}
+
+// A point without a value where the next one is missing, so that no line bridges the gap.
+function withGaps(points: [number, string][], step: number): [number, string][] {
+  return points.flatMap(([time, value], index) => {
+    const next = points[index + 1]?.[0] ?? time;
+    return next - time > 1.5 * step ? [[time, value], [time + step, 'NaN']] : [[time, value]];
   });
 }
 
