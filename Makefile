@@ -26,6 +26,9 @@ demo-clean: install ## Remove everything that make demo created: the cluster and
 	@$(PYTHON) -m finetune_cluster down
 	@rm -rf out
 
+monitoring: install ## Start Prometheus beside the cluster; Ctrl-C stops it (PORT=9090)
+	@$(PYTHON) -m finetune_demo.monitoring $(if $(PORT),--port $(PORT))
+
 cluster: install ## Start the cluster (CLUSTER=auto|embedded|kind|existing)
 	@$(PYTHON) -m finetune_cluster up
 
@@ -137,4 +140,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
