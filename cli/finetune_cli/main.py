@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune_cli.commands import FineTuneGroup
-from finetune_cli.output import Format
+from finetune_cli.output import Format, Part
 
 app = typer.Typer(
     cls=FineTuneGroup,
@@ -132,7 +132,7 @@ def data_show(
     file: Annotated[Path, typer.Argument(help="A job (.yaml) or a data file.", metavar="JOB.yaml|DATA")],
     claim: Folders = None,
     config_map: ConfigMaps = None,
-    part: Annotated[str, typer.Option("--part", help="train, validation or test.")] = "train",
+    part: Annotated[Part, typer.Option("--part", help="Rows of this part.")] = Part.TRAIN,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to show.")] = 3,
     model: Annotated[
         Path | None,
@@ -165,7 +165,7 @@ def data_show(
             )
         else:
             config = config_of_data(file, model, objective, change or [], scratch)
-        found = previewed(config, part, rows, scratch)
+        found = previewed(config, part.value, rows, scratch)
     if output:
         dump(found, output)
     else:

@@ -20,6 +20,14 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+class Part(StrEnum):
+    """Rows of a dataset."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 def console(*, stderr: bool = False) -> Console:
     """The console; it has no colours if NO_COLOR is set or the output is no terminal."""
     from rich.console import Console

@@ -129,7 +129,7 @@ class Cluster:
         try:
             yield from answer
         finally:
-            answer.release_conn()
+            answer.close()  # of a log that goes on, the rest would be read first
 
     def execute(self, namespace: str, pod: str, command: list[str]) -> Any:
         """Start a command in a pod; the client library's socket with its output. Raises ClusterError."""

@@ -4,6 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,8 @@ class Job:
         def fill(folder: Path) -> None:
             with copypod.running(self._cluster, self.namespace, pod) as name:
                 command = ["tar", "-cf", "-", "-C", f"{copypod.MOUNT}/{place.path}", "."]
-                socket = self._cluster.execute(self.namespace, name, command)
-                extract(io.BufferedReader(copypod.OutputOf(socket)), folder)
+                with closing(self._cluster.execute(self.namespace, name, command)) as socket:
+                    extract(io.BufferedReader(copypod.OutputOf(socket)), folder)
 
         return copied(target, model.digest, fill)
 

@@ -33,7 +33,9 @@ def documents_in(file: Path) -> list[Document]:
     """
     try:
         documents = list(YAML(typ="safe").load_all(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    except (UnicodeDecodeError, YAMLError) as error:
         raise ValueError(f"{file}: {error}") from error
     ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
     if not ours:
