@@ -11,6 +11,7 @@ import yaml
 from builders import job, stored
 from chart.rendering import ALL, CHART, DEFAULTS, NAMESPACE, NAMESPACED, RELEASE, Json, Rendered, helm
 from finetune_api.crd import crd
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse
 from unit.operator.worlds import planned
@@ -264,6 +265,20 @@ def test_every_value_is_documented(generate: ModuleType) -> None:
     }
     assert undocumented == set()
     assert "| `rbac.scope` | `cluster` |" in (CHART / "README.md").read_text()
+
+
+def test_the_chart_tells_artifact_hub_of_the_definition_and_shows_a_valid_job() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {key.partition("/")[2]: yaml.safe_load(text) for key, text in chart["annotations"].items()}
+    definition = crd()
+    (known,) = told["crds"]
+    assert known["name"] == definition["metadata"]["name"]
+    assert (known["kind"], known["version"]) == (
+        definition["spec"]["names"]["kind"],
+        definition["spec"]["versions"][0]["name"],
+    )
+    (example,) = told["crdsExamples"]
+    FineTuneJobSpec.from_json(example["spec"])
 
 
 def test_the_chart_has_the_version_of_the_project() -> None:

@@ -2,14 +2,17 @@
 
 import subprocess
 
+import pytest
+
 from finetune_cluster.binaries import binary
 from finetune_demo.platform import SYSTEM, Platform
 
 
-def test_the_selfcheck_passes_and_shows_what_it_found(platform: Platform) -> None:
-    helm = [str(binary("helm")), "--kubeconfig", str(platform.kubeconfig), "--namespace", SYSTEM]
+@pytest.mark.parametrize("program", ["helm", "helm3"])
+def test_the_selfcheck_passes_and_shows_what_it_found(platform: Platform, program: str) -> None:
+    helm = [str(binary(program)), "--kubeconfig", str(platform.kubeconfig), "--namespace", SYSTEM]
     done = subprocess.run(
-        [*helm, "test", "finetune-operator", "--timeout=2m"],
+        [*helm, "test", "finetune-operator", "--logs", "--timeout=2m"],
         capture_output=True,
         text=True,
         check=False,

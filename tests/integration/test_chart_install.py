@@ -206,14 +206,22 @@ def secret(tools: Tools) -> Json:
 def test_install_yaml_is_applied_again_without_a_change_and_kustomize_sets_the_images(
     tools: Tools, tmp_path: Path
 ) -> None:
-    """By server-side and by client-side apply: the CRD fits into the annotation of the latter."""
+    """By server-side and by client-side apply, whose annotation the CRD fits into. The operator's certificate stays."""
     shutil.copy(ROOT / "install.yaml", tmp_path)
     shutil.copy(ROOT / "examples/gitops/kustomize/operator/kustomization.yaml", tmp_path)
     try:
         for options in (["--server-side"], []):
             tools.kubectl("apply", "--filename", str(tmp_path / "install.yaml"), *options)
+            certificate = [
+                "--type=merge",
+                "--patch",
+                '{"data": {"tls.crt": "YQ=="}}',
+                "--field-manager=operator",
+            ]
+            tools.kubectl("patch", "secret", f"{RELEASE}-tls", "--namespace", NAMESPACE, *certificate)
             tools.kubectl("diff", "--filename", str(tmp_path / "install.yaml"), *options)
         tools.kubectl("apply", "--server-side", "--kustomize", str(tmp_path), "--force-conflicts")
+        assert secret(tools)["data"] == {"tls.crt": "YQ=="}
         deployment = tools.get("deployment", RELEASE, "--namespace", NAMESPACE)
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         images = {
