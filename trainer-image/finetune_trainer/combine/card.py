@@ -30,7 +30,9 @@ def card(config: CombineConfig, members: list[Member], scored: Scored, report: R
     kind = config.objective.kind
     max_length = report.effective.max_length if report.effective else None
     combination = found.published is Published.COMBINATION
-    base, tags = (None, ("ensemble",)) if combination else (model.base_model, ())
+    student = config.combine is CombineRule.DISTIL
+    base = None if combination and not student else model.base_model
+    tags = (("distillation",) if student else ("ensemble",)) if combination else ()
     lines = [
         *front_matter(config.job.name, kind, _own(model.metrics), _rows(config), base=base, tags=tags),
         "",
@@ -47,12 +49,13 @@ def card(config: CombineConfig, members: list[Member], scored: Scored, report: R
         f"{sentence(found)}.",
         *([f"{missing(config, len(config.missing))}."] if config.missing else []),
         "",
-        *_results(members, scored),
+        *_results(members, scored, "student" if student else "together"),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows; all on the same rows. Each value"
         " of **best member** is the best by that metric on these rows, so it is optimistic. The interval is from"
         f" {RESAMPLES:,} bootstrap resamples of the rows.",
         "",
+        *(["![learning curve](learning-curve.png)", ""] if combination and student else []),
         f"Versions: {format_versions()}."
         f"{' `ensemble.json` has the members with their digests,' if combination else ''}"
         " `run.json` has the whole configuration; `sha256sum -c SHA256SUMS` checks the files.",
@@ -82,12 +85,12 @@ def _rows(config: CombineConfig) -> str | None:
     return rows.uri if rows else None
 
 
-def _results(members: list[Member], scored: Scored) -> list[str]:
+def _results(members: list[Member], scored: Scored, combined: str) -> list[str]:
     names, rows = list(scored.members[0]), []
     for number, (member, found) in enumerate(zip(members, scored.members, strict=True)):
         unused = "" if number in scored.combiner.used else " (not in the soup)"
         rows.append([f"`{member.name}`{unused}", *(_cell(found.get(name)) for name in names)])
-    for title, suffix in (("mean member", "_mean_member"), ("best member", "_best_member"), ("together", "")):
+    for title, suffix in (("mean member", "_mean_member"), ("best member", "_best_member"), (combined, "")):
         rows.append([f"**{title}**", *(_cell(scored.metrics.get(f"{name}{suffix}")) for name in names)])
     return table(["model", *names], rows)
 

@@ -1,5 +1,6 @@
 """Students: what they are taught, that they resume to the same bytes, and what is published."""
 
+import errno
 import hashlib
 import json
 import os
@@ -84,7 +85,11 @@ def test_a_student_is_an_ordinary_model_beside_the_figures_of_its_teachers(disti
     assert (trained["distillation"]["temperature"], trained["distillation"]["alpha"]) == (2.0, 0.5)
     assert len(json.loads((folder / "ensemble.json").read_text())["members"]) == 3
     assert (folder / "learning-curve.png").exists()
-    assert "`student.json` says how" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "`student.json` says how" in card
+    assert "base_model: pvc://models/tiny" in card
+    assert "![learning curve](learning-curve.png)" in card
+    assert f"| **student** | {report.model.metrics['eval_loss']:.4f} |" in card
     assert not (tmp_path / "combined" / "uid-9").exists(), "outputs, checkpoints and tokens are gone"
 
 
@@ -265,6 +270,25 @@ def test_a_student_that_reads_other_tokens_is_refused_before_it_trains(distil, a
     code, report, folder = distil(alike, student={"model": {"addTokens": ["sublime"]}})
     assert (code, report.place.field) == (ExitCode.CONFIGURATION, "student.model")
     assert "a student reads the same tokens as its teachers" in report.message
+    assert not folder.exists()
+
+
+def test_a_student_reads_the_tokens_that_were_added_for_all(distil, train):
+    added = {"model": {"addTokens": ["sublime"]}, "dataset": {"split": SPLIT}}
+    pair = [train(f"added-{seed}", seed, **added) for seed in (1, 2)]
+    code, report, _ = distil(pair, student={"model": {"addTokens": ["sublime"]}})
+    assert code == ExitCode.DONE, report.message
+
+
+def test_a_disk_without_room_for_the_outputs_is_a_storage_error(distil, alike, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    code, report, folder = distil(alike)
+    assert code == ExitCode.STORAGE
+    assert report.message.startswith("the members' outputs could not be written to ")
+    assert list((tmp_path / "combined" / "uid-9" / "student" / "teachers").iterdir()) == []
     assert not folder.exists()
 
 
