@@ -62,12 +62,13 @@ def _proposals(spec: FineTuneJobSpec, number: int, before: Sequence[Trial], metr
     """What to try, the best first: a few by TPE, then random ones."""
     search = spec.search
     assert search
-    seeds = [f"{seed_of(spec)}/{number}/{draw}" for draw in range(_DRAWS)]
+    seed = seed_of(spec)
+    seeds = [f"{seed}/{number}/{draw}" for draw in range(_DRAWS)]
     if search.algorithm is Algorithm.TPE and len(before) >= RANDOM_TRIALS:
         yield from islice(_by_tpe(search.parameters, seeds[0], before, metric), _DRAWS_BY_TPE)
         seeds = seeds[_DRAWS_BY_TPE:]
-    for seed in seeds:
-        yield _drawn(search.parameters, seed)
+    for each in seeds:
+        yield _drawn(search.parameters, each)
 
 
 def _untried(spec: FineTuneJobSpec, tried: Sequence[Values]) -> Values | None:
@@ -139,8 +140,9 @@ def study_of(
 
     maximize = direction(metric) is Direction.MAXIMIZE
     study = optuna.create_study(sampler=sampler, direction="maximize" if maximize else "minimize")
+    distributions = {parameter.path: _distribution(parameter) for parameter in parameters}
     for trial in trials:
-        if frozen := _frozen(trial, parameters):
+        if frozen := _frozen(trial, distributions):
             study.add_trial(frozen)
     return study
 
@@ -169,18 +171,18 @@ def _categories(choice: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(map(json.dumps, choice)))
 
 
-def _frozen(trial: Trial, parameters: Sequence[ParameterSpec]) -> FrozenTrial | None:
+def _frozen(trial: Trial, distributions: dict[str, BaseDistribution]) -> FrozenTrial | None:
     """A trial as Optuna has it; None if it has no result, or if somebody changed its values."""
+    from optuna.distributions import CategoricalDistribution
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
 
-    by_path = {parameter.path: parameter for parameter in parameters}
     fields: dict[str, Any] = {
         "params": {
-            path: json.dumps(value) if by_path[path].choice is not None else value
+            path: json.dumps(value) if isinstance(distributions[path], CategoricalDistribution) else value
             for path, value in trial.values.items()
         },
-        "distributions": {path: _distribution(by_path[path]) for path in trial.values},
+        "distributions": {path: distributions[path] for path in trial.values},
     }
     try:
         if trial.state is TrialState.SUCCEEDED:
