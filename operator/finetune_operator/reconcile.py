@@ -1,8 +1,7 @@
 """One reconcile: read → parse → observe → decide → write the status → act.
 
 Level-triggered: it acts on the observed state, not on events. The status is written before its action is taken, so the
-process may be killed between any two lines. The state of a search or an ensemble is its runs, so that its status may
-follow them.
+process may be killed between any two lines. The state of a search is its trials, so that its status may follow them.
 """
 
 import logging
@@ -127,8 +126,7 @@ class Reconciler:
     async def _reconcile_runs(self, body: Body, step: ParentStep, now: datetime) -> float | None:
         """A step of a search or an ensemble whose runs have not ended."""
         job, decision, creates = step.job, step.decision, step.values is not None
-        # written once, at the next visit: with the run that is created
-        once = creates and job.status.observed_generation == job.generation
+        once = creates and _counted(job, decision.status)  # at the next visit, with the run that is created
         status = _while_refused(job, decision.status) if creates else decision.status
         events = [] if once else await self._write(body, status)
         action = self.runs.act(step)
@@ -224,6 +222,16 @@ class Reconciler:
         if finished(status) or (status.attempts and status.attempts[-1].end_time):
             self.cache.forget_deleted(job.uid)
             self.reports.forget(job.uid)
+
+
+def _counted(job: FineTuneJob, status: FineTuneJobStatus) -> bool:
+    """Whether the stored status of a search has counted all trials that there are, of the spec as it is.
+
+    Else it is written before another one is created, so that no number is lost with a trial that somebody deletes.
+    """
+    known, found = job.status.trials, status.trials
+    counted = known is not None and found is not None and known.total == found.total
+    return counted and job.status.observed_generation == job.generation
 
 
 def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -368,6 +368,24 @@ async def test_a_search_writes_what_has_ended_and_what_was_created_instead_at_on
     assert [server.written[-1]["trials"][name] for name in ("total", "succeeded", "running")] == [2, 1, 1]
 
 
+async def test_no_trial_is_created_before_the_one_before_it_is_counted() -> None:
+    """Else its number could be used again, if somebody deletes it."""
+    server, cache = Refusing("nothing", 0), Cache()
+    server.body = stored(
+        SEARCH | {"spec": SEARCH["spec"] | {"search": SEARCH["spec"]["search"] | {"parallelism": 3}}}
+    )
+    key, counted = cache.put_finetunejob(server.body), list[tuple[int, int]]()
+    for _ in range(4):
+        await reconciler(server, cache)(key)
+        counted.append(
+            (
+                len(cache.runs_of("default", server.body["metadata"]["uid"])),
+                server.written[-1]["trials"]["total"],
+            )
+        )
+    assert counted == [(1, 0), (2, 1), (3, 2), (3, 3)]
+
+
 @pytest.mark.parametrize("code", [500, 403])
 async def test_a_search_whose_next_trial_is_refused_writes_what_has_ended(code: int) -> None:
     server, cache = Refusing("nothing", 0), Cache()
