@@ -57,7 +57,10 @@ def dashboard() -> Dashboard:
 
 def _attempts() -> build.AnnotationQuery:
     """A mark where each attempt starts to train."""
-    starts = f"count by (attempt) (finetune_train_steps_total{{{JOB}}})"
+    now, before = (
+        f"count by (attempt) (finetune_train_steps_total{{{JOB}}}{at})" for at in ("", " offset $__interval")
+    )
+    starts = f"{now} unless {before}"
     return panels.marks("Attempts", starts, "Attempt {{attempt}}", PURPLE)
 
 
@@ -274,6 +277,7 @@ def _outcome() -> Iterator[Builder[Panel]]:
         "short",
         Query(f"max by (metric) (finetune_job_model_metric{{{JOB}}})", "{{metric}}"),
         width=12,
+        height=6,
         colors=steps(GREEN),
     )
     yield panels.bars(
@@ -282,5 +286,6 @@ def _outcome() -> Iterator[Builder[Panel]]:
         "short",
         Query(f"max by (metric) (finetune_job_reported_metric{{{JOB}}})", "{{metric}}"),
         width=12,
+        height=6,
         colors=steps(BLUE),
     )

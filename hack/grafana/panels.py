@@ -114,7 +114,7 @@ def dashboard(uid: str, title: str, description: str, *, period: str = "now-6h")
         .timezone("browser")
         .time(period, "now")
         .refresh("30s")
-        .link(links.include_vars(True).keep_time(True))
+        .link(links.keep_time(True))
         .with_variable(source)
     )
 
@@ -151,7 +151,7 @@ def link_to_logs() -> build.DashboardLink:
 
 
 def marks(name: str, expr: str, text: str, color: str) -> build.AnnotationQuery:
-    """A mark where a series begins, and a region until it ends."""
+    """A mark wherever a series has a value."""
     return (
         build.AnnotationQuery()
         .name(name)

@@ -20,12 +20,13 @@ from finetune_trainer.reporting.metrics import definitions as of_the_trainer
 BOARDS = {file.stem: json.loads(file.read_text()) for file in (CHART / "dashboards").glob("*.json")}
 OF_OTHERS = {"DCGM_FI_DEV_GPU_UTIL", "ALERTS"}
 """Of NVIDIA's DCGM exporter, and of Prometheus itself."""
-OPERATORS = {"and", "or", "unless", "bool", "inf", "nan"}
+KEYWORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 LABELS_OF = r"(?:by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)"
 VARIABLES = {
     "$namespace": "demo",
     "$job": "movie-sentiment",
     "$__rate_interval": "2m",
+    "$__interval": "30s",
     "$__range": "6h",
     "$__from": "1700000000000",
 }
@@ -61,7 +62,7 @@ def metrics_in(expr: str) -> set[str]:
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(LABELS_OF, "", bare)
     names = re.findall(r"(?<![\w$.])([a-zA-Z_]\w*)(?!\w|\s*\()", bare)
-    return set(names) - OPERATORS
+    return set(names) - KEYWORDS
 
 
 def exposed(metric: Metric) -> set[str]:
