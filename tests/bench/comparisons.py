@@ -70,14 +70,16 @@ def ensemble(options: argparse.Namespace, prepare: Prepare) -> Rows:
     """Every rule of `combine` that fits, on the same members, against the mean member.
 
     Members differ in their seed; for a soup once more in their rate alone, as a head's first weights are the seed's.
-    GreedySoup is omitted: these members held out different rows, and there are no others to choose members by.
+    GreedySoup is omitted: these members held out different rows, and there are no others to choose members by. So is
+    Distil, whose student needs such rows: `ensemble_gain` measures both.
     """
     rows = []
     for name in ("movies", "movies-rating"):
         task, setting = TASKS[name], prepare(name, options)
         seeds = [train(task, setting, seed)[1] for seed in range(1, options.seeds + 1)]
         rates = [_at_rate(task, setting, setting.rate * factor) for factor in (0.5, 1.0, 2.0)]
-        chosen = [(rule, "seeds", seeds) for rule in RULES[task.objective] if rule != CombineRule.GREEDY_SOUP]
+        omitted = (CombineRule.GREEDY_SOUP, CombineRule.DISTIL)
+        chosen = [(rule, "seeds", seeds) for rule in RULES[task.objective] if rule not in omitted]
         for rule, what, members in [*chosen, (CombineRule.AVERAGE_WEIGHTS, "rates", rates)]:
             each, joint = combine(task, setting, members, rule, what)
             told = f"{rule} of {len(members)} {what} against the mean member, {name}"

@@ -134,6 +134,7 @@ def test_members_of_a_soup_that_start_elsewhere_are_refused_before_they_train(pa
     value: Any = {"model.uri": "pvc://demo/other", "model.initialize": "Random"}.get(path, [8])
     overrides = [{RATE: 1e-3}, {path: value}]
     assert fault_in(read(ensemble={"overrides": overrides})) is None
+    assert fault_in(read(ensemble={"overrides": overrides, "combine": "Distil"})) is None
     for combine in ("AverageWeights", "GreedySoup"):
         assert fault_in(read(ensemble={"overrides": overrides, "combine": combine})) == (
             f"spec.ensemble.overrides[1]: {path}: {combine} averages weights that start as the same in the same"
