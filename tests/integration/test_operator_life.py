@@ -12,7 +12,9 @@ from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
     CHILDREN,
     CONFIG_MAPS,
+    DONE,
     JOBS,
+    PODS,
     TRAINER,
     Json,
     Operator,
@@ -67,6 +69,28 @@ def test_a_job_becomes_a_model(world: World, operator: Operator) -> None:
     }
     assert "finalizers" not in world.job(name)["metadata"]
     assert "annotations" not in world.job(name)["metadata"]
+
+
+@pytest.mark.parametrize("code", [0, ExitCode.PRUNED], ids=["a model", "pruned"])
+def test_no_pod_follows_an_end_that_did_not_wait_for_the_job(world: World, code: int) -> None:
+    """Not even if the pod is deleted before the Job controller has counted it."""
+    name = world.apply(retry={"limit": 3})
+    pod = world.run(name)
+    report = DONE if code == 0 else RunReport(exit_code=ExitCode.PRUNED, message="others are better")
+    world.end(pod, code, to_message(report))
+    world.rest("DELETE", world.at(PODS, pod))
+    until(lambda: world.status(name).get("completionTime"), "the job has ended")
+    version = world.job(name)["metadata"]["resourceVersion"]
+    wanted = "Failed" if code else "Complete"
+
+    def over() -> bool:
+        (child,) = world.children(name)
+        found = child.get("status", {}).get("conditions", [])
+        return any(one["type"] == wanted and one["status"] == "True" for one in found)
+
+    until(over, f"its Job is {wanted}")
+    assert [one["metadata"]["name"] for one in world.pods(name) if one["metadata"]["name"] != pod] == []
+    assert world.job(name)["metadata"]["resourceVersion"] == version
 
 
 def test_what_the_trainer_needs_is_in_its_config_map(world: World) -> None:
