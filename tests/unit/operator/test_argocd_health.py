@@ -45,3 +45,10 @@ def test_what_no_operator_has_seen_is_progressing(missing: str) -> None:
         of["status"]["observedGeneration"] = 1
         of["status"].pop("conditions", None)
     assert health(of)["status"] == NEWBORN.argo
+
+
+def test_a_condition_without_a_message_counts() -> None:
+    of = next(state for state in SEEN if state.argo == "Healthy").wire()
+    for condition in of["status"]["conditions"]:
+        del condition["message"]
+    assert health(of) == {"status": "Healthy", "message": ""}
