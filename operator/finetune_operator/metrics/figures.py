@@ -46,6 +46,31 @@ Body = dict[str, Any]
 
 _PHASES = frozenset(phase.value for phase in Phase)
 _REASONS = frozenset(reason.value for reason in Reason)
+ENDS = (
+    Reason.SUCCEEDED,
+    Reason.IMAGE_NOT_ALLOWED,
+    Reason.CHILD_REFUSED,
+    Reason.TRIALS_FAILED,
+    Reason.MEMBERS_FAILED,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.CONFIGURATION_ERROR,
+    Reason.DATA_ERROR,
+    Reason.NOT_FOUND,
+    Reason.GPUS_NOT_SEEN,
+    Reason.TRAINER_FAULT,
+    Reason.OUT_OF_MEMORY,
+    Reason.HOST_OUT_OF_MEMORY,
+    Reason.DIVERGED,
+    Reason.STORAGE_FAILED,
+    Reason.INTERRUPTED,
+    Reason.PREEMPTED,
+    Reason.POD_LOST,
+    Reason.KILLED,
+    Reason.CRASHED,
+    Reason.SCRIPT_FAILED,
+    Reason.UNKNOWN,
+)
+"""Reasons with which an attempt or a job may end."""
 _TRIAL_STATES = ("running", "succeeded", "pruned", "failed", "stopped", "deleted")
 _COMPARED = {"combined": "combined", "best_member": "bestMember", "mean_member": "meanMember"}
 

@@ -11,15 +11,16 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api import exposition
-from finetune_api.status import Reason
+from finetune_api.status import Phase, Reason
 from finetune_core.wire import at, items, number, text, time_of
 from finetune_operator.cache import Cache, parent_key
 from finetune_operator.metrics import definitions as all_of
-from finetune_operator.metrics.figures import known_reason, lost_steps, phase_of, reason_of
+from finetune_operator.metrics.figures import ENDS, known_reason, lost_steps, phase_of, reason_of
 from finetune_operator.metrics.jobs import Jobs
 
 Body = dict[str, Any]
 M = TypeVar("M", Counter, Gauge)
+RESULTS = (Phase.SUCCEEDED, Phase.FAILED)
 
 
 class Metrics:
@@ -36,10 +37,6 @@ class Metrics:
         cache.on_change = self.changed
         self._finished = self._made(Counter, all_of.FINISHED)
         self._attempts = self._made(Counter, all_of.ATTEMPTS)
-        for reason in Reason:
-            self._attempts.labels(
-                reason.value
-            )  # from 0: increase() does not see the first count of a new series
         self._lost_steps = self._made(Counter, all_of.LOST_STEPS)
         self._queue_wait = self._histogram(all_of.QUEUE_WAIT)
         self._duration = self._histogram(all_of.DURATION)
@@ -50,6 +47,8 @@ class Metrics:
         self._requests = self._made(Counter, all_of.REQUESTS)
         self._refused = self._made(Counter, all_of.REFUSED)
         self._made(Gauge, all_of.LEADER).set(1)  # one replica
+        self._cache, self._namespaces = cache, set[str]()
+        self._begin()
 
     def _made(self, kind: type[M], metric: exposition.Metric) -> M:
         return kind(metric.name, metric.help, metric.labels, registry=self.registry)
@@ -69,7 +68,24 @@ class Metrics:
 
     def expose(self) -> bytes:
         """The text format. May be called in another thread."""
+        self._begin_namespaces()
         return generate_latest(self.registry)
+
+    def _begin(self) -> None:
+        """Expose counters before they count: increase() does not see the first value of a new series."""
+        for reason in (*ENDS, Reason.SUSPENDED):
+            self._attempts.labels(reason)
+        for result in RESULTS:
+            self._duration.labels(result)
+
+    def _begin_namespaces(self) -> None:
+        """The same for the counters of a namespace, from its first job on."""
+        for namespace in {key.namespace for key in list(self._cache.finetunejobs)} - self._namespaces:
+            self._namespaces.add(namespace)
+            self._lost_steps.labels(namespace)
+            for reason in ENDS:
+                result = Phase.SUCCEEDED if reason is Reason.SUCCEEDED else Phase.FAILED
+                self._finished.labels(namespace, result, reason)
 
     @contextmanager
     def reconcile(self) -> Iterator[None]:

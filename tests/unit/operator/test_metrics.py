@@ -117,6 +117,10 @@ class World:
             if name == metric and labels.items() <= dict(found).items()
         ]
 
+    def total(self, metric: str, /, **labels: str) -> float:
+        """The sum of those values."""
+        return sum(self.of(metric, **labels))
+
     def series_of(self, name: str) -> Counter[str]:
         """Number of series of a job, by metric."""
         return Counter(metric for metric, labels in self.samples() if ("name", name) in labels)
@@ -221,7 +225,7 @@ def test_runs_are_part_of_their_parent(label: str) -> None:
     world.put(child["name"], finished(), **child)
     assert world.series_of(child["name"]) == {}
     assert world.of("finetune_jobs") == [1]
-    assert world.of("finetune_jobs_finished_total") == []
+    assert world.total("finetune_jobs_finished_total") == 0
     assert world.of("finetune_job_gpu_seconds_total", name="parent") == [2 * 60]
 
 
@@ -256,7 +260,7 @@ def test_an_end_is_counted_once_whoever_shows_it() -> None:
     world.put("one", running())
     world.put("one", finished(phase="Failed", reason="OutOfMemory"))
     world.put("one", finished(phase="Failed", reason="OutOfMemory"))  # the watch event after our own write
-    assert world.of("finetune_jobs_finished_total") == [1]
+    assert world.total("finetune_jobs_finished_total") == 1
     assert world.of("finetune_jobs_finished_total", result="Failed", reason="OutOfMemory") == [1]
     assert world.of("finetune_job_attempts_total", reason="OutOfMemory") == [1]
     assert world.of("finetune_job_queue_wait_seconds_sum") == [30]
@@ -268,9 +272,9 @@ def test_after_a_restart_nothing_is_counted_again_and_what_statuses_say_goes_on(
     before.put("one", running())
     before.put("one", finished())
     after.put("one", finished())  # the first LIST of the next process
-    assert before.of("finetune_jobs_finished_total") == [1]
-    assert after.of("finetune_jobs_finished_total") == []
-    assert after.of("finetune_job_duration_seconds_count") == []
+    assert before.total("finetune_jobs_finished_total") == 1
+    assert after.total("finetune_jobs_finished_total") == 0
+    assert after.total("finetune_job_duration_seconds_count") == 0
     assert after.of("finetune_job_gpu_seconds_total") == before.of("finetune_job_gpu_seconds_total") == [120]
 
 
@@ -278,14 +282,23 @@ def test_a_job_that_ended_while_the_operator_was_down_is_counted_by_the_next_one
     world = World()
     world.put("one", running())  # the first LIST: its end is not written yet
     world.put("one", finished())
-    assert world.of("finetune_jobs_finished_total") == [1]
+    assert world.total("finetune_jobs_finished_total") == 1
+
+
+def test_counters_are_exposed_before_they_count() -> None:
+    """Prometheus' increase() does not see the first value of a new series."""
+    world = World()
+    world.put("one", running())
+    before = {series for series in world.samples() if series[0].endswith("_total")}
+    world.put("one", finished(phase="Failed", reason="OutOfMemory"))
+    assert {series for series in world.samples() if series[0].endswith("_total")} == before
 
 
 def test_a_job_of_the_same_name_is_another_job() -> None:
     world = World()
     world.put("one", running())
     world.put("one", finished(), uid="another")
-    assert world.of("finetune_jobs_finished_total") == []
+    assert world.total("finetune_jobs_finished_total") == 0
 
 
 def test_ten_thousand_jobs_have_a_bounded_number_of_series() -> None:
