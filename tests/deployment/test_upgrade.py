@@ -80,6 +80,8 @@ def test_jobs_outlive_an_upgrade_a_downgrade_and_an_uninstall(
     certificate = tools.get("secret", f"{RELEASE}-tls", "--namespace", NAMESPACE)["data"]
     there = children(world)
 
+    with pytest.raises(AssertionError, match="missing propert"):
+        tools.helm("upgrade", str(CHART), "--reuse-values")
     tools.helm("upgrade", str(CHART), "--reset-then-reuse-values")
     eventually(lambda: schema_of(tools) != before)
     assert children(world) == there
