@@ -53,6 +53,11 @@ class View:
             self._tenth = now
         _update(self._bar, self._task, status)
 
+    def next_run(self, name: str) -> None:
+        """Another job is shown from now on: a run of a search or an ensemble."""
+        self._console.print(f"── {name}", markup=False)
+        self._seen_steps, self._tenth = set(), 0
+
     def log(self, record: dict[str, Any]) -> None:
         """A record of the trainer's log: warnings and errors are printed."""
         if record.get("level") in _LOUD:

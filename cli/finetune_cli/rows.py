@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,7 @@ def config_of_job(
     """The RunConfig of a job's first attempt, with folders for its volumes. Raises CommandError."""
     written = only_job(file)
     spec = FineTuneJobSpec.from_json(written["spec"])
-    if spec.command is not None and (why := unfit(spec)):
+    if why := unfit(spec):
         raise CommandError(why, ExitCode.CONFIGURATION)
     job, resolved = planned_job(stored(written, now()), gpus=0)
     output = spec.output and spec.output.uri
@@ -44,8 +45,10 @@ def config_of_job(
         raise CommandError(
             f"the job reads volumes that have no folder here; add {' '.join(missing)}", ExitCode.NOT_FOUND
         )
-    config = local_config(job, resolved, 1, folders, scratch / "report.json")
-    return config.model_copy(update={"output": config.output.model_copy(update={"hub_dir": None})})
+    alone = replace(job, spec=job.spec.model_copy(update={"search": None, "ensemble": None}))
+    wire = local_config(alone, resolved, 1, folders, scratch / "report.json")
+    wire["output"].pop("hubDir", None)  # the cache of the user's own downloads
+    return RunConfig.from_json(wire)
 
 
 def config_of_data(data: Path, model: Path, objective: str, changes: list[str], scratch: Path) -> RunConfig:

@@ -17,7 +17,9 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_cli.errors import CommandError
 from finetune_cli.files import only_job
 from finetune_cli.follow import View
+from finetune_cli.local.family import FamilyLife
 from finetune_cli.local.life import LocalLife
+from finetune_cli.local.parents import lacks
 from finetune_cli.local.planning import Folders, missing_folders, model_folder, planned_job, stored, unfit
 from finetune_cli.local.trainer import TRAINER, now
 from finetune_core.plan.reading import status_of
@@ -42,6 +44,24 @@ def run_locally(
     The status has the URIs of a cluster; a line at the end says which folder the model is in.
     """
     written = only_job(file)
+    folders = Folders(claims, config_maps, output or Path("out") / written["metadata"]["name"])
+    view = View(console)
+    life = _life(written, folders, gpus, view, console)
+    job, resolved = life.job, life.resolved
+    folders.output.mkdir(parents=True, exist_ok=True)
+    with view, _interruptible(life):
+        status = life.run()
+    if status.model:
+        place = model_folder(job, resolved, folders)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(status.model.metrics.items()))
+        console.print(f"model: {place}\n{figures}", markup=False)
+    return _ending(status), life.body | {"status": status.to_json()}
+
+
+def _life(
+    written: Body, folders: Folders, gpus: int | None, view: View, console: Console
+) -> LocalLife | FamilyLife:
+    """The life of a valid job, before it begins. Raises CommandError for what this machine lacks."""
     spec = FineTuneJobSpec.from_json(written["spec"])
     if why := unfit(spec):
         raise CommandError(why, ExitCode.CONFIGURATION)
@@ -49,26 +69,23 @@ def run_locally(
         raise CommandError(
             "the trainer is not installed here; in a clone of the project: pip install '.[cli,trainer]'"
         )
-    count = _gpus(spec, gpus, console)
-    body = _ours(stored(written, now()), (output or Path("out") / written["metadata"]["name"]) / STATUS)
-    job, resolved = planned_job(body, count)
+    file = folders.output / STATUS
+    body = _ours(stored(written, now()), file)
+    job, resolved = planned_job(body, _gpus(spec, gpus, console))
     job = replace(job, spec=job.spec.model_copy(update={"suspend": False}))
-    folders = Folders(claims, config_maps, output or Path("out") / job.name)
+    if job.is_parent and (lacking := lacks(job)):
+        raise CommandError(lacking)
     if missing := list(missing_folders(job, folders)):
         raise CommandError(
             f"the job reads or writes volumes that have no folder here; add {' '.join(missing)}",
             ExitCode.NOT_FOUND,
         )
-    environment, view = _environment(spec), View(console)
-    folders.output.mkdir(parents=True, exist_ok=True)
-    life = LocalLife(body, job, resolved, folders, folders.output / STATUS, environment, view.show, view.log)
-    with view, _interruptible(life):
-        status = life.run()
-    if status.model:
-        place = model_folder(job, resolved, folders)
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(status.model.metrics.items()))
-        console.print(f"model: {place}\n{figures}", markup=False)
-    return _ending(status), body | {"status": status.to_json()}
+    if spec.search and spec.search.pruner:
+        console.print(
+            "spec.search.pruner: no trial is pruned here; trials train one after the other, to their end"
+        )
+    own = (body, job, resolved, folders, file, _environment(spec), view.show, view.log)
+    return FamilyLife(*own, view.next_run) if job.is_parent else LocalLife(*own)
 
 
 def _gpus(spec: FineTuneJobSpec, wanted: int | None, console: Console) -> int:
@@ -116,7 +133,7 @@ def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
 class _interruptible:  # noqa: N801 - a context manager, used as a function
     """Ctrl-C and SIGTERM save a checkpoint; the second one ends at once."""
 
-    def __init__(self, life: LocalLife) -> None:
+    def __init__(self, life: LocalLife | FamilyLife) -> None:
         self._life = life
 
     def __enter__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_api.search_history import SearchHistory
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_cli.local.planning import Folders, local_config, settings_for
 from finetune_cli.local.report import LogReader
@@ -42,6 +43,8 @@ class LocalLife:
     environment: dict[str, str]
     show: Show
     say: Say
+    history: SearchHistory | None = None
+    """Of a search that has ended, for its report."""
 
     def __post_init__(self) -> None:
         self._settings = settings_for(self.resolved.resources.gpus_per_node or 0)
@@ -81,9 +84,11 @@ class LocalLife:
     def _start(self, attempt: int) -> None:
         stem = self.file.parent / f"attempt-{attempt}"
         report, run_json = stem.with_suffix(".report.json"), stem.with_suffix(".run.json")
-        config = local_config(self.job, self.resolved, attempt, self.folders, report)
-        run_json.write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-        self._reader = LogReader(attempt, config.training.evaluation.best_metric)
+        config = local_config(self.job, self.resolved, attempt, self.folders, report, self.history)
+        run_json.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        training = self.job.spec.resolved_training()
+        assert training
+        self._reader = LogReader(attempt, training.evaluation.best_metric)
         self._trainer = Trainer(run_json, stem.with_suffix(".log"), report, self.environment)
 
     def _read_log(self) -> None:
@@ -109,11 +114,17 @@ class LocalLife:
         if status == self.job.status and self.file.exists():
             return
         self.job = replace(self.job, status=status)
-        whole = self.body | {"status": status.to_json()}
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(self.file)
-        self.show(whole["status"])
+        self.show(write_status(self.body, status, self.file)["status"])
+
+
+def write_status(body: Body, status: FineTuneJobStatus, file: Path) -> Body:
+    """Replace the file by the job with this status; returns it."""
+    whole = body | {"status": status.to_json()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return whole
 
 
 def _closed(status: FineTuneJobStatus) -> bool:

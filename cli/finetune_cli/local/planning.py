@@ -10,12 +10,12 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_api.run import RunConfig
+from finetune_api.search_history import SearchHistory
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.reading import parse
-from finetune_core.plan.run_config import run_config
 from finetune_core.plan.volumes import OUTPUT, input_locations, mount_path
+from finetune_core.plan.workload import attempt_config
 from finetune_core.settings import OperatorSettings
 
 Body = dict[str, Any]
@@ -64,9 +64,6 @@ def unfit(spec: FineTuneJobSpec) -> str | None:
     """Why a job cannot run on this machine."""
     if spec.command is not None:
         return "spec.command: finetune local runs the trainer; start your own script directly"
-    for field in ("search", "ensemble"):
-        if getattr(spec, field) is not None:
-            return f"spec.{field}: finetune local trains one model; apply the job to a cluster, or remove spec.{field}"
     return None
 
 
@@ -80,19 +77,35 @@ def missing_folders(job: FineTuneJob, folders: Folders) -> Iterator[str]:
 
 
 def local_config(
-    job: FineTuneJob, resolved: Resolved, attempt: int, folders: Folders, report: Path
-) -> RunConfig:
-    """The RunConfig of an attempt, as in a pod but for paths, /metrics and progress."""
-    planned = run_config(
-        job, resolved, attempt, settings_for(resolved.resources.gpus_per_node or 0)
-    ).to_json()
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    folders: Folders,
+    report: Path,
+    history: SearchHistory | None = None,
+) -> Body:
+    """What the trainer reads for an attempt, as in a pod but for paths, /metrics and progress.
+
+    `history` is that of a search that has ended.
+    """
+    settings = settings_for(resolved.resources.gpus_per_node or 0)
+    planned = attempt_config(job, resolved, attempt, settings, history)
+    assert planned
     mounts = {OUTPUT: _output(job, resolved, folders)}
     for place in input_locations(job):
         folder = folders.of(place)
         assert folder
         mounts[mount_path(place)] = folder
-    here = _relocated(planned, {there: str(folder.absolute()) for there, folder in mounts.items()})
-    return RunConfig.from_json(here | {"metricsPort": 0, "terminationLog": str(report.absolute())})
+    here: Body = _relocated(
+        planned.to_json(), {there: str(folder.absolute()) for there, folder in mounts.items()}
+    )
+    return here | {"metricsPort": 0, "terminationLog": str(report.absolute())}
+
+
+def folders_of_runs(job: FineTuneJob, resolved: Resolved, folders: Folders) -> Folders:
+    """The folders of a search's or an ensemble's runs, which write to its output claim."""
+    own = {uris.parse(resolved.output_uri).name: _output(job, resolved, folders)}
+    return replace(folders, claims={**folders.claims, **own})
 
 
 def model_folder(job: FineTuneJob, resolved: Resolved, folders: Folders) -> Path:

@@ -38,16 +38,30 @@ def plan(
 
     `history` is that of a job with spec.search.
     """
-    if job.is_parent:
-        resolved = resolved if job.trains else on_cpu(resolved)
-        config: ApiModel | None = conclusion_config(job, resolved, attempt, settings, history)
-    else:
-        config = None if job.spec.command else run_config(job, resolved, attempt, settings)
+    config = attempt_config(job, resolved, attempt, settings, history)
     return Plan(
         claim=output_claim(job, settings),
         config_map=_config_map(job, attempt, config, ca_certificate),
-        job=_job(job, resolved, attempt, settings),
+        job=_job(job, _for_the_pod(job, resolved), attempt, settings),
     )
+
+
+def attempt_config(
+    job: FineTuneJob,
+    resolved: Resolved,
+    attempt: int,
+    settings: OperatorSettings,
+    history: SearchHistory | None = None,
+) -> ApiModel | None:
+    """What the attempt's trainer reads as run.json; None for a script."""
+    if job.is_parent:
+        return conclusion_config(job, _for_the_pod(job, resolved), attempt, settings, history)
+    return None if job.spec.command else run_config(job, resolved, attempt, settings)
+
+
+def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
+    """Without GPUs for the pod of a search or an ensemble that trains nothing."""
+    return on_cpu(resolved) if job.is_parent and not job.trains else resolved
 
 
 def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:

@@ -111,6 +111,56 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes(claim: Path, tmp
     assert status.attempts[1].from_step == stopped_at
 
 
+def test_a_search_trains_its_trials_one_after_the_other_and_publishes_the_best(
+    claim: Path, tmp_path: Path
+) -> None:
+    parameters = [{"path": "training.optimizer.learningRate", "choice": [1e-5, 5e-3]}]
+    file = written(tmp_path, search={"algorithm": "Grid", "parameters": parameters})
+    out = tmp_path / "out"
+    done = finetune("local", file, "--claim", f"demo={claim}", "--output-dir", out, "-o", "json")
+    assert done.code == 0, done.err
+    status = FineTuneJobStatus.from_json(json.loads(done.out)["status"])
+    assert status.trials
+    assert (status.trials.total, status.trials.succeeded) == (2, 2)
+    assert status.trials.best
+    values = {}
+    for number in (1, 2):
+        trial = json.loads((out / "runs" / f"t00{number}" / "job.json").read_text())["status"]
+        values[number] = trial["model"]["metrics"]["eval_loss"]
+    assert status.trials.best.number == min(values, key=lambda number: values[number])
+    assert status.model
+    assert status.model.metrics["eval_loss"] == min(values.values())
+    assert (out / "model" / "model.safetensors").exists()
+    assert (out / "model-trials" / "report.html").exists()
+    assert finetune("local", file, "--claim", f"demo={claim}", "--output-dir", out).code == 0
+
+
+def test_an_ensemble_that_is_stopped_resumes_and_combines_its_members(claim: Path, tmp_path: Path) -> None:
+    training = {key: value for key, value in TRAINING.items() if key != "epochs"} | {"maxSteps": 150}
+    file = written(tmp_path, training=training, ensemble={"members": 2, "publish": "Always"})
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "finetune_cli.main", "local", str(file)]
+    command += ["--claim", f"demo={claim}", "--output-dir", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while '"event": "train"' not in _text(out / "runs" / "m2" / "attempt-1.log"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_SECONDS) == 75
+    assert json.loads((out / "job.json").read_text())["status"]["phase"] == "Suspended"
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    status = FineTuneJobStatus.from_json(json.loads((out / "job.json").read_text())["status"])
+    assert [(member.number, member.state.value) for member in status.members] == [
+        (1, "Succeeded"),
+        (2, "Succeeded"),
+    ]
+    assert status.model
+    assert status.model.combination
+    assert status.model.combination.used == 2
+    assert len(json.loads((out / "runs" / "m1" / "job.json").read_text())["status"]["attempts"]) == 1
+
+
 def _text(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
@@ -124,7 +174,12 @@ def _text(file: Path) -> str:
         ({}, ["--claim", "demo"], 64, "write --claim NAME=DIR"),
         ({}, ["--claim", "demo=/nowhere"], 66, "/nowhere is not a folder"),
         ({"training": {"epochs": 0}}, [], 64, "spec.training.epochs: Input should be greater"),
-        ({"ensemble": {"members": 2}}, [], 64, "spec.ensemble: finetune local trains one model"),
+        (
+            {"ensemble": {"overrides": [{"training.seed": 1}] * 2}},
+            [],
+            64,
+            "trains the same model as overrides[0]",
+        ),
         (
             {"env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
             ["--claim", "demo=."],
