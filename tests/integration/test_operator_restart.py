@@ -279,5 +279,5 @@ def test_sigterm_ends_it_in_order(cluster: ApiServer, rest: Rest, tmp_path: Path
             world.apply()
         started = time.monotonic()
         assert operator.stop() == 0, operator.log()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30, "it waited for the kubelet's SIGKILL"
         assert "Traceback" not in operator.log(), operator.log()
