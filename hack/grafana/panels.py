@@ -174,10 +174,10 @@ def lines(
     stacked: bool = False,
     limit: build.ThresholdsConfig | None = None,
     highest: float | None = None,
-    decimals: int | None = None,
+    dots: bool = False,
     calcs: tuple[str, ...] = ("lastNotNull",),
 ) -> timeseries.Panel:
-    """Curves over time; `limit` is drawn as a line, `calcs` are in the legend."""
+    """Curves over time; `limit` is drawn as a line, `calcs` are in the legend, `dots` show single values."""
     legend = (
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)
@@ -192,7 +192,8 @@ def lines(
         .draw_style(GraphDrawStyle.LINE)
         .line_interpolation(LineInterpolation.LINEAR)
         .line_width(2)
-        .show_points(VisibilityMode.AUTO)
+        .show_points(VisibilityMode.ALWAYS if dots else VisibilityMode.AUTO)
+        .point_size(5)
         .span_nulls(False)
         .fill_opacity(40 if stacked else 0)
         .thresholds(limit or steps(GREEN))
@@ -200,8 +201,6 @@ def lines(
     )
     if highest is not None:
         panel = panel.min(0).max(highest)
-    if decimals is not None:
-        panel = panel.decimals(decimals)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A")).axis_soft_min(0)
     if limit:

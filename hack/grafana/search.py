@@ -123,6 +123,7 @@ def _trials() -> Iterator[Builder[Panel]]:
         "A curve for each trial (t), repetition (c) and member (m). Pruned trials end early.",
         "short",
         [Query(run("eval_loss"), "{{run}}")],
+        dots=True,
         width=12,
         height=9,
         calcs=("min",),
@@ -160,6 +161,6 @@ def _ensemble() -> Iterator[Builder[Panel]]:
         Query(of_job("ensemble_gain")),
         width=8,
         height=8,
-        absent="none",
+        absent="no ensemble yet",
         colors=steps(GREY, (-1e9, RED), (0, GREEN)),
     )

@@ -115,6 +115,7 @@ def live(jobs: Jobs) -> None:
     jobs.apply("tune-sentiment", search())
     for name in ("movie-sentiment", "tune-sentiment"):
         jobs.wait_phase(name, "Succeeded", 1200)
+    time.sleep(4 * INTERVAL)  # the end is scraped too
 
 
 def _step(status: Json) -> int:

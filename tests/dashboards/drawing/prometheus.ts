@@ -92,10 +92,10 @@ function curveFrame(target: Target, series: Series, step: number): DataFrame {
   });
 }
 
-// A point without a value where the next one is missing, so that no line bridges the gap.
+// A point without a value where the next one is missing: no line bridges the gap, and a lone point is drawn as a dot.
 function withGaps(points: [number, string][], step: number): [number, string][] {
   return points.flatMap(([time, value], index) => {
-    const next = points[index + 1]?.[0] ?? time;
+    const next = points[index + 1]?.[0] ?? Infinity;
     return next - time > 1.5 * step ? [[time, value], [time + step, 'NaN']] : [[time, value]];
   });
 }
