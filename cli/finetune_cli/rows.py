@@ -87,7 +87,7 @@ def previewed(config: RunConfig, part: str, rows: int, scratch: Path) -> list[Js
         )
     run_json = scratch / "run.json"
     run_json.write_text(json.dumps(config.to_json()), encoding="utf-8")
-    command = [sys.executable, "-m", PREVIEW, str(run_json), "--part", part, "--rows", str(rows)]
+    command = [sys.executable, "-P", "-m", PREVIEW, str(run_json), "--part", part, "--rows", str(rows)]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]

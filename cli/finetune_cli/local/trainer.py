@@ -37,7 +37,8 @@ class Trainer:
         self.report.unlink(missing_ok=True)
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", TRAINER, str(self.run_json)],
+            # -P: a file of the user's folder, such as random.py, must not stand in for a module
+            [sys.executable, "-P", "-m", TRAINER, str(self.run_json)],
             env=os.environ | dict(self.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -136,7 +136,7 @@ def test_a_search_trains_its_trials_one_after_the_other_and_publishes_the_best(
 
 
 def test_an_ensemble_that_is_stopped_resumes_and_combines_its_members(claim: Path, tmp_path: Path) -> None:
-    training = {key: value for key, value in TRAINING.items() if key != "epochs"} | {"maxSteps": 150}
+    training = {key: value for key, value in TRAINING.items() if key != "epochs"} | {"maxSteps": 800}
     file = written(tmp_path, training=training, ensemble={"members": 2, "publish": "Always"})
     out = tmp_path / "out"
     command = [sys.executable, "-m", "finetune_cli.main", "local", str(file)]
