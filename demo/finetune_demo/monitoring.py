@@ -3,6 +3,7 @@
 import argparse
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ class Prometheus:
     """A running Prometheus."""
 
     address: str
+    process: "subprocess.Popen[bytes]"
 
     def api(self, path: str, **parameters: str | float) -> Any:
         """The data of an answer of its HTTP API. Raises ClusterError with Prometheus' message."""
@@ -76,6 +78,7 @@ def prometheus(
     kubeconfig: Path, port: int, interval: str = "5s", more_jobs: tuple[Json, ...] = ()
 ) -> Iterator[Prometheus]:
     """Prometheus with the chart's monitors and rules, on 127.0.0.1. Its data goes with it. Raises ClusterError."""
+    _check_port(port)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-prometheus-")))
         proxy = stack.enter_context(_proxy(kubeconfig, folder / "proxy.log"))
@@ -93,9 +96,21 @@ def prometheus(
         ]
         log = folder / "prometheus.log"
         process = stack.enter_context(_running([str(part) for part in command], log))
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        _wait_until_ready(server, process, log)
+        server = Prometheus(f"http://127.0.0.1:{port}", process)
+        _wait_until_ready(server, log)
         yield server
+
+
+def _check_port(port: int) -> None:
+    """Else the answers of whoever listens there would be taken for those of this Prometheus."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ClusterError(
+                f"port {port} is in use; choose another: make monitoring PORT={port + 1}"
+            ) from error
 
 
 @contextmanager
@@ -158,10 +173,10 @@ def _running(command: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]
         process.wait()
 
 
-def _wait_until_ready(server: Prometheus, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_ready(server: Prometheus, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        if process.poll() is not None or time.monotonic() > deadline:
+        if server.process.poll() is not None or time.monotonic() > deadline:
             lines = log.read_text(errors="replace").splitlines()[-5:]
             raise ClusterError("Prometheus did not start:\n" + "\n".join(lines))
         try:
@@ -180,19 +195,24 @@ def main() -> int:
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with prometheus(chosen_cluster().kubeconfig, port) as server:
-            console.print(f"Prometheus scrapes the operator and training pods: [bold]{server.address}[/]")
-            console.print(f"  targets  {server.address}/targets")
-            console.print(f"  alerts   {server.address}/alerts")
-            console.print(f"  a query  {server.address}/graph?g0.expr=finetune_job_loss&g0.tab=0")
-            console.print("Ctrl-C stops it and deletes its data.")
-            signal.pause()
+        _serve(port, console)
     except KeyboardInterrupt:
         return 0
     except ClusterError as error:
         console.print(f"[red]{escape(str(error))}")
-        return 1
-    return 0
+    return 1
+
+
+def _serve(port: int, console: Console) -> None:
+    """Until Ctrl-C, or until Prometheus ends. Raises ClusterError."""
+    with prometheus(chosen_cluster().kubeconfig, port) as server:
+        console.print(f"Prometheus scrapes the operator and training pods: [bold]{server.address}[/]")
+        console.print(f"  targets  {server.address}/targets")
+        console.print(f"  alerts   {server.address}/alerts")
+        console.print(f"  a query  {server.address}/graph?g0.expr=finetune_job_loss&g0.tab=0")
+        console.print("Ctrl-C stops it and deletes its data.")
+        server.process.wait()
+    raise ClusterError("Prometheus has ended")
 
 
 if __name__ == "__main__":
