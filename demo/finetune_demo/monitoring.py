@@ -75,9 +75,16 @@ def chart_objects() -> list[Json]:
 
 @contextmanager
 def prometheus(
-    kubeconfig: Path, port: int, interval: str = "5s", more_jobs: tuple[Json, ...] = ()
+    kubeconfig: Path,
+    port: int,
+    interval: str = "5s",
+    more_jobs: tuple[Json, ...] = (),
+    data: Path | None = None,
 ) -> Iterator[Prometheus]:
-    """Prometheus with the chart's monitors and rules, on 127.0.0.1. Its data goes with it. Raises ClusterError."""
+    """Prometheus with the chart's monitors and rules, on 127.0.0.1. Raises ClusterError.
+
+    Its data goes with it, unless `data` is a folder that keeps them.
+    """
     _check_port(port)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-prometheus-")))
@@ -91,7 +98,7 @@ def prometheus(
         command = [
             prometheus_program("prometheus"),
             f"--config.file={folder / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
+            f"--storage.tsdb.path={data or folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
         ]
         log = folder / "prometheus.log"

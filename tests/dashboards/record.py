@@ -1,79 +1,29 @@
 """Records what the dashboards show: real jobs on the embedded cluster, scraped by a real Prometheus.
 
 `python tests/dashboards/record.py FOLDER` leaves Prometheus' data and `period.json` in FOLDER, for `draw.py`. It
-takes a quarter of an hour, and needs what the cluster needs (cluster/README.md) and `prometheus`.
+takes a quarter of an hour, and needs what the cluster needs (cluster/README.md).
 """
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dashboards.server import INTERVAL, serving
+from dashboards.server import INTERVAL
 from e2e.jobs import Jobs
 from finetune_cluster.choice import chosen_cluster
+from finetune_cluster.errors import ClusterError
 from finetune_demo.materials import prepare
-from finetune_demo.platform import CHART, Platform
+from finetune_demo.monitoring import prometheus
+from finetune_demo.platform import Platform
+from ports import free_port
 
 Json = dict[str, Any]
 NAMESPACE = "reviews"
 ONE_GPU = {"gpusPerNode": 1, "limits": {"memory": "3Gi"}}
-
-
-def scrape(folder: Path) -> Json:
-    """What the chart's ServiceMonitor and PodMonitor say. Debian's Prometheus cannot ask Kubernetes for pods."""
-    return {
-        "global": {"scrape_interval": f"{INTERVAL}s", "evaluation_interval": f"{INTERVAL}s"},
-        "rule_files": [str(CHART / "files" / "rules.yaml")],
-        "scrape_configs": [
-            {
-                "job_name": component,
-                "honor_labels": component == "operator",
-                "file_sd_configs": [{"files": [str(folder / f"{component}.json")], "refresh_interval": "1s"}],
-            }
-            for component in ("operator", "trainer")
-        ],
-    }
-
-
-def targets(platform: Platform, component: str) -> list[Json]:
-    """The pods of a component that run, as their monitor labels them."""
-    pods = platform.get("pods", "--all-namespaces", "-l", f"app.kubernetes.io/component={component}")["items"]
-    return [_target(pod) for pod in pods if pod["status"].get("phase") == "Running"]
-
-
-def _target(pod: Json) -> Json:
-    meta, (container,) = pod["metadata"], pod["spec"]["containers"]
-    labels = {"namespace": meta["namespace"], "pod": meta["name"]}
-    for label, name in (("finetune.dev/job-name", "name"), ("finetune.dev/attempt", "attempt")):
-        if label in meta["labels"]:
-            labels[name] = meta["labels"][label]
-    port = next(port["containerPort"] for port in container["ports"] if port["name"] in ("http", "metrics"))
-    return {"targets": [f"{pod['status']['podIP']}:{port}"], "labels": labels}
-
-
-@contextmanager
-def discovering(platform: Platform, folder: Path) -> Iterator[None]:
-    """Write the targets of Prometheus every two seconds."""
-    over = threading.Event()
-
-    def write() -> None:
-        while not over.wait(2):
-            for component in ("operator", "trainer"):
-                (folder / f"{component}.new").write_text(json.dumps(targets(platform, component)))
-                (folder / f"{component}.new").replace(folder / f"{component}.json")
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def spec(rows: str = "few.jsonl", **training: Any) -> Json:
@@ -133,8 +83,9 @@ def materials(folder: Path) -> Path:
 
 @contextmanager
 def cluster() -> Iterator[Platform]:
-    """The cluster with the operator; removed at the end."""
+    """The cluster with the operator; removed at the end, unless it ran before."""
     chosen = chosen_cluster()
+    was_running = _runs(chosen)
     try:
         chosen.up()
         platform = Platform(chosen.kubeconfig, chosen.images())
@@ -142,7 +93,14 @@ def cluster() -> Iterator[Platform]:
         platform.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield platform
     finally:
-        chosen.down()
+        if not was_running:
+            chosen.down()
+
+
+def _runs(chosen: Any) -> bool:
+    with suppress(ClusterError):
+        return bool(chosen.kubeconfig)
+    return False
 
 
 def main(folder: Path) -> None:
@@ -152,7 +110,7 @@ def main(folder: Path) -> None:
         platform.make_claim(NAMESPACE, "demo")
         platform.copy_in(NAMESPACE, "demo", materials(folder / "materials"))
         begin = time.time()
-        with serving(folder, scrape(folder)), discovering(platform, folder):
+        with prometheus(platform.kubeconfig, free_port(), f"{INTERVAL}s", data=folder / "data"):
             try:
                 live(Jobs(platform, NAMESPACE))
             finally:
@@ -160,4 +118,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())
