@@ -80,6 +80,8 @@ def _life(
             f"the job reads or writes volumes that have no folder here; add {' '.join(missing)}",
             ExitCode.NOT_FOUND,
         )
+    if spec.suspend:
+        console.print("spec.suspend: true keeps a job waiting in a cluster; here it trains now")
     if spec.search and spec.search.pruner:
         console.print(
             "spec.search.pruner: no trial is pruned here; trials train one after the other, to their end"

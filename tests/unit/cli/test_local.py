@@ -77,9 +77,10 @@ def test_a_job_trains_and_is_not_trained_again(claim: Path, tmp_path: Path) -> N
 
 def test_invalid_data_ends_with_the_trainer_s_code_and_sentence(claim: Path, tmp_path: Path) -> None:
     write_jsonl(claim / "data" / "bad.jsonl", [{"text": "good film", "label": "pos"}, {"label": "neg"}])
-    file = written(tmp_path, dataset={"train": {"uri": "pvc://demo/data/bad.jsonl"}})
+    file = written(tmp_path, dataset={"train": {"uri": "pvc://demo/data/bad.jsonl"}}, suspend=True)
     done = finetune("local", file, "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
     assert done.code == 65
+    assert "spec.suspend: true keeps a job waiting in a cluster; here it trains now" in done.out
     assert "Failed: pvc://demo/data/bad.jsonl, row 2" in done.out
     status = json.loads((tmp_path / "out" / "job.json").read_text())["status"]
     assert status["attempts"][0]["reason"] == "DataError"
