@@ -82,8 +82,10 @@ def _drop_foreign_defaults(board: models.Dashboard) -> None:
     assert board.links
     assert board.templating
     assert board.annotations
-    for shown in (*board.links, *(board.annotations.list_val or [])):
-        shown.placement = None  # it would hide the links in a menu
+    for link in board.links:
+        link.placement = None  # it would hide the links in a menu
+    for mark in board.annotations.list_val or []:
+        mark.placement = None
     for panel in board.panels or []:
         if isinstance(panel, models.Panel) and isinstance(panel.options, TableOptions):
             panel.options.footer = None  # a footer belongs to the fields since Grafana 12

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -157,6 +158,16 @@ def _every(node: Any, key: str) -> Iterator[Any]:
         yield from (found for child in node.values() for found in _every(child, key))
     elif isinstance(node, list):
         yield from (found for child in node for found in _every(child, key))
+
+
+def test_the_link_to_the_logs_asks_for_the_pods_of_the_job() -> None:
+    (url,) = (link["url"] for link in BOARDS["finetune-job"]["links"] if link["type"] == "link")
+    for name, value in (VARIABLES | {"${logs}": "P1", "${__from}": "1", "${__to}": "2"}).items():
+        url = url.replace(name, value)
+    (pane,) = json.loads(parse_qs(urlsplit(url).query)["panes"][0]).values()
+    assert pane["datasource"] == "P1"
+    assert pane["range"] == {"from": "1", "to": "2"}
+    assert pane["queries"][0]["expr"] == '{namespace="demo", pod=~"movie-sentiment-.+"}'
 
 
 @pytest.mark.parametrize("uid", BOARDS)

@@ -26,7 +26,7 @@ def serving(folder: Path, configuration: dict[str, Any]) -> Iterator[str]:
         str(prometheus_program("prometheus")),
         f"--config.file={folder / 'prometheus.yaml'}",
         f"--storage.tsdb.path={folder / 'data'}",
-        "--storage.tsdb.retention.time=10y",
+        "--storage.tsdb.retention.time=100y",
         f"--web.listen-address={url.removeprefix('http://')}",
     ]
     with (folder / "prometheus.log").open("ab") as log:
