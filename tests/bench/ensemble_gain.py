@@ -4,9 +4,10 @@
 
 Five members that differ in their seed: MiniLM's embeddings, which stay frozen, and its first two layers, on 1,500 rows
 for three epochs. The best member is that with the best value on 500 validation rows, by which soups are chosen too; all
-figures are of 1,000 other rows. Intervals are 95 % of paired bootstrap resamples of these rows, the same ones for all
-repetitions: they say nothing about other data. A repetition has other seeds and the same rows. All runs are in this
-process and on one thread. Finished models are kept in --folder, so that a bench that was broken off goes on.
+figures are of 1,000 other rows, of the tweets 340. Intervals are 95 % of paired bootstrap resamples of these rows, the
+same ones for all repetitions: they say nothing about other data. A repetition has other seeds and the same rows. All
+runs are in this process and on one thread. Finished models are kept in --folder, so that a bench that was broken off
+goes on.
 """
 
 import argparse

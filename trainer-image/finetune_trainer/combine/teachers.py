@@ -100,7 +100,7 @@ class Teachers:
         return None
 
     def _next(self, number: int, key: str, before: Path | None) -> Path:
-        """The file that takes up one more member; all before it are removed."""
+        """The file that takes up one more member; that before it is removed."""
         task = self.load(self.members[number])
         temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}.npy"
         try:
@@ -110,9 +110,8 @@ class Teachers:
         finally:
             temporary.unlink(missing_ok=True)
         sync(self.folder)
-        for other in self.folder.glob("*.npy"):
-            if other != path:
-                other.unlink(missing_ok=True)
+        if before is not None:
+            before.unlink(missing_ok=True)
         logger.info(f"{self.members[number].name}: answered for {len(self.examples)} training rows")
         return path
 
