@@ -64,12 +64,16 @@ def test_run_applies_a_job_and_follows_it_to_its_end(
 ) -> None:
     process = started(cluster, "run", str(written(tmp_path, "followed")))
     pod = world.run("followed")
-    world.until_phase("followed", "Running")
+    assert process.stdout
+    shown = ""
+    while "attempt 1 trains on node node-1" not in shown:
+        line = process.stdout.readline()
+        assert line, shown
+        shown += line
     epochs = [EpochStatus(step=50, epoch=1.0, train_loss=0.5, eval_loss=0.4)]
     world.succeed(pod, DONE.model_copy(update={"epochs": epochs}))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert "attempt 1 trains on node node-1" in out
     assert "train loss 0.5000  eval loss 0.4000" in out
     assert "Succeeded: the model is at pvc://followed-" in out
     assert cli("run", tmp_path / "job.yaml").code == 0  # the same job again changes nothing
