@@ -222,7 +222,7 @@ class ProgressEndpoint(ApiModel):
     """File with the certificate authority of the endpoint."""
 
 
-Temperature = Annotated[float, Field(ge=0.1, le=100)]
+Temperature = Annotated[float, Field(ge=1, le=100)]
 
 
 class DistillationInput(ApiModel):
