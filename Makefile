@@ -62,7 +62,10 @@ test-chart: install ## Run tests of the chart with Helm 3, OCI, an earlier versi
 	@$(PYTHON) -m pytest -q tests/deployment
 
 test-e2e: install ## Run tests on a real node, with pods that train models
-	@$(PYTHON) -m pytest -v tests/e2e
+	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py
+
+test-dashboards: install ## Run jobs of every kind under a real Prometheus: metrics, rules, alerts, dashboards; some minutes
+	@$(PYTHON) -m pytest -v tests/e2e/test_monitoring.py
 
 test-kind: install ## Run the tests of test-e2e on kind; prepares Docker and a node image where they are missing
 	@hack/test-kind
@@ -140,4 +143,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
