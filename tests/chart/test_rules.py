@@ -51,7 +51,7 @@ def operator(metric: str, values: str, **labels: str) -> Json:
 
 
 def dcgm(job_pod: str, *, renamed: bool) -> list[Json]:
-    """The exposition of dcgm-exporter as Prometheus stores it, with honorLabels or with its labels renamed."""
+    """What dcgm-exporter exposes, as Prometheus stores it: with honorLabels, or with its labels renamed."""
     found = []
     for family in text_string_to_metric_families(DCGM.read_text()):
         for sample in family.samples:

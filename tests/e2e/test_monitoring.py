@@ -24,7 +24,7 @@ from ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 DCGM = ROOT / "tests" / "chart" / "dcgm.prom"
-RECORDED_POD, RECORDED_NAMESPACE = "movie-sentiment-7d2c1e8a-a1-0-x7k2p", "team-a"
+ITS_POD, ITS_NAMESPACE = "movie-sentiment-7d2c1e8a-a1-0-x7k2p", "team-a"
 RULES_FILE = ROOT / "charts" / "finetune-operator" / "files" / "rules.yaml"
 RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for rule in group["rules"]]
 INTERVAL = "2s"
@@ -41,7 +41,7 @@ NOT_IN_THIS_RUN = {
 
 
 class DcgmExporter:
-    """Two exporters that serve the recorded exposition, for the pod that each was given."""
+    """Two exporters that answer as dcgm-exporter does, for the pod that each was given."""
 
     def __init__(self, namespace: str) -> None:
         self.pods: dict[str, str] = {}
@@ -50,7 +50,7 @@ class DcgmExporter:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 pod = exporter.pods.get(self.path.strip("/"), "")
-                page = DCGM.read_text().replace(RECORDED_POD, pod).replace(RECORDED_NAMESPACE, namespace)
+                page = DCGM.read_text().replace(ITS_POD, pod).replace(ITS_NAMESPACE, namespace)
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(page.encode())
