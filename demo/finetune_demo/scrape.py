@@ -149,7 +149,7 @@ def endpoint_targets(services: Iterable[Json], pods: list[Json]) -> list[Json]:
     found = []
     for service in services:
         metadata, selector = service["metadata"], service["spec"].get("selector") or {}
-        ports = {port["targetPort"]: port["name"] for port in service["spec"]["ports"] if "name" in port}
+        ports = {port.get("targetPort"): port.get("name") for port in service["spec"].get("ports", [])}
         labels = {"__meta_kubernetes_service_name": metadata["name"]}
         labels |= _labels("service", metadata)
         for target in pod_targets(pod for pod in pods if selector and _selects(selector, metadata, pod)):

@@ -91,6 +91,17 @@ def test_of_the_operators_ports_only_the_one_with_metrics_is_a_target_and_its_la
     assert pods["honor_labels"] is False
 
 
+def test_other_services_of_a_cluster_are_no_targets() -> None:
+    pod = training_pod(job())
+    metadata = {"namespace": NAMESPACE, "name": "s"}
+    external = {"metadata": metadata, "spec": {"type": "ExternalName", "externalName": "db.example"}}
+    nameless = {"metadata": metadata, "spec": {"selector": {}, "ports": [{"port": 80}]}}
+    by_number = {"selector": pod["metadata"]["labels"], "ports": [{"port": 80, "targetPort": 9100}]}
+    pending = {"metadata": pod["metadata"], "spec": pod["spec"], "status": {"phase": "Pending"}}
+    services = [external, nameless, {"metadata": metadata, "spec": by_number}]
+    assert endpoint_targets(services, [pod, pending]) == []
+
+
 def test_pods_are_found_where_the_operator_watches() -> None:
     _, everywhere = configured({})
     operator, some = configured(NAMESPACED)
