@@ -15,5 +15,9 @@ def read_folders(options: list[str], option: str) -> dict[str, Path]:
             raise CommandError(f"{option} {text}: write {option} NAME=DIR", ExitCode.CONFIGURATION)
         if not Path(folder).is_dir():
             raise CommandError(f"{option} {text}: {folder} is not a folder", ExitCode.NOT_FOUND)
+        if name in found:
+            raise CommandError(
+                f"{option} {text}: {name} is also {found[name]}; give it once", ExitCode.CONFIGURATION
+            )
         found[name] = Path(folder)
     return found

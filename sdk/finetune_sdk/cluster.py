@@ -63,7 +63,7 @@ class Cluster:
             contexts, active = config.list_kube_config_contexts(config_file=files)
             chosen = _context(contexts, active, context, files)
             api = config.new_client_from_config(config_file=files, context=chosen["name"])
-        except (config.ConfigException, yaml.YAMLError, OSError, LookupError, TypeError) as error:
+        except (config.ConfigException, yaml.YAMLError, OSError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"the kubeconfig {files} cannot be used: {reason}") from error
         return cls(api, chosen["name"], str(chosen["context"].get("namespace") or "default"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from finetune_api import API_VERSION, GROUP, KIND
@@ -15,8 +14,12 @@ from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.overrides import fields_of
 from finetune_core.ensemble import members
 from finetune_core.search import space
+from finetune_sdk.yaml_files import documents_of
 
 Body = dict[str, Any]
+
+_OF_THE_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
+"""Parts of the metadata that the API server writes."""
 
 
 class Document(NamedTuple):
@@ -29,10 +32,10 @@ class Document(NamedTuple):
 def documents_in(file: Path) -> list[Document]:
     """The FineTuneJobs of a YAML file, valid or not. Raises ValueError if it cannot be read or has none.
 
-    Objects of other API groups are ignored.
+    Objects of other API groups are ignored, and so is what a cluster wrote into a job, such as its status.
     """
     try:
-        documents = list(YAML(typ="safe").load_all(file.read_text(encoding="utf-8")))
+        documents = documents_of(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
     except (UnicodeDecodeError, YAMLError) as error:
@@ -41,7 +44,10 @@ def documents_in(file: Path) -> list[Document]:
     if not ours:
         raise ValueError(f"{file}: no FineTuneJob found; write apiVersion: {API_VERSION} and kind: {KIND}")
     alone = len(documents) == 1
-    return [Document(f"{file}" if alone else f"{file} (document {number})", body) for number, body in ours]
+    return [
+        Document(f"{file}" if alone else f"{file} (document {number})", _as_written(body))
+        for number, body in ours
+    ]
 
 
 def faults_of(body: Body) -> Iterator[str]:
@@ -61,6 +67,14 @@ def faults_of(body: Body) -> Iterator[str]:
         yield fault
     if spec.ensemble and (fault := members.fault_in(spec)):
         yield fault
+
+
+def _as_written(body: Body) -> Body:
+    """Without what a cluster wrote: a job from `kubectl get -o yaml` is one to train, and not one that has ended."""
+    written = {part: value for part, value in body.items() if part != "status"}
+    if isinstance(meta := written.get("metadata"), dict):
+        written["metadata"] = {name: value for name, value in meta.items() if name not in _OF_THE_SERVER}
+    return written
 
 
 def _is_ours(document: Any) -> bool:

@@ -48,7 +48,12 @@ def run_locally(
     view = View(console)
     life = _life(written, folders, gpus, view, console)
     job, resolved = life.job, life.resolved
-    folders.output.mkdir(parents=True, exist_ok=True)
+    try:
+        folders.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"{folders.output}: {error.strerror}; choose another --output-dir", ExitCode.NOT_FOUND
+        ) from error
     with view, _interruptible(life):
         status = life.run()
     if status.model:
@@ -111,11 +116,11 @@ def _ours(body: Body, file: Path) -> Body:
         uid = found["metadata"]["uid"]
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(
-            f"{file}: not a FineTuneJob; choose another --output", ExitCode.NOT_FOUND
+            f"{file}: not a FineTuneJob; choose another --output-dir", ExitCode.NOT_FOUND
         ) from error
     if uid != body["metadata"]["uid"]:
         raise CommandError(
-            f"{file.parent} belongs to a job with another name or spec; choose another --output, or remove it",
+            f"{file.parent} belongs to a job with another name or spec; choose another --output-dir, or remove it",
             ExitCode.NOT_FOUND,
         )
     return body | {"status": status_of(found).to_json()}
@@ -133,15 +138,15 @@ def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
 
 
 class _interruptible:  # noqa: N801 - a context manager, used as a function
-    """Ctrl-C and SIGTERM save a checkpoint; the second one ends at once."""
+    """Ctrl-C, SIGTERM and the end of the terminal save a checkpoint; the second one ends at once."""
 
     def __init__(self, life: LocalLife | FamilyLife) -> None:
         self._life = life
 
     def __enter__(self) -> None:
-        self._before = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        numbers = [signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [signal.SIGHUP])]
+        self._before = {number: signal.signal(number, self._stop) for number in numbers}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -62,7 +62,14 @@ class LocalLife:
             self._trainer.stop()
 
     def run(self) -> FineTuneJobStatus:
-        """The status at the end: finished or suspended."""
+        """The status at the end: finished or suspended. No trainer goes on behind an error, such as a closed pipe."""
+        try:
+            return self._lived()
+        finally:
+            if self._trainer:
+                self._trainer.leave()
+
+    def _lived(self) -> FineTuneJobStatus:
         while not self._at_rest():
             self._read_log()
             if self._asked_to_stop and not self.job.spec.suspend:

@@ -72,6 +72,12 @@ class Trainer:
             self._process.send_signal(signal.SIGKILL if self.stopped else signal.SIGTERM)
         self.stopped = True
 
+    def leave(self) -> None:
+        """Have it save a checkpoint and end, because nobody follows it any more."""
+        if not self.stopped:
+            self.stop()
+        self._process.wait()
+
     def end(self) -> ContainerEnd | None:
         """How it ended, in the terms of a container; None while it runs."""
         code = self._process.poll()

@@ -75,6 +75,30 @@ def test_a_job_trains_and_is_not_trained_again(claim: Path, tmp_path: Path) -> N
     assert "belongs to a job with another name or spec" in other.err
 
 
+def test_a_job_from_a_cluster_trains_here_although_it_has_succeeded_there(
+    claim: Path, tmp_path: Path
+) -> None:
+    first = ("local", written(tmp_path), "--claim", f"demo={claim}")
+    assert finetune(*first, "--output-dir", tmp_path / "there").code == 0
+    exported = tmp_path / "exported.yaml"
+    exported.write_text((tmp_path / "there" / "job.json").read_text())
+    done = finetune("local", exported, *first[2:], "--output-dir", tmp_path / "here")
+    assert done.code == 0
+    assert (tmp_path / "here" / "model" / "model.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_named_with_the_option(claim: Path, tmp_path: Path) -> None:
+    file, given = written(tmp_path), ("--claim", f"demo={claim}")
+    at_a_file = finetune("local", file, *given, "--output-dir", file)
+    assert (at_a_file.code, at_a_file.err) == (66, f"{file}: File exists; choose another --output-dir\n")
+    (tmp_path / "job.json").write_text("{}")
+    of_others = finetune("local", file, *given, "--output-dir", tmp_path)
+    assert of_others.err == f"{tmp_path}/job.json: not a FineTuneJob; choose another --output-dir\n"
+    twice = finetune("local", file, *given, "--claim", f"demo={tmp_path}")
+    assert twice.code == 64
+    assert f"demo is also {claim}; give it once" in twice.err
+
+
 def test_invalid_data_ends_with_the_trainer_s_code_and_sentence(claim: Path, tmp_path: Path) -> None:
     write_jsonl(claim / "data" / "bad.jsonl", [{"text": "good film", "label": "pos"}, {"label": "neg"}])
     file = written(tmp_path, dataset={"train": {"uri": "pvc://demo/data/bad.jsonl"}}, suspend=True)
@@ -110,6 +134,27 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes(claim: Path, tmp
     assert process.wait(DEADLINE_SECONDS) == 75
     status = FineTuneJobStatus.from_json(json.loads((out / "job.json").read_text())["status"])
     assert status.attempts[1].from_step == stopped_at
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["a pipe such as to head", "the terminal"])
+def test_no_trainer_goes_on_behind_what_was_closed(claim: Path, tmp_path: Path, closed: bool) -> None:
+    long = {key: value for key, value in TRAINING.items() if key != "epochs"} | {"maxSteps": 20_000}
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "finetune_cli.main", "local", str(written(tmp_path, training=long))]
+    command += ["--claim", f"demo={claim}", "--output-dir", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        while b"train loss" not in process.stdout.readline():
+            assert process.poll() is None
+        if closed:
+            process.stdout.close()
+        else:
+            process.send_signal(signal.SIGHUP)
+            process.stdout.read()
+        assert process.wait(DEADLINE_SECONDS) in (1, 75)
+    report = json.loads((out / "attempt-1.report.json").read_text())
+    assert report["exitCode"] == 75
+    assert report["latest"]["step"] > 0
 
 
 def test_a_search_trains_its_trials_one_after_the_other_and_publishes_the_best(

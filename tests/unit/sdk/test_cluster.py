@@ -117,3 +117,10 @@ def test_long_lists_are_read_page_by_page(stub: Stub) -> None:
     stub.replies[JOBS] = list(pages)
     assert [one.name for one in Client(kubeconfig=str(stub.kubeconfig)).jobs()] == ["a", "b"]
     assert "continue=next" in stub.asked[-1][1]
+
+
+def test_a_binary_file_is_no_kubeconfig(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(b"\xff\x00\x94")
+    with pytest.raises(ConfigError, match=r"config cannot be used: .*can't decode byte"):
+        Client(kubeconfig=str(file))
