@@ -151,7 +151,7 @@ def _ensemble() -> Iterator[Builder[Panel]]:
         "The combination beside its members",
         "The ensemble's metric: of the combination, of its best member, and the mean of all.",
         "short",
-        Query(f"max by (metric, of) (finetune_ensemble_value{{{JOB}}})", "{{of}} {{metric}}"),
+        Query(f"max by (metric, of) (finetune_ensemble_value{{{JOB}}})", "{{of}}"),
         colors=steps(GREEN),
     )
     yield panels.number(

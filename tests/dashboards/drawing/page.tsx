@@ -69,6 +69,14 @@ function register() {
   );
 }
 
+// The lowest threshold is minus infinity, which JSON writes as null.
+function restoreInfinity({ fieldConfig }: Panel) {
+  const own = fieldConfig.overrides.flatMap(({ properties }) => properties.filter(({ id }) => id === 'thresholds'));
+  for (const thresholds of [fieldConfig.defaults.thresholds, ...own.map(({ value }) => value)]) {
+    thresholds?.steps.filter((step: any) => step.value === null).forEach((step: any) => (step.value = -Infinity));
+  }
+}
+
 async function marksOf({ board, view, width }: Drawing, color: (name: string) => string): Promise<Mark[]> {
   const step = stepOf(view, width);
   const own = (board.annotations?.list ?? []).filter((one) => !one.builtIn && one.enable);
@@ -144,6 +152,7 @@ async function main() {
       if (panel.type === 'row') {
         return { place, title: panel.title, points: [] };
       }
+      restoreInfinity(panel);
       const found = await framesOf(panel.targets, view, place.width);
       const frames = await prepare(panel, found.flat(), theme, view);
       const points = found.map((frames) => frames.reduce((sum, frame) => sum + frame.length, 0));
