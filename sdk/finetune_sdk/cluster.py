@@ -6,6 +6,7 @@ Only its configuration and transport are used, as by the operator; its typed mod
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -131,32 +132,30 @@ class Cluster:
         finally:
             answer.close()  # of a log that goes on, the rest would be read first
 
-    def execute(self, namespace: str, pod: str, command: list[str]) -> Any:
-        """Start a command in a pod; the client library's socket with its output. Raises ClusterError."""
-        from kubernetes.client import ApiException, CoreV1Api
-        from kubernetes.stream import stream
+    @contextmanager
+    def execute(self, namespace: str, pod: str, command: list[str]) -> Iterator[Any]:
+        """A command in a pod: the client library's socket, which keeps nothing of its output. Raises ClusterError."""
+        from kubernetes.stream.ws_client import WSClient, get_websocket_url
+        from websocket import WebSocketBadStatusException, WebSocketException
 
+        query = [("command", command), ("stdout", "true"), ("stderr", "true")]
+        url = get_websocket_url(self.server.rstrip("/") + _path("Pod", namespace, pod) + "/exec", query)
+        configuration = self._api.configuration
+        token = configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        headers = {"authorization": token} if token else {}
         try:
-            return stream(
-                CoreV1Api(self._api).connect_get_namespaced_pod_exec,
-                pod,
-                namespace,
-                command=command,
-                stderr=True,
-                stdin=False,
-                stdout=True,
-                tty=False,
-                binary=True,
-                _preload_content=False,
-            )
-        except ApiException as error:
-            reason = " ".join(str(error.reason).split())
-            if "403" in reason or error.status == 403:
-                raise ForbiddenError(
-                    f"your credentials of context {self.context} do not allow exec in pods of {namespace}, which reads"
-                    f" the claim: {reason}"
-                ) from error
-            raise RefusedError(f"exec in the pod {pod}: {reason}") from error
+            socket = WSClient(configuration, url, headers, capture_all=False, binary=True)
+        except WebSocketBadStatusException as error:
+            raise self._error(
+                error.status_code, error.resp_body or b"", "GET", _path("Pod", namespace, pod)
+            ) from error
+        except (WebSocketException, OSError) as error:
+            raise UnreachableError(f"exec in the pod {pod} of context {self.context}: {error}") from error
+        try:
+            yield socket
+        finally:
+            socket.close()
+            socket.sock.shutdown()  # close leaves it open if the server closed first
 
     def _json(
         self, verb: str, path: str, body: Body | None = None, content: str = "application/json"

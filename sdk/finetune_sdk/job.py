@@ -4,7 +4,6 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,7 @@ class Job:
         def fill(folder: Path) -> None:
             with copypod.running(self._cluster, self.namespace, pod) as name:
                 command = ["tar", "-cf", "-", "-C", f"{copypod.MOUNT}/{place.path}", "."]
-                with closing(self._cluster.execute(self.namespace, name, command)) as socket:
+                with self._cluster.execute(self.namespace, name, command) as socket:
                     extract(io.BufferedReader(copypod.OutputOf(socket)), folder)
 
         return copied(target, model.digest, fill)

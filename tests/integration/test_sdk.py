@@ -21,7 +21,14 @@ from finetune_api.run import RunReport
 from finetune_api.status import EpochStatus, Phase
 from finetune_cluster.apiserver import ApiServer
 from finetune_sdk import Client, FineTuneJob
-from finetune_sdk.errors import ConflictError, JobFailedError, NotFoundError, RefusedError, WaitTimeoutError
+from finetune_sdk.errors import (
+    ClusterError,
+    ConflictError,
+    JobFailedError,
+    NotFoundError,
+    RefusedError,
+    WaitTimeoutError,
+)
 from integration.operator_rig import DONE, Operator, Rest, World, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +151,12 @@ def test_the_same_job_again_changes_nothing_and_another_spec_is_refused(
     assert client.submit(FineTuneJob("twice", **spec(resources=CPU))).uid == first.uid
     with pytest.raises((RefusedError, ConflictError), match="cannot be changed after creation"):
         client.submit(FineTuneJob("twice", **spec(resources=CPU, training={"epochs": 1})))
+
+
+def test_a_command_in_a_pod_that_cannot_run_is_a_sentence(world: World, kubeconfig: Path) -> None:
+    client = Client()
+    client.submit(FineTuneJob("unreachable", **spec(resources=CPU)))
+    pod = world.run("unreachable")
+    for name, said in {pod: "node-1", "nothing": 'pods "nothing" not found'}.items():
+        with pytest.raises(ClusterError, match=said), client.cluster.execute("notebook", name, ["true"]):
+            pass

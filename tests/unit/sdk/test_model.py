@@ -11,7 +11,7 @@ import pytest
 from api_stub import Stub, api_stub
 from builders import job, stored
 from finetune_sdk import Client, Job
-from finetune_sdk.copypod import pod_of
+from finetune_sdk.copypod import OutputOf, pod_of
 from finetune_sdk.errors import ModelError
 from finetune_sdk.model import copied, extract, verify
 
@@ -112,6 +112,40 @@ def test_from_a_folder_that_holds_the_claim(tmp_path: Path) -> None:
 def _with(stub: Stub, model: dict[str, str] | None) -> Job:
     stub.put(stored(job("a"), namespace="team") | {"status": {"model": model} if model else {}})
     return Client(kubeconfig=str(stub.kubeconfig)).get("a")
+
+
+class Socket:
+    """What the client library's socket does while a command writes these frames and ends with this code."""
+
+    def __init__(self, frames: list[bytes], returncode: int = 0) -> None:
+        self.frames, self.returncode, self.buffer = frames, returncode, b""
+
+    def is_open(self) -> bool:
+        return bool(self.frames)
+
+    def update(self, timeout: float) -> None:
+        if self.frames:
+            self.buffer += self.frames.pop(0)
+
+    def peek_stdout(self) -> bytes:
+        return self.buffer
+
+    def read_stdout(self) -> bytes:
+        found, self.buffer = self.buffer, b""
+        return found
+
+    def read_stderr(self) -> bytes:
+        return b"tar: /claim/x: Cannot open\n"
+
+
+def test_the_output_of_a_command_is_a_file() -> None:
+    frames = [b"a" * 70_000, b"", b"b", b"c" * 3]
+    assert io.BufferedReader(OutputOf(Socket(frames))).read() == b"a" * 70_000 + b"b" + b"ccc"
+
+
+def test_a_command_that_fails_is_said_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read: tar: /claim/x: Cannot open"):
+        extract(io.BufferedReader(OutputOf(Socket([], returncode=2))), tmp_path)
 
 
 def test_the_pod_is_restricted_and_cannot_write() -> None:
