@@ -28,6 +28,8 @@ ITS_POD, ITS_NAMESPACE = "movie-sentiment-7d2c1e8a-a1-0-x7k2p", "team-a"
 RULES_FILE = ROOT / "charts" / "finetune-operator" / "files" / "rules.yaml"
 RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for rule in group["rules"]]
 INTERVAL = "2s"
+STEP = 3.0
+"""Seconds between the times at which an expression is evaluated."""
 SLOW = 600
 """Seconds that a job may take on a machine that has other work."""
 METRICS = [one for one in [*definitions(), *trainer.definitions()] if one != UNSERVED]
@@ -82,9 +84,10 @@ class Run:
     begin: float = field(default_factory=time.time)
 
     def seen(self, expression: str) -> list[Body]:
-        """The series that an expression had at any time of the run."""
+        """The series that an expression had at any time of the run, those since the last step included."""
+        end = time.time() + STEP
         found: list[Body] = self.server.api(
-            "query_range", query=expression, start=self.begin, end=time.time(), step="3s"
+            "query_range", query=expression, start=self.begin, end=end, step=STEP
         )["result"]
         return found
 
