@@ -225,13 +225,12 @@ class Reconciler:
 
 
 def _counted(job: FineTuneJob, status: FineTuneJobStatus) -> bool:
-    """Whether the stored status of a search has counted all trials that there are, of the spec as it is.
+    """Whether the stored status of a search has counted all runs that there are, of the spec as it is.
 
     Else it is written before another one is created, so that no number is lost with a trial that somebody deletes.
     """
-    known, found = job.status.trials, status.trials
-    counted = known is not None and found is not None and known.total == found.total
-    return counted and job.status.observed_generation == job.generation
+    known, found = (part and (part.total, part.repeats) for part in (job.status.trials, status.trials))
+    return known is not None and known == found and job.status.observed_generation == job.generation
 
 
 def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobStatus:

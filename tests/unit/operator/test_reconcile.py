@@ -386,6 +386,21 @@ async def test_no_trial_is_created_before_the_one_before_it_is_counted() -> None
     assert counted == [(1, 0), (2, 1), (3, 2), (3, 3)]
 
 
+async def test_no_repetition_is_created_before_the_one_before_it_is_counted() -> None:
+    server, cache = Refusing("nothing", 0), Cache()
+    confirmed = SEARCH["spec"]["search"] | {"parallelism": 3, "confirm": {"top": 3, "seeds": 1}}
+    server.body = stored(SEARCH | {"spec": SEARCH["spec"] | {"search": confirmed}})
+    key, counted = cache.put_finetunejob(server.body), list[tuple[int, int]]()
+    for _ in range(9):
+        await reconciler(server, cache)(key)
+        runs = cache.runs_of("default", server.body["metadata"]["uid"])
+        for body in (body for run, body in runs.items() if run.is_trial and "status" not in body):
+            cache.put_finetunejob(versioned(body, 5) | {"status": ENDED_TRIAL})
+        if repeats := sum(not run.is_trial for run in runs):
+            counted.append((repeats, server.written[-1]["trials"].get("repeats", 0)))
+    assert counted[:4] == [(1, 0), (2, 1), (3, 2), (3, 3)]
+
+
 @pytest.mark.parametrize("code", [500, 403])
 async def test_a_search_whose_next_trial_is_refused_writes_what_has_ended(code: int) -> None:
     server, cache = Refusing("nothing", 0), Cache()
