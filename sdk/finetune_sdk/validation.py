@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from finetune_api import API_VERSION, GROUP, KIND
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
@@ -32,14 +32,18 @@ class Document(NamedTuple):
 def documents_in(file: Path) -> list[Document]:
     """The FineTuneJobs of a YAML file, valid or not. Raises ValueError if it cannot be read or has none.
 
-    Objects of other API groups are ignored, and so is what a cluster wrote into a job, such as its status.
+    A List has several, as `kubectl get -o yaml` prints them. Objects of other API groups are ignored, and so is what a
+    cluster wrote into a job, such as its status.
     """
     try:
-        documents = documents_of(file.read_text(encoding="utf-8"))
+        read = documents_of(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
+    except MarkedYAMLError as error:
+        raise ValueError(f"{file}{_mistake(error)}") from error
     except (UnicodeDecodeError, YAMLError) as error:
         raise ValueError(f"{file}: {error}") from error
+    documents = [one for document in read for one in _items(document)]
     ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
     if not ours:
         raise ValueError(f"{file}: no FineTuneJob found; write apiVersion: {API_VERSION} and kind: {KIND}")
@@ -69,6 +73,19 @@ def faults_of(body: Body) -> Iterator[str]:
         yield fault
 
 
+def _items(document: Any) -> list[Any]:
+    """The objects of a List, or the document."""
+    listed = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else None
+    return listed if isinstance(listed, list) else [document]
+
+
+def _mistake(error: MarkedYAMLError) -> str:
+    """Where the text is not YAML, and why."""
+    mark = error.problem_mark
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{place}: " + " ".join(part for part in (error.context, error.problem) if part)
+
+
 def _as_written(body: Body) -> Body:
     """Without what a cluster wrote: a job from `kubectl get -o yaml` is one to train, and not one that has ended."""
     written = {part: value for part, value in body.items() if part != "status"}
@@ -89,7 +106,7 @@ def _described(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         nearest = get_close_matches(path, _fields(), n=1)
         return f"spec.{path}: unknown field" + (f"; did you mean spec.{nearest[0]}?" if nearest else "")
-    where = f"spec.{path}: " if path else ""
+    where = f"spec.{path}: " if path else "spec: " if item["type"] == "model_type" else ""
     return f"{where}{item['msg'].removeprefix('Value error, ')}"
 
 

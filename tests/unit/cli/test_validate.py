@@ -43,6 +43,13 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
             f"{GOOD}  ensemble: {{overrides: [{{training.seed: 1}}, {{training.seed: 1}}]}}\n",
             "trains the same model",
         ),
+        (GOOD.split("spec:")[0] + "spec: hello\n", "job.yaml: spec: Input should be an object"),
+        (
+            "kind: List\nitems:\n- kind: Service\n- kind: FineTuneJob\n",
+            "job.yaml (document 2): apiVersion: write finetune.dev/v1alpha1",
+        ),
+        ("a: 1\na: 2\n", "job.yaml, line 2, column 1: while constructing a mapping, found duplicate key"),
+        ("a:\n\t- 1\n", "job.yaml, line 2, column 1: while scanning for the next token, found character"),
         ("kind: Service\n", "no FineTuneJob found"),
         ("", "no FineTuneJob found"),
         ("a: [", "while parsing"),
