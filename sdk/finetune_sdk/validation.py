@@ -83,7 +83,7 @@ def _mistake(error: MarkedYAMLError) -> str:
     """Where the text is not YAML, and why."""
     mark = error.problem_mark
     place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{place}: " + " ".join(part for part in (error.context, error.problem) if part)
+    return f"{place}: " + ", ".join(part for part in (error.context, error.problem) if part)
 
 
 def _as_written(body: Body) -> Body:
