@@ -11,6 +11,7 @@ from finetune_api.objective import ObjectiveSpec
 from finetune_api.overrides import OverrideError, overridden, read_assignment
 from finetune_cli.errors import CommandError
 from finetune_sdk.validation import faults_of
+from finetune_sdk.yaml_files import write_documents
 
 Body = dict[str, Any]
 Ask = Callable[[str, str], str]
@@ -78,12 +79,8 @@ def refuse_existing(file: Path) -> None:
 
 def write(body: Body, file: Path) -> None:
     """Write the job to a new file. Raises CommandError if there is one."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.default_flow_style = False
     try:
         with file.open("x", encoding="utf-8") as out:
-            yaml.dump(body, out)
+            write_documents([body], out)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror or error}") from error

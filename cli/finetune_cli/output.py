@@ -47,9 +47,6 @@ def dump(value: Any, form: Format) -> None:
 
 def dump_yaml(documents: list[Any]) -> None:
     """Print YAML documents."""
-    from ruamel.yaml import YAML
+    from finetune_sdk.yaml_files import write_documents
 
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.width = 4096
-    yaml.dump_all(documents, sys.stdout)
+    write_documents(documents, sys.stdout)

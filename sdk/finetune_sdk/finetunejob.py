@@ -10,6 +10,7 @@ from finetune_api.base import ApiModel
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_sdk.errors import InvalidJobError
 from finetune_sdk.validation import documents_in, faults_of
+from finetune_sdk.yaml_files import write_documents
 
 Body = dict[str, Any]
 
@@ -68,10 +69,8 @@ class FineTuneJob:
 
     def to_yaml(self) -> str:
         """The wire form as YAML, for kubectl apply."""
-        from ruamel.yaml import YAML
-
         out = StringIO()
-        YAML().dump(self._body, out)
+        write_documents([self._body], out)
         return out.getvalue()
 
     def __repr__(self) -> str:

@@ -21,11 +21,15 @@ def copied(target: Path, digest: str | None, fill: Fill) -> Path:
     `digest` is that of the job's status; without one the files have no checksums and are not checked. Raises
     ModelError.
     """
+    target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} exists and is not empty; choose another folder")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ModelError(f"{target} cannot be written: {error.strerror}; choose another folder") from error
     try:
         fill(partial)
         if digest:

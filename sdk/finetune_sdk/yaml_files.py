@@ -1,10 +1,12 @@
-"""YAML as kubectl reads it: YAML 1.2 with numbers such as 5e-5, but with the booleans and octal numbers of YAML 1.1.
+"""YAML as kubectl reads it: YAML 1.2, so that 5e-5 is a number, with the booleans and octal numbers of YAML 1.1.
 
-A file means the same here as in a cluster. Its source is the table of go-yaml 2, which kubectl and Helm use.
+A file means the same here as in a cluster, and what is written here means the same to kubectl. The source is the table
+of go-yaml 2, which kubectl and Helm use.
 """
 
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -22,6 +24,15 @@ def documents_of(text: str) -> list[Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Constructor = _Resolver, _Constructor
     return list(yaml.load_all(text))
+
+
+def write_documents(documents: Iterable[Any], out: TextIO) -> None:
+    """Write a YAML stream. A text such as a label `no` is quoted: kubectl would read a boolean."""
+    yaml = YAML()
+    yaml.Resolver = _Resolver
+    yaml.default_flow_style = False
+    yaml.width = 4096
+    yaml.dump_all(documents, out)
 
 
 class _Resolver(VersionedResolver):  # type: ignore[misc] # ruamel has no types

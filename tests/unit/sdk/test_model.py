@@ -44,6 +44,19 @@ def test_a_model_comes_through_tar_as_it_was_published(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["claim", "model"]
 
 
+def test_the_present_folder_takes_a_model_and_a_folder_below_a_file_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, here = published(tmp_path / "claim"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    target = copied(Path(), digest, lambda folder: extract(archive(tmp_path / "claim"), folder))
+    assert target == here
+    assert {name: (here / name).read_bytes() for name in FILES} == FILES
+    with pytest.raises(ModelError, match="x cannot be written: Not a directory; choose another folder"):
+        copied(here / "config.json" / "x", digest, lambda folder: None)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

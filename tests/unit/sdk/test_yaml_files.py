@@ -1,12 +1,13 @@
 """A file means to `finetune` what it means to kubectl, whose answers were taken from `helm template` with toJson."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_sdk.validation import documents_in
-from finetune_sdk.yaml_files import documents_of
+from finetune_sdk.yaml_files import documents_of, write_documents
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1
@@ -41,6 +42,15 @@ status: {phase: Succeeded}
 def test_a_scalar_is_what_kubectl_reads(text: str, value: Any) -> None:
     [[found]] = documents_of(f"[{text}]")
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_text_stays_a_text_and_is_quoted_only_where_kubectl_would_read_another_value() -> None:
+    texts = ["no", "Yes", "off", "y", "010", "1e3", "2026-01-01", "~", "null", "0x1F", "nO", "pos"]
+    out = StringIO()
+    write_documents([{"labels": texts}, {"seed": 1}], out)
+    assert documents_of(out.getvalue()) == [{"labels": texts}, {"seed": 1}]
+    plain = [line for line in out.getvalue().splitlines() if line.startswith("- ") and "'" not in line]
+    assert plain == ["- nO", "- pos"]
 
 
 def test_a_job_from_a_cluster_is_read_without_what_the_cluster_wrote(tmp_path: Path) -> None:
