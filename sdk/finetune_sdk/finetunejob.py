@@ -31,7 +31,10 @@ class FineTuneJob:
             "metadata": {"name": name, **(metadata or {})},
             "spec": wire,
         }
-        if faults := list(faults_of(self._body)):
+        faults = list(faults_of(self._body))
+        if self.name != name:
+            faults.append(f"metadata.name: {self.name} contradicts the name {name}; remove it")
+        if faults:
             raise InvalidJobError(faults)
 
     @classmethod

@@ -39,6 +39,11 @@ def test_every_fault_is_named() -> None:
     assert [fault.partition(":")[0] for fault in fields] == ["spec.training.batchSize", "spec.training.epoch"]
 
 
+def test_a_second_name_is_refused() -> None:
+    with pytest.raises(InvalidJobError, match="metadata.name: b contradicts the name a; remove it"):
+        FineTuneJob("a", metadata={"name": "b"}, **spec())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
