@@ -1,8 +1,11 @@
 """What `finetune local` checks before the trainer starts, and what it prints at the end."""
 
+import fcntl
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +57,7 @@ def run_locally(
         raise CommandError(
             f"{folders.output}: {error.strerror}; choose another --output-dir", ExitCode.NOT_FOUND
         ) from error
-    with view, _interruptible(life):
+    with _alone(folders.output), view, _interruptible(life):
         status = life.run()
     if status.model:
         place = model_folder(job, resolved, folders)
@@ -135,6 +138,27 @@ def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
                 ExitCode.CONFIGURATION,
             )
     return {variable.name: variable.value for variable in spec.env or [] if variable.value is not None}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder. Raises CommandError while another process holds it.
+
+    A file system without locks, as NFS may be, holds nobody off; only the newest attempt writes checkpoints then.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(
+                f"another finetune local trains in {folder}; wait for its end, or choose another --output-dir"
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 class _interruptible:  # noqa: N801 - a context manager, used as a function

@@ -1,5 +1,6 @@
 """`finetune local` trains the same file with the same trainer, and its status is the one that the operator writes."""
 
+import fcntl
 import json
 import os
 import signal
@@ -97,6 +98,19 @@ def test_a_folder_that_cannot_be_used_is_named_with_the_option(claim: Path, tmp_
     twice = finetune("local", file, *given, "--claim", f"demo={tmp_path}")
     assert twice.code == 64
     assert f"demo is also {claim}; give it once" in twice.err
+
+
+def test_a_folder_in_which_another_process_trains_is_left_to_it(claim: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    arguments = ("local", written(tmp_path), "--claim", f"demo={claim}", "--output-dir", out)
+    done = finetune(*arguments)
+    assert (done.code, list(out.iterdir())) == (1, [])
+    assert f"another finetune local trains in {out}" in done.err
+    os.close(handle)
+    assert finetune(*arguments).code == 0
 
 
 def test_invalid_data_ends_with_the_trainer_s_code_and_sentence(claim: Path, tmp_path: Path) -> None:
