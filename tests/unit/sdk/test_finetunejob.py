@@ -40,7 +40,7 @@ def test_every_fault_is_named() -> None:
 
 
 def test_a_second_name_is_refused() -> None:
-    with pytest.raises(InvalidJobError, match="metadata.name: b contradicts the name a; remove it"):
+    with pytest.raises(InvalidJobError, match=r"metadata.name: b contradicts the name a; remove it"):
         FineTuneJob("a", metadata={"name": "b"}, **spec())
 
 
