@@ -113,7 +113,7 @@ def test_the_longest_input_is_taken_and_one_token_more_is_not(tmp_path, name):
     model = getattr(transformers, f"{name}Model")(config).eval()
     endless = SimpleNamespace(model_max_length=10**30)
     longest = longest_input(model, endless)
-    assert longest_of_all([SimpleNamespace(folder=SimpleNamespace(path=tmp_path))], endless) == longest
+    assert longest_of_all([tmp_path], endless) == longest
     ids = torch.full((1, longest + 1), 5)
     assert model(input_ids=ids[:, 1:]).last_hidden_state.shape[1] == longest
     if name == "Llama":  # its positions are turned, not looked up
