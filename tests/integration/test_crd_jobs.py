@@ -1,6 +1,7 @@
 """A FineTuneJob's life on a real API server: defaults, changes, status, and what kubectl shows."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ Output = Callable[..., str]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [
-    file for file in sorted((ROOT / "examples").rglob("*.yaml")) if "kind: FineTuneJob" in file.read_text()
+    file
+    for file in sorted((ROOT / "examples").rglob("*.yaml"))
+    if re.search("^kind: FineTuneJob$", file.read_text(), re.MULTILINE)
 ]
 KIB = 1024
 TIME = "2026-01-01T12:00:00Z"
