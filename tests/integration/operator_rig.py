@@ -65,7 +65,11 @@ class Rest:
 
     def __init__(self, server: ApiServer) -> None:
         self._url = server.url
-        self._pool = urllib3.PoolManager(maxsize=8, ca_certs=str(server.ca), retries=False, timeout=30)
+        # 429: the storage of a definition is made ready anew, also some time after it was served first
+        once: dict[str, Any] = dict.fromkeys(("connect", "read", "redirect", "other"), False)
+        again = {"status": 10, "status_forcelist": [429], "allowed_methods": None, "raise_on_status": False}
+        retries = urllib3.Retry(None, **once, **again)
+        self._pool = urllib3.PoolManager(maxsize=8, ca_certs=str(server.ca), retries=retries, timeout=30)
         self._headers = {"Authorization": f"Bearer {server.token}", "Accept": "application/json"}
 
     def __call__(self, verb: str, path: str, body: Any = None, kind: str = "application/json") -> Json:
@@ -85,7 +89,7 @@ class Rest:
         try:
             return self("GET", path)
         except Refused as error:
-            if error.status in (404, 429):  # 429: the storage of a new definition is made ready
+            if error.status == 404:
                 return None
             raise
 
