@@ -5,7 +5,7 @@
 Builds Katib's controller and its suggestion service in Go (Goptuna's TPE) and runs both as processes, on a real API
 server with its controllers. Pods are played by this process, and so is what is not measured: the database of metrics,
 which has a result of every trial at once, and the webhooks, whose defaults are written out. Needs root and Go: the
-names by which Katib finds its services are in an /etc/hosts of its own, which only the controller sees.
+names by which Katib finds its services are in a separate /etc/hosts, which only the controller sees.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def database(port: int) -> grpc.Server:
 
 @contextmanager
 def running(server: ApiServer, folder: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Katib's controller, with a file system of its own, and its suggestion service."""
+    """Katib's controller, in a separate mount namespace, and its suggestion service."""
     (folder / "hosts").write_text(SERVICES)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     (folder / "kubeconfig").write_bytes(server.kubeconfig.read_bytes())

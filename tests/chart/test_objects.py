@@ -269,15 +269,15 @@ def test_every_value_is_documented(generate: ModuleType) -> None:
 
 def test_the_chart_tells_artifact_hub_of_the_definition_and_shows_a_valid_job() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    told = {key.partition("/")[2]: yaml.safe_load(text) for key, text in chart["annotations"].items()}
+    annotations = {key.partition("/")[2]: yaml.safe_load(text) for key, text in chart["annotations"].items()}
     definition = crd()
-    (known,) = told["crds"]
+    (known,) = annotations["crds"]
     assert known["name"] == definition["metadata"]["name"]
     assert (known["kind"], known["version"]) == (
         definition["spec"]["names"]["kind"],
         definition["spec"]["versions"][0]["name"],
     )
-    (example,) = told["crdsExamples"]
+    (example,) = annotations["crdsExamples"]
     FineTuneJobSpec.from_json(example["spec"])
 
 

@@ -104,9 +104,9 @@ def _member(of: FineTuneJob, number: int, claim: Path, folder: Path) -> MemberSt
 def _trained(config: ApiModel, claim: Path, folder: Path, name: str) -> RunReport:
     """What the trainer reports of a configuration that the operator made."""
     planned = json.dumps(config.to_json()).replace(CLAIMS, str(claim)).replace(OUTPUT, str(folder / "output"))
-    told = folder / f"{name}.termination"
+    termination = folder / f"{name}.termination"
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(json.loads(planned) | {"metricsPort": 0, "terminationLog": str(told)}))
-    code, report = main([str(path)]), RunReport.model_validate_json(told.read_text())
+    path.write_text(json.dumps(json.loads(planned) | {"metricsPort": 0, "terminationLog": str(termination)}))
+    code, report = main([str(path)]), RunReport.model_validate_json(termination.read_text())
     assert code == ExitCode.DONE, report.message
     return report

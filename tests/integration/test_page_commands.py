@@ -11,7 +11,7 @@ from finetune_cluster.binaries import binary
 
 PROGRAMS = ("kubectl", "helm")
 PLUGINS = ("finetune",)
-"""Commands of kubectl that are programs of their owner's."""
+"""Plugins of kubectl: separate programs."""
 COMMANDS = {
     f"{block}: {' '.join(words)}": words
     for block in blocks()

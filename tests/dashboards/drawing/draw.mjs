@@ -32,7 +32,7 @@ async function bundle() {
   return { script: text('.js'), style: text('.css') };
 }
 
-// A page of its own origin, because Grafana's components read the browser's storage.
+// A page with a separate origin, because Grafana's components read the browser's storage.
 async function serve({ style }) {
   const html = `<!doctype html><head><style>${style}${STYLE}</style></head><body><div id="root"></div></body>`;
   const server = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end(html));

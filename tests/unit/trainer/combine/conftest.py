@@ -64,8 +64,8 @@ def combine(tmp_path):
         }
         path = folder / "combine.json"
         path.write_text(json.dumps(merged(config, changes)))
-        code, told = run([str(path), *arguments]), folder / "termination"
-        report = RunReport.model_validate_json(told.read_text()) if told.exists() else None
+        code, termination = run([str(path), *arguments]), folder / "termination"
+        report = RunReport.model_validate_json(termination.read_text()) if termination.exists() else None
         return code, report, folder / "model"
 
     return combined

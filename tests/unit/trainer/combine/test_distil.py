@@ -48,7 +48,7 @@ def sha256_of(folder):
 
 
 def apart(before):
-    """Runs the trainer in a process of its own, which calls `before` first; its exit code, negative for a signal."""
+    """Runs the trainer in a separate process, which calls `before` first; its exit code, negative for a signal."""
 
     def run(arguments):
         from finetune_trainer.__main__ import main
