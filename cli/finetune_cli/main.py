@@ -258,8 +258,7 @@ def status(
     if output:
         dump(job.body, output)
     else:
-        parent = job.spec.search or job.spec.ensemble
-        console().print(tree_of(job, client.runs_of(job) if parent else []))
+        console().print(tree_of(job, client.runs_of(job)))
 
 
 @app.command(rich_help_panel="Follow")
@@ -354,7 +353,7 @@ def explain_failure(
     if not needs_explanation(job):
         typer.echo(f"{name} is {job.phase.value}: {job.message}", err=True)
         raise typer.Exit(1)
-    found = explained(job, client.runs_of(job) if job.spec.search or job.spec.ensemble else [])
+    found = explained(job, client.runs_of(job))
     if output:
         dump(found, output)
     else:

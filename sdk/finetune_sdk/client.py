@@ -50,7 +50,9 @@ class Client:
         return [Job(self.cluster, body) for body in sorted(found, key=lambda body: body["metadata"]["name"])]
 
     def runs_of(self, job: Job) -> list[Job]:
-        """The trials, repetitions or members of a search or an ensemble."""
+        """The trials, repetitions or members of a search or an ensemble; none of any other job."""
+        if not (job.spec.search or job.spec.ensemble):
+            return []
         return self.jobs(f"{GROUP}/parent-uid={job.uid}")
 
     def _hint(self, name: str) -> str:
