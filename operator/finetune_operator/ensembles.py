@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.parents import invalid
 from finetune_core.ensemble.decision import Ensemble, decide_ensemble
 from finetune_core.ensemble.members import fault_in, values_of
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.search.trials import trial_of
-from finetune_operator.runs import ParentStep, Runs, invalid, resolved_inputs
+from finetune_operator.runs import ParentStep, Runs, resolved_inputs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
-from finetune_api.status import Phase, Reason, ResolvedStatus
+from finetune_api.status import Phase, ResolvedStatus
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.decision import refused_image, why_stalled
 from finetune_core.decide.images import image_allowed
@@ -110,9 +110,3 @@ def resolved_inputs(bodies: dict[Run, Body]) -> ResolvedStatus | None:
     return next(
         (found for body in bodies.values() if (found := part_of(body, "resolved", ResolvedStatus))), None
     )
-
-
-def invalid(fault: str) -> Verdict:
-    """The verdict on a spec that can never work."""
-    message = f"{fault}; correct it in a new FineTuneJob"
-    return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)

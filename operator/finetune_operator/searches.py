@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunReport
-from finetune_api.search import DEFAULT_TRIALS, MOST_TRIALS, Algorithm
 from finetune_api.search_history import SearchHistory
-from finetune_api.status import FineTuneJobStatus, ModelStatus
+from finetune_api.status import ModelStatus
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.decision import finished
+from finetune_core.decide.parents import invalid
 from finetune_core.ensemble.members import fault_in as ensemble_fault_in
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -21,20 +21,16 @@ from finetune_core.plan.naming import Run, parent_in
 from finetune_core.search.asha import why_pruned
 from finetune_core.search.decision import Search, decide_search
 from finetune_core.search.history import history_of
-from finetune_core.search.importance import importances
-from finetune_core.search.plan import reseeded
-from finetune_core.search.samplers import propose
-from finetune_core.search.space import Values, combinations, fault_in
-from finetune_core.search.trials import Repeat, evaluations_in, trial_of
+from finetune_core.search.space import fault_in
+from finetune_core.search.step import planned_trials, run_values, seen, with_importances, without_values
+from finetune_core.search.trials import evaluations_in, trial_of
 from finetune_core.wire import items
 from finetune_operator.cache import Cache, id_of, parent_key, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.reports import Reports
-from finetune_operator.runs import ParentStep, Runs, invalid, part_of, resolved_inputs
+from finetune_operator.runs import ParentStep, Runs, part_of, resolved_inputs
 
 Body = dict[str, Any]
-
-_NOTHING_FITS = "spec.search.parameters: the spec's rules refused 50 drawn combinations in a row"
 
 
 @dataclass(frozen=True)
@@ -50,29 +46,17 @@ class Searches:
         model = part_of(bodies[search.winner], "model", ModelStatus) if search.winner else None
         decision, values = decide_search(search, model, now), None
         if decision.create is not None:
-            values = await self._values(search, decision.create)
+            values = await asyncio.to_thread(run_values, search, decision.create)
             if values is None:
-                decision = decide_search(replace(search, fault=invalid(_NOTHING_FITS)), model, now)
+                decision = decide_search(without_values(search), model, now)
         if decision.concludes or finished(decision.status):
-            decision = replace(decision, status=await self._with_importances(search, decision.status))
+            status = await asyncio.to_thread(with_importances, search, decision.status)
+            decision = replace(decision, status=status)
         return ParentStep(job, resolved, decision, values)
 
     async def history(self, job: FineTuneJob, resolved: Resolved) -> SearchHistory:
         """A search that has ended, for its report."""
         return history_of(await self._observe(job, resolved, self.runs.of(job)))
-
-    async def _with_importances(self, search: Search, status: FineTuneJobStatus) -> FineTuneJobStatus:
-        assert status.trials
-        found = await asyncio.to_thread(importances, search.spec.parameters, search.trials, search.metric)
-        return status.model_copy(
-            update={"trials": status.trials.model_copy(update={"importances": found or None})}
-        )
-
-    async def _values(self, search: Search, run: Run) -> Values | None:
-        """Those of a trial, or of a repetition; None if the spec takes none of those that were tried."""
-        if run.is_trial:
-            return await asyncio.to_thread(propose, search.job.spec, run.trial, search.trials, search.metric)
-        return reseeded(search.job.spec, search.runs[Run(run.trial)].values, run.seed)
 
     async def _observe(self, job: FineTuneJob, resolved: Resolved, bodies: dict[Run, Body]) -> Search:
         spec, training = job.spec.search, job.spec.resolved_training()
@@ -81,22 +65,18 @@ class Searches:
         runs = await self.runs.read(
             job, bodies, lambda run, body: trial_of(run.trial, body, spec.parameters, metric)
         )
-        trials = tuple(trial for run, trial in runs.items() if run.is_trial)
-        repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
-        inputs = resolved_inputs(bodies)
-        search = Search(job, resolved, trials, await self._planned(job), metric, repeats, inputs)
+        search = seen(job, resolved, runs, await self._planned(job), metric, resolved_inputs(bodies))
         return replace(search, fault=await self._fault(search))
 
     async def _planned(self, job: FineTuneJob) -> int:
         """The number of trials. Combinations of listed values are counted once for each version of the spec."""
         spec, known = job.spec.search, job.status.trials
         assert spec
-        most = spec.max_trials or (MOST_TRIALS if spec.algorithm is Algorithm.GRID else DEFAULT_TRIALS)
         if not spec.listed:
-            return most
+            return planned_trials(job.spec)
         if known and job.status.observed_generation == job.generation:
             return known.planned
-        return len(await asyncio.to_thread(combinations, job.spec, most))
+        return await asyncio.to_thread(planned_trials, job.spec)
 
     async def _fault(self, search: Search) -> Verdict | None:
         """Why no trial can be created; the searched fields are checked before the first one."""
@@ -105,9 +85,7 @@ class Searches:
         if search.total:
             return None
         fault = await asyncio.to_thread(_fault_in, search.job.spec)
-        if fault is None and search.planned == 0:
-            fault = "spec.search.parameters: the spec's rules refuse every combination"
-        return invalid(fault) if fault else None
+        return invalid(fault) if fault else search.fault
 
 
 def _fault_in(spec: FineTuneJobSpec) -> str | None:

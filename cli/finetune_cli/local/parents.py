@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from finetune_api.search import DEFAULT_TRIALS, MOST_TRIALS, Algorithm
+from finetune_api.search import Algorithm
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import ModelStatus, ResolvedStatus
 from finetune_core.decide.parents import ParentDecision
@@ -18,11 +18,10 @@ from finetune_core.plan.naming import Run
 from finetune_core.plan.reading import status_of
 from finetune_core.search.decision import Search, decide_search
 from finetune_core.search.history import history_of
-from finetune_core.search.importance import importances
-from finetune_core.search.plan import reseeded, run_body
-from finetune_core.search.samplers import RANDOM_TRIALS, propose
-from finetune_core.search.space import combinations
-from finetune_core.search.trials import Repeat, trial_of
+from finetune_core.search.plan import run_body
+from finetune_core.search.samplers import RANDOM_TRIALS
+from finetune_core.search.step import planned_trials, run_values, seen, with_importances, without_values
+from finetune_core.search.trials import trial_of
 
 Body = dict[str, Any]
 Bodies = Mapping[Run, Body]
@@ -42,7 +41,7 @@ def lacks(job: FineTuneJob) -> str | None:
     search = job.spec.search
     if search is None or search.algorithm is not Algorithm.TPE or find_spec(OPTUNA):
         return None
-    if planned_trials(job) <= RANDOM_TRIALS:
+    if planned_trials(job.spec) <= RANDOM_TRIALS:
         return None
     return (
         f"spec.search: TPE needs {OPTUNA} from trial {RANDOM_TRIALS + 1} on, and it is not installed here;"
@@ -61,29 +60,17 @@ def history(job: FineTuneJob, resolved: Resolved, bodies: Bodies) -> SearchHisto
     return history_of(_search(job, resolved, bodies)) if job.spec.search else None
 
 
-def planned_trials(job: FineTuneJob) -> int:
-    """The number of trials of a search."""
-    search = job.spec.search
-    assert search
-    most = search.max_trials or (MOST_TRIALS if search.algorithm is Algorithm.GRID else DEFAULT_TRIALS)
-    return len(combinations(job.spec, most)) if search.listed else most
-
-
 def _search_step(job: FineTuneJob, resolved: Resolved, bodies: Bodies, now: datetime) -> Step:
     search = _search(job, resolved, bodies)
     model: ModelStatus | None = status_of(bodies[search.winner]).model if search.winner else None
     decision = decide_search(search, model, now)
-    if decision.concludes and decision.status.trials and find_spec(OPTUNA):
-        found = importances(search.spec.parameters, search.trials, search.metric)
-        trials = decision.status.trials.model_copy(update={"importances": found or None})
-        decision = replace(decision, status=decision.status.model_copy(update={"trials": trials}))
+    if decision.concludes and find_spec(OPTUNA):
+        decision = replace(decision, status=with_importances(search, decision.status))
     if (run := decision.create) is None:
         return Step(decision)
-    if run.is_trial:
-        values = propose(job.spec, run.trial, search.trials, search.metric)
-    else:
-        values = reseeded(job.spec, search.runs[Run(run.trial)].values, run.seed)
-    assert values is not None  # planned_trials counts the combinations that the spec takes
+    values = run_values(search, run)
+    if values is None:
+        return Step(decide_search(without_values(search), model, now))
     return Step(decision, run_body(job, resolved, run, values))
 
 
@@ -92,9 +79,7 @@ def _search(job: FineTuneJob, resolved: Resolved, bodies: Bodies) -> Search:
     assert spec and training
     metric = training.evaluation.best_metric
     runs = {run: trial_of(run.trial, body, spec.parameters, metric) for run, body in bodies.items()}
-    trials = tuple(trial for run, trial in runs.items() if run.is_trial)
-    repeats = tuple(Repeat(run, trial) for run, trial in runs.items() if not run.is_trial)
-    return Search(job, resolved, trials, planned_trials(job), metric, repeats, _inputs(bodies))
+    return seen(job, resolved, runs, planned_trials(job.spec), metric, _inputs(bodies))
 
 
 def _ensemble_step(job: FineTuneJob, resolved: Resolved, bodies: Bodies, now: datetime) -> Step:

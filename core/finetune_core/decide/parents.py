@@ -94,3 +94,9 @@ def parent_status(job: FineTuneJob, resolved: Resolved, now: datetime, *, at_res
             "active_seconds": active_seconds(status, now) if at_rest else status.active_seconds,
         }
     )
+
+
+def invalid(fault: str) -> Verdict:
+    """The verdict on a spec that can never work."""
+    message = f"{fault}; correct it in a new FineTuneJob"
+    return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
