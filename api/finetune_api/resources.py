@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Name, Quantity, Rule
 
+LARGEST_NODES = 64
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _PLAIN_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"

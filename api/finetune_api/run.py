@@ -15,6 +15,7 @@ from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
 from finetune_api.model import Dtype, ModelTechniques
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
+from finetune_api.resources import LARGEST_NODES
 from finetune_api.status import (
     CheckpointStatus,
     Commit,
@@ -61,8 +62,9 @@ class ExitCode(IntEnum):
     DIVERGED = 72
     STORAGE = 74
     INTERRUPTED = 75
+    PEER_LOST = 76
     PRUNED = 77
-    """Ended by the response to a progress POST. Code 76 is internal to the trainer: a process that lost a peer."""
+    """Ended by the response to a progress POST."""
 
 
 class Retry(StrEnum):
@@ -92,6 +94,7 @@ ENDINGS = {
     ExitCode.DIVERGED: Ending("NaN or infinite loss or gradient", Reason.DIVERGED, Retry.NEVER),
     ExitCode.STORAGE: Ending("writing failed", Reason.STORAGE_FAILED, Retry.COUNTED),
     ExitCode.INTERRUPTED: Ending("stopped", Reason.INTERRUPTED, Retry.FREE),
+    ExitCode.PEER_LOST: Ending("another process of the run was lost", Reason.PEER_LOST, Retry.COUNTED),
     ExitCode.PRUNED: Ending("pruned", Reason.PRUNED, Retry.NEVER),
 }
 """The one table of exit codes: the operator classifies by it, and tests compare the pages with it."""
@@ -211,6 +214,17 @@ class Devices(ApiModel):
     """The GPUs are simulated for the scheduler: train on the CPU and report it."""
 
 
+class NodesInput(ApiModel):
+    """The nodes of a run on several of them. Each runs the trainer with the same file; the variable PET_NODE_RANK says which one it is, from 0."""
+
+    count: Annotated[int, Field(ge=2, le=LARGEST_NODES)]
+    """Number of nodes."""
+    address: Annotated[str, Field(min_length=1, max_length=253)]
+    """Host name or IP address of node 0, where the processes meet."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 29500
+    """Port of node 0 where they meet."""
+
+
 class ProgressEndpoint(ApiModel):
     """Endpoint for progress reports. A run never fails because of it."""
 
@@ -257,6 +271,9 @@ class RunConfig(ApiModel):
     """Outputs of other models to learn, for the student of an ensemble."""
     output: OutputPaths
     devices: Devices = Devices()
+    """Devices of each node."""
+    nodes: Annotated[NodesInput | None, Field(exclude_if=lambda nodes: nodes is None)] = None
+    """The nodes of a run on several of them. They share the folders of output."""
     progress: ProgressEndpoint | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the /metrics endpoint. 0 disables it."""

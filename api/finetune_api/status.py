@@ -100,6 +100,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DIVERGED = "Diverged"
+    PEER_LOST = "PeerLost"
     PRUNED = "Pruned"
     STORAGE_FAILED = "StorageFailed"
     INTERRUPTED = "Interrupted"

@@ -59,6 +59,9 @@ REMEDIES = {
     Reason.TRAINER_FAULT: Remedy("a bug in the trainer: report it with the traceback in its log"),
     Reason.OUT_OF_MEMORY: Remedy("lower maxLength, freeze more layers, or use a larger GPU"),
     Reason.DIVERGED: Remedy("lower the learning rate, check the rows that the message names"),
+    Reason.PEER_LOST: Remedy(
+        "look at the other pods of the attempt: is one pending, does a network policy keep them apart?"
+    ),
     Reason.PRUNED: Remedy("nothing: other trials of the search are better"),
     Reason.STORAGE_FAILED: Remedy(
         "free space or check access rights on the output volume; remove the folder of a corrupted model; for hf://,"

@@ -18,11 +18,11 @@ from finetune_api.overrides import read_assignment
 from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.config import read_config, termination_log
-from finetune_trainer.errors import PeerLostError, TrainerError
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.hub.fetch import at_one_commit, uses_hub
 from finetune_trainer.process.allocator import keep_freed_memory
 from finetune_trainer.process.environment import OFFLINE, QUIET
-from finetune_trainer.process.launch import PEER_LOST, Process, launch
+from finetune_trainer.process.launch import Node, Process, launch
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.threads import configure
 from finetune_trainer.reporting.log import configure_logging
@@ -86,8 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
     code: int
     try:
         code, report = _run(path, overrides, process, recorder, stop)
-    except PeerLostError as error:
-        code, report = PEER_LOST, _ended(recorder, str(error))
     except TrainerError as error:
         code, report = error.code, _ended(recorder, error.message, place=error.place)
     except Exception as error:  # noqa: BLE001 - the border: everything else is a fault of ours
@@ -111,13 +109,14 @@ def _run(
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if isinstance(config, CombineConfig):
         return _combine(config, recorder, stop)
-    if config.devices.gpus > 1 and process.report is None:
+    if (config.devices.gpus > 1 or config.nodes) and process.report is None:
+        node = Node.of(config.nodes)
         with at_one_commit(path, config, recorder, stop) as run_json:
-            return launch(run_json, config.devices.gpus, stop)
+            return launch(run_json, max(1, config.devices.gpus), stop, node)
     recorder.update(attempt=config.job.attempt)
     if process.rank == 0:
         recorder.connect(config, stop)
-    threads = configure(processes=process.world_size)
+    threads = configure(processes=process.local_world_size)
     keep_freed_memory()
     from finetune_trainer.training.run import run
 

@@ -141,22 +141,41 @@ def init_process_group(
 ) -> Ranks:
     """Join the other processes; a no-op for a single one. Numbers go by gloo, a GPU's tensors by NCCL.
 
-    Raises ConfigurationError rather than train alone, by another backend or on another device.
+    Raises ConfigurationError rather than train alone, by another backend or on another device, PeerLostError where
+    not all come in time.
     """
     if process.world_size == 1:
         return Ranks()
     on_cpu = compute.device.type == "cpu"
     backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
-    place = {"RANK": process.rank, "LOCAL_RANK": process.rank, "WORLD_SIZE": process.world_size}
+    place = {"RANK": process.rank, "LOCAL_RANK": process.local_rank, "WORLD_SIZE": process.world_size}
+    place |= {"LOCAL_WORLD_SIZE": process.local_world_size}
     os.environ.update({name: str(value) for name, value in place.items()})
     if not on_cpu and not check_cuda_p2p_ib_support():
         logger.warning(
             "this GPU's driver has no peer-to-peer transfers: NCCL_P2P_DISABLE=1, NCCL_IB_DISABLE=1"
         )
         os.environ.update(NCCL_P2P_DISABLE="1", NCCL_IB_DISABLE="1")
-    state = PartialState(cpu=on_cpu, backend=backend, timeout=process.collective_timeout)
+    try:
+        state = PartialState(cpu=on_cpu, backend=backend, timeout=process.collective_timeout)
+    except RuntimeError as error:
+        raise PeerLostError(_not_met(process, error)) from error
     _check_joined(state, process, compute, backend)
     return Ranks(process.rank, process.world_size, sharding is Sharding.FULL, sync_batch_norm)
+
+
+def _not_met(process: Process, error: RuntimeError) -> str:
+    """Why the processes of a run do not train together."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    hint = (
+        f"; do all {process.nodes} nodes run this job, and does a network policy let them connect on every port?"
+        if process.nodes > 1
+        else ""
+    )
+    return (
+        f"rank {process.rank} of {process.world_size} met not all others at {where} within"
+        f" {process.collective_timeout}: {error_line(error)[:200]}{hint}"
+    )
 
 
 def destroy_process_group() -> None:

@@ -11,6 +11,7 @@ TrainerError                  has a code, a message that says what to change, an
 ├── DivergedError        72   NaN or infinite loss or gradient
 ├── StorageError         74   writing failed
 ├── StoppedError         75   stopped on a signal, or by a newer attempt
+├── PeerLostError        76   another process of the run is gone, silent, or never came
 └── PrunedError          77   ended by the operator: other trials of the search are better
 
 Any other exception is a bug in the trainer: 70, with its traceback.
@@ -85,14 +86,16 @@ class StoppedError(TrainerError):
     code = ExitCode.INTERRUPTED
 
 
+class PeerLostError(TrainerError):
+    """A peer process is gone. `launch` reports that of the other process, where it runs on the same node."""
+
+    code = ExitCode.PEER_LOST
+
+
 class PrunedError(TrainerError):
     """The operator pruned this trial."""
 
     code = ExitCode.PRUNED
-
-
-class PeerLostError(Exception):
-    """A peer process is gone. Never the result of a run: `launch` reports that of the other process."""
 
 
 @contextmanager

@@ -100,11 +100,15 @@ LESSON = {
 """What a student is taught: every field of it."""
 
 
+NODES = {"count": 2, "address": "movie-sentiment-1a2b3c4d-a1-0.movie-sentiment-1a2b3c4d-a1", "port": 29500}
+
+
 def all_forms() -> dict[str, Any]:
     return {
         "smallest": run_config().to_json(),
         "full": full_run_config().to_json(),
         "student": run_config(distillation=LESSON).to_json(),
+        "nodes": run_config(nodes=NODES).to_json(),
     }
 
 
@@ -122,7 +126,7 @@ def test_the_wire_form_of_a_run_config_is_frozen() -> None:
         pytest.fail("\n".join([advice, *changes]), pytrace=False)
 
 
-@pytest.mark.parametrize("size", ["smallest", "full", "student"])
+@pytest.mark.parametrize("size", ["smallest", "full", "student", "nodes"])
 def test_the_frozen_run_config_is_read(size: str) -> None:
     written = json.loads(GOLDEN.read_text())[size]
     assert RunConfig.from_json(written).to_json() == written
@@ -130,7 +134,7 @@ def test_the_frozen_run_config_is_read(size: str) -> None:
 
 def test_the_full_run_config_shows_every_field() -> None:
     schema = structural(RunConfig)
-    shown = leaf_places(full_run_config().to_json()) | leaf_places(all_forms()["student"])
+    shown = set().union(*(leaf_places(form) for form in all_forms().values()))
     choices = {place for place, node in nodes(schema) if node.get("maxProperties") == 1}
     missing = {
         place

@@ -6,7 +6,6 @@ import signal
 import pytest
 
 from finetune_api.run import ExitCode
-from finetune_trainer.process.launch import PEER_LOST
 from unit.trainer.optimization.test_optimizer import kill_before_step
 from unit.trainer.tiny import reviews, write_jsonl
 
@@ -191,7 +190,7 @@ def test_a_divided_model_goes_on_to_the_same_bytes_after_a_rank_was_killed(make_
     killed = sharded(planned(make_job, "killed", plan))
     assert undisturbed.run_ranks() == [ExitCode.DONE] * 2, undisturbed.log
     codes = killed.run_ranks(before=lambda rank: kill_before_step(8) if rank else None)
-    assert codes == [PEER_LOST, -signal.SIGKILL], killed.log
+    assert codes == [ExitCode.PEER_LOST, -signal.SIGKILL], killed.log
     assert killed.run_ranks(before=divided) == [ExitCode.DONE] * 2, killed.log
     assert killed.report_of(0).from_step == 5
     assert largest_difference(tensors(undisturbed), tensors(killed)) == 0

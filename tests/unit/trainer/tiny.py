@@ -5,7 +5,6 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +169,20 @@ class Job:
 
         `before` is called in each first, with its rank.
         """
-        path, port = self.write(), free_port()
+        port = free_port()
+        children = [self._fork_rank(rank, world, port, before) for rank in range(world)]
+        return [ended(child, time.monotonic() + seconds) for child in children]
 
-        def body(rank: int) -> int:
+    def run_rank(self, rank: int, world: int) -> int:
+        """Run one of several forked processes, without the others; its exit code."""
+        return ended(self._fork_rank(rank, world, free_port()), time.monotonic() + SECONDS)
+
+    def _fork_rank(self, rank: int, world: int, port: int, before: Any = None) -> int:
+        path = self.write()
+
+        def body() -> int:
             place = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            place |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
             place |= {REPORT: self.folder / f"rank-{rank}", LAUNCHER: os.getppid()}
             os.environ.update({name: str(value) for name, value in place.items()})
             if before is not None:
@@ -182,8 +191,7 @@ class Job:
 
             return main([str(path)])
 
-        children = [fork(partial(body, rank), self.folder / "log") for rank in range(world)]
-        return [ended(child, time.monotonic() + seconds) for child in children]
+        return fork(body, self.folder / "log")
 
     def report_of(self, rank: int) -> RunReport:
         """Of one of several processes."""

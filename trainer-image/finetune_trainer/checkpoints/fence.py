@@ -19,12 +19,12 @@ class Fence:
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self.folder, self.attempt = folder, attempt
-        self._nonce = uuid.uuid4().hex
+        self.nonce = uuid.uuid4().hex
 
     @property
     def temporary(self) -> Path:
         """Where this process alone writes what it renames later."""
-        return self.folder / f"{TEMPORARY}{self._nonce}"
+        return self.folder / f"{TEMPORARY}{self.nonce}"
 
     def claim(self) -> None:
         """Become the one process that may write; raises StoppedError if a newer attempt already is."""
@@ -32,16 +32,19 @@ class Fence:
             self.folder.mkdir(parents=True, exist_ok=True)
             owner = self._owner()
             if owner.get("attempt", 0) > self.attempt:
-                raise self._superseded(owner)
-            replace_json(self.folder / OWNER, {"attempt": self.attempt, "nonce": self._nonce})
+                raise self.superseded()
+            replace_json(self.folder / OWNER, {"attempt": self.attempt, "nonce": self.nonce})
             for leftover in self.folder.glob(f"{TEMPORARY}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def assert_owner(self) -> None:
         """Raise StoppedError unless this process still owns the folder."""
-        owner = self._owner()
-        if owner.get("nonce") != self._nonce:
-            raise self._superseded(owner)
+        if self.owned_by() != self.nonce:
+            raise self.superseded()
+
+    def owned_by(self) -> Any:
+        """The nonce of the process that owns the folder, as this one sees it."""
+        return self._owner().get("nonce")
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -65,7 +68,9 @@ class Fence:
             return {}
         return owner if isinstance(owner, dict) else {}
 
-    def _superseded(self, owner: dict[str, Any]) -> StoppedError:
+    def superseded(self) -> StoppedError:
+        """The end of a process that owns the folder no more."""
+        owner = self._owner()
         by = f"attempt {owner['attempt']}" if "attempt" in owner else "another process"
         return StoppedError(
             f"{by} now owns the checkpoints in {self.folder};"

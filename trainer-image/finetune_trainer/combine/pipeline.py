@@ -22,6 +22,7 @@ from finetune_trainer.data.tokens import Examples, tokenize
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
 from finetune_trainer.process.devices import Compute, choose_compute
+from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import Publishable, publish
 from finetune_trainer.reporting.recorder import Recorder
@@ -82,7 +83,7 @@ def setting_of(
 ) -> Setting:
     """How models are computed alike on the device of this process."""
     compute = choose_compute(config.devices, config.precision, threads)
-    log_compute(compute, threads)
+    log_compute(compute, threads, Process())
     setting = Setting(config, objective_of(config, members[0]), compute, tokenizer.pad_token_id or 0, stop)
     return in_common_precision(setting, members)
 

@@ -32,7 +32,7 @@ class Compute:
 
 
 def choose_compute(devices: Devices, precision: Precision, threads: int, rank: int = 0) -> Compute:
-    """The requested device, never a fallback; with several GPUs, that of this rank.
+    """The requested device, never a fallback; with several GPUs, that of this rank among those of its node.
 
     Raises NoGpuError if torch sees fewer GPUs, ConfigurationError for settings that the hardware does not support.
     """

@@ -1,8 +1,10 @@
-"""Starts one process per GPU and reports for all of them. Imports no torch.
+"""Starts one process per GPU of this node and reports for all of them. Imports no torch.
 
 Not torchrun: it exits with 1 whatever code a process ended with, and imports torch itself. Every rank reads the data
 and gets the same rows: an error in them is reported as fast as by one process, and no rank waits for another. Only
 rank 0 logs and writes. Each rank leaves its report in its own file.
+
+On several nodes each has a launcher; their processes meet at node 0. A launcher answers for its own processes.
 """
 
 import ctypes
@@ -19,21 +21,22 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune_api.run import ExitCode, RunReport
+from finetune_api.run import ExitCode, NodesInput, RunReport
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.process.stop import Stop
 
 GRACE_SECONDS = 10.0
 """From the SIGTERM that follows the failure of one process to the SIGKILL for those still there."""
 POLL_SECONDS = 0.02
-PEER_LOST = 76
-"""Exit code of a process that lost a peer; never the launcher's exit code."""
+NODE_RANK = "PET_NODE_RANK"
+"""Variable: which of several nodes this is, from 0. torchrun reads the same one."""
 REPORT, LAUNCHER = "FINETUNE_REPORT", "FINETUNE_LAUNCHER"
 COLLECTIVE_TIMEOUT = "FINETUNE_COLLECTIVE_TIMEOUT_SECONDS"
 """Variable: how long a rank waits for the others in one collective."""
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 """Rank 0 may take this long to write a checkpoint or the model."""
 LONGEST_TIMEOUT = timedelta(days=7)
+LOOPBACK = "127.0.0.1"
 _DEATH_SIGNAL_OF_PARENT = 1
 
 
@@ -46,6 +49,14 @@ class Process:
     report: Path | None = None
     """Where it reports to; None for the only process of a run."""
     collective_timeout: timedelta = DEFAULT_TIMEOUT
+    local_rank: int = 0
+    """Among those of its node."""
+    local_world_size: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes of the run."""
+        return self.world_size // self.local_world_size
 
     @staticmethod
     def launched(environ: Mapping[str, str] = os.environ) -> bool:
@@ -67,6 +78,8 @@ class Process:
             int(environ["WORLD_SIZE"]),
             Path(environ[REPORT]),
             collective_timeout(environ),
+            int(environ["LOCAL_RANK"]),
+            int(environ["LOCAL_WORLD_SIZE"]),
         )
 
 
@@ -84,30 +97,66 @@ def collective_timeout(environ: Mapping[str, str] = os.environ) -> timedelta:
     )
 
 
+@dataclass(frozen=True)
+class Node:
+    """This node among those of the run, and where their processes meet."""
+
+    rank: int = 0
+    count: int = 1
+    address: str = LOOPBACK
+    port: int | None = None
+    """None for a free one."""
+
+    @classmethod
+    def of(cls, nodes: NodesInput | None, environ: Mapping[str, str] = os.environ) -> "Node":
+        """The only one, or that of the variable PET_NODE_RANK. Raises ConfigurationError."""
+        if nodes is None:
+            return cls()
+        text = environ.get(NODE_RANK, "")
+        if not text.isdecimal() or int(text) >= nodes.count:
+            raise ConfigurationError(
+                f"{NODE_RANK}={text!r}: a run on {nodes.count} nodes needs the number of this one there, from 0 to"
+                f" {nodes.count - 1}"
+            )
+        # its own name may not be known to the cluster's DNS yet
+        address = nodes.address if int(text) else LOOPBACK
+        return cls(int(text), nodes.count, address, nodes.port)
+
+
+ALONE = Node()
+
+
 def launch(
-    run_json: Path, world_size: int, stop: Stop, grace: float = GRACE_SECONDS
+    run_json: Path, processes: int, stop: Stop, node: Node = ALONE, grace: float = GRACE_SECONDS
 ) -> tuple[int, RunReport]:
-    """Run `world_size` processes to their end; returns code and report of the first that failed, else of rank 0.
+    """Run the processes of a node to their end; returns code and report of the first that failed, else of the first.
 
     A stop signal is forwarded to all. When one fails, the others get SIGTERM, and SIGKILL `grace` seconds later.
     """
     collective_timeout()  # checked here too, before any process starts
+    first = node.rank * processes
     with TemporaryDirectory(prefix="finetune-") as folder:
-        reports = {rank: Path(folder) / f"rank-{rank}.json" for rank in range(world_size)}
-        port = _free_port()
-        processes = _Processes(
-            {rank: _start(run_json, rank, world_size, port, reports[rank]) for rank in reports}
-        )
+        reports = {rank: Path(folder) / f"rank-{rank}.json" for rank in range(first, first + processes)}
+        common = {
+            "WORLD_SIZE": node.count * processes,
+            "LOCAL_WORLD_SIZE": processes,
+            "MASTER_ADDR": node.address,
+            "MASTER_PORT": node.port or _free_port(),
+            LAUNCHER: os.getpid(),
+        }
+        started = {
+            rank: _start(run_json, common | {"RANK": rank, "LOCAL_RANK": rank - first, REPORT: path})
+            for rank, path in reports.items()
+        }
+        processes_here = _Processes(started)
         try:
-            processes.wait(stop, grace)
+            processes_here.wait(stop, grace)
         finally:
-            processes.send(signal.SIGKILL)
-        return processes.answer(reports, stop)
+            processes_here.send(signal.SIGKILL)
+        return processes_here.answer(reports, stop)
 
 
-def _start(run_json: Path, rank: int, world_size: int, port: int, report: Path) -> "subprocess.Popen[bytes]":
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port, REPORT: report}
-    place |= {"MASTER_ADDR": "127.0.0.1", LAUNCHER: os.getpid()}
+def _start(run_json: Path, place: Mapping[str, object]) -> "subprocess.Popen[bytes]":
     environ = {name: str(value) for name, value in place.items()}
     # a session of its own: a Ctrl-C reaches it through the launcher, and once
     command = [sys.executable, "-m", "finetune_trainer", str(run_json)]
@@ -116,7 +165,7 @@ def _start(run_json: Path, rank: int, world_size: int, port: int, report: Path) 
 
 def _free_port() -> int:
     with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
+        found.bind((LOOPBACK, 0))
         return int(found.getsockname()[1])
 
 
@@ -151,9 +200,11 @@ class _Processes:
 
     def answer(self, reports: dict[int, Path], stop: Stop) -> tuple[int, RunReport]:
         failed = [rank for rank, code in self.ended.items() if code]
-        rank = next((rank for rank in failed if self.ended[rank] != PEER_LOST), (failed or [0])[0])
+        first = min(reports)
+        alone = [rank for rank in failed if self.ended[rank] != ExitCode.PEER_LOST]
+        rank = [*alone, *failed, first][0]
         code, report = self.ended[rank], RunReport()
-        for path in (reports[rank], reports[0]):
+        for path in (reports[rank], reports[first]):
             with suppress(OSError, ValueError):
                 report = RunReport.model_validate_json(path.read_text())
                 break
@@ -162,7 +213,7 @@ class _Processes:
             if rank in self.silent:
                 message = f"the process of rank {rank} did not respond and was killed"
             report = report.model_copy(update={"message": message})
-        return ExitCode.FAULT if code == PEER_LOST else code, report
+        return code, report
 
 
 def _killed(rank: int, number: int, stop: Stop) -> tuple[int, str]:

@@ -1,6 +1,8 @@
 """What may end or change a run from outside its plan: signals, the operator's answer, a device that is full."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -46,3 +48,14 @@ class Stop:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.requested, self.signal_name = True, signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within it a signal ends this process at once: where it waits for others, Python's handlers do not run."""
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

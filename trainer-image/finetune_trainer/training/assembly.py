@@ -46,6 +46,7 @@ from finetune_trainer.process.devices import (
     choose_compute,
     use_deterministic_algorithms,
 )
+from finetune_trainer.process.launch import Process
 from finetune_trainer.process.memory import check_fits, memory_errors
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.context import Run
@@ -75,16 +76,17 @@ def start_torch(inputs: Inputs, threads: int) -> Compute:
     """Choose the device and seed the generators."""
     config, process = inputs.config, inputs.process
     use_deterministic_algorithms(wanted=config.training.deterministic)
-    compute = choose_compute(config.devices, config.training.precision, threads, process.rank)
+    compute = choose_compute(config.devices, config.training.precision, threads, process.local_rank)
     set_seed(config.training.seed)
-    log_compute(compute, threads, process.world_size)
+    log_compute(compute, threads, process)
     return compute
 
 
-def log_compute(compute: Compute, threads: int, processes: int = 1) -> None:
+def log_compute(compute: Compute, threads: int, process: Process) -> None:
     """Log what computes."""
     message = f"computing on {compute.name} in {compute.precision.value}"
-    message += f" in {processes} processes" if processes > 1 else ""
+    message += f" in {process.world_size} processes" if process.world_size > 1 else ""
+    message += f" on {process.nodes} nodes" if process.nodes > 1 else ""
     logger.info(message + (f" with {threads} threads" if "cpu" in compute.name else ""))
 
 

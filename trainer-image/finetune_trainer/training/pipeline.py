@@ -11,20 +11,29 @@ from finetune_api.run import FaultPlace, ModelInput, RunReport
 from finetune_api.status import EpochStatus, Metrics, ModelStatus, Weights
 from finetune_api.training import Resume
 from finetune_trainer.data.tokens import Examples
-from finetune_trainer.distributed import destroy_process_group, init_process_group, lost_peers, unshard
+from finetune_trainer.distributed import (
+    Ranks,
+    destroy_process_group,
+    init_process_group,
+    lost_peers,
+    unshard,
+)
 from finetune_trainer.errors import DivergedError
 from finetune_trainer.models.adapters import merged, merges
 from finetune_trainer.models.precision import dtype_name, published_dtype, round_weights
+from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
+from finetune_trainer.process.stop import ended_by_signals
 from finetune_trainer.publishing.folder import publish
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import duration, short
+from finetune_trainer.training.agreement import check_same_inputs, check_shared_output
 from finetune_trainer.training.assembly import Assembly, assemble, start_torch
 from finetune_trainer.training.comparison import choice_sentence, own_metrics
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import report_findings
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
-from finetune_trainer.training.inputs import Inputs, clear
+from finetune_trainer.training.inputs import Inputs, clear, stop_if_asked
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.record import padding, record_early_stop
 from finetune_trainer.training.state import TrainState
@@ -36,9 +45,7 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
     """Every rank does the same, and the first one writes; returns the final report."""
     compute, recorder = start_torch(inputs, threads), inputs.recorder
     with lost_peers():
-        head, sharding = inputs.config.model.head, inputs.config.training.sharding
-        sync_batch_norm = head is not None and head.batch_norm
-        ranks = init_process_group(inputs.process, compute, sharding, sync_batch_norm=sync_batch_norm)
+        ranks = join(inputs, compute)
         parts = assemble(inputs, compute, ranks)
         fence = inputs.fence.guard() if ranks.is_main else nullcontext()
         with fence, memory_errors(parts.run.task.model, parts.run.optimizer):
@@ -53,6 +60,19 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
             model = publish_model(inputs, final, metrics, conversion)
         destroy_process_group()
     return recorder.report.model_copy(update={"model": model})
+
+
+def join(inputs: Inputs, compute: Compute) -> Ranks:
+    """Meet the other processes, which must have read what this one has."""
+    head, sharding = inputs.config.model.head, inputs.config.training.sharding
+    sync_batch_norm = head is not None and head.batch_norm
+    with ended_by_signals() if inputs.process.world_size > 1 else nullcontext():
+        stop_if_asked(inputs.stop)
+        ranks = init_process_group(inputs.process, compute, sharding, sync_batch_norm=sync_batch_norm)
+    check_same_inputs(inputs, ranks)
+    if inputs.process.nodes > 1:
+        check_shared_output(inputs, ranks)
+    return ranks
 
 
 def resume(run: Run) -> TrainState:

@@ -13,7 +13,6 @@ import pytest
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.process.launch import (
     COLLECTIVE_TIMEOUT,
-    PEER_LOST,
     Process,
     _Processes,
     collective_timeout,
@@ -246,10 +245,11 @@ def test_a_killed_launcher_leaves_no_ranks(make_job):
     ("ended", "code", "rank"),
     [
         ({1: 0, 0: 0}, 0, 0),
-        ({0: PEER_LOST, 1: ExitCode.DIVERGED}, ExitCode.DIVERGED, 1),
+        ({0: ExitCode.PEER_LOST, 1: ExitCode.DIVERGED}, ExitCode.DIVERGED, 1),
         ({1: ExitCode.STORAGE, 0: -signal.SIGKILL}, ExitCode.STORAGE, 1),
-        ({1: PEER_LOST, 0: PEER_LOST}, ExitCode.FAULT, 1),
-        ({0: -signal.SIGSEGV, 1: PEER_LOST}, 128 + signal.SIGSEGV, 0),
+        ({1: ExitCode.PEER_LOST, 0: ExitCode.PEER_LOST}, ExitCode.PEER_LOST, 1),
+        ({5: 0, 4: 0}, 0, 4),
+        ({0: -signal.SIGSEGV, 1: ExitCode.PEER_LOST}, 128 + signal.SIGSEGV, 0),
     ],
 )
 def test_the_answer_is_that_of_the_first_rank_that_failed_by_itself(tmp_path, ended, code, rank):
