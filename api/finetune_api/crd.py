@@ -17,6 +17,7 @@ _COLUMNS = (
     ("GPUs", ".status.display.gpus", 0),
     ("Age", ".metadata.creationTimestamp", 0),
     ("Model", ".spec.model.uri", 1),
+    ("Queue", ".spec.scheduling.queue", 1),
     ("Attempt", ".status.attempt", 1),
     ("Output", ".status.effective.outputUri", 1),
     ("Message", ".status.display.message", 1),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, Name, Quantity, Rule
+from finetune_api.base import ApiModel, Name, Quantity, Rule, Unique
 
 LARGEST_NODES = 64
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -21,6 +21,10 @@ LabelValue = Annotated[
     str, StringConstraints(max_length=63, pattern="^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 ]
 TaintKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_QUALIFIED)]
+ObjectLabel = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=f"^{_LABEL}$")]
+"""A name that is a DNS label."""
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=f"^{_DOMAIN}$")]
+"""The name of an object that is also the value of a label."""
 Quantities = Annotated[dict[Annotated[str, Field(max_length=128)], Quantity], Field(max_length=16)]
 _SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1)} | {
     f"{letter}{binary}": Decimal(1024 if binary else 1000) ** power
@@ -131,6 +135,15 @@ def _hugepages_have_company() -> Rule:
     )
 
 
+class ResourceClaim(ApiModel):
+    """Devices of dynamic resource allocation (DRA)."""
+
+    name: ObjectLabel
+    """Name of the claim within the pod, for example gpus."""
+    resource_claim_template_name: Name
+    """Name of the ResourceClaimTemplate in the job's namespace from which each pod gets its own ResourceClaim."""
+
+
 class ResourcesSpec(ApiModel):
     """Compute resources of the training pods."""
 
@@ -145,7 +158,7 @@ class ResourcesSpec(ApiModel):
     nodes: Annotated[int, Field(ge=1, le=1)] | None = None
     """Number of pods that train together. Only 1 is supported for now. Default: 1."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
-    """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: set by the administrator, 1 on GPU clusters."""
+    """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: the devices of claims where there are claims, else set by the administrator, 1 on GPU clusters."""
     gpu_resource: Annotated[str, StringConstraints(pattern=_EXTENDED, max_length=128)] | None = None
     """Name of the extended resource for GPUs, for example amd.com/gpu. Default: set by the administrator, usually nvidia.com/gpu."""
     requests: Quantities | None = None
@@ -154,6 +167,8 @@ class ResourcesSpec(ApiModel):
     """Resource limits of the pod, for example {memory: 16Gi}. GPUs are set by gpusPerNode."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, for example 1Gi."""
+    claims: Annotated[list[ResourceClaim], Field(max_length=8), Unique("name")] | None = None
+    """Devices that a driver allocates (DRA, resource.k8s.io/v1). Without gpusPerNode they are the GPUs: one training process per device that the templates ask for; where their device classes differ, those with gpu in their name count. With gpusPerNode the GPUs are extended resources and the claims come in addition, for example network devices."""
 
 
 class TolerationOperator(StrEnum):
@@ -222,6 +237,10 @@ class SchedulingSpec(ApiModel):
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
     """Tolerations of the pods, in addition to those that the administrator set."""
     priority_class_name: Name | None = None
-    """Name of the pods' PriorityClass."""
+    """Name of the pods' PriorityClass. Kueue orders its queue by it as well."""
+    queue: QueueName | None = None
+    """Name of the Kueue LocalQueue that admits the job, for example team-a. The job waits as Queued until its quota is free. A job that Kueue preempts saves a checkpoint, and resumes from it when it is admitted again."""
+    scheduler_name: Name | None = None
+    """Name of the scheduler of the pods. Default: that of the cluster."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=8)] | None = None
     """Names of Secrets in the job's namespace with image registry credentials."""

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     """Machine-readable reason of a condition or an attempt."""
 
     ACCEPTED = "Accepted"
+    QUEUED = "Queued"
     STARTING = "Starting"
     PENDING = "Pending"
     UNSCHEDULABLE = "Unschedulable"
@@ -154,6 +155,10 @@ class AttemptStatus(ApiModel):
     """Optimizer step of the checkpoint that it resumed from. 0 if it started from the beginning."""
     to_step: Count | None = None
     """Last optimizer step that it reported."""
+    evictions: Count | None = None
+    """Number of times that its queue took its place after it had started. It saves a checkpoint and resumes in the same attempt when it is admitted again."""
+    evicted_time: Time | None = None
+    """Time at which its pods had ended after the last of these."""
 
 
 class DisplayStatus(ApiModel):

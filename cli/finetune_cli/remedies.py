@@ -26,6 +26,9 @@ REMEDIES = {
     Reason.UNSCHEDULABLE: Remedy(
         "no node fits, as the message says; resources.gpusPerNode: 0 trains on the CPU", "pending"
     ),
+    Reason.QUEUED: Remedy(
+        "the message quotes what the queue waits for; kubectl describe workloads shows more", "pending"
+    ),
     Reason.STARTING: Remedy(
         "the image may be large, or a Secret missing: kubectl describe pod shows which", "pending"
     ),

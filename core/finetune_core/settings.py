@@ -59,6 +59,10 @@ class OperatorSettings(BaseModel):
     """Tolerations of every training pod, as JSON; the job's own are added."""
     image_pull_secrets: list[str] = []
     """Pull secrets of every training pod, as a JSON list; they must exist in the job's namespace."""
+    kueue: bool = True
+    """Read the Workload of a job that waits in a queue of Kueue, to say why it waits."""
+    priority_boost: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Points by which Kueue's priority of a running job rises at most, one per unsaved GPU-minute; 0 for never."""
     runtime_class: str | None = None
     """Runtime class of training pods."""
     hub_endpoint: str | None = None

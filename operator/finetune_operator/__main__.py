@@ -17,6 +17,7 @@ from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError
 from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
+from finetune_operator.kueue import Kueue
 from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.progress import ProgressEndpoint
@@ -49,7 +50,8 @@ async def run(settings: OperatorSettings) -> None:
         certificate = await certificate_of(settings, cluster)
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
-        reconciler = Reconciler(cache, cluster, children, runs, reports, metrics, settings)
+        kueue = Kueue(cluster, settings)
+        reconciler = Reconciler(cache, cluster, children, runs, reports, metrics, settings, kueue)
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
         resync, watches = Resync(cluster, cache, queue, settings), Watches()

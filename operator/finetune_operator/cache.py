@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from finetune_api import KIND
 from finetune_core.plan.naming import (
     ATTEMPT,
+    COMPLETION_INDEX,
     JOB_NAME,
     JOB_UID,
     MEMBER,
@@ -25,11 +26,15 @@ from finetune_core.plan.naming import (
     name_in,
     parent_in,
 )
+from finetune_core.plan.pod import CONTAINER
+from finetune_core.wire import at, items, text
 
 Body = dict[str, Any]
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
-_LABELS = (JOB_NAME, JOB_UID, ATTEMPT)
+_LABELS = (JOB_NAME, JOB_UID, ATTEMPT, COMPLETION_INDEX)
+_SPEC_OF_CHILDREN = ("nodeName", "suspend")
+_GATES = 8
 _LARGEST_SPEC = 32 * 1024
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
 
@@ -122,8 +127,8 @@ class Cache:
 
     def _forget_children(self, owner: str) -> None:
         for kind in self.children:
-            for at in list(self.children[kind].get(owner, {})):
-                self._remove(kind, owner, at)
+            for identity in list(self.children[kind].get(owner, {})):
+                self._remove(kind, owner, identity)
 
     def _store(self, kind: str, owner: str, child: Child) -> None:
         known = self.children[kind].setdefault(owner, {})
@@ -196,9 +201,9 @@ class Cache:
     def forget_deleted(self, uid: str) -> None:
         """Forget what was deleted: its attempt is closed."""
         for kind in self.children:
-            for at, child in list(self.children[kind].get(uid, {}).items()):
+            for identity, child in list(self.children[kind].get(uid, {}).items()):
                 if child.deleted:
-                    self._remove(kind, uid, at)
+                    self._remove(kind, uid, identity)
 
     def drop_unlisted(self, keys: Iterable[Key]) -> None:
         """Forget FineTuneJobs that were known before a LIST and are not in it."""
@@ -308,8 +313,18 @@ def _kept_child(body: Body) -> Body:
         "ownerReferences": _controllers(body),
     }
     spec = body.get("spec") or {}
-    node = {"nodeName": spec["nodeName"]} if "nodeName" in spec else {}
-    return {"metadata": _identity(body, _IDENTITY) | kept, "spec": node, "status": body.get("status")}
+    read = {name: spec[name] for name in _SPEC_OF_CHILDREN if name in spec}
+    if gates := items(spec, "schedulingGates"):
+        read["schedulingGates"] = gates[:_GATES]
+    if memory := _memory_limit(spec):
+        read["containers"] = [{"name": CONTAINER, "resources": {"limits": {"memory": memory}}}]
+    return {"metadata": _identity(body, _IDENTITY_OF_JOBS) | kept, "spec": read, "status": body.get("status")}
+
+
+def _memory_limit(spec: Body) -> str | None:
+    """Of the training container, as the pod has it: a LimitRange may have set it."""
+    trainer = next((one for one in items(spec, "containers") if at(one, "name") == CONTAINER), None)
+    return text(trainer, "resources", "limits", "memory")
 
 
 def _controllers(body: Body) -> list[Body]:

@@ -31,6 +31,8 @@ PATHS = {
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Secret": ("api/v1", "secrets"),
     "Event": ("api/v1", "events"),
+    "Workload": ("apis/kueue.x-k8s.io/v1beta2", "workloads"),
+    "ResourceClaimTemplate": ("apis/resource.k8s.io/v1", "resourceclaimtemplates"),
 }
 
 
@@ -165,6 +167,13 @@ class Cluster:
         """Merge fields into the spec of exactly this object; None removes one. Raises ConflictError, NotFoundError."""
         body = {"metadata": {"uid": uid}, "spec": spec}
         return await self._request(
+            "PATCH", _path(kind, namespace, name), body=body, content="application/merge-patch+json"
+        )
+
+    async def annotate(self, kind: str, namespace: str, name: str, annotations: dict[str, str]) -> None:
+        """Merge annotations. Raises NotFoundError."""
+        body = {"metadata": {"annotations": annotations}}
+        await self._request(
             "PATCH", _path(kind, namespace, name), body=body, content="application/merge-patch+json"
         )
 

@@ -5,16 +5,27 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.run import RunReport
-from finetune_core.decide.observation import ContainerEnd, InputView, JobView, Observation, PodView
+from finetune_core.decide.observation import (
+    ClaimView,
+    ContainerEnd,
+    InputView,
+    JobView,
+    Observation,
+    PodView,
+    QueueView,
+)
+from finetune_core.decide.queue import queue_of
+from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_in, attempt_name
+from finetune_core.plan.naming import COMPLETION_INDEX, JOB_UID, SELECTOR, attempt_in, attempt_name
 from finetune_core.plan.pod import CONTAINER
 from finetune_core.plan.volumes import input_locations
 from finetune_core.wire import at, items, text, time_of
 from finetune_operator.cache import Cache, Child, labels_in
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
+from finetune_operator.kueue import Kueue
 
 Body = dict[str, Any]
 
@@ -27,13 +38,15 @@ async def observe(
     resolved: Resolved,
     cache: Cache,
     cluster: Cluster,
+    kueue: Kueue,
     report: tuple[RunReport, datetime] | None,
     now: datetime,
 ) -> Observation:
     """What is seen of a job's children.
 
     That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
-    server itself; inputs are looked at only while a pod does not start, Events only while there is no pod.
+    server itself; inputs are looked at only while a pod does not start, Events only while there is no pod, the queue
+    only while the Job is suspended.
     """
     await _confirm_missing(job, cache, cluster)
     jobs = tuple(job_view(child.body) for child in cache.jobs_of(job.namespace, job.uid))
@@ -41,7 +54,35 @@ async def observe(
     inputs = await _inputs(job, resolved.output_uri, cluster) if _waits(job, jobs, pods) else ()
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
-    return Observation(jobs, pods, inputs, refusal, *(report or (None, None)))
+    queue = await _queue(job, jobs, kueue)
+    claims = await _claims(job, cluster)
+    said, said_at = report or (None, None)
+    return Observation(jobs, pods, inputs, refusal, said, said_at, queue, claims)
+
+
+async def _claims(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
+    """The templates of claimed GPUs, while no attempt is open: an attempt keeps the number that it began with."""
+    attempts = job.status.attempts
+    if job.status.completion_time or (attempts and attempts[-1].end_time is None):
+        return ()
+    asked = job.spec.resources
+    if asked is None or not gpus_are_claimed(asked):
+        return ()
+    return tuple(
+        [await _claim(job.namespace, one.resource_claim_template_name, cluster) for one in asked.claims or []]
+    )
+
+
+async def _claim(namespace: str, template: str, cluster: Cluster) -> ClaimView:
+    found = await cluster.get("ResourceClaimTemplate", namespace, template)
+    return ClaimView(template, found is not None, devices_of(found))
+
+
+async def _queue(job: FineTuneJob, jobs: tuple[JobView, ...], kueue: Kueue) -> QueueView | None:
+    held = next((view for view in jobs if view.attempt == job.status.attempt and view.suspended), None)
+    if held is None or queue_of(job) is None:
+        return None
+    return await kueue.view(job.namespace, held.name, held.uid)
 
 
 async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> None:
@@ -58,7 +99,8 @@ async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> 
 
 
 def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...]) -> bool:
-    if job.status.attempt is None or not any(view.attempt == job.status.attempt for view in jobs):
+    newest = [view for view in jobs if view.attempt == job.status.attempt]
+    if not newest or any(view.suspended for view in newest):
         return False
     return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
 
@@ -71,7 +113,8 @@ def _job_without_pod(
     begun = attempts[-1].start_time if attempts else None
     if begun is None or now - begun < _USUAL_POD or any(pod.attempt == number for pod in pods):
         return None
-    return next((view for view in jobs if view.attempt == number and not view.finished), None)
+    waits = (view for view in jobs if view.attempt == number and not view.finished and not view.suspended)
+    return next(waits, None)
 
 
 async def _pod_refusal(namespace: str, uid: str, cluster: Cluster) -> str | None:
@@ -118,6 +161,7 @@ def job_view(body: Body) -> JobView:
         succeeded="Complete" in conditions,
         failed="Failed" in conditions,
         failure=conditions.get("Failed"),
+        suspended=at(body, "spec", "suspend") is True,
     )
 
 
@@ -146,7 +190,14 @@ def pod_view(child: Child) -> PodView:
         disruption=conditions.get("DisruptionTarget"),
         status_reason=text(body, "status", "reason"),
         image_id=text(container, "imageID"),
+        created=time_of(at(body, "metadata", "creationTimestamp")),
+        index=_index(body),
     )
+
+
+def _index(body: Body) -> int:
+    found = labels_in(body).get(COMPLETION_INDEX, "0")
+    return int(found) if found.isdecimal() else 0
 
 
 def _container(body: Body) -> Any:

@@ -17,7 +17,9 @@ from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
+from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import runs_children
+from finetune_core.decide.queue import boost_of, queue_of
 from finetune_core.decide.size import shrink_to_limit
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -35,6 +37,7 @@ from finetune_operator.errors import (
     NotFoundError,
 )
 from finetune_operator.events import refused, transitions
+from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.refusal import may_pass, refusal
@@ -66,6 +69,7 @@ class Reconciler:
     reports: Reports
     metrics: Metrics
     settings: OperatorSettings
+    kueue: Kueue
     clock: Callable[[], datetime] = utc_now
 
     async def __call__(self, key: Key) -> float | None:
@@ -106,13 +110,18 @@ class Reconciler:
             if not step.decision.concludes:
                 return await self._reconcile_runs(body, step, now)
             job = replace(job, status=step.decision.status)
-        observation = await observe(job, resolved, self.cache, self.cluster, self.reports.get(job.uid), now)
+        report = self.reports.get(job.uid)
+        observation = await observe(job, resolved, self.cache, self.cluster, self.kueue, report, now)
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action is Action.CREATE_ATTEMPT
         events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
-        action = self._act(replace(job, status=decision.status), resolved, decision)
+        decided = replace(job, status=decision.status)
+        if creates:
+            resolved = resolve(decided, self.settings)  # with the devices of its claims
+        action = self._act(decided, resolved, decision)
         if requeue_after := await self._carry_out(action, job, decision.status, events, creates=creates):
             return requeue_after
+        await self._raise_priority(job, decision.status, observation, now)
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
@@ -205,6 +214,19 @@ class Reconciler:
             await self.children.stop_attempt(job, attempt)
         elif decision.action is Action.DELETE_CHILDREN:
             await self.children.delete_all(job)
+
+    async def _raise_priority(
+        self, job: FineTuneJob, status: FineTuneJobStatus, observation: Observation, now: datetime
+    ) -> None:
+        """Tell Kueue what a preemption of the job would lose now, if the administrator wants it to know."""
+        child = observation.job(status.attempt or 0)
+        if not self.settings.priority_boost or queue_of(job) is None or child is None:
+            return
+        if child.finished or finished(status):
+            self.kueue.forget(child.uid)
+        else:
+            points = 0 if child.suspended else boost_of(status, now, self.settings.priority_boost)
+            await self.kueue.boost(job.namespace, child.name, child.uid, points)
 
     async def _refused(
         self, job: FineTuneJob, status: FineTuneJobStatus, error: ApiError | ForeignObjectError

@@ -82,6 +82,8 @@ def test_every_value_arrives() -> None:
         platform_ids=True,
         hub_endpoint="https://hub.example/mirror",
         hub_offline=True,
+        kueue=False,
+        priority_boost=50,
         run_as_user=1_000_650_000,
         run_as_group=0,
         fs_group=1_000_650_001,

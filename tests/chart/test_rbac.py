@@ -20,7 +20,10 @@ ON_JOBS: set[Right] = {
     *(("", "configmaps", verb) for verb in ("create", "delete", "get")),
     *(("", "persistentvolumeclaims", verb) for verb in ("create", "get")),
     *(("", "events", verb) for verb in ("create", "list")),
+    ("resource.k8s.io", "resourceclaimtemplates", "get"),
 }
+ON_WORKLOADS: set[Right] = {("kueue.x-k8s.io", "workloads", "get")}
+ON_PRIORITIES: set[Right] = {("kueue.x-k8s.io", "workloads", "patch")}
 ON_TOKENS: set[Right] = {("authentication.k8s.io", "tokenreviews", "create")}
 ON_ITS_SECRET: set[Right] = {("", "secrets", "get"), ("", "secrets", "update")}
 EDITOR: set[Right] = {
@@ -71,21 +74,26 @@ def at(place: str, *sets: set[Right]) -> set[tuple[str, Right]]:
 
 
 def test_in_the_whole_cluster() -> None:
-    assert granted_rights({}) == at("", ON_JOBS, ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
+    assert granted_rights({}) == at("", ON_JOBS, ON_WORKLOADS, ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
 
 
 def test_in_some_namespaces() -> None:
-    wanted = at("team-a", ON_JOBS) | at("team-b", ON_JOBS) | at("", ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
-    assert granted_rights(NAMESPACED) == wanted
+    teams = at("team-a", ON_JOBS, ON_WORKLOADS) | at("team-b", ON_JOBS, ON_WORKLOADS)
+    assert granted_rights(NAMESPACED) == teams | at("", ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
 
 
 def test_in_its_own_namespace() -> None:
     values = {"rbac": {"scope": "namespaces"}}
-    assert granted_rights(values) == at("", ON_TOKENS) | at(NAMESPACE, ON_JOBS, ON_ITS_SECRET)
+    assert granted_rights(values) == at("", ON_TOKENS) | at(NAMESPACE, ON_JOBS, ON_WORKLOADS, ON_ITS_SECRET)
 
 
 def test_without_progress_nothing_on_tokens_and_secrets() -> None:
-    assert granted_rights({"progress": {"enabled": False}}) == at("", ON_JOBS)
+    assert granted_rights({"progress": {"enabled": False}}) == at("", ON_JOBS, ON_WORKLOADS)
+
+
+def test_workloads_of_kueue_are_read_unless_it_is_off_and_changed_for_their_priority_only() -> None:
+    assert not granted_rights({"kueue": {"enabled": False}}) & at("", ON_WORKLOADS, ON_PRIORITIES)
+    assert granted_rights({"kueue": {"priorityBoost": 50}}) >= at("", ON_WORKLOADS, ON_PRIORITIES)
 
 
 def test_the_only_secret_is_its_own() -> None:
@@ -119,4 +127,7 @@ def test_the_page_on_installing_explains_every_right() -> None:
     page = (CHART.parents[1] / "docs" / "install.md").read_text()
     rows = re.findall(r"^\| `([\w/]+)` \| ([\w, ]+) \|", page, re.MULTILINE)
     explained = {(resource, verb) for resource, verbs in rows for verb in verbs.split(", ")}
-    assert explained == {(resource, verb) for _, resource, verb in ON_JOBS | ON_TOKENS | ON_ITS_SECRET}
+    assert explained == {
+        (resource, verb)
+        for _, resource, verb in ON_JOBS | ON_WORKLOADS | ON_PRIORITIES | ON_TOKENS | ON_ITS_SECRET
+    }

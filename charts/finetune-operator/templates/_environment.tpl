@@ -61,6 +61,10 @@
 - name: {{ $prefix }}GPU_RESOURCE
   value: {{ .gpuResource | quote }}
 {{- end }}
+- name: {{ $prefix }}KUEUE
+  value: {{ .Values.kueue.enabled | quote }}
+- name: {{ $prefix }}PRIORITY_BOOST
+  value: {{ int64 .Values.kueue.priorityBoost | quote }}
 - name: {{ $prefix }}PLATFORM_IDS
   value: {{ .Values.platform.assignsIDs | quote }}
 - name: {{ $prefix }}SIMULATE_GPUS

@@ -11,6 +11,7 @@ from finetune_core.decide.deadlines import deadline_of, earliest, over_deadline
 from finetune_core.decide.ending import STOP_REASONS, close
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.pending import why_pending
+from finetune_core.decide.queue import held, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
 from finetune_core.plan.finetunejob import FineTuneJob
 
@@ -24,13 +25,15 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     child, pods = context.observation.job(attempt.number), context.observation.pods_of(attempt.number)
     if child is None and attempt.running_time is None and all(pod.never_ran for pod in pods):
         return _without_job(context, attempt)
-    attempt = _observed(attempt, pods)
+    context, attempt = _observed(context, attempt, pods)
     if (child is None or child.finished) and all(pod.finished for pod in pods):
         return close(context, attempt)
     if _ends_the_job(pods) and isinstance(last := close(context, attempt), Decision):
         return last
     if reason := _stop_reason(context, attempt):
         return _stop(context, attempt.model_copy(update={"reason": reason.value}))
+    if child and child.suspended:
+        return held(context, attempt, child, pods)
     return _ongoing(context, attempt)
 
 
@@ -52,13 +55,24 @@ def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context
     return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
 
 
-def _observed(attempt: AttemptStatus, pods: tuple[PodView, ...]) -> AttemptStatus:
-    """The attempt's record with the node, and the time at which its container started."""
-    pod = next((pod for pod in pods if pod.started or pod.node), None)
-    if pod is None:
-        return attempt
-    running = attempt.running_time or pod.started
-    return attempt.model_copy(update={"node": pod.node or attempt.node, "running_time": running})
+def _observed(
+    context: Context, attempt: AttemptStatus, pods: tuple[PodView, ...]
+) -> tuple[Context, AttemptStatus]:
+    """The attempt's record with the node, and the time at which its container started.
+
+    Pods that were evicted have been counted already; they stay in the cache until newer ones are created.
+    """
+    pods = tuple(pod for pod in pods if not _counted_already(attempt, pod))
+    node = next((pod.node for pod in pods if pod.node), attempt.node)
+    started = min((pod.started for pod in pods if pod.started), default=None)
+    if started and attempt.running_time and started > attempt.running_time:
+        context, attempt = without_seen_end(context, attempt, started)
+    running = attempt.running_time or started
+    return context, attempt.model_copy(update={"node": node, "running_time": running})
+
+
+def _counted_already(attempt: AttemptStatus, pod: PodView) -> bool:
+    return bool(attempt.evicted_time and pod.finished and pod.started and pod.started <= attempt.evicted_time)
 
 
 def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:
@@ -81,7 +95,8 @@ def _stop(context: Context, attempt: AttemptStatus) -> Decision:
 
 def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
     pods = context.observation.pods_of(attempt.number)
-    if any(pod.finished and not pod.never_ran for pod in pods) and all(pod.finished for pod in pods):
+    awaited = [pod for pod in pods if not _counted_already(attempt, pod)]
+    if any(pod.finished and not pod.never_ran for pod in awaited) and all(pod.finished for pod in pods):
         # how it ended is written once the Job controller has counted the pod
         return Decision(context.status, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
     pod = next((pod for pod in pods if pod.started and not pod.finished), None)

@@ -22,6 +22,7 @@ from finetune_api.status import (
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.allowed import why_not_allowed
 from finetune_core.decide.attempt import during_attempt
+from finetune_core.decide.claims import why_devices_unknown, with_claimed_devices
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
 from finetune_core.decide.deadlines import deadline_verdict, end_of_children, over_deadline
@@ -86,6 +87,8 @@ def _between_attempts(context: Context) -> Decision:
         return fail(context, refused_image(context.job, context.settings))
     if stalled := why_stalled(context.job, context.resolved, context.settings):
         return context.conclude(stalled)
+    if unknown := why_devices_unknown(context):
+        return context.conclude(unknown, requeue_at=context.now + _REQUEUE_AFTER_CREATE)
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
     return _open_attempt(_accept(context))
@@ -139,7 +142,7 @@ def _accept(context: Context) -> Context:
     effective = found.model_copy(
         update={
             "training": job.spec.resolved_training(),
-            "resources": resolved.resources,
+            "resources": with_claimed_devices(context),
             "output_uri": resolved.output_uri,
             "image": resolved.image,
         }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.run import RunReport
+from finetune_core.plan.claims import Devices
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class PodView:
     disruption: str | None = None
     status_reason: str | None = None
     image_id: str | None = None
+    created: datetime | None = None
+    index: int = 0
 
     @property
     def finished(self) -> bool:
@@ -59,6 +62,7 @@ class JobView:
     succeeded: bool = False
     failed: bool = False
     failure: str | None = None
+    suspended: bool = False
 
     @property
     def finished(self) -> bool:
@@ -78,10 +82,32 @@ class InputView:
 
 
 @dataclass(frozen=True)
+class ClaimView:
+    """The ResourceClaimTemplate of one of the job's claims."""
+
+    template: str
+    exists: bool
+    devices: Devices
+
+
+@dataclass(frozen=True)
+class QueueView:
+    """What Kueue says of a Job: in its Workload, if it has made one. `served` is whether the cluster has Workloads."""
+
+    served: bool = True
+    name: str | None = None
+    active: bool = True
+    waiting: str | None = None
+    evicted: str | None = None
+    checks: str | None = None
+
+
+@dataclass(frozen=True)
 class Observation:
     """All that a decision may look at. `inputs` is filled only while a pod does not start.
 
-    `pod_refusal` says why the newest attempt's Job has no pod, in the words of whoever refuses it.
+    `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
+    words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -90,6 +116,8 @@ class Observation:
     pod_refusal: str | None = None
     report: RunReport | None = None
     report_time: datetime | None = None
+    queue: QueueView | None = None
+    claims: tuple[ClaimView, ...] = ()
 
     def report_of(self, attempt: int) -> RunReport | None:
         """The newest report, if it speaks of this attempt: the one before may have sent it."""
@@ -100,5 +128,13 @@ class Observation:
         return next((job for job in self.jobs if job.attempt == attempt), None)
 
     def pods_of(self, attempt: int) -> tuple[PodView, ...]:
-        """The pods of an attempt."""
-        return tuple(pod for pod in self.pods if pod.attempt == attempt)
+        """The pods of an attempt, the newest of each completion index: a Job that was suspended makes new ones."""
+        newest: dict[int, PodView] = {}
+        for pod in sorted((pod for pod in self.pods if pod.attempt == attempt), key=_age):
+            newest[pod.index] = pod
+        return tuple(newest.values())
+
+
+def _age(pod: PodView) -> tuple[float, bool]:
+    """The oldest first; of pods that were created in the same second, those that have not ended are newer."""
+    return (pod.created.timestamp() if pod.created else 0.0, not pod.finished)

@@ -40,7 +40,7 @@ from finetune_core.settings import OperatorSettings
 
 def on_cpu(resolved: Resolved) -> Resolved:
     """The same with the resources of a pod that trains nothing."""
-    resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": 0})
+    resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": 0, "claims": None})
     return replace(resolved, resources=resources)
 
 

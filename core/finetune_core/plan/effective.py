@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_api.resources import ResourcesSpec
+from finetune_core.plan.claims import gpus_are_claimed
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import output_claim_name
 from finetune_core.settings import OperatorSettings
@@ -28,14 +29,23 @@ def resolve(job: FineTuneJob, settings: OperatorSettings) -> Resolved:
 def _resources(job: FineTuneJob, settings: OperatorSettings) -> ResourcesSpec:
     """`spec.resources` with every default written out."""
     asked = job.spec.resources or ResourcesSpec()
+    claimed = gpus_are_claimed(asked)
+    gpus = settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node
     return ResourcesSpec.model_construct(  # `conflict_of` checks whether the two go together
         nodes=asked.nodes or 1,
-        gpus_per_node=settings.gpus_per_node if asked.gpus_per_node is None else asked.gpus_per_node,
-        gpu_resource=asked.gpu_resource or settings.gpu_resource,
+        gpus_per_node=_claimed_devices(job) if claimed else gpus,
+        gpu_resource=None if claimed else asked.gpu_resource or settings.gpu_resource,
         requests=settings.requests | (asked.requests or {}),
         limits=settings.limits | (asked.limits or {}),
         shared_memory=asked.shared_memory,
+        claims=asked.claims,
     )
+
+
+def _claimed_devices(job: FineTuneJob) -> int:
+    """The devices of the job's claims, which the status has with each attempt; 0 before the first."""
+    known = job.status.effective.resources if job.status.effective else None
+    return (known and known.gpus_per_node) or 0
 
 
 def conflict_of(resources: ResourcesSpec, settings: OperatorSettings) -> str | None:

@@ -16,6 +16,8 @@ PARENT_UID = f"{GROUP}/parent-uid"
 TRIAL = f"{GROUP}/trial"
 REPEAT = f"{GROUP}/repeat"
 MEMBER = f"{GROUP}/member"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+QUEUE = "kueue.x-k8s.io/queue-name"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
 

@@ -42,6 +42,7 @@ def pod_template(
                 "securityContext": _pod_security(settings),
                 "runtimeClassName": settings.runtime_class,
                 "volumes": [mount.volume for mount in mounts],
+                "resourceClaims": [claim.to_json() for claim in resolved.resources.claims or []] or None,
                 "containers": [_container(job, resolved, settings, mounts)],
             }
             | _scheduling(job, settings)
@@ -127,9 +128,10 @@ def _token_mount(settings: OperatorSettings) -> list[Mount]:
 
 def _resources(wanted: ResourcesSpec) -> dict[str, Any]:
     limits = dict(wanted.limits or {})
-    if wanted.gpus_per_node:
-        limits[str(wanted.gpu_resource)] = str(wanted.gpus_per_node)
-    return {"requests": dict(wanted.requests or {}), "limits": limits}
+    if wanted.gpus_per_node and wanted.gpu_resource:
+        limits[wanted.gpu_resource] = str(wanted.gpus_per_node)
+    claims = {"claims": [{"name": claim.name} for claim in wanted.claims]} if wanted.claims else {}
+    return {"requests": dict(wanted.requests or {}), "limits": limits} | claims
 
 
 def _grace(job: FineTuneJob) -> int:
@@ -161,6 +163,7 @@ def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
         "nodeSelector": selector or None,
         "tolerations": [toleration.to_json() for toleration in tolerations] or None,
         "priorityClassName": asked.priority_class_name if asked else None,
+        "schedulerName": asked.scheduler_name if asked else None,
         "imagePullSecrets": [{"name": name} for name in secrets] or None,
         "affinity": _away_from(_without_gpus(job)),
     }

@@ -9,7 +9,7 @@ from finetune_api.search_history import SearchHistory
 from finetune_core.plan.conclusion import conclusion_config, on_cpu
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_NAME, JOB_UID, MANAGER, metadata, output_claim_name
+from finetune_core.plan.naming import JOB_NAME, JOB_UID, MANAGER, QUEUE, metadata, output_claim_name
 from finetune_core.plan.pod import pod_template
 from finetune_core.plan.run_config import CA_FILE, run_config
 from finetune_core.settings import OperatorSettings
@@ -65,11 +65,13 @@ def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
 
 
 def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+    identity, queued = _queued(metadata(job, attempt), job)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(job, attempt),
-        "spec": {
+        "metadata": identity,
+        "spec": queued
+        | {
             "backoffLimit": 0,  # the operator alone decides about the next attempt
             "podReplacementPolicy": "Failed",  # no second pod while the first may still write
             "completions": 1,
@@ -77,6 +79,17 @@ def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorS
             "template": pod_template(job, resolved, attempt, settings),
         },
     }
+
+
+def _queued(identity: dict[str, Any], job: FineTuneJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metadata and spec of a Job that waits for its queue; the operator never writes `suspend` again.
+
+    It is created suspended: where no Kueue is installed, nothing runs past the quota that the user asked to keep.
+    """
+    queue = job.spec.scheduling.queue if job.spec.scheduling else None
+    if queue is None:
+        return identity, {}
+    return identity | {"labels": identity["labels"] | {QUEUE: queue}}, {"suspend": True}
 
 
 def _config_map(

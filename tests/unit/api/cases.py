@@ -163,11 +163,14 @@ FULL: Json = {
         "requests": {"cpu": 4, "memory": "16Gi"},
         "limits": {"memory": "16Gi"},
         "sharedMemory": "1Gi",
+        "claims": [{"name": "nics", "resourceClaimTemplateName": "two-nics"}],
     },
     "scheduling": {
         "nodeSelector": {"gpu": "a100"},
         "tolerations": [FULL_TOLERATION],
         "priorityClassName": "research",
+        "queue": "team-a",
+        "schedulerName": "volcano",
         "imagePullSecrets": ["registry"],
     },
     "retry": {"limit": 1},
@@ -310,6 +313,10 @@ ACCEPTED = [
     Case("a taint without a value", _tolerated(key="node.example.com/broken")),
     Case("a zone", spec(scheduling={"nodeSelector": {"topology.kubernetes.io/zone": "a", "x": ""}})),
     Case("training on the cpu", spec(resources={"gpusPerNode": 0})),
+    Case(
+        "claimed devices", spec(resources={"claims": [{"name": "gpus", "resourceClaimTemplateName": "two"}]})
+    ),
+    Case("a queue", spec(scheduling={"queue": "team-a.gpus", "schedulerName": "volcano"})),
     Case("training on several gpus", spec(resources={"gpusPerNode": 4})),
     Case("a script on several gpus", script_spec(resources={"gpusPerNode": 8})),
     Case(
@@ -754,6 +761,15 @@ BROKEN_RULES += [
 ]
 
 WRONG_TYPES_AND_BOUNDS = [
+    *(
+        Case(f"the queue {name!r}", spec(scheduling={"queue": name}), field="spec.scheduling.queue")
+        for name in ("", "Team-A", "a/b", "-a", "a" * 64)
+    ),
+    Case(
+        "a claim without a template",
+        _resources(claims=[{"name": "a"}]),
+        field="spec.resources.claims[0].resourceClaimTemplateName",
+    ),
     Case("a rate in quotes", _optimizer(learningRate="5e-5"), field="spec.training.optimizer.learningRate"),
     Case("a rate of zero", _optimizer(learningRate=0), field="spec.training.optimizer.learningRate"),
     Case("a rate above one", _optimizer(learningRate=5), field="spec.training.optimizer.learningRate"),

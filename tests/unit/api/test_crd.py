@@ -229,7 +229,7 @@ def columns(priority: int) -> list[str]:
 
 def test_the_columns_are_those_of_the_design() -> None:
     assert columns(0) == ["PHASE", "PROGRESS", "EPOCH", "LOSS", "BEST", "ETA", "GPUS", "AGE"]
-    assert columns(1) == ["MODEL", "ATTEMPT", "OUTPUT", "MESSAGE"]
+    assert columns(1) == ["MODEL", "QUEUE", "ATTEMPT", "OUTPUT", "MESSAGE"]
 
 
 def test_every_column_and_selectable_field_is_a_field() -> None:

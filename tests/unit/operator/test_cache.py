@@ -9,6 +9,7 @@ from builders import UID, job, stored
 from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache, Key
+from finetune_operator.observe import pod_view
 from unit.operator.worlds import planned
 
 Json = dict[str, Any]
@@ -248,6 +249,20 @@ def test_a_job_of_an_attempt_that_a_lost_status_forgot_is_known(attempt: str) ->
     labels = child["metadata"]["labels"] | {"finetune.dev/attempt": attempt}
     named = {"labels": labels, "name": f"movie-sentiment-{UID[:8]}-a{attempt}"}
     assert cache.put_child("Job", child | {"metadata": child["metadata"] | named}) == KEY
+
+
+def test_what_sentences_are_made_of_is_kept_of_a_pod() -> None:
+    cache = Cache()
+    cache.put_finetunejob(a_job())
+    cache.put_child("Job", a_child())
+    limits = {"resources": {"limits": {"memory": "1Gi", "cpu": "1"}}}
+    spec = {
+        "schedulingGates": [{"name": "example.com/wait"}],
+        "containers": [{"name": "proxy"}, {"name": "trainer", "image": "x"} | limits],
+    }
+    cache.put_child("Pod", a_pod() | {"spec": spec})
+    view = pod_view(cache.pods_of("default", UID)[0])
+    assert (view.gates, view.memory_limit) == (("example.com/wait",), "1Gi")
 
 
 def test_what_strangers_may_make_large_is_not_kept() -> None:

@@ -18,6 +18,7 @@ from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
+from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
@@ -49,7 +50,8 @@ def reconciler(server: Any, cache: Cache) -> Reconciler:
     children = Children(server, cache, settings(), lambda: "")
     metrics = Metrics(cache)
     runs = Runs(server, cache, children, settings())
-    return Reconciler(cache, server, children, runs, Reports(), metrics, settings(), clock=lambda: T0)
+    kueue = Kueue(server, settings())
+    return Reconciler(cache, server, children, runs, Reports(), metrics, settings(), kueue, clock=lambda: T0)
 
 
 async def test_a_job_created_anew_under_its_name_inherits_nothing_of_a_refused_attempt() -> None:

@@ -1,0 +1,183 @@
+"""An attempt whose Job is suspended: by Kueue, which admits and evicts it, or by a person. Pure.
+
+With a Job Kueue keeps its place in the queue, its number of requeues and whether somebody has deactivated it. So an
+attempt that is evicted keeps its Job, and resumes from its checkpoint when Kueue lets the Job run again.
+"""
+
+from datetime import datetime, timedelta
+
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
+from finetune_core.decide.actions import Decision
+from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.context import Context, seconds_between
+from finetune_core.decide.observation import JobView, PodView, QueueView
+from finetune_core.plan.finetunejob import FineTuneJob
+
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
+_PATIENCE = timedelta(seconds=30)
+_LONGEST_ANSWER = 600
+
+
+def queue_of(job: FineTuneJob) -> str | None:
+    """The LocalQueue of the job's pods."""
+    return job.spec.scheduling.queue if job.spec.scheduling else None
+
+
+def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[PodView, ...]) -> Decision:
+    """The decision on an attempt whose Job is suspended."""
+    if any(not pod.finished for pod in pods):
+        return _stopping(context, attempt, child)
+    context, attempt = with_eviction(context, attempt, pods)
+    verdict = Verdict(Phase.PENDING, Reason.QUEUED, _why(context, attempt, child))
+    return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _pause(context, attempt))
+
+
+def _stopping(context: Context, attempt: AttemptStatus, child: JobView) -> Decision:
+    message = f"attempt {attempt.number} saves a checkpoint and stops: {_who(context, child)}"
+    verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
+    return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _FIRST_PAUSE)
+
+
+def _who(context: Context, child: JobView) -> str:
+    queue, view = queue_of(context.job), context.observation.queue
+    if queue is None:
+        return f"somebody has suspended the Job {child.name}"
+    return (
+        f"queue {queue}: {_cut(view.evicted)}" if view and view.evicted else f"queue {queue} took its place"
+    )
+
+
+def with_eviction(
+    context: Context, attempt: AttemptStatus, pods: tuple[PodView, ...]
+) -> tuple[Context, AttemptStatus]:
+    """Once its pods have ended, an evicted attempt no longer runs: its time so far is kept, its wait is not."""
+    if attempt.running_time is None:
+        return context, attempt
+    ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
+    end = max(ends) if ends else context.now
+    return _interrupted(context, attempt, end), _evicted(attempt, end)
+
+
+def without_seen_end(
+    context: Context, attempt: AttemptStatus, started: datetime
+) -> tuple[Context, AttemptStatus]:
+    """A newer pod runs, and no operator saw the last one end: its time is counted up to its last report."""
+    progress = context.status.progress
+    seen = progress.last_update_time if progress else None
+    end = min(seen, started) if seen else attempt.running_time
+    return _interrupted(context, attempt, end or started), _evicted(attempt, end or started)
+
+
+def _interrupted(context: Context, attempt: AttemptStatus, end: datetime) -> Context:
+    active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, end)
+    return context.update(active_seconds=active)
+
+
+def _evicted(attempt: AttemptStatus, end: datetime) -> AttemptStatus:
+    update = {"running_time": None, "evicted_time": end, "evictions": (attempt.evictions or 0) + 1}
+    return attempt.model_copy(update=update)
+
+
+def _pause(context: Context, attempt: AttemptStatus) -> timedelta:
+    """Only the sentence depends on it: the watch says at once when the Job may run."""
+    waited = context.now - (attempt.evicted_time or attempt.start_time or context.now)
+    return max(_FIRST_PAUSE, min(waited / 10, _LONGEST_PAUSE))
+
+
+def _why(context: Context, attempt: AttemptStatus, child: JobView) -> str:
+    queue, namespace = queue_of(context.job), context.job.namespace
+    if queue is None:
+        return (
+            f"the Job {child.name} is suspended, and not by this operator; training continues when its spec.suspend is"
+            f' false: kubectl patch job {child.name} -n {namespace} --type merge -p \'{{"spec":{{"suspend":false}}}}\''
+        )
+    waits = f"waits in queue {queue}" if not attempt.evictions else f"evicted, and waits in queue {queue}"
+    return f"{waits}: {_sentence(context, attempt, child, queue, context.observation.queue)}"
+
+
+def _sentence(
+    context: Context, attempt: AttemptStatus, child: JobView, queue: str, view: QueueView | None
+) -> str:
+    namespace = context.job.namespace
+    if view is None:
+        return f"kubectl describe workloads -n {namespace} shows why"
+    if not view.served:
+        return (
+            "no Kueue is installed in this cluster, and nothing admits the job; install Kueue, or suspend the job and"
+            " remove scheduling.queue"
+        )
+    if view.name is None:
+        since = attempt.evicted_time or attempt.start_time or context.now
+        if context.now < since + _PATIENCE:
+            return "Kueue has not answered yet"
+        return (
+            f"no Kueue has taken over the Job {child.name}; check that Kueue runs and that its integrations include"
+            " batch/job"
+        )
+    if not view.active:
+        return (
+            f"the Workload {view.name} is deactivated{_in_brackets(view)}; it is admitted again when its spec.active is"
+            f' true: kubectl patch workload {view.name} -n {namespace} --type merge -p \'{{"spec":{{"active":true}}}}\''
+        )
+    return _answer(view, queue, namespace)
+
+
+def _in_brackets(view: QueueView) -> str:
+    found = view.evicted or view.waiting
+    return f" ({_cut(found)})" if found else ""
+
+
+def _answer(view: QueueView, queue: str, namespace: str) -> str:
+    if view.checks:
+        return f"its quota is reserved; it waits for {_cut(view.checks)}"
+    answer = view.waiting or view.evicted
+    if answer is None:
+        return "Kueue has not decided yet"
+    return _cut(answer) + _remedy(answer, queue, namespace)
+
+
+def _remedy(answer: str, queue: str, namespace: str) -> str:
+    """For what waiting alone does not resolve."""
+    lower = answer.lower()
+    if "localqueue" in lower and "doesn't exist" in lower:
+        return (
+            f"; create LocalQueue {queue} in namespace {namespace}, or suspend the job and change scheduling.queue"
+            " (kubectl get localqueues lists what there is)"
+        )
+    if "exceeds" in lower or "insufficient quota" in lower or "maximum capacity" in lower:
+        return "; the queue can never admit this job: suspend it and ask for less in resources, or use another queue"
+    if "unavailable in clusterqueue" in lower:
+        return "; the queue has no quota for it at all: suspend the job and change resources, or use another queue"
+    return ""
+
+
+def _cut(text: str) -> str:
+    return text.strip().rstrip(".")[:_LONGEST_ANSWER]
+
+
+def boost_of(status: FineTuneJobStatus, now: datetime, largest: int) -> int:
+    """What the priority of a running job is raised by: a point per GPU-minute that a preemption now would lose.
+
+    In twentieths of the largest, so that it does not change with each report; 0 right after a checkpoint.
+    """
+    lost = unsaved_gpu_minutes(status, now)
+    step = max(1, largest // 20)
+    return min(int(lost // step) * step, largest)
+
+
+def unsaved_gpu_minutes(status: FineTuneJobStatus, now: datetime) -> float:
+    """Estimated GPU-minutes since the newest checkpoint, by the steps that were reported since the attempt began."""
+    attempt = status.attempts[-1] if status.attempts else None
+    if attempt is None or attempt.running_time is None or attempt.end_time is not None:
+        return 0.0
+    ran = seconds_between(attempt.running_time, now)
+    begun, step = attempt.from_step or 0, (status.progress.step if status.progress else None) or 0
+    saved = status.latest_checkpoint.step if status.latest_checkpoint else begun
+    computed, unsaved = step - begun, step - max(begun, saved)
+    share = min(1.0, max(0, unsaved) / computed) if computed > 0 else 0.0
+    return ran * share * _gpus(status) / 60
+
+
+def _gpus(status: FineTuneJobStatus) -> int:
+    resources = status.effective.resources if status.effective else None
+    return (resources.nodes or 1) * max(1, resources.gpus_per_node or 0) if resources else 1

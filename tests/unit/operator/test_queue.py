@@ -1,0 +1,275 @@
+"""Attempts whose Job is suspended: they wait in a queue, are evicted, and resume in the same attempt."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import job
+from finetune_api.run import RunReport
+from finetune_api.status import CheckpointStatus, ProgressStatus
+from finetune_core.decide.observation import Observation, QueueView
+from finetune_core.decide.queue import boost_of, unsaved_gpu_minutes
+from finetune_operator.kueue import queue_view, workload_names
+from unit.operator.worlds import (
+    CREATE,
+    MODEL,
+    NOTHING,
+    STOP,
+    Life,
+    child,
+    ended_pod,
+    over,
+    parsed,
+    planned,
+    pod,
+    running_pod,
+    seconds,
+    seen,
+)
+
+QUEUED: dict[str, Any] = {"scheduling": {"queue": "team-a"}, "resources": {"gpusPerNode": 2}}
+HELD = child(suspended=True)
+NO_QUOTA = (
+    "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor gpus,"
+    " 1 more needed"
+)
+PREEMPTED = (
+    "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization in the ClusterQueue"
+)
+
+
+def waiting(view: QueueView | None, at: float = 60, **spec: Any) -> Life:
+    """A job that has not run yet, with what Kueue says."""
+    life = Life(parsed(**(QUEUED | spec)))
+    life.reconcile()
+    decision = life.reconcile(replace(seen(HELD), queue=view), at=at)
+    assert decision.action is NOTHING
+    return life
+
+
+def evicted(at: float = 60) -> Life:
+    """A job that ran for a minute, was evicted and has stopped."""
+    life = Life(parsed(**QUEUED)).running()
+    view = QueueView(name="w", evicted=PREEMPTED)
+    stopping = running_pod(deleting=True, created=seconds(0))
+    life.reconcile(replace(seen(HELD, stopping), queue=view), at=at - 5)
+    assert (life.phase, life.reason) == ("Pending", "Stopping")
+    gone = ended_pod(75, at=seconds(at), deleted=True, created=seconds(0))
+    life.reconcile(replace(seen(HELD, gone), queue=view), at=at)
+    return life
+
+
+def test_only_the_job_carries_the_queue_and_is_created_suspended() -> None:
+    made = planned(job(**QUEUED))
+    assert made.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert made.job["spec"]["suspend"] is True
+    others = [made.config_map["metadata"], made.job["spec"]["template"]["metadata"]]
+    assert not any("kueue.x-k8s.io/queue-name" in one["labels"] for one in others)
+    plain = planned(job())
+    assert "suspend" not in plain.job["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in plain.job["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        (None, "waits in queue team-a: kubectl describe workloads -n default shows why"),
+        (QueueView(served=False), "no Kueue is installed in this cluster"),
+        (QueueView(), "no Kueue has taken over the Job job-a1; check that Kueue runs"),
+        (QueueView(name="w"), "Kueue has not decided yet"),
+        (QueueView(name="w", waiting=NO_QUOTA), f"waits in queue team-a: {NO_QUOTA}"),
+        (
+            QueueView(name="w", waiting="LocalQueue team-a doesn't exist"),
+            "LocalQueue team-a doesn't exist; create LocalQueue team-a in namespace default, or suspend the job",
+        ),
+        (
+            QueueView(name="w", active=False, evicted="The workload is deactivated"),
+            "the Workload w is deactivated (The workload is deactivated); it is admitted again when its spec.active",
+        ),
+        (
+            QueueView(name="w", checks="admission check budget (over it)"),
+            "its quota is reserved; it waits for admission check budget (over it)",
+        ),
+    ],
+)
+def test_a_queued_job_says_why_it_waits(view: QueueView | None, says: str) -> None:
+    life = waiting(view)
+    assert (life.phase, life.reason) == ("Pending", "Queued")
+    assert says in life.message
+    assert len(life.message) <= 1024
+
+
+def test_kueue_has_half_a_minute_to_answer() -> None:
+    assert "Kueue has not answered yet" in waiting(QueueView(), at=20).message
+
+
+def test_kueue_s_very_long_sentence_fits_the_status() -> None:
+    assert len(waiting(QueueView(name="w", waiting="exceeds " * 500)).message) <= 1024
+
+
+def test_the_longer_a_job_waits_the_less_often_its_queue_is_asked() -> None:
+    life = waiting(QueueView(name="w", waiting=NO_QUOTA))
+    for at, pause in ((60, 15), (1200, 120), (100_000, 300)):
+        decision = life.reconcile(replace(seen(HELD), queue=QueueView(name="w", waiting=NO_QUOTA)), at=at)
+        assert decision.requeue_at == seconds(at + pause)
+
+
+def test_an_admitted_job_starts_as_any_other() -> None:
+    life = waiting(QueueView(name="w", waiting=NO_QUOTA))
+    life.reconcile(seen(child(), pod(created=seconds(61))), at=70)
+    assert life.reason == "Starting"
+    life.reconcile(seen(child(), running_pod(since=seconds(71), created=seconds(61))), at=72)
+    assert (life.phase, life.last.running_time) == ("Running", seconds(71))
+
+
+def test_an_eviction_ends_the_running_time_and_nothing_else() -> None:
+    life = evicted()
+    assert (life.phase, life.reason, life.status.attempt) == ("Pending", "Queued", 1)
+    assert f"evicted, and waits in queue team-a: {PREEMPTED}" in life.message
+    assert (life.status.active_seconds, life.last.running_time) == (60, None)
+    assert (life.last.evictions, life.last.evicted_time, life.last.end_time) == (1, seconds(60), None)
+    assert life.status.retries is None
+
+
+def test_another_look_at_an_evicted_attempt_counts_nothing_twice() -> None:
+    life = evicted()
+    before = life.status
+    gone = ended_pod(75, at=seconds(60), deleted=True, created=seconds(0))
+    view = QueueView(name="w", evicted=PREEMPTED)
+    for observation in (seen(HELD, gone), seen(HELD)):  # with what the cache kept, and after a restart
+        life.reconcile(replace(observation, queue=view), at=61)
+        assert life.status == before
+
+
+def test_an_evicted_attempt_resumes_in_the_same_attempt_and_both_times_count() -> None:
+    life = evicted()
+    gone = ended_pod(75, at=seconds(60), deleted=True, created=seconds(0))
+    life.reconcile(seen(child(), gone), at=1000)
+    assert (life.phase, life.reason) == ("Pending", "Starting")
+    again = running_pod(name="pod-b", since=seconds(1010), created=seconds(1001))
+    life.reconcile(seen(child(), gone, again), at=1011)
+    assert (life.phase, life.last.running_time, life.status.attempt) == ("Running", seconds(1010), 1)
+    done = ended_pod(0, name="pod-b", report=RunReport(exit_code=0, model=MODEL), at=seconds(1110))
+    last = replace(done, created=seconds(1001), started=seconds(1010))
+    life.reconcile(seen(child(succeeded=True), gone, last), at=1111)
+    assert (life.phase, life.status.active_seconds) == ("Succeeded", 160)
+
+
+def test_a_failure_after_an_eviction_is_that_of_the_newer_pod() -> None:
+    life = evicted()
+    gone = ended_pod(75, at=seconds(60), deleted=True, created=seconds(0))
+    failed = ended_pod(65, name="pod-b", message="row 7 has no label", at=seconds(1020))
+    failed = replace(failed, created=seconds(1001), started=seconds(1010))
+    life.reconcile(seen(child(failed=True), gone, failed), at=1021)
+    assert (life.phase, life.last.exit_code, life.status.active_seconds) == ("Failed", 65, 70)
+
+
+def test_an_eviction_and_resumption_that_no_operator_saw_counts_up_to_the_last_report() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    report = RunReport(progress=ProgressStatus(step=5), attempt=1)
+    life.reconcile(seen(child(), running_pod(), report=report, at=seconds(40)), at=40)
+    assert life.status.progress
+    again = running_pod(name="pod-b", since=seconds(1010), created=seconds(1001))
+    life.reconcile(seen(child(), again), at=1011)
+    assert (life.status.active_seconds, life.last.evictions) == (40, 1)
+    assert life.last.running_time == seconds(1010)
+
+
+def test_pods_of_one_attempt_that_start_one_after_the_other_are_no_eviction() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    two = [running_pod(index=index, since=seconds(3 * index), created=seconds(0)) for index in (1, 0)]
+    life.reconcile(seen(child(), *two), at=10)
+    assert (life.last.evictions, life.last.running_time) == (None, seconds(0))
+
+
+def test_waiting_does_not_count_for_the_deadline() -> None:
+    life = evicted()
+    life.change(active_deadline_seconds=90)
+    life.reconcile(seen(HELD), at=5000)
+    assert life.reason == "Queued"
+    running = running_pod(name="pod-b", since=seconds(6000), created=seconds(5999))
+    assert life.reconcile(seen(child(), running), at=6001).requeue_at == seconds(6030)
+    assert life.reconcile(seen(child(), running), at=6031).action is STOP
+
+
+def test_a_model_that_is_complete_before_the_eviction_is_a_success() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    done = ended_pod(0, report=RunReport(exit_code=0, model=MODEL), deleting=True, created=seconds(0))
+    life.reconcile(seen(HELD, done), at=60)
+    assert life.phase == "Succeeded"
+
+
+def test_a_queued_job_can_be_suspended_and_deleted_while_it_waits() -> None:
+    for life in (waiting(QueueView(name="w", waiting=NO_QUOTA)), evicted()):
+        life.change(suspend=True)
+        assert life.reconcile(seen(HELD), at=100).action is STOP
+        life.reconcile(seen(), at=101)
+        assert (life.phase, life.status.retries) == ("Suspended", None)
+        life.change(suspend=False)
+        assert life.reconcile(at=200).action is CREATE
+
+
+def test_a_job_of_an_evicted_attempt_that_somebody_deletes_is_created_again() -> None:
+    life = evicted()
+    decision = life.reconcile(Observation(), at=100)
+    assert (decision.action, life.status.retries, life.status.active_seconds) == (CREATE, None, 60)
+
+
+def test_a_job_that_a_person_suspends_says_so_and_how_to_continue() -> None:
+    life = Life().running()
+    life.reconcile(seen(HELD, running_pod(deleting=True)), at=50)
+    assert "somebody has suspended the Job job-a1" in life.message
+    assert "delete node" not in life.message
+    life.reconcile(seen(HELD, ended_pod(75, deleted=True, at=seconds(55))), at=60)
+    assert (life.phase, life.reason) == ("Pending", "Queued")
+    assert "kubectl patch job job-a1 -n default" in life.message
+
+
+def test_an_attempt_that_fails_before_it_is_evicted_has_failed() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    life.reconcile(over(65, message="bad"), at=60)
+    assert life.phase == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("step", "saved", "at", "minutes", "points"),
+    [
+        (0, None, 0, 0.0, 0),
+        (100, None, 600, 20.0, 20),
+        (100, 100, 600, 0.0, 0),
+        (100, 50, 600, 10.0, 10),
+        (100, 90, 600, 2.0, 0),
+        (100, None, 60_000, 2000.0, 100),
+    ],
+)
+def test_the_boost_is_the_gpu_minutes_since_the_last_checkpoint(
+    step: int, saved: int | None, at: float, minutes: float, points: int
+) -> None:
+    life = Life(parsed(**QUEUED)).running()
+    status = life.status.model_copy(
+        update={
+            "progress": ProgressStatus(step=step),
+            "latest_checkpoint": CheckpointStatus(step=saved) if saved else None,
+        }
+    )
+    assert unsaved_gpu_minutes(status, seconds(at)) == pytest.approx(minutes)
+    assert boost_of(status, seconds(at), 100) == points
+
+
+def test_a_job_that_waits_has_no_boost() -> None:
+    assert boost_of(evicted().status, seconds(10_000), 100) == 0
+
+
+def test_a_workload_is_named_as_kueue_names_it() -> None:
+    assert len(workload_names("short-a1", "uid")) == 1
+    long = workload_names("x" * 63, "uid")
+    assert [len(name) for name in long] == [4 + 63 + 6, 63]
+
+
+def test_a_workload_of_strange_content_is_read_without_an_exception() -> None:
+    for strange in (
+        {},
+        {"metadata": {"name": 5}, "spec": [], "status": {"conditions": [None, 3, {"type": []}]}},
+    ):
+        assert queue_view(strange).active
