@@ -4,7 +4,6 @@ One unknown field must not lose a whole status or report: the attempts in a stat
 starting a second Job next to a newer operator's Job.
 """
 
-import copy
 import math
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ M = TypeVar("M", bound=ApiModel)
 
 def read(model: type[M], raw: Any) -> tuple[M, list[str]]:
     """The value, and the places that were dropped. With too many errors, or nothing valid: an empty value."""
-    value = copy.deepcopy(_finite(raw)) if isinstance(raw, dict) else None
+    value = _finite(raw) if isinstance(raw, dict) else None
     left_out: list[str] = []
     while value is not None and len(left_out) < _FAULTS:
         try:
@@ -55,7 +54,7 @@ def _has(value: Any, step: int | str) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """Without NaN and infinity, which JSON cannot represent; null is absent in the wire form."""
+    """A copy without NaN and infinity, which JSON cannot represent; null is absent in the wire form."""
     if isinstance(value, dict):
         return {key: _finite(child) for key, child in value.items()}
     if isinstance(value, list):

@@ -3,19 +3,18 @@
 Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
 late event never hides a write of ours. It is not a source of truth: a restart fills it again.
 
-It keeps only the fields that the operator reads. Users decide how large objects are, so annotations, pod specs and
-large specs of FineTuneJobs are dropped.
+It keeps only what the operator reads: of a Job or Pod what decisions see of it. Users decide how large objects are, so
+annotations, pod specs and large specs of FineTuneJobs are dropped.
 """
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
+from finetune_core.decide.observation import JobView, PodView
 from finetune_core.plan.naming import (
-    ATTEMPT,
-    COMPLETION_INDEX,
     JOB_NAME,
     JOB_UID,
     MEMBER,
@@ -26,15 +25,11 @@ from finetune_core.plan.naming import (
     name_in,
     parent_in,
 )
-from finetune_core.plan.pod import CONTAINER
-from finetune_core.wire import at, items, text
+from finetune_operator.views import job_view, labels_in, pod_view
 
 Body = dict[str, Any]
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
-_LABELS = (JOB_NAME, JOB_UID, ATTEMPT, COMPLETION_INDEX)
-_SPEC_OF_CHILDREN = ("nodeName", "suspend")
-_GATES = 8
 _LARGEST_SPEC = 32 * 1024
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
 
@@ -53,15 +48,30 @@ class Id(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Child:
-    """A Job or Pod of an attempt; `deleted` once it was.
+    """A Job or Pod of an attempt, as decisions see it; `deleted` once it was.
 
     The end of a pod is kept until its attempt is closed. An older answer that arrives after the deletion is ignored.
     """
 
-    body: Body
+    at: Id
+    uid: str
+    version: int
+    owner: str
+    """The uid of the FineTuneJob that its labels name."""
+    key: Key
+    """Its key."""
+    view: JobView | PodView
     deleted: bool = False
+
+    def same_as(self, other: "Child | None") -> bool:
+        """Whether a decision would see the same."""
+        return other is not None and (self.uid, self.deleted, self.view) == (
+            other.uid,
+            other.deleted,
+            other.view,
+        )
 
 
 @dataclass
@@ -78,6 +88,7 @@ class Cache:
     on_change: Callable[[Body, Body], None] | None = None
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
+    _settled: dict[Key, str] = field(default_factory=dict)
     _runs: dict[str, dict[Key, Run]] = field(default_factory=dict)
 
     def put_finetunejob(self, body: Body) -> Key:
@@ -96,12 +107,22 @@ class Cache:
                 self.on_change(known, kept)
         return key
 
+    def put_settled(self, body: Body) -> None:
+        """Keep a FineTuneJob whose reconcile wrote its status: the event that tells of it brings nothing new."""
+        self._settled[self.put_finetunejob(body)] = body["metadata"]["resourceVersion"]
+
+    def settled(self, body: Body) -> bool:
+        """Whether this is what the reconcile of the FineTuneJob wrote last."""
+        version: str = body["metadata"]["resourceVersion"]
+        return self._settled.get(Key(*id_of(body))) == version
+
     def drop_finetunejob(self, body: Body) -> Key:
         """Forget a deleted FineTuneJob, unless one of the same name was created since."""
         key = Key(*id_of(body))
         known = self.finetunejobs.get(key)
         if known is not None and uid_of(known) == uid_of(body):
             del self.finetunejobs[key]
+            self._settled.pop(key, None)
             self._forget_run(key, known)
         self._forget_children(uid_of(body))
         return key
@@ -130,12 +151,12 @@ class Cache:
             for identity in list(self.children[kind].get(owner, {})):
                 self._remove(kind, owner, identity)
 
-    def _store(self, kind: str, owner: str, child: Child) -> None:
-        known = self.children[kind].setdefault(owner, {})
-        self._forget_uid(known.get(id_of(child.body)))
-        known[id_of(child.body)] = child
+    def _store(self, kind: str, child: Child) -> None:
+        known = self.children[kind].setdefault(child.owner, {})
+        self._forget_uid(known.get(child.at))
+        known[child.at] = child
         if kind == "Pod":
-            self._pods[uid_of(child.body)] = child
+            self._pods[child.uid] = child
 
     def _remove(self, kind: str, owner: str, at: Id) -> None:
         known = self.children[kind].get(owner, {})
@@ -144,49 +165,57 @@ class Cache:
             self.children[kind].pop(owner, None)
 
     def _forget_uid(self, child: Child | None) -> None:
-        if child and self._pods.get(uid_of(child.body)) is child:
-            del self._pods[uid_of(child.body)]
+        if child and self._pods.get(child.uid) is child:
+            del self._pods[child.uid]
 
     def put_child(self, kind: str, body: Body) -> Key | None:
-        """Keep a Job or Pod, if it is newer than what is known; returns the FineTuneJob's key."""
+        """Keep a Job or Pod, if it is newer than what is known.
+
+        Returns the FineTuneJob's key if a decision would see something else than before.
+        """
         owner, key = owner_of(body)
-        if owner is None:
+        if owner is None or key is None:
             return None
         before = self.children[kind].get(owner, {}).get(id_of(body))
-        if before is None or uid_of(before.body) != uid_of(body):
+        if before is None or before.uid != uid_of(body):
             if not controlled(kind, body):
                 return None  # a copy with our labels, made by hand
-            newer = before is None or _version(body) > _version(before.body)
+            newer = before is None or _version(body) > before.version
         else:
-            newer = _version(body) >= _version(before.body) + before.deleted
-        if newer:
-            self._store(kind, owner, Child(_kept_child(body)))
-        return key
+            newer = _version(body) >= before.version + before.deleted
+        if not newer:
+            return None
+        child = _child(kind, body, owner, key)
+        self._store(kind, child)
+        return None if child.same_as(before) else key
 
     def drop_child(self, kind: str, body: Body) -> Key | None:
-        """Note that a Job or Pod was deleted."""
+        """Note that a Job or Pod was deleted; returns the FineTuneJob's key."""
         owner, key = owner_of(body)
-        known = self.children[kind].get(owner or "", {})
-        before = known.get(id_of(body))
-        if before is None or uid_of(before.body) != uid_of(body):
+        before = self.children[kind].get(owner or "", {}).get(id_of(body))
+        if owner is None or key is None or before is None or before.uid != uid_of(body):
             return key
-        if owner not in self._owners(key):
-            self._remove(kind, owner or "", id_of(body))  # its FineTuneJob went first
-            return key
-        last = body if _version(body) >= _version(before.body) else before.body
-        self._store(kind, owner or "", Child(_kept_child(last), deleted=True))
+        self._drop(kind, _child(kind, body, owner, key) if _version(body) >= before.version else before)
         return key
+
+    def _drop(self, kind: str, last: Child) -> None:
+        if last.owner not in self._owners(last.key):
+            self._remove(kind, last.owner, last.at)  # its FineTuneJob went first
+            return
+        view = replace(last.view, deleted=True) if isinstance(last.view, PodView) else last.view
+        self._store(kind, replace(last, view=view, deleted=True))
 
     def _owners(self, key: Key | None) -> list[str]:
         return [uid_of(self.finetunejobs[key])] if key in self.finetunejobs else []
 
-    def jobs_of(self, namespace: str, uid: str) -> list[Child]:
+    def jobs_of(self, namespace: str, uid: str) -> tuple[JobView, ...]:
         """The Jobs of a FineTuneJob that exist."""
-        return [child for child in self._of("Job", namespace, uid) if not child.deleted]
+        found = self._of("Job", namespace, uid)
+        return tuple(one.view for one in found if isinstance(one.view, JobView) and not one.deleted)
 
-    def pods_of(self, namespace: str, uid: str) -> list[Child]:
+    def pods_of(self, namespace: str, uid: str) -> tuple[PodView, ...]:
         """The pods of a FineTuneJob, deleted ones included."""
-        return self._of("Pod", namespace, uid)
+        return tuple(one.view for one in self._of("Pod", namespace, uid) if isinstance(one.view, PodView))
 
     def _of(self, kind: str, namespace: str, uid: str) -> list[Child]:
         """Labels may name a FineTuneJob in another namespace; only objects in the same namespace count."""
@@ -222,8 +251,8 @@ class Cache:
         """The same for Jobs or Pods, by their uids."""
         for known in list(self.children[kind].values()):
             for child in list(known.values()):
-                if not child.deleted and uid_of(child.body) in uids:
-                    self.drop_child(kind, child.body)
+                if not child.deleted and child.uid in uids:
+                    self._drop(kind, child)
 
     def keys_in(self, namespace: str | None) -> set[Key]:
         """The keys of all known FineTuneJobs, or of those of one namespace."""
@@ -232,7 +261,7 @@ class Cache:
     def uids_in(self, namespace: str | None, kind: str) -> set[str]:
         """The uids of all known Jobs or Pods, or of those of one namespace."""
         return {
-            uid_of(child.body)
+            child.uid
             for known in self.children[kind].values()
             for at, child in known.items()
             if namespace in (None, at.namespace)
@@ -255,12 +284,6 @@ def owner_of(body: Body) -> tuple[str | None, Key | None]:
     labels = labels_in(body)
     owner, name = labels.get(JOB_UID), labels.get(JOB_NAME)
     return (owner, Key(body["metadata"]["namespace"], name)) if owner and name else (None, None)
-
-
-def labels_in(body: Body) -> dict[str, str]:
-    """The labels whose values are strings."""
-    labels = body["metadata"].get("labels")
-    return {k: v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
 
 
 def controlled(kind: str, body: Body) -> bool:
@@ -306,25 +329,9 @@ def _kept_finetunejob(body: Body) -> Body:
     return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": spec}
 
 
-def _kept_child(body: Body) -> Body:
-    labels = labels_in(body)
-    kept = {
-        "labels": {name: labels[name] for name in _LABELS if name in labels},
-        "ownerReferences": _controllers(body),
-    }
-    spec = body.get("spec") or {}
-    read = {name: spec[name] for name in _SPEC_OF_CHILDREN if name in spec}
-    if gates := items(spec, "schedulingGates"):
-        read["schedulingGates"] = gates[:_GATES]
-    if memory := _memory_limit(spec):
-        read["containers"] = [{"name": CONTAINER, "resources": {"limits": {"memory": memory}}}]
-    return {"metadata": _identity(body, _IDENTITY_OF_JOBS) | kept, "spec": read, "status": body.get("status")}
-
-
-def _memory_limit(spec: Body) -> str | None:
-    """Of the training container, as the pod has it: a LimitRange may have set it."""
-    trainer = next((one for one in items(spec, "containers") if at(one, "name") == CONTAINER), None)
-    return text(trainer, "resources", "limits", "memory")
+def _child(kind: str, body: Body, owner: str, key: Key) -> Child:
+    view = job_view(body) if kind == "Job" else pod_view(body)
+    return Child(id_of(body), uid_of(body), _version(body), owner, key, view)
 
 
 def _controllers(body: Body) -> list[Body]:

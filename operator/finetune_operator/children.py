@@ -12,9 +12,10 @@ from finetune_core.plan.workload import output_claim, plan
 from finetune_core.search.plan import followed, run_body
 from finetune_core.search.space import Values
 from finetune_core.settings import OperatorSettings
-from finetune_operator.cache import Cache, Key, labels_in, uid_of
+from finetune_operator.cache import Cache, Key, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
+from finetune_operator.views import labels_in
 
 Body = dict[str, Any]
 
@@ -91,10 +92,9 @@ class Children:
         """
         name = attempt_name(job, attempt)
         for child in self._cache.jobs_of(job.namespace, job.uid):
-            meta = child.body["metadata"]
-            if meta["name"] == name and "deletionTimestamp" not in meta:
+            if child.name == name and not child.deleting:
                 await self._delete("ConfigMap", name, job)
-                await self._cluster.delete("Job", job.namespace, name, uid_of(child.body))
+                await self._cluster.delete("Job", job.namespace, name, child.uid)
 
     async def delete_all(self, job: FineTuneJob) -> None:
         """Delete the Jobs and ConfigMaps of a finished job; never the FineTuneJob, never an output.
@@ -103,8 +103,8 @@ class Children:
         which enqueues the FineTuneJob again.
         """
         recorded = [attempt_name(job, attempt.number) for attempt in job.status.attempts]
-        known = [child.body["metadata"] for child in self._cache.jobs_of(job.namespace, job.uid)]
-        living = [meta["name"] for meta in known if "deletionTimestamp" not in meta]
+        known = self._cache.jobs_of(job.namespace, job.uid)
+        living = [child.name for child in known if not child.deleting]
         for name in dict.fromkeys([*recorded, *living[:_DELETED_AT_ONCE]]):
             if not self._exists(job):
                 return  # owner references clean up

@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from finetune_api import API_VERSION, GROUP, KIND, PLURAL
 from finetune_core.settings import OperatorSettings
@@ -84,6 +85,8 @@ class Cluster:
         except config.ConfigException:
             await config.load_kube_config(client_configuration=configuration)
         configuration.connection_pool_maxsize = settings.api_connections
+        configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
+        configuration.client_session_kwargs = {"trust_env": False}  # else it reads netrc at every request
         limiter = RateLimiter(settings.api_qps, settings.api_burst)
         return cls(ApiClient(configuration), limiter, observer)
 
@@ -251,6 +254,12 @@ class Cluster:
             raise _error(verb, path, response.status, text)
         answer: Body = json.loads(text)
         return answer
+
+
+def _proxy_of(server: str) -> str | None:
+    """The proxy that the environment names for this address: HTTPS_PROXY, NO_PROXY."""
+    url = urlsplit(server)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:

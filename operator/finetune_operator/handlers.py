@@ -19,6 +19,7 @@ from finetune_core.backoff import backoff, jitter
 from finetune_core.plan.naming import SELECTOR
 from finetune_operator.cache import Cache, Key, parent_key
 from finetune_operator.cluster import PAGE, Cluster, Credentials
+from finetune_operator.storages import NoDiffBase, NoProgress
 from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
 
@@ -63,7 +64,10 @@ def registry(
     async def finetunejob_changed(event: kopf.RawEvent, **_: Any) -> None:
         watches.event("FineTuneJob")
         body = dict(event["object"])
-        queue.add(cache.drop_finetunejob(body) if event["type"] == "DELETED" else cache.put_finetunejob(body))
+        if event["type"] == "DELETED":
+            queue.add(cache.drop_finetunejob(body))
+        elif not cache.settled(body):
+            queue.add(cache.put_finetunejob(body))
         _enqueue(queue, parent_key(body))
 
     @kopf.on.event("batch", "v1", "jobs", registry=handlers)
@@ -109,6 +113,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     configured.posting.enabled = False
     configured.scanning.disabled = True
     configured.peering.standalone = True
+    configured.persistence.diffbase_storage = NoDiffBase()
+    configured.persistence.progress_storage = NoProgress()
     configured.watching.server_timeout = 600
     configured.watching.inactivity_timeout = 70
     configured.watching.chunk_size = PAGE

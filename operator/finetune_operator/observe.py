@@ -1,4 +1,4 @@
-"""From the cluster to an Observation. Parses foreign objects with care: a strange value is None, never an exception."""
+"""From the cluster to an Observation."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,7 +7,6 @@ from finetune_api import uris
 from finetune_api.run import RunReport
 from finetune_core.decide.observation import (
     ClaimView,
-    ContainerEnd,
     InputView,
     JobView,
     Observation,
@@ -18,11 +17,10 @@ from finetune_core.decide.queue import queue_of
 from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import COMPLETION_INDEX, JOB_UID, SELECTOR, attempt_in, attempt_name
-from finetune_core.plan.pod import CONTAINER
+from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name
 from finetune_core.plan.volumes import input_locations
-from finetune_core.wire import at, items, text, time_of
-from finetune_operator.cache import Cache, Child, labels_in
+from finetune_core.wire import at, text
+from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
 from finetune_operator.kueue import Kueue
@@ -49,8 +47,7 @@ async def observe(
     only while the Job is suspended.
     """
     await _confirm_missing(job, cache, cluster)
-    jobs = tuple(job_view(child.body) for child in cache.jobs_of(job.namespace, job.uid))
-    pods = tuple(pod_view(child) for child in cache.pods_of(job.namespace, job.uid))
+    jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
     inputs = await _inputs(job, resolved.output_uri, cluster) if _waits(job, jobs, pods) else ()
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
@@ -90,7 +87,7 @@ async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> 
     if not attempts or attempts[-1].end_time is not None:
         return
     name = attempt_name(job, attempts[-1].number)
-    if any(child.body["metadata"]["name"] == name for child in cache.jobs_of(job.namespace, job.uid)):
+    if any(child.name == name for child in cache.jobs_of(job.namespace, job.uid)):
         return
     if body := await cluster.get("Job", job.namespace, name):
         cache.put_child("Job", body)
@@ -148,93 +145,3 @@ async def _input(job: FineTuneJob, place: uris.Location, cluster: Cluster) -> In
     return InputView(
         "PersistentVolumeClaim", place.name, True, bound, text(claim, "spec", "storageClassName")
     )
-
-
-def job_view(body: Body) -> JobView:
-    """A Job as decisions see it."""
-    conditions = _true_conditions(body)
-    return JobView(
-        name=body["metadata"]["name"],
-        attempt=attempt_in(labels_in(body)) or 0,
-        uid=body["metadata"]["uid"],
-        deleting="deletionTimestamp" in body["metadata"],
-        succeeded="Complete" in conditions,
-        failed="Failed" in conditions,
-        failure=conditions.get("Failed"),
-        suspended=at(body, "spec", "suspend") is True,
-    )
-
-
-def pod_view(child: Child) -> PodView:
-    """A Pod as decisions see it."""
-    body = child.body
-    conditions = _true_conditions(body)
-    container = _container(body)
-    running, waiting = at(container, "state", "running"), at(container, "state", "waiting")
-    terminated = at(container, "state", "terminated")
-    started = at(running, "startedAt") or at(terminated, "startedAt")
-    return PodView(
-        name=body["metadata"]["name"],
-        attempt=attempt_in(labels_in(body)) or 0,
-        phase=text(body, "status", "phase") or "Pending",
-        node=text(body, "spec", "nodeName"),
-        deleted=child.deleted,
-        deleting="deletionTimestamp" in body["metadata"],
-        started=time_of(started),
-        end=_end(terminated),
-        waiting_reason=text(waiting, "reason"),
-        waiting_message=text(waiting, "message") or "",
-        unschedulable=_unschedulable(body),
-        gates=tuple(str(at(gate, "name")) for gate in items(body, "spec", "schedulingGates")),
-        memory_limit=_memory_limit(body),
-        disruption=conditions.get("DisruptionTarget"),
-        status_reason=text(body, "status", "reason"),
-        image_id=text(container, "imageID"),
-        created=time_of(at(body, "metadata", "creationTimestamp")),
-        index=_index(body),
-    )
-
-
-def _index(body: Body) -> int:
-    found = labels_in(body).get(COMPLETION_INDEX, "0")
-    return int(found) if found.isdecimal() else 0
-
-
-def _container(body: Body) -> Any:
-    statuses = items(body, "status", "containerStatuses")
-    return next((status for status in statuses if at(status, "name") == CONTAINER), None)
-
-
-def _memory_limit(body: Body) -> str | None:
-    """As the pod has it: a LimitRange may have set it."""
-    containers = items(body, "spec", "containers")
-    trainer = next((one for one in containers if at(one, "name") == CONTAINER), None)
-    return text(trainer, "resources", "limits", "memory")
-
-
-def _end(terminated: Any) -> ContainerEnd | None:
-    if not isinstance(terminated, dict):
-        return None
-    code = terminated.get("exitCode")
-    return ContainerEnd(
-        exit_code=code if isinstance(code, int) else -1,
-        reason=text(terminated, "reason") or "",
-        message=text(terminated, "message") or "",
-        finished=time_of(terminated.get("finishedAt")),
-    )
-
-
-def _unschedulable(body: Body) -> str | None:
-    for condition in items(body, "status", "conditions"):
-        if at(condition, "type") == "PodScheduled" and at(condition, "status") == "False":
-            return str(at(condition, "message") or at(condition, "reason"))
-    return None
-
-
-def _true_conditions(body: Body) -> dict[str, str]:
-    """Type to reason of the conditions that are True."""
-    return {
-        str(at(item, "type")): text(item, "reason") or ""
-        for item in items(body, "status", "conditions")
-        if at(item, "status") == "True"
-    }

@@ -17,8 +17,7 @@ from cachetools import TTLCache
 
 from finetune_api.run import ProgressAnswer, Prune, RunReport
 from finetune_core.decide.report_body import parse_report
-from finetune_core.plan.naming import ATTEMPT
-from finetune_operator.cache import Cache, Child, Key, labels_in, owner_of, uid_of
+from finetune_operator.cache import Cache, Child, Key, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
 from finetune_operator.reports import Reports
@@ -68,19 +67,16 @@ class ProgressEndpoint:
             raise web.HTTPForbidden(
                 text="the token does not belong to a running pod of a FineTuneJob's newest attempt"
             )
-        owner, key = owner_of(pod.body)
-        assert owner
-        assert key
-        arrived = self._reported.setdefault(owner, [])
+        arrived = self._reported.setdefault(pod.owner, [])
         if len(arrived) >= _REPORTS:
             raise web.HTTPTooManyRequests(text="at most four reports per second")
         report = _read(await request.read())
         # the pod's label decides which attempt this is, not the report
-        report = report.model_copy(update={"attempt": int(labels_in(pod.body)[ATTEMPT])})
+        report = report.model_copy(update={"attempt": pod.view.attempt})
         arrived.append(self._now())
-        self._reports.put(owner, report, arrived[-1])
-        self._enqueue(key)
-        reason = await self._reason_to_prune(self._cache.finetunejobs[key], report)
+        self._reports.put(pod.owner, report, arrived[-1])
+        self._enqueue(pod.key)
+        reason = await self._reason_to_prune(self._cache.finetunejobs[pod.key], report)
         answer = ProgressAnswer(prune=Prune(reason=reason) if reason else None)
         return web.json_response(answer.to_json())
 
@@ -127,12 +123,11 @@ class ProgressEndpoint:
 
     def _newest(self, pod: Child) -> bool:
         """A pod's labels may name a job in another namespace; the job in the pod's own namespace must have that uid."""
-        owner, key = owner_of(pod.body)
-        body = self._cache.finetunejobs.get(key) if key else None
-        if body is None or uid_of(body) != owner:
+        body = self._cache.finetunejobs.get(pod.key)
+        if body is None or uid_of(body) != pod.owner:
             return False
         attempt = (body.get("status") or {}).get("attempt")
-        return bool(str(attempt) == labels_in(pod.body).get(ATTEMPT))
+        return pod.view.attempt > 0 and attempt == pod.view.attempt
 
 
 def _read(text: bytes) -> RunReport:

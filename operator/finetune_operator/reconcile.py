@@ -20,11 +20,12 @@ from finetune_core.decide.decision import decide, finished, rejected
 from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import runs_children
 from finetune_core.decide.queue import boost_of, queue_of
-from finetune_core.decide.size import shrink_to_limit
+from finetune_core.decide.size import wire_within_limit
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.reading import parse, status_of
 from finetune_core.settings import OperatorSettings
+from finetune_core.wire import at, time_of
 from finetune_operator.cache import Cache, Key, id_of, uid_of
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
@@ -77,6 +78,9 @@ class Reconciler:
         body = self.cache.finetunejobs.get(key)
         if body is None or "deletionTimestamp" in body["metadata"] or key.namespace in self.cache.unserved:
             return None  # owner references clean up, with or without us
+        if self._at_rest(body):
+            self._forget_ended(uid_of(body))
+            return None
         try:
             with self.metrics.reconcile():
                 return await self._reconcile(body)
@@ -181,15 +185,14 @@ class Reconciler:
 
     async def _write(self, body: Body, status: FineTuneJobStatus) -> list[Body]:
         """Write the status if it has changed; returns the Events of its transitions."""
-        status = shrink_to_limit(status)
-        wire = status.to_json()
+        wire = wire_within_limit(status)
         if wire == body.get("status"):
             return []
         meta = body["metadata"]
         written = await self.cluster.write_status(
             meta["namespace"], meta["name"], meta["resourceVersion"], wire
         )
-        self.cache.put_finetunejob(written)
+        self.cache.put_settled(written)
         events = transitions(body, status_of(body), status, self.clock())
         for event in events:
             logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])
@@ -242,8 +245,24 @@ class Reconciler:
     def _forget(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:
         """Forget what only an open attempt needs."""
         if finished(status) or (status.attempts and status.attempts[-1].end_time):
-            self.cache.forget_deleted(job.uid)
-            self.reports.forget(job.uid)
+            self._forget_ended(job.uid)
+
+    def _forget_ended(self, uid: str) -> None:
+        self.cache.forget_deleted(uid)
+        self.reports.forget(uid)
+
+    def _at_rest(self, body: Body) -> bool:
+        """Whether a job has ended, its status speaks of its present spec, and no child waits for its TTL.
+
+        Read from the wire form, without an attempt to understand the rest: a cluster may have thousands of such jobs.
+        """
+        meta, status, spec = body["metadata"], body.get("status"), body.get("spec")
+        if time_of(at(status, "completionTime")) is None:
+            return False
+        if at(status, "observedGeneration") != meta["generation"]:
+            return False
+        forever = spec is not None and at(spec, "ttlSecondsAfterFinished") is None
+        return forever or not self.cache.jobs_of(meta["namespace"], meta["uid"])
 
 
 def _counted(job: FineTuneJob, status: FineTuneJobStatus) -> bool:

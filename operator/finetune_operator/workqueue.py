@@ -1,12 +1,13 @@
 """A keyed queue: one reconcile at a time per FineTuneJob, retried with growing pauses, requeued on request.
 
-Keys carry their namespace, so that fairness between namespaces can be added behind the same interface.
+Namespaces take turns, so that a team with thousands of jobs delays another team's job by one reconcile only.
 """
 
 import asyncio
 import heapq
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 from finetune_core.backoff import backoff, jitter
@@ -19,6 +20,29 @@ Reconcile = Callable[[Key], Awaitable[float | None]]
 """Handles a key; returns the seconds after which to requeue it."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+
+
+class TurnsQueue:
+    """Keys by namespace: the oldest key of the namespace whose turn it is comes next."""
+
+    def __init__(self) -> None:
+        self._namespaces: OrderedDict[str, deque[Key]] = OrderedDict()
+        """In the order of their turns; those without keys are absent."""
+        self._keys = asyncio.Semaphore(0)
+
+    def put(self, key: Key) -> None:
+        """Add a key. A namespace that had none is the last in turn."""
+        self._namespaces.setdefault(key.namespace, deque()).append(key)
+        self._keys.release()
+
+    async def get(self) -> Key:
+        """Wait for a key and remove it."""
+        await self._keys.acquire()
+        namespace, keys = self._namespaces.popitem(last=False)
+        key = keys.popleft()
+        if keys:
+            self._namespaces[namespace] = keys
+        return key
 
 
 class WorkQueue:
@@ -38,7 +62,7 @@ class WorkQueue:
     ) -> None:
         self._reconcile, self._workers, self._time_limit = reconcile, workers, time_limit
         self._on_error, self._on_wait = on_error, on_wait
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._ready = TurnsQueue()
         self._queued: dict[Key, float] = {}
         self._processing: set[Key] = set()
         self._dirty: set[Key] = set()
@@ -56,7 +80,7 @@ class WorkQueue:
             self._dirty.add(key)
         elif key not in self._queued:
             self._queued[key] = time.monotonic()
-            self._ready.put_nowait(key)
+            self._ready.put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Reconcile after a time; replaces an earlier deadline."""

@@ -16,7 +16,8 @@ from finetune_core.decide.reports import with_attempt_report, with_report, with_
 from finetune_core.plan.finetunejob import FineTuneJob
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
-_USUAL_START = timedelta(seconds=3)
+USUAL_START = timedelta(seconds=3)
+"""After this long a Job has a pod, and the pod runs, where nothing hinders it."""
 _LAST_CODES = (0, ExitCode.PRUNED)
 
 
@@ -52,7 +53,7 @@ def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context
     if context.job.spec.suspend or attempt.reason == Reason.SUSPENDED:
         update = {"reason": Reason.SUSPENDED.value, "counted": False, "end_time": context.now}
         return context.with_attempt(attempt.model_copy(update=update))
-    return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
+    return Decision(context.status, Action.CREATE_ATTEMPT, context.now + USUAL_START)
 
 
 def _observed(
@@ -130,9 +131,9 @@ def _activity(job: FineTuneJob) -> str:
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     pending = why_pending(context, attempt)
     begun = attempt.start_time or context.now
-    if pending.reason is Reason.STARTING and context.now < begun + _USUAL_START:
+    if pending.reason is Reason.STARTING and context.now < begun + USUAL_START:
         # an ordinary start is written once: fewer writes, same news
-        return Decision(context.status, requeue_at=begun + _USUAL_START)
+        return Decision(context.status, requeue_at=begun + USUAL_START)
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
 

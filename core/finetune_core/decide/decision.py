@@ -21,7 +21,7 @@ from finetune_api.status import (
 )
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.allowed import why_not_allowed
-from finetune_core.decide.attempt import during_attempt
+from finetune_core.decide.attempt import USUAL_START, during_attempt
 from finetune_core.decide.claims import why_devices_unknown, with_claimed_devices
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
@@ -34,7 +34,7 @@ from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.settings import OperatorSettings
 
-_REQUEUE_AFTER_CREATE = timedelta(seconds=15)
+_REQUEUE_WHILE_WAITING = timedelta(seconds=15)
 
 
 _TOO_MANY_ATTEMPTS = f"attempt {LARGEST_ATTEMPT} was the last that can be counted; create a new FineTuneJob"
@@ -88,7 +88,7 @@ def _between_attempts(context: Context) -> Decision:
     if stalled := why_stalled(context.job, context.resolved, context.settings):
         return context.conclude(stalled)
     if unknown := why_devices_unknown(context):
-        return context.conclude(unknown, requeue_at=context.now + _REQUEUE_AFTER_CREATE)
+        return context.conclude(unknown, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
     return _open_attempt(_accept(context))
@@ -108,7 +108,7 @@ def _stop_strays(context: Context) -> Decision:
     """The status lost an attempt whose Job still exists: no other attempt may start beside it."""
     message = "stopping a Job that the status does not record; the next attempt starts when it is gone"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
-    return context.conclude(verdict, Action.DELETE_CHILDREN, context.now + _REQUEUE_AFTER_CREATE)
+    return context.conclude(verdict, Action.DELETE_CHILDREN, context.now + _REQUEUE_WHILE_WAITING)
 
 
 def _open_attempt(context: Context) -> Decision:
@@ -126,7 +126,7 @@ def _open_attempt(context: Context) -> Decision:
         retry_time=None,
     )
     verdict = Verdict(Phase.PENDING, Reason.ACCEPTED, _beginning(context.status, number))
-    return context.conclude(verdict, Action.CREATE_ATTEMPT, context.now + _REQUEUE_AFTER_CREATE)
+    return context.conclude(verdict, Action.CREATE_ATTEMPT, context.now + USUAL_START)
 
 
 def _beginning(status: FineTuneJobStatus, number: int) -> str:

@@ -7,7 +7,7 @@ from finetune_api.run import RunReport
 from finetune_core.plan.claims import Devices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ContainerEnd:
     """How the training container ended."""
 
@@ -17,7 +17,7 @@ class ContainerEnd:
     finished: datetime | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodView:
     """A pod of an attempt. `gone` says that it was deleted; the rest is how it was last seen."""
 
@@ -51,7 +51,7 @@ class PodView:
         return self.deleted and self.started is None and self.end is None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JobView:
     """The Job of an attempt."""
 
@@ -70,7 +70,7 @@ class JobView:
         return self.succeeded or self.failed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputView:
     """A claim or ConfigMap that a pod waits for."""
 
@@ -81,7 +81,7 @@ class InputView:
     storage_class: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClaimView:
     """The ResourceClaimTemplate of one of the job's claims."""
 
@@ -90,7 +90,7 @@ class ClaimView:
     devices: Devices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class QueueView:
     """What Kueue says of a Job: in its Workload, if it has made one. `served` is whether the cluster has Workloads."""
 
@@ -102,7 +102,7 @@ class QueueView:
     checks: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All that a decision may look at. `inputs` is filled only while a pod does not start.
 

@@ -4,11 +4,18 @@ A status is sent to every watcher with every change, and an object that is too l
 """
 
 import json
+from typing import Any
 
 from finetune_api.status import FineTuneJobStatus
 
 LIMIT = 32 * 1024
 _ATTEMPTS_OF_A_LARGE_STATUS = 5
+
+
+def wire_within_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> dict[str, Any]:
+    """The wire form of the status, shrunk if it is too large."""
+    wire = status.to_json()
+    return wire if _bytes(wire) <= limit else shrink_to_limit(status, limit).to_json()
 
 
 def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJobStatus:
@@ -29,4 +36,8 @@ def shrink_to_limit(status: FineTuneJobStatus, limit: int = LIMIT) -> FineTuneJo
 
 
 def _size(status: FineTuneJobStatus) -> int:
-    return len(json.dumps(status.to_json()).encode())
+    return _bytes(status.to_json())
+
+
+def _bytes(wire: dict[str, Any]) -> int:
+    return len(json.dumps(wire).encode())

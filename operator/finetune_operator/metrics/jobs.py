@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from finetune_api import exposition
 from finetune_api.exposition import Kind
 from finetune_api.status import Phase
+from finetune_core.decide.observation import PodView
 from finetune_core.wire import text
 from finetune_operator.cache import Cache, Child, Key, parent_key
 from finetune_operator.metrics.definitions import DROPPED_JOBS, DROPPED_SERIES, JOBS, POD, UNSERVED
@@ -62,7 +63,7 @@ class Jobs(Collector):
         """The pods that DCGM's series can be joined with; one a job today."""
         for child in list(self._cache.children["Pod"].get(body["metadata"]["uid"], {}).values()):
             if _runs(child):
-                yield Figure(POD, 1, (child.body["metadata"]["name"],))
+                yield Figure(POD, 1, (child.at.name,))
 
 
 class _Families:
@@ -108,8 +109,5 @@ def _gpu_seconds(
 
 
 def _runs(child: Child) -> bool:
-    return not child.deleted and text(child.body, "status", "phase") in (
-        None,
-        Phase.PENDING.value,
-        Phase.RUNNING.value,
-    )
+    living = (Phase.PENDING.value, Phase.RUNNING.value)
+    return isinstance(child.view, PodView) and not child.deleted and child.view.phase in living

@@ -1,6 +1,5 @@
 """The cache: the newest version wins, deleted things stay deleted, strangers are not children."""
 
-import json
 from typing import Any
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from builders import UID, job, stored
 from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse
-from finetune_operator.cache import Cache, Key
-from finetune_operator.observe import pod_view
+from finetune_operator.cache import Cache, Child, Key
 from unit.operator.worlds import planned
 
 Json = dict[str, Any]
@@ -48,11 +46,14 @@ def with_version(body: Json, version: int) -> Json:
     return body | {"metadata": body["metadata"] | {"resourceVersion": str(version)}}
 
 
+def children(cache: Cache) -> list[Child]:
+    """Jobs that exist, and pods."""
+    jobs, pods = (cache.children[kind].get(UID, {}).values() for kind in ("Job", "Pod"))
+    return [*(job for job in jobs if not job.deleted), *pods]
+
+
 def versions(cache: Cache) -> list[tuple[str, bool]]:
-    return [
-        (child.body["metadata"]["resourceVersion"], child.deleted)
-        for child in (*cache.jobs_of("default", UID), *cache.pods_of("default", UID))
-    ]
+    return [(str(child.version), child.deleted) for child in children(cache)]
 
 
 def test_a_late_event_does_not_hide_what_we_wrote() -> None:
@@ -88,7 +89,7 @@ def test_an_answer_that_was_under_way_does_not_bring_a_deleted_child_back(kind: 
     cache.put_child(kind, body(6))
     cache.drop_child(kind, body(7))
     cache.put_child(kind, body(late))
-    assert cache.jobs_of("default", UID) == []
+    assert cache.jobs_of("default", UID) == ()
     assert all(child.deleted for child in cache.pods_of("default", UID))
 
 
@@ -115,7 +116,7 @@ def test_a_name_used_again_is_a_new_job_without_the_old_one_s_children() -> None
     cache.put_finetunejob(a_job(5))
     cache.put_child("Job", a_child(6))
     cache.put_finetunejob(a_job(9, uid=OTHER))
-    assert cache.jobs_of("default", UID) == []
+    assert cache.jobs_of("default", UID) == ()
     assert cache.put_finetunejob(a_job(8)) == KEY, "a late answer about the old one"
     cache.drop_finetunejob(a_job(8))
     assert cache.finetunejobs[KEY]["metadata"]["uid"] == OTHER
@@ -182,13 +183,7 @@ def test_a_known_pod_stays_ours_when_its_job_is_deleted_without_it() -> None:
 def test_a_pod_of_another_namespace_is_not_among_a_job_s_pods() -> None:
     cache = Cache()
     cache.put_child("Pod", a_pod(namespace="elsewhere"))
-    assert cache.pods_of("default", UID) == []
-
-
-def test_managed_fields_are_not_kept() -> None:
-    cache = Cache()
-    cache.put_child("Pod", a_pod(managedFields=[{"x": 1}]))
-    assert "managedFields" not in cache.pods_of("default", UID)[0].body["metadata"]
+    assert cache.pods_of("default", UID) == ()
 
 
 def test_a_pod_is_found_by_its_uid_until_it_is_deleted_or_its_job_is() -> None:
@@ -198,7 +193,7 @@ def test_a_pod_is_found_by_its_uid_until_it_is_deleted_or_its_job_is() -> None:
         cache.put_child("Pod", with_name(a_pod(2 + number, uid=f"pod-{number}"), f"pod-{number}"))
     found = cache.pod("pod-1")
     assert found
-    assert found.body["metadata"]["name"] == "pod-1"
+    assert found.at.name == "pod-1"
     cache.drop_child("Pod", with_name(a_pod(9, uid="pod-1"), "pod-1"))
     assert cache.pod("pod-1") is None
     cache.drop_finetunejob(a_job(10))
@@ -261,7 +256,7 @@ def test_what_sentences_are_made_of_is_kept_of_a_pod() -> None:
         "containers": [{"name": "proxy"}, {"name": "trainer", "image": "x"} | limits],
     }
     cache.put_child("Pod", a_pod() | {"spec": spec})
-    view = pod_view(cache.pods_of("default", UID)[0])
+    (view,) = cache.pods_of("default", UID)
     assert (view.gates, view.memory_limit) == (("example.com/wait",), "1Gi")
 
 
@@ -273,15 +268,12 @@ def test_what_strangers_may_make_large_is_not_kept() -> None:
     cache.put_child(
         "Pod", pod | {"spec": {"nodeName": "n1", "containers": [large]}, "status": {"phase": "Running"}}
     )
-    (kept_job,) = cache.jobs_of("default", UID)
-    (kept_pod,) = cache.pods_of("default", UID)
     assert cache.finetunejobs[KEY]["spec"] == job()["spec"]
-    assert kept_pod.body["spec"] == {"nodeName": "n1"}
-    assert kept_pod.body["status"] == {"phase": "Running"}
-    for body in (cache.finetunejobs[KEY], kept_job.body, kept_pod.body):
-        assert len(json.dumps(body)) < 2000
+    assert [(pod.node, pod.phase) for pod in cache.pods_of("default", UID)] == [("n1", "Running")]
+    for kept in (cache.finetunejobs[KEY], *children(cache)):
+        assert len(repr(kept)) < 2000
     cache.drop_child("Pod", with_version(pod, 9))
-    assert len(json.dumps([child.body for child in cache.pods_of("default", UID)])) < 2000
+    assert len(repr(children(cache))) < 4000
 
 
 def with_large_metadata(body: Json, large: Json) -> Json:
@@ -300,3 +292,28 @@ def test_a_finetunejob_with_a_large_spec_is_kept_without_it(field: str) -> None:
     kept = cache.finetunejobs[KEY]
     assert "spec" not in kept
     assert (kept["metadata"]["uid"], kept["status"]) == (UID, {"attempt": 3})
+
+
+def test_a_child_that_looks_the_same_to_a_decision_is_no_reason_for_a_visit() -> None:
+    cache = Cache()
+    assert cache.put_child("Job", a_child(1)) == KEY
+    counted = a_child(2) | {"status": {"active": 1, "ready": 0, "startTime": "2026-01-01T00:00:00Z"}}
+    assert cache.put_child("Job", counted) is None
+    complete = {"conditions": [{"type": "Complete", "status": "True"}]}
+    assert cache.put_child("Job", a_child(3) | {"status": complete}) == KEY
+    assert cache.put_child("Job", a_child(3) | {"status": complete}) is None, "the event of our own write"
+    assert cache.put_child("Pod", a_pod(4)) == KEY
+    assert cache.put_child("Pod", a_pod(5, finalizers=["batch.kubernetes.io/job-tracking"])) is None
+    assert cache.put_child("Pod", a_pod(6) | {"spec": {"nodeName": "n1"}}) == KEY
+    assert versions(cache) == [("3", False), ("6", False)]
+
+
+def test_only_the_status_that_a_reconcile_wrote_is_settled() -> None:
+    cache = Cache()
+    cache.put_settled(a_job(4))
+    assert cache.settled(a_job(4))
+    assert not cache.settled(a_job(5)), "somebody changed it since"
+    cache.put_finetunejob(a_job(6))
+    assert not cache.settled(a_job(6)), "a parent stopped it, or its spec changed"
+    cache.drop_finetunejob(a_job(7))
+    assert not cache.settled(a_job(4))

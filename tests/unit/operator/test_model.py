@@ -129,7 +129,8 @@ class Histories(RuleBasedStateMachine):
         self.job = replace(self.job, status=FineTuneJobStatus.from_json(decision.status.to_json()))
         again = decide_with(self.job, seen, self.now, SETTINGS)
         assert again.status == decision.status, "a second look says something else"
-        assert again.action in (decision.action, Action.NOTHING) or decision.action is Action.NOTHING
+        due = decision.requeue_at is not None and decision.requeue_at <= seconds(self.now)
+        assert due or again.action in (decision.action, Action.NOTHING), "it waited for no event"
         if crash:
             self.restart()
             return

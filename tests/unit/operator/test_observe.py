@@ -13,9 +13,9 @@ from finetune_core import lenient
 from finetune_core.plan.naming import labels_of
 from finetune_core.plan.reading import parse, status_of
 from finetune_core.wire import time_of
-from finetune_operator.cache import Cache, Child
+from finetune_operator.cache import Cache
 from finetune_operator.metrics.registry import Metrics
-from finetune_operator.observe import job_view, pod_view
+from finetune_operator.views import job_view, pod_view
 from unit.operator import worlds
 from unit.operator.worlds import Life, child, parsed, seen
 
@@ -64,7 +64,7 @@ PODS = st.one_of(
 @given(PODS)
 @settings(max_examples=150, deadline=None)
 def test_a_pod_with_anything_in_it_is_seen_and_decided_on(body: dict[str, Any]) -> None:
-    view = pod_view(Child(body))
+    view = pod_view(body)
     Cache().put_child("Pod", body)
     life = Life().running()
     life.reconcile(seen(child(failed=True), replace(view, attempt=1)), at=60)
@@ -137,7 +137,7 @@ def test_what_admission_added_to_a_pod_is_seen() -> None:
         "spec": {"containers": [{"name": "proxy"}, container], "schedulingGates": [{"name": "a/b"}]},
         "status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
     }
-    view = pod_view(Child(body))
+    view = pod_view(body)
     assert (view.memory_limit, view.gates) == ("512Mi", ("a/b",))
 
 

@@ -80,7 +80,7 @@ async def test_an_event_that_nobody_takes_does_not_stand_in_the_way() -> None:
 
     requeue_at = await reconciler(ApiServer(body, without_events), cache)(cache.put_finetunejob(body))
     assert made == ["ConfigMap", "PersistentVolumeClaim", "Job"]
-    assert requeue_at == 15
+    assert requeue_at == 3
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -149,7 +149,7 @@ LARGE = stored(job(env=[{"name": f"V{number}", "value": "y" * 4096} for number i
 async def test_a_spec_that_is_too_large_for_the_cache_is_read_when_it_is_needed() -> None:
     server, cache = Stored(LARGE), Cache()
     key = cache.put_finetunejob(LARGE)
-    assert await reconciler(server, cache)(key) == 15
+    assert await reconciler(server, cache)(key) == 3
     assert server.reads == 1
     assert server.written[0]["attempt"] == 1
 

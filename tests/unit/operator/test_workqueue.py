@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from finetune_operator.cache import Key
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.workqueue import TurnsQueue, WorkQueue
 
 A, B = Key("ns", "a"), Key("ns", "b")
 
@@ -188,3 +188,39 @@ async def test_a_reconcile_that_does_not_end_gives_its_worker_back_and_is_retrie
     await until(lambda: runs[A] == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_namespace_with_thousands_of_jobs_delays_another_s_job_by_one_turn() -> None:
+    order: list[Key] = []
+
+    async def run(key: Key) -> None:
+        order.append(key)
+        if len(order) == 100:  # the other team submits its job amid the flood
+            queue.add(other)
+        await asyncio.sleep(0)
+
+    other = Key("small-team", "job")
+    async with working(run, workers=1) as queue:
+        for number in range(5000):
+            queue.add(Key("large-team", f"job-{number}"))
+        await until(lambda: other in order)
+    assert order.index(other) <= 101
+
+
+async def test_namespaces_take_turns_and_each_keeps_its_order() -> None:
+    queue = TurnsQueue()
+    for name in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        queue.put(Key(name[0], name))
+    assert [(await queue.get()).name for _ in range(4)] == ["a1", "b1", "c1", "a2"]
+    queue.put(Key("c", "c2"))
+    assert [(await queue.get()).name for _ in range(3)] == ["b2", "a3", "c2"]
+
+
+async def test_a_key_is_given_to_one_worker_and_none_is_lost_when_a_waiting_one_ends() -> None:
+    queue = TurnsQueue()
+    ended, waiting = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    ended.cancel()
+    queue.put(A)
+    assert await asyncio.wait_for(waiting, 1) == A
+    assert not queue._namespaces

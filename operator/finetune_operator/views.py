@@ -1,0 +1,110 @@
+"""From a Job or Pod as the API server has it to what decisions see of it. Pure.
+
+Foreign objects are parsed with care: a strange value is None, never an exception.
+"""
+
+from typing import Any
+
+from finetune_core.decide.observation import ContainerEnd, JobView, PodView
+from finetune_core.plan.naming import COMPLETION_INDEX, attempt_in
+from finetune_core.plan.pod import CONTAINER
+from finetune_core.wire import at, items, text, time_of
+
+Body = dict[str, Any]
+
+_GATES = 8
+
+
+def job_view(body: Body) -> JobView:
+    """A Job as decisions see it."""
+    conditions = _true_conditions(body)
+    return JobView(
+        name=body["metadata"]["name"],
+        attempt=attempt_in(labels_in(body)) or 0,
+        uid=body["metadata"]["uid"],
+        deleting="deletionTimestamp" in body["metadata"],
+        succeeded="Complete" in conditions,
+        failed="Failed" in conditions,
+        failure=conditions.get("Failed"),
+        suspended=at(body, "spec", "suspend") is True,
+    )
+
+
+def pod_view(body: Body, *, deleted: bool = False) -> PodView:
+    """A Pod as decisions see it."""
+    conditions = _true_conditions(body)
+    container = _container(body)
+    running, waiting = at(container, "state", "running"), at(container, "state", "waiting")
+    terminated = at(container, "state", "terminated")
+    started = at(running, "startedAt") or at(terminated, "startedAt")
+    return PodView(
+        name=body["metadata"]["name"],
+        attempt=attempt_in(labels_in(body)) or 0,
+        phase=text(body, "status", "phase") or "Pending",
+        node=text(body, "spec", "nodeName"),
+        deleted=deleted,
+        deleting="deletionTimestamp" in body["metadata"],
+        started=time_of(started),
+        end=_end(terminated),
+        waiting_reason=text(waiting, "reason"),
+        waiting_message=text(waiting, "message") or "",
+        unschedulable=_unschedulable(body),
+        gates=tuple(str(at(gate, "name")) for gate in items(body, "spec", "schedulingGates")[:_GATES]),
+        memory_limit=_memory_limit(body),
+        disruption=conditions.get("DisruptionTarget"),
+        status_reason=text(body, "status", "reason"),
+        image_id=text(container, "imageID"),
+        created=time_of(at(body, "metadata", "creationTimestamp")),
+        index=_index(body),
+    )
+
+
+def _index(body: Body) -> int:
+    found = labels_in(body).get(COMPLETION_INDEX, "0")
+    return int(found) if found.isdecimal() else 0
+
+
+def _container(body: Body) -> Any:
+    statuses = items(body, "status", "containerStatuses")
+    return next((status for status in statuses if at(status, "name") == CONTAINER), None)
+
+
+def _memory_limit(body: Body) -> str | None:
+    """As the pod has it: a LimitRange may have set it."""
+    containers = items(body, "spec", "containers")
+    trainer = next((one for one in containers if at(one, "name") == CONTAINER), None)
+    return text(trainer, "resources", "limits", "memory")
+
+
+def _end(terminated: Any) -> ContainerEnd | None:
+    if not isinstance(terminated, dict):
+        return None
+    code = terminated.get("exitCode")
+    return ContainerEnd(
+        exit_code=code if isinstance(code, int) else -1,
+        reason=text(terminated, "reason") or "",
+        message=text(terminated, "message") or "",
+        finished=time_of(terminated.get("finishedAt")),
+    )
+
+
+def _unschedulable(body: Body) -> str | None:
+    for condition in items(body, "status", "conditions"):
+        if at(condition, "type") == "PodScheduled" and at(condition, "status") == "False":
+            return str(at(condition, "message") or at(condition, "reason"))
+    return None
+
+
+def _true_conditions(body: Body) -> dict[str, str]:
+    """Type to reason of the conditions that are True."""
+    return {
+        str(at(item, "type")): text(item, "reason") or ""
+        for item in items(body, "status", "conditions")
+        if at(item, "status") == "True"
+    }
+
+
+def labels_in(body: Body) -> dict[str, str]:
+    """The labels whose values are strings."""
+    labels = body["metadata"].get("labels")
+    return {k: v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
