@@ -12,6 +12,7 @@ from pydantic import Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule, ShortText
 from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec
+from finetune_api.gate import GateSpec
 from finetune_api.metrics import MetricName, plain
 from finetune_api.model import Dtype
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
@@ -217,6 +218,8 @@ class CombineConfig(ApiModel):
     """Models to combine. All must have the same objective, labels and tokenizer."""
     combine: CombineRule
     """AverageProbabilities or Vote for classifiers. AveragePredictions for regression. AverageWeights makes a model soup (Wortsman et al. 2022) of models with the same architecture that were fine-tuned from the same weights. GreedySoup adds to the best member, one after the other, those that do not make the soup worse on the validation rows. Distil trains a student, one model that learns the mean of the members' outputs (Hinton et al. 2015)."""
+    gate: Annotated[GateSpec | None, Field(exclude_if=lambda gate: gate is None)] = None
+    """What the published model must reach: min or max of a metric."""
     student: Annotated[StudentInput | None, Field(exclude_if=lambda student: student is None)] = None
     """The student of combine: Distil."""
     publish: Publish = Publish.IF_BETTER

@@ -9,12 +9,13 @@ from finetune_api.base import ApiModel, Name, Rule, TextRule, Unique, immutable
 from finetune_api.combine import METRICS_REPORTED, RULES, VOTES_HAVE_NO_LOSS, CombineRule
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.ensemble import EnsembleSpec
+from finetune_api.gate import GateSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import Dtype, ModelSpec
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.search import SearchSpec
-from finetune_api.training import TrainingSpec
+from finetune_api.training import EvaluationSpec, TrainingSpec
 from finetune_api.uris import HUB, ClaimUri, is_hub
 
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
@@ -165,6 +166,22 @@ def _metrics_fit(objective: str) -> Rule:
     )
 
 
+def _gate_fits(objective: str) -> Rule:
+    known, field = OBJECTIVES[objective], ObjectiveSpec.model_fields[objective].alias
+    fitting = ", ".join(f"'{prefix}{name}'" for name in known | COMMON for prefix in ("", "eval_"))
+    return Rule(
+        f"!has(self.gate) || !has(self.objective) || !has(self.objective.{field}) || self.gate.metric in [{fitting}]",
+        f"spec.gate.metric for objective.{field} is one of loss, {', '.join(known)}",
+        lambda s: (
+            s.gate is None
+            or s.objective is None
+            or s.objective.kind != objective
+            or plain(s.gate.metric) in known | COMMON
+        ),
+        ".gate.metric",
+    )
+
+
 def _combine_fits(objective: str) -> Rule:
     fitting, field = RULES[objective], ObjectiveSpec.model_fields[objective].alias
     names = ", ".join(f"'{rule}'" for rule in fitting)
@@ -229,7 +246,18 @@ def _has_room(uri: str | None) -> bool:
     )
 
 
-IMMUTABLE = ("model", "dataset", "objective", "training", "retry", "output", "image", "command", "env")
+IMMUTABLE = (
+    "model",
+    "dataset",
+    "objective",
+    "training",
+    "retry",
+    "output",
+    "gate",
+    "image",
+    "command",
+    "env",
+)
 WHILE_SUSPENDED = ("resources", "scheduling")
 
 
@@ -242,6 +270,7 @@ class FineTuneJobSpec(ApiModel):
         _required_without_command("objective", "{classification: {}}"),
         _refused_with_command("objective"),
         _refused_with_command("training"),
+        _refused_with_command("gate"),
         _refused_with_command("search"),
         _refused_with_command("ensemble"),
         only_for(
@@ -255,6 +284,14 @@ class FineTuneJobSpec(ApiModel):
         _credentials_for_the_hub(),
         _few_from_secrets(),
         *map(_metrics_fit, OBJECTIVES),
+        *map(_gate_fits, OBJECTIVES),
+        Rule(
+            "!has(self.gate) || !has(self.ensemble) || !has(self.gate.betterThanBaselineBy)",
+            "spec.gate.betterThanBaselineBy is not supported with spec.ensemble, which reports the gain over its members;"
+            " set spec.gate.min or max",
+            lambda s: s.gate is None or s.ensemble is None or s.gate.better_than_baseline_by is None,
+            ".gate",
+        ),
         *(immutable("spec", field) for field in IMMUTABLE),
         Rule(
             "has(self.search) == has(oldSelf.search)",
@@ -299,10 +336,13 @@ class FineTuneJobSpec(ApiModel):
         ),
         Rule(
             "!has(self.ensemble) || !has(self.training) || !has(self.training.evaluation)"
-            f" || !has(self.training.evaluation.metrics) || self.training.evaluation.metrics.size() <= {METRICS_REPORTED}",
-            f"a job with spec.ensemble has at most {METRICS_REPORTED} metrics: each is reported for the combination, the mean"
+            f" || !has(self.training.evaluation.metrics) || self.training.evaluation.metrics.size() <= {METRICS_REPORTED}"
+            " - (has(self.gate) ? 1 : 0)",
+            f"a job with spec.ensemble has at most {METRICS_REPORTED} metrics, with that of spec.gate: each is reported for the combination, the mean"
             " member and the best member; remove some from spec.training.evaluation.metrics",
-            lambda s: s.ensemble is None or len(_evaluated_metrics(s)) <= METRICS_REPORTED,
+            lambda s: (
+                s.ensemble is None or len(_evaluated_metrics(s)) <= METRICS_REPORTED - (s.gate is not None)
+            ),
             ".training.evaluation.metrics",
         ),
         Rule(
@@ -336,6 +376,8 @@ class FineTuneJobSpec(ApiModel):
     """Retries after failures that may be temporary, such as a crash or a lost node."""
     output: OutputSpec | None = None
     """Where the trained model is written."""
+    gate: GateSpec | None = None
+    """What the trained model must reach to be published. Of a search or an ensemble, the model that it publishes."""
     suspend: bool = False
     """true saves a checkpoint, stops the pods and releases their resources. false resumes from the checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
@@ -356,7 +398,22 @@ class FineTuneJobSpec(ApiModel):
         if self.objective is None:
             return None
         preprocessing = self.dataset.preprocessing if self.dataset else PreprocessingSpec()
-        return (self.training or TrainingSpec()).resolved(self.objective.kind, preprocessing.max_length)
+        training = (self.training or TrainingSpec()).resolved(self.objective.kind, preprocessing.max_length)
+        if self.gate is None:
+            return training
+        return training.model_copy(update={"evaluation": _with_gate(training.evaluation, self.gate)})
+
+
+def _with_gate(evaluation: EvaluationSpec, gate: GateSpec) -> EvaluationSpec:
+    """The evaluation, with all that the gate compares."""
+    metrics, name = evaluation.metrics or [], plain(gate.metric)
+    measured = {plain(each) for each in metrics} | set(COMMON)
+    return evaluation.model_copy(
+        update={
+            "metrics": metrics if name in measured else [*metrics, name],
+            "baseline": evaluation.baseline or gate.better_than_baseline_by is not None,
+        }
+    )
 
 
 _JOB_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"

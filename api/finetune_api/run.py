@@ -13,16 +13,20 @@ from pydantic import ConfigDict, Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
+from finetune_api.gate import GateSpec
+from finetune_api.metrics import plain
 from finetune_api.model import Dtype, ModelTechniques
 from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
 from finetune_api.resources import LARGEST_NODES
 from finetune_api.status import (
+    BaselineStatus,
     CheckpointStatus,
     Commit,
     Digest,
     EarlyStoppedStatus,
     EffectiveStatus,
     EpochStatus,
+    ImprovementStatus,
     ModelStatus,
     ProgressStatus,
     RandomSearchStatus,
@@ -65,6 +69,7 @@ class ExitCode(IntEnum):
     PEER_LOST = 76
     PRUNED = 77
     """Ended by the response to a progress POST."""
+    GATE_NOT_PASSED = 78
 
 
 class Retry(StrEnum):
@@ -96,6 +101,9 @@ ENDINGS = {
     ExitCode.INTERRUPTED: Ending("stopped", Reason.INTERRUPTED, Retry.FREE),
     ExitCode.PEER_LOST: Ending("another process of the run was lost", Reason.PEER_LOST, Retry.COUNTED),
     ExitCode.PRUNED: Ending("pruned", Reason.PRUNED, Retry.NEVER),
+    ExitCode.GATE_NOT_PASSED: Ending(
+        "the model does not pass spec.gate and is not published", Reason.GATE_NOT_PASSED, Retry.NEVER
+    ),
 }
 """The one table of exit codes: the operator classifies by it, and tests compare the pages with it."""
 
@@ -254,10 +262,33 @@ class DistillationInput(ApiModel):
     """Share of these outputs in the loss. The labels have the share 1 - alpha."""
 
 
+def _measured(training: TrainingSpec) -> set[str]:
+    spec = training.evaluation
+    return {plain(name) for name in ["loss", spec.best_metric, *(spec.metrics or [])]}
+
+
 class RunConfig(ApiModel):
     """Configuration of one training run."""
 
-    rules = only_for_causal_lm()
+    rules = (
+        *only_for_causal_lm(),
+        Rule(
+            "!has(self.gate) || self.gate.metric in self.training.evaluation.metrics",
+            "training.evaluation.metrics must contain gate.metric",
+            lambda s: s.gate is None or plain(s.gate.metric) in _measured(s.training),
+            ".gate.metric",
+        ),
+        Rule(
+            "!has(self.gate) || !has(self.gate.betterThanBaselineBy) || self.training.evaluation.baseline",
+            "gate.betterThanBaselineBy needs training.evaluation.baseline: true",
+            lambda s: (
+                s.gate is None
+                or s.gate.better_than_baseline_by is None
+                or bool(s.training.evaluation.baseline)
+            ),
+            ".gate",
+        ),
+    )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["RunConfig"] = "RunConfig"
     job: JobIdentity
@@ -269,6 +300,8 @@ class RunConfig(ApiModel):
         DistillationInput | None, Field(exclude_if=lambda distillation: distillation is None)
     ] = None
     """Outputs of other models to learn, for the student of an ensemble."""
+    gate: Annotated[GateSpec | None, Field(exclude_if=lambda gate: gate is None)] = None
+    """What the model must reach to be published."""
     output: OutputPaths
     devices: Devices = Devices()
     """Devices of each node."""
@@ -320,6 +353,8 @@ class RunReport(ApiModel):
     epochs: list[EpochStatus] = []
     resolved: ResolvedStatus | None = None
     effective: EffectiveStatus | None = None
+    baseline: Annotated[BaselineStatus | None, Field(exclude_if=lambda part: part is None)] = None
+    improvement: Annotated[ImprovementStatus | None, Field(exclude_if=lambda part: part is None)] = None
     model: ModelStatus | None = None
     random_search: RandomSearchStatus | None = None
     """For the parent of a search: what its report says of random search."""
@@ -351,6 +386,7 @@ class _Drop(StrEnum):
     EARLY_STOPPED = "early_stopped"
     LATEST = "latest"
     PROGRESS = "progress"
+    BASELINE = "baseline"
     RANDOM_SEARCH = "random_search"
     PLACE = "place"
     NOTES = "notes"

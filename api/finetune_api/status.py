@@ -55,7 +55,7 @@ class Phase(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """Condition types. Reconciling and Stalled are present only while True (kstatus); the others are always present."""
+    """Condition types. Reconciling and Stalled are present only while True (kstatus), Improved once a baseline was compared; the others are always present."""
 
     RUNNING = "Running"
     COMPLETE = "Complete"
@@ -64,6 +64,7 @@ class ConditionType(StrEnum):
     FINISHED = "Finished"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    IMPROVED = "Improved"
 
 
 class Reason(StrEnum):
@@ -83,6 +84,9 @@ class Reason(StrEnum):
     NOT_SUSPENDED = "NotSuspended"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
+    IMPROVED = "Improved"
+    NOT_IMPROVED = "NotImproved"
+    WITHIN_UNCERTAINTY = "WithinUncertainty"
     NOT_FINISHED = "NotFinished"
     FAILED = "Failed"
     INVALID_SPEC = "InvalidSpec"
@@ -103,6 +107,7 @@ class Reason(StrEnum):
     DIVERGED = "Diverged"
     PEER_LOST = "PeerLost"
     PRUNED = "Pruned"
+    GATE_NOT_PASSED = "GateNotPassed"
     STORAGE_FAILED = "StorageFailed"
     INTERRUPTED = "Interrupted"
     PREEMPTED = "Preempted"
@@ -117,7 +122,7 @@ class Condition(ApiModel):
     """A condition, as metav1.Condition."""
 
     type: ConditionType
-    """Running, Complete, Failed, Suspended, Finished, Reconciling or Stalled."""
+    """Running, Complete, Failed, Suspended, Finished, Reconciling, Stalled or Improved."""
     status: Annotated[str, Field(pattern="^(True|False|Unknown)$", max_length=7)]
     """True, False or Unknown."""
     reason: Annotated[str, Field(max_length=64)]
@@ -419,6 +424,37 @@ class CombinationStatus(ApiModel):
     """The model that was published: the combination, or the best member, because the combination is not better."""
 
 
+class BaselineKind(StrEnum):
+    """What a trained model is compared with."""
+
+    UNTRAINED_MODEL = "UntrainedModel"
+    CONSTANT_PREDICTION = "ConstantPrediction"
+
+
+class BaselineStatus(ApiModel):
+    """What could be had without training, on the same validation rows."""
+
+    kind: BaselineKind
+    """UntrainedModel: the model as it was before training. ConstantPrediction: the label frequencies or the mean of the training rows, because the model's head is new."""
+    metrics: Metrics
+    """Metrics on the validation rows, with the prefix eval_."""
+
+
+class ImprovementStatus(ApiModel):
+    """What training gained over the baseline, on the same validation rows."""
+
+    metric: ShortText
+    """Metric that is compared: that of spec.gate, or training.evaluation.bestMetric."""
+    from_: Annotated[FiniteFloat, Field(alias="from")]
+    """Value of the baseline."""
+    to: FiniteFloat
+    """Value of the trained model, with the weights that are published."""
+    delta: FiniteFloat
+    """to - from. For a metric where lower is better, a negative value is an improvement."""
+    ci95: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None = None
+    """95 % confidence interval of delta: paired bootstrap over the rows. Absent if too few resamples define the metric."""
+
+
 class ModelStatus(ApiModel):
     """The published model."""
 
@@ -604,5 +640,9 @@ class FineTuneJobStatus(ApiModel):
     """The inputs as they were read: revisions, digests and row counts."""
     effective: EffectiveStatus | None = None
     """The effective configuration: the spec with every default resolved."""
+    baseline: BaselineStatus | None = None
+    """What could be had without training, if training.evaluation.baseline or spec.gate.betterThanBaselineBy asks for it."""
+    improvement: ImprovementStatus | None = None
+    """What training gained over the baseline."""
     model: ModelStatus | None = None
     """The published model, once training has succeeded."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule
 from finetune_api.combine import CombinePaths, MemberInput
+from finetune_api.gate import GateSpec
 from finetune_api.run import JobIdentity, Path, ProgressEndpoint
 from finetune_api.search_history import SearchHistory
 
@@ -32,6 +33,8 @@ class SummaryConfig(ApiModel):
     search: SearchHistory
     model: MemberInput
     """Model of the best trial, which is copied to output.modelDir."""
+    gate: Annotated[GateSpec | None, Field(exclude_if=lambda gate: gate is None)] = None
+    """What the model must reach to be copied."""
     output: CombinePaths
     progress: ProgressEndpoint | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0

@@ -66,6 +66,9 @@ REMEDIES = {
         "look at the other pods of the attempt: is one pending, does a network policy keep them apart?"
     ),
     Reason.PRUNED: Remedy("nothing: other trials of the search are better"),
+    Reason.GATE_NOT_PASSED: Remedy(
+        "train longer, give more data or lower spec.gate, in a new job; the best checkpoint is kept"
+    ),
     Reason.STORAGE_FAILED: Remedy(
         "free space or check access rights on the output volume; remove the folder of a corrupted model; for hf://,"
         " check that the Hub can be reached"

@@ -98,6 +98,12 @@ class PrunedError(TrainerError):
     code = ExitCode.PRUNED
 
 
+class GateNotPassedError(TrainerError):
+    """The trained model does not reach what spec.gate asks for."""
+
+    code = ExitCode.GATE_NOT_PASSED
+
+
 @contextmanager
 def storage_errors(what: str, path: Path) -> Iterator[None]:
     """Turn file system errors while writing into a StorageError that names `what` and `path`."""

@@ -7,6 +7,7 @@ from finetune_api.status import AttemptStatus, FineTuneJobStatus
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict, conditions_of
 from finetune_core.decide.display import display_of
+from finetune_core.decide.improvement import improved
 from finetune_core.decide.observation import Observation
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -62,7 +63,10 @@ def with_verdict(
         update={
             "observed_generation": generation,
             "phase": verdict.phase,
-            "conditions": conditions_of(verdict, status.conditions, generation, now),
+            "conditions": [
+                *conditions_of(verdict, status.conditions, generation, now),
+                *improved(status, generation, now),
+            ],
         }
     )
     return status.model_copy(update={"display": display_of(status, verdict.message)})

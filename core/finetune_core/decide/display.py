@@ -16,6 +16,7 @@ from finetune_api.status import (
     TrialState,
     TrialStatus,
 )
+from finetune_core.decide.improvement import improvement_sentence
 
 
 def display_of(status: FineTuneJobStatus, message: str) -> DisplayStatus:
@@ -130,8 +131,15 @@ def success_message(status: FineTuneJobStatus) -> str:
         return "finished"
     found = _of_the_search(status.trials) + _of_the_ensemble(model.combination, status.members)
     digest = f" ({model.digest[:19]}…)" if model.digest else ""
-    metric = _headline(model.metrics)
-    return f"{found}the model is at {model.uri}{digest}" + (f", {metric}" if metric else "")
+    metric, gained = _headline(model.metrics), _gained(status)
+    return f"{found}the model is at {model.uri}{digest}" + (f", {metric}" if metric else "") + gained
+
+
+def _gained(status: FineTuneJobStatus) -> str:
+    """What training gained over the baseline, where that was measured."""
+    if status.improvement is None or status.baseline is None:
+        return ""
+    return f"; {improvement_sentence(status.improvement, status.baseline.kind)}"
 
 
 def _headline(metrics: dict[str, float]) -> str:

@@ -28,6 +28,8 @@ def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) ->
         "epochs": _merge_epochs(status, report),
         "resolved": _merge_resolved(status.resolved, report.resolved),
         "effective": _merge_effective(status.effective, report.effective),
+        "baseline": report.baseline or status.baseline,
+        "improvement": report.improvement or status.improvement,
     }
     if report.random_search and status.trials:
         found = {"random_search": report.random_search}

@@ -37,6 +37,19 @@ class FineTuneJob:
         return self.distils or not self.is_parent
 
 
+_OF_THE_PARENT = ("search", "ensemble", "gate")
+
+
 def of_one_run(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The wire form of a spec without search and ensemble: that of a run, but for its values."""
-    return {name: value for name, value in spec.to_json().items() if name not in ("search", "ensemble")}
+    """The wire form of a spec without search, ensemble and gate: that of a run, but for its values.
+
+    The gate is on the parent's model alone; what it compares is measured in every run.
+    """
+    wire = {name: value for name, value in spec.to_json().items() if name not in _OF_THE_PARENT}
+    training = spec.resolved_training()
+    if spec.gate and training:
+        asked = wire.get("training", {})
+        measured = training.evaluation.to_json()
+        needed = {name: measured[name] for name in ("metrics", "baseline") if name in measured}
+        wire["training"] = asked | {"evaluation": asked.get("evaluation", {}) | needed}
+    return wire

@@ -35,6 +35,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         dataset=dataset_input(job),
         objective=spec.objective,
         training=training,
+        gate=spec.gate,
         output=output_paths(job, resolved.output_uri),
         devices=devices(resolved, settings),
         progress=progress_endpoint(settings),

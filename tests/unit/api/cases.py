@@ -99,7 +99,12 @@ FULL_TRAINING: Json = {
     "ema": {"decay": 0.99, "every": 2},
     "precision": "BFloat16",
     "seed": 7,
-    "evaluation": {"every": {"steps": 200}, "metrics": ["accuracy", "eval_mcc"], "bestMetric": "f1_macro"},
+    "evaluation": {
+        "every": {"steps": 200},
+        "metrics": ["accuracy", "eval_mcc"],
+        "bestMetric": "f1_macro",
+        "baseline": True,
+    },
     "earlyStopping": {"metric": "accuracy", "patience": 2, "minDelta": 0.001, "restoreBest": False},
     "checkpoint": {"every": {"minutes": 5}, "keep": 3, "resume": "Never", "gracePeriodSeconds": 60},
     "onNonFinite": {"action": "Rollback", "learningRateFactor": 0.3, "limit": 2},
@@ -233,6 +238,14 @@ ACCEPTED = [
     Case("the smallest search", spec(search={"parameters": [RATES]})),
     Case("a grid", _search({"path": RATE, "choice": [1e-5, 0.001, 1]}, algorithm="Grid")),
     Case("a pruner with its defaults", _search(RATES, pruner={"asha": {}})),
+    Case("a smallest accuracy", spec(gate={"metric": "accuracy", "min": 0.8})),
+    Case("a largest loss", spec(gate={"metric": "eval_loss", "max": 0.5})),
+    Case("better than the baseline", spec(gate={"metric": "f1", "betterThanBaselineBy": 0.02})),
+    Case(
+        "a gate on what a search finds",
+        spec(search={"parameters": [RATES]}, gate={"metric": "f1", "betterThanBaselineBy": 0.02}),
+    ),
+    Case("a gate on an ensemble", spec(ensemble={"members": 2}, gate={"metric": "accuracy", "min": 0.8})),
     Case("an ensemble with every field", _ensemble(**FULL_ENSEMBLE)),
     Case("the smallest ensemble", _ensemble(members=2)),
     Case(
@@ -683,6 +696,45 @@ BROKEN_RULES += [
         ),
         "a path must not be inside the path of another parameter",
     ),
+    Case("a gate without a threshold", spec(gate={"metric": "accuracy"}), "set exactly one of min (metrics"),
+    Case(
+        "a gate with two thresholds",
+        spec(gate={"metric": "accuracy", "min": 0.8, "betterThanBaselineBy": 0.1}),
+        "set exactly one of min (metrics",
+    ),
+    Case(
+        "a smallest loss",
+        spec(gate={"metric": "loss", "min": 0.5}),
+        "min does not fit a metric where lower is better; write max instead",
+    ),
+    Case(
+        "a largest accuracy",
+        spec(gate={"metric": "eval_accuracy", "max": 0.5}),
+        "max does not fit a metric where higher is better; write min instead",
+    ),
+    *(
+        Case(
+            f"a gate on a metric that {objective} does not have",
+            spec(gate={"metric": metric, "betterThanBaselineBy": 0.1}) | {"objective": {objective: {}}},
+            f"spec.gate.metric for objective.{objective} is one of loss, ",
+        )
+        for objective, metric in {
+            "classification": "rmse",
+            "regression": "accuracy",
+            "tokenClassification": "perplexity",
+            "causalLM": "f1",
+        }.items()
+    ),
+    Case(
+        "a gate on a script",
+        script_spec(gate={"metric": "accuracy", "min": 0.8}),
+        "spec.gate does not apply to your own script",
+    ),
+    Case(
+        "an ensemble against the baseline",
+        spec(ensemble={"members": 2}, gate={"metric": "accuracy", "betterThanBaselineBy": 0.1}),
+        "spec.gate.betterThanBaselineBy is not supported with spec.ensemble",
+    ),
     Case("an ensemble of nothing", _ensemble(combine="Vote") | _BY_ACCURACY, _MEMBERS),
     Case("seeds and overrides", _ensemble(members=2, overrides=[{"training.seed": 1}] * 2), _MEMBERS),
     Case("more members wanted than there are", _ensemble(members=2, minMembers=3), "minMembers must not be"),
@@ -946,6 +998,7 @@ _CHANGES: dict[str, tuple[Json, Json]] = {
     "training": ({"epochs": 1}, {"epochs": 2}),
     "retry": ({"limit": 1}, {"limit": 2}),
     "output": ({"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}),
+    "gate": ({"metric": "accuracy", "min": 0.8}, {"metric": "accuracy", "min": 0.7}),
     "image": ("example.test/a:1", "example.test/a:2"),
     "command": (["python", "a.py"], ["python", "b.py"]),
     "env": ([{"name": "A", "value": "1"}], [{"name": "A", "value": "2"}]),

@@ -76,6 +76,7 @@ def full() -> dict[str, Any]:
         "dataset": prepared | {"train": rows, "split": split, "test": rows},
         "objective": FULL["objective"],
         "metrics": ["accuracy", "mcc"],
+        "gate": {"metric": "accuracy", "min": 0.8},
         "search": SEARCH,
         "output": SMALLEST["output"]
         | {"hubDir": f"{OWN}/hub", "tokenDir": f"{OWN}/tokens", "uri": "pvc://models/movie-sentiment"},
@@ -127,6 +128,7 @@ def test_the_full_combine_config_shows_every_field() -> None:
         and "*" not in place
         and not any(place[: len(choice)] == choice for choice in choices)
         and place[:2] != ("dataset", "validation")  # rows are held out from train instead
+        and place[:1] != ("gate",)  # which has one threshold
         and place[:2] not in A_RUNS  # run-config-v1.json shows them
     }
     assert missing == {("dataset", "columns", "prompt")}

@@ -71,6 +71,7 @@ def full_run_config() -> RunConfig:
             },
             "objective": FULL["objective"],
             "training": FULL["training"],
+            "gate": {"metric": "f1_macro", "betterThanBaselineBy": 0.02},
             "output": smallest["output"]
             | {
                 "hubDir": "/finetune/hub",
@@ -146,6 +147,8 @@ def test_the_full_run_config_shows_every_field() -> None:
     schedules = {place for place in missing if place[:2] == ("training", "schedule")}
     assert {place[2] for place in schedules} == {"power", "plateau"}  # each belongs to another shape
     assert missing - schedules == {
+        ("gate", "min"),  # a gate has one threshold
+        ("gate", "max"),
         ("training", "maxSteps"),
         ("dataset", "columns", "prompt"),
     }

@@ -16,6 +16,9 @@ HEALTHY = {
     "Succeeded",
     "NotFinished",
     "Failed",
+    "Improved",
+    "NotImproved",
+    "WithinUncertainty",
 }
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_api.status import ConditionType
+from finetune_api.run import RunReport
+from finetune_api.status import BaselineKind, BaselineStatus, ConditionType, ImprovementStatus
 from unit.operator.states import SEEN, State
 from unit.operator.worlds import (
     REPORT,
@@ -23,6 +24,34 @@ from unit.operator.worlds import (
 )
 
 ALWAYS = ["Running", "Complete", "Failed", "Suspended", "Finished"]
+
+
+def improvement(metric: str, delta: float, ci95: list[float] | None) -> RunReport:
+    baseline = BaselineStatus(kind=BaselineKind.UNTRAINED_MODEL, metrics={})
+    found = ImprovementStatus(metric=metric, from_=0.5, to=0.5 + delta, delta=delta, ci95=ci95)
+    return REPORT.model_copy(update={"baseline": baseline, "improvement": found})
+
+
+@pytest.mark.parametrize(
+    ("metric", "delta", "ci95", "status", "reason"),
+    [
+        ("eval_accuracy", 0.2, [0.1, 0.3], "True", "Improved"),
+        ("eval_loss", -0.2, [-0.3, -0.1], "True", "Improved"),
+        ("eval_accuracy", 0.2, [-0.1, 0.3], "Unknown", "WithinUncertainty"),
+        ("eval_accuracy", 0.2, None, "Unknown", "WithinUncertainty"),
+        ("eval_accuracy", 0.0, [-0.1, 0.1], "False", "NotImproved"),
+        ("eval_loss", 0.2, [0.1, 0.3], "False", "NotImproved"),
+    ],
+)
+def test_improved_says_whether_training_gained_anything(
+    metric: str, delta: float, ci95: list[float] | None, status: str, reason: str
+) -> None:
+    life = running()
+    life.reconcile(over(0, report=improvement(metric, delta, ci95)), at=30)
+    found = condition(life.job.status, ConditionType.IMPROVED)
+    assert (found.status, found.reason) == (status, reason)
+    assert found.message.startswith(f"{metric} {0.5 + delta:.4g}, against 0.5 of the model before training")
+    assert found.message in condition(life.job.status, ConditionType.COMPLETE).message
 
 
 def running() -> Life:

@@ -27,6 +27,9 @@ WHERE = RunReport(
     exit_code=65, message="reviews.jsonl, row 17: label is missing; add it or raise maxInvalidRows"
 )
 HUNG = RunReport(message="the process of rank 1 did not respond and was killed")
+BELOW = RunReport(
+    exit_code=78, message="spec.gate: eval_accuracy is 0.7, below min 0.8; the model is not published"
+)
 OUTDONE = RunReport(exit_code=77, message="pruned at step 6: eval_loss was 0.7 at step 6; others are better")
 
 
@@ -45,6 +48,7 @@ FATAL = [
     Class("not found", over(66), "NotFound", "exit code 66"),
     Class("device out of memory", over(71), "OutOfMemory", "exit code 71"),
     Class("diverged", over(72), "Diverged", "exit code 72"),
+    Class("gate not passed", over(78, report=BELOW), "GateNotPassed", "eval_accuracy is 0.7, below min 0.8"),
     Class("pruned", over(77, report=OUTDONE), "Pruned", "eval_loss was 0.7 at step 6"),
     Class(
         "the log's last words", over(64, message="boom at line 3\n"), "ConfigurationError", "boom at line 3"

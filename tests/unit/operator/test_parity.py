@@ -72,6 +72,9 @@ KINDS: list[Json] = [
     spec(scheduling={"tolerations": [TOLERATION]}, env=[{"name": "A", "value": "1"}]),
     spec(scheduling={"tolerations": [{"key": "gpu"}]}),
     spec(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api-key"}}}]),
+    spec(gate={"metric": "accuracy", "min": 0.5}),
+    spec(gate={"metric": "loss"}),
+    spec(gate={"metric": "accuracy"}),
     script_spec(),
 ]
 

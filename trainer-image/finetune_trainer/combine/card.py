@@ -3,13 +3,13 @@
 from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.run import RunReport
 from finetune_api.status import Metrics, Published
-from finetune_trainer.combine.bootstrap import RESAMPLES
 from finetune_trainer.combine.combiners import STUDENT_RECORD
 from finetune_trainer.combine.comparison import missing, sentence
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.scoring import Scored
 from finetune_trainer.publishing.card import format_versions, front_matter, table
 from finetune_trainer.publishing.snippets import snippet
+from finetune_trainer.training.bootstrap import RESAMPLES
 
 HOW = {
     CombineRule.AVERAGE_PROBABILITIES: "the label with the highest mean probability wins",

@@ -25,6 +25,7 @@ from finetune_trainer.process.devices import Compute, choose_compute
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import Publishable, publish
+from finetune_trainer.publishing.gate import check_gate
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.assembly import LABELS_REPORTED, limit_tokens, log_compute
 from finetune_trainer.training.inputs import stop_if_asked
@@ -54,6 +55,8 @@ def score_and_publish(
     train = tokens(sources["train"]) if estimates else None
     scored = score(setting, members, student, parts, train, recorder)
     stop_if_asked(stop, NOTHING_PUBLISHED)
+    if config.gate is not None:
+        check_gate(config.gate, scored.published_metrics, None)
     recorder.update(
         message=recorder.with_caveats(_message(config, members, scored))
     )  # is published with the model

@@ -13,11 +13,9 @@ from finetune_api.combine import CombineConfig, CombineRule
 from finetune_api.metrics import Direction, direction, plain
 from finetune_api.model import Dtype
 from finetune_api.run import FaultPlace, ModelInput
-from finetune_api.status import CombinationStatus, Metrics, ProgressStatus
+from finetune_api.status import CombinationStatus, Metrics, ProgressStatus, Published
 from finetune_api.training import TrainingSpec
-from finetune_trainer.combine.answers import Keeping, RowAnswers
 from finetune_trainer.combine.batch_norm import estimate_statistics
-from finetune_trainer.combine.bootstrap import gain_interval
 from finetune_trainer.combine.combiners import COMBINERS, Combiner, Means, Parts
 from finetune_trainer.combine.comparison import Decisive, compare
 from finetune_trainer.combine.members import Member, named
@@ -33,6 +31,8 @@ from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder, short
 from finetune_trainer.shipped.custom_head import load as load_headed
+from finetune_trainer.training.answers import Keeping, RowAnswers
+from finetune_trainer.training.bootstrap import gain_interval
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, Evaluator, Predict, defined
 from finetune_trainer.training.inputs import stop_if_asked
 from finetune_trainer.training.task import Task
@@ -68,6 +68,14 @@ class Scored:
     best: int | None
     """The best member; None if no member has a finite value."""
     comparison: CombinationStatus
+
+    @property
+    def published_metrics(self) -> Metrics:
+        """Of the model that is published."""
+        if self.comparison.published is Published.COMBINATION:
+            return self.metrics
+        assert self.best is not None
+        return self.members[self.best]
 
 
 def score(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import EpochStatus, Metrics, ResolvedData
+from finetune_api.status import BaselineKind, EpochStatus, Metrics, ResolvedData
 from finetune_api.uris import is_hub, parse_hub
 from finetune_trainer.publishing.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
@@ -115,6 +115,7 @@ def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | N
         *table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in model.metrics.items()]),
         "",
         "`eval_` is measured on the validation rows, `test_` on the test rows.",
+        *_gained(report),
         *([f"{choice[0].upper()}{choice[1:]}."] if choice else []),
         *([f"They are those of the published weights: {conversion}."] if conversion else []),
         "",
@@ -163,6 +164,23 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
     if averaged:
         cells = [[*row, str(epoch.weights)] for row, epoch in zip(cells, epochs, strict=True)]
     return [*table(header, cells), ""]
+
+
+def _gained(report: RunReport) -> list[str]:
+    """What training gained over the baseline, where that was measured."""
+    found, baseline = report.improvement, report.baseline
+    if found is None or baseline is None:
+        return []
+    what = {
+        BaselineKind.UNTRAINED_MODEL: "the model before training",
+        BaselineKind.CONSTANT_PREDICTION: "the best constant prediction (the head was new)",
+    }[baseline.kind]
+    interval = f", 95 % interval {found.ci95[0]:+.4f} to {found.ci95[1]:+.4f}" if found.ci95 else ""
+    return [
+        "",
+        f"Training changed `{found.metric}` from {found.from_:.4f}, that of {what} on the same rows, to"
+        f" {found.to:.4f} ({found.delta:+.4f}{interval}).",
+    ]
 
 
 def _stopped(report: RunReport) -> list[str]:

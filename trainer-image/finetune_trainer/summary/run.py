@@ -8,10 +8,11 @@ from pathlib import Path
 
 from finetune_api.run import JobIdentity, RunReport
 from finetune_api.search_history import SearchHistory
-from finetune_api.status import ModelStatus, ResolvedStatus
+from finetune_api.status import ModelStatus
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_beside, publish, published
+from finetune_trainer.publishing.gate import check_gate
 from finetune_trainer.reporting.recorder import Recorder, notes, with_caveats
 from finetune_trainer.summary.discard import remove_discarded
 from finetune_trainer.summary.random_search import random_search_estimate
@@ -43,8 +44,10 @@ def summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> RunRepor
 
 def _publish_winner(config: SummaryConfig, recorder: Recorder, stop: Stop) -> ModelStatus:
     winner = read_winner(config, stop)
-    resolved = winner.found.record["report"].get("resolved") or {}
-    recorder.update(resolved=ResolvedStatus.model_validate(resolved))
+    trial = winner.report
+    recorder.update(resolved=trial.resolved, baseline=trial.baseline, improvement=trial.improvement)
+    if config.gate is not None:
+        check_gate(config.gate, winner.found.model.metrics, trial.improvement)
     model = publish(config, winner, recorder.report, check=winner.check_copy, recorded=winner.recorded)
     logger.info(f"the model is in {model.uri} ({model.files} files, {model.size_bytes} bytes)")
     return model

@@ -39,6 +39,13 @@ class Winner:
         return sums_of(self.folder)
 
     @property
+    def report(self) -> RunReport:
+        """Of the trial: what it read, and what training gained."""
+        written = self.found.record["report"]
+        parts = {name: written.get(name) for name in ("resolved", "baseline", "improvement")}
+        return RunReport.model_validate(parts)
+
+    @property
     def recorded(self) -> Mapping[str, Any]:
         """The fields of run.json that are the trial's: how the model was trained, and where it comes from."""
         trial = {

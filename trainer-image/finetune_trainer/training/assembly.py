@@ -70,6 +70,8 @@ class Assembly:
     run: Run
     tokenizer: Any
     test: Examples | None
+    new_head: bool = False
+    """Whether the head has random weights, which nothing has trained."""
 
 
 def start_torch(inputs: Inputs, threads: int) -> Compute:
@@ -132,7 +134,8 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     check_average_starts(ema, run.total_steps)
     set_seed(config.training.seed + ranks.rank)
     _report_effective(inputs, run, head, max_tokens)
-    return Assembly(run, tokenizer, test[0] if test else None)
+    random = head.order is None or config.model.initialize is Initialize.RANDOM
+    return Assembly(run, tokenizer, test[0] if test else None, objective.outputs is not None and random)
 
 
 def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any, HeadChoice]:

@@ -25,6 +25,7 @@ from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import ended_by_signals
 from finetune_trainer.publishing.folder import publish
+from finetune_trainer.publishing.gate import check_gate
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.agreement import check_same_inputs, check_shared_output
@@ -37,6 +38,7 @@ from finetune_trainer.training.inputs import Inputs, clear, stop_if_asked
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.record import padding, record_early_stop
 from finetune_trainer.training.state import TrainState
+from finetune_trainer.training.worth import Baseline, compare, measure_baseline
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,13 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
         parts = assemble(inputs, compute, ranks)
         fence = inputs.fence.guard() if ranks.is_main else nullcontext()
         with fence, memory_errors(parts.run.task.model, parts.run.optimizer):
+            baseline = _baseline(inputs, parts)
             state = resume(parts.run)
             ending = train_and_report(parts.run, state)
             findings = report_findings(parts.run.debug, recorder, state.step)
             final = as_published(inputs, parts, state)
             metrics, conversion = final_metrics(final, state)
+            judge(inputs, final, metrics, baseline)
             chosen = f"; {final.choice}" if final.choice else ""
             message = f"{_trained(state, metrics)}{chosen}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
@@ -241,6 +245,23 @@ def _choose(run: Run, evaluation: EpochStatus) -> str:
     choice = choice_sentence(evaluation, run.training.evaluation.best_metric, run.average.updates)
     logger.info(choice)
     return choice
+
+
+def _baseline(inputs: Inputs, parts: Assembly) -> Baseline | None:
+    if not inputs.config.training.evaluation.baseline:
+        return None
+    folder = inputs.fence.folder
+    return measure_baseline(parts.run, folder, inputs.fingerprint, new_head=parts.new_head)
+
+
+def judge(inputs: Inputs, final: Final, metrics: Metrics, baseline: Baseline | None) -> None:
+    """Compare the model with the baseline, and raise GateNotPassedError if it must not be published."""
+    run, gate = final.parts.run, inputs.config.gate
+    improvement = compare(run, baseline, gate) if baseline else None
+    if gate is not None:
+        folder = inputs.config.output.checkpoint_dir
+        kept = f"its weights are kept in the checkpoint of step {final.evaluation.step} in {folder}"
+        check_gate(gate, metrics, improvement, kept)
 
 
 def publish_model(

@@ -51,10 +51,16 @@ def test_a_trial_has_the_parents_fields_and_its_own_values() -> None:
 
 
 def test_no_field_of_a_spec_is_forgotten() -> None:
-    own = {"search", "ensemble", "suspend", "activeDeadlineSeconds"}
+    own = {"search", "ensemble", "gate", "suspend", "activeDeadlineSeconds"}
     written = trial_of({RATE: 1e-4}, **WHOLE)["spec"].keys()
     known = {field.alias for field in FineTuneJobSpec.model_fields.values()}
     assert known - set(written) == own | {"command"}, "a search and a command exclude each other"
+
+
+def test_the_gate_is_on_the_parents_model_and_every_trial_measures_what_it_compares() -> None:
+    written = trial_of({RATE: 1e-4}, gate={"metric": "mcc", "betterThanBaselineBy": 0.1})["spec"]
+    assert "gate" not in written
+    assert written["training"]["evaluation"] == {"metrics": ["accuracy", "f1", "mcc"], "baseline": True}
 
 
 def test_trials_hold_out_the_same_rows_even_if_the_seed_is_searched() -> None:

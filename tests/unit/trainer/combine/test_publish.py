@@ -186,3 +186,15 @@ def test_numbers_are_compared_by_their_own_metrics(combine, train, held_out):
     found = report.model.combination
     assert found.metric == "eval_pearson"
     assert found.gain_interval[0] <= found.gain <= found.gain_interval[1]
+
+
+@pytest.mark.parametrize("publish", ["IfBetter", "Always"])
+def test_what_does_not_pass_the_gate_is_not_published(combine, alike, held_out, publish):
+    gate = {"metric": "accuracy", "min": 1.01}
+    code, report, folder = combine(
+        [alike[0]] * 2, "AverageProbabilities", dataset=held_out, gate=gate, publish=publish
+    )
+    assert code == ExitCode.GATE_NOT_PASSED
+    assert report.message.startswith("spec.gate: eval_accuracy is ")
+    assert report.message.endswith("below min 1.01; the model is not published")
+    assert not folder.exists()

@@ -409,3 +409,19 @@ def test_a_summary_that_is_killed_at_any_rename_is_finished_by_the_next(ended, t
         assert found == expected
         assert not list(ended.report_dir.glob(".*"))
     assert code == ExitCode.DONE, "the last moment is after the last rename"
+
+
+def test_a_winner_that_does_not_pass_the_gate_is_not_published_and_no_model_is_removed(ended):
+    made = ended.changed(
+        gate={"metric": "eval_loss", "max": 1e-9}, search={"discard": [str(ended.trials / "t001")]}
+    )
+    assert made.run() == ExitCode.GATE_NOT_PASSED
+    assert made.report.message.startswith("spec.gate: eval_loss is ")
+    assert not made.model_dir.exists()
+    assert (ended.trials / "t001").exists()
+
+
+def test_a_gate_against_the_baseline_needs_a_trial_that_measured_it(ended):
+    made = ended.changed(gate={"metric": "eval_loss", "betterThanBaselineBy": 0.0})
+    assert made.run() == ExitCode.GATE_NOT_PASSED
+    assert "eval_loss of the baseline is not defined" in made.report.message

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from finetune_api.metrics import OBJECTIVES
-from finetune_trainer.combine.answers import Keeping, RowAnswers
-from finetune_trainer.combine.bootstrap import gain_interval
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
+from finetune_trainer.training.answers import Keeping, RowAnswers
+from finetune_trainer.training.bootstrap import gain_interval
 
 ROWS = 30
 RANDOM = np.random.default_rng(1)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from finetune_trainer.combine.answers import RowAnswers
 from finetune_trainer.objectives.base import Meter
+from finetune_trainer.training.answers import RowAnswers
 
 RESAMPLES, SEED = 1000, 0
 TAILS = (2.5, 97.5)

@@ -10,6 +10,7 @@ import torch
 
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.tokens import Examples
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.base import Meter
 from finetune_trainer.training.evaluator import Predict
@@ -40,6 +41,17 @@ class RowAnswers:
             return meter.scores(loss)[metric]
 
         return of
+
+
+def gather(kept: RowAnswers, ranks: Ranks) -> RowAnswers:
+    """The answers of all ranks, each of which predicted some of the rows."""
+    if ranks.world_size == 1:
+        return kept
+    mine = {row: (entries, kept.losses[row]) for row, entries in enumerate(kept.entries) if len(entries)}
+    everyones = {row: answer for part in ranks.all_gather(mine) for row, answer in part.items()}
+    nothing = np.empty(0), np.zeros(2)
+    answers = [everyones.get(row, nothing) for row in range(len(kept.entries))]
+    return RowAnswers([entries for entries, _ in answers], np.stack([losses for _, losses in answers]))
 
 
 class Keeping:

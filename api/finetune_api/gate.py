@@ -1,0 +1,46 @@
+"""`spec.gate`: what a trained model must reach to be published."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, Rule
+from finetune_api.metrics import ALL, Direction, MetricName, direction
+
+_LIMIT = 1_000_000_000
+Threshold = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT)]
+
+
+def _fits(wanted: Direction, field: str) -> Rule:
+    """`min` is for metrics of which higher is better, `max` for the others."""
+    fitting = [name for name in ALL if direction(name) is wanted]
+    names = ", ".join(f"'{prefix}{name}'" for name in fitting for prefix in ("", "eval_"))
+    better, other = ("lower", "max") if wanted is Direction.MAXIMIZE else ("higher", "min")
+    return Rule(
+        f"!has(self.{field}) || self.metric in [{names}]",
+        f"{field} does not fit a metric where {better} is better; write {other} instead",
+        lambda gate: getattr(gate, field) is None or direction(gate.metric) is wanted,
+        f".{field}",
+    )
+
+
+class GateSpec(ApiModel):
+    """What the trained model must reach on the validation rows. A job whose model does not reach it fails with reason GateNotPassed, and publishes nothing."""
+
+    rules = (
+        Rule(
+            "[has(self.min), has(self.max), has(self.betterThanBaselineBy)].filter(given, given).size() == 1",
+            "set exactly one of min (metrics where higher is better), max (where lower is better) and betterThanBaselineBy",
+            lambda gate: sum(v is not None for v in (gate.min, gate.max, gate.better_than_baseline_by)) == 1,
+        ),
+        _fits(Direction.MAXIMIZE, "min"),
+        _fits(Direction.MINIMIZE, "max"),
+    )
+    metric: MetricName
+    """Metric on the validation rows, for example accuracy or eval_loss."""
+    min: Threshold | None = None
+    """Smallest value that passes, for a metric where higher is better. For example 0.8."""
+    max: Threshold | None = None
+    """Largest value that passes, for a metric where lower is better. For example 0.5."""
+    better_than_baseline_by: Annotated[float, Field(ge=0, le=_LIMIT)] | None = None
+    """How much better than the baseline (training.evaluation.baseline, which this turns on) the model must be, in units of the metric. For example 0.02."""

@@ -1,0 +1,163 @@
+"""The baseline, what training gained over it, and the gate: of whole runs, and of the parts they are made of."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from finetune_api.gate import GateSpec
+from finetune_api.run import ExitCode
+from finetune_api.status import ImprovementStatus
+from finetune_trainer.publishing.gate import why_not_passed
+from finetune_trainer.training.inputs import BASELINE
+from finetune_trainer.training.worth import constant_outputs
+from unit.trainer.runs import OBJECTIVES, examples
+from unit.trainer.tiny import reviews, write_jsonl
+from unit.trainer.training.test_crash import die, digest, do_at
+
+WITH_BASELINE = {"evaluation": {"baseline": True, "metrics": ["accuracy"]}}
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "causal LM"])
+def test_the_constant_prediction_has_the_smallest_mean_loss_of_all_constants(objective):
+    task, rows = OBJECTIVES[objective], examples(objective, count=400)
+    plain = replace(task, label_smoothing=0.0, class_weights=None) if task.labels else task
+    targets = torch.from_numpy(np.asarray(rows.targets))
+    best = torch.from_numpy(constant_outputs(plain, rows.targets))
+
+    def mean_loss(outputs):
+        shape = (1, len(targets), -1) if plain.per_token else (len(targets), -1)
+        loss = plain.loss(outputs.expand(*shape), targets[None] if plain.per_token else targets)
+        return (loss.loss_sum / loss.weight).item()
+
+    for output in range(len(best)):
+        for shift in (-0.1, 0.1):
+            other = best.clone()
+            other[output] += shift
+            assert mean_loss(other) > mean_loss(best)
+
+
+def test_a_new_head_is_compared_with_the_label_frequencies(make_job):
+    made = make_job("job", training=WITH_BASELINE)
+    assert made.run_apart() == ExitCode.DONE
+    report = made.report
+    assert report.baseline.kind == "ConstantPrediction"
+    assert report.baseline.metrics["eval_loss"] == pytest.approx(math.log(2), abs=0.1)
+    found = report.improvement
+    assert found.metric == "eval_loss"
+    assert found.from_ == report.baseline.metrics["eval_loss"]
+    assert found.to == pytest.approx(report.model.metrics["eval_loss"], abs=2e-6)
+    assert found.delta == pytest.approx(found.to - found.from_, abs=1e-6)
+    assert found.ci95[0] <= found.delta <= found.ci95[1]
+
+
+def test_a_model_that_has_the_head_already_is_compared_with_itself_before_training(make_job):
+    first = make_job("first")
+    assert first.run_apart() == ExitCode.DONE
+    data = str(write_jsonl(first.folder / "validation.jsonl", reviews(16, start=500)))
+    held_out = {"dataset": {"split": None, "validation": {"path": data}}}
+    again = make_job("again", training=WITH_BASELINE, model={"path": str(first.model_dir)}, **held_out)
+    assert again.run_apart() == ExitCode.DONE
+    untrained = make_job("as-it-was", model={"path": str(first.model_dir)}, **held_out).changed(
+        {"training": {"optimizer": {"learningRate": 1e-12}}}
+    )
+    assert untrained.run_apart() == ExitCode.DONE
+    assert again.report.baseline.kind == "UntrainedModel"
+    as_it_was = untrained.report.model.metrics
+    for name, value in again.report.baseline.metrics.items():
+        assert value == pytest.approx(as_it_was[name], abs=1e-4)
+
+
+def test_measuring_the_baseline_changes_no_weight(make_job):
+    with_it, without = make_job("with", training=WITH_BASELINE), make_job("without")
+    assert with_it.run_apart() == without.run_apart() == ExitCode.DONE
+    assert digest(with_it) == digest(without)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_resumed_run_knows_the_baseline_of_the_untrained_model(make_job, damage):
+    first = make_job("first")
+    assert first.run_apart() == ExitCode.DONE
+    plan = WITH_BASELINE | {"checkpoint": {"every": {"steps": 3}}}
+    whole, killed = (
+        make_job(name, training=plan, model={"path": str(first.model_dir)}) for name in ("whole", "killed")
+    )
+    assert whole.run_apart() == ExitCode.DONE
+    assert killed.run_apart(lambda: do_at("step", 8, die)) != ExitCode.DONE
+    kept = killed.checkpoint_dir / BASELINE
+    if damage:
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert killed.run_apart() == ExitCode.DONE
+    assert ("is damaged" in killed.log) == damage
+    assert killed.report.from_step > 0
+    assert killed.report.baseline == whole.report.baseline
+    assert killed.report.improvement == whole.report.improvement
+    assert digest(killed) == digest(whole)
+    assert not kept.exists()
+
+
+def test_two_ranks_measure_what_one_does(make_job):
+    one, two = (make_job(name, training=WITH_BASELINE, model={"dropout": 0.0}) for name in ("one", "two"))
+    assert one.run_apart() == ExitCode.DONE
+    assert two.run_ranks(2) == [ExitCode.DONE, ExitCode.DONE]
+    left, right = one.report, two.report_of(0)
+    assert right.baseline.metrics == pytest.approx(left.baseline.metrics, abs=1e-5)
+    assert right.improvement.to == pytest.approx(left.improvement.to, abs=1e-4)
+    assert right.improvement.ci95 == pytest.approx(left.improvement.ci95, abs=1e-3)
+
+
+def test_a_model_that_does_not_pass_the_gate_is_not_published_and_its_checkpoint_stays(make_job):
+    made = make_job("job", training=WITH_BASELINE, gate={"metric": "eval_loss", "max": 1e-9})
+    assert made.run_apart() == ExitCode.GATE_NOT_PASSED
+    report = made.report
+    assert report.model is None
+    assert report.message.startswith("spec.gate: eval_loss is ")
+    assert "above max 1e-09; the model is not published" in report.message
+    assert not made.model_dir.exists()
+    assert (
+        f"kept in the checkpoint of step {report.epochs[-1].step} in {made.checkpoint_dir}" in report.message
+    )
+    assert list(made.checkpoint_dir.glob(f"step-*{report.epochs[-1].step}/model.safetensors"))
+
+
+def test_a_model_that_passes_the_gate_is_published(make_job):
+    plan = WITH_BASELINE | {"epochs": 8}
+    made = make_job("job", training=plan, gate={"metric": "loss", "betterThanBaselineBy": 0.01})
+    assert made.run_apart() == ExitCode.DONE
+    assert made.report.improvement.delta <= -0.01
+
+
+FOUND = ImprovementStatus(metric="eval_accuracy", from_=0.5, to=0.7, delta=0.2)
+
+
+@pytest.mark.parametrize(
+    ("gate", "metrics", "improvement", "reason"),
+    [
+        ({"metric": "accuracy", "min": 0.7}, {"eval_accuracy": 0.7}, None, None),
+        (
+            {"metric": "accuracy", "min": 0.71},
+            {"eval_accuracy": 0.7},
+            None,
+            "eval_accuracy is 0.7, below min 0.71",
+        ),
+        ({"metric": "eval_loss", "max": 0.5}, {"eval_loss": 0.5}, None, None),
+        ({"metric": "accuracy", "min": 0}, {}, None, "eval_accuracy is not defined on the validation rows"),
+        ({"metric": "accuracy", "betterThanBaselineBy": 0.2}, {"eval_accuracy": 0.7}, FOUND, None),
+        (
+            {"metric": "accuracy", "betterThanBaselineBy": 0.21},
+            {"eval_accuracy": 0.7},
+            FOUND,
+            "eval_accuracy is 0.7, and 0.5 of the baseline: not better by 0.21",
+        ),
+        (
+            {"metric": "accuracy", "betterThanBaselineBy": 0.1},
+            {"eval_accuracy": 0.7},
+            None,
+            "eval_accuracy of the baseline is not defined",
+        ),
+    ],
+)
+def test_the_gate_says_what_is_not_reached(gate, metrics, improvement, reason):
+    assert why_not_passed(GateSpec.from_json(gate), metrics, improvement) == reason
