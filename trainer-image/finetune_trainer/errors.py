@@ -12,7 +12,8 @@ TrainerError                  has a code, a message that says what to change, an
 ├── StorageError         74   writing failed
 ├── StoppedError         75   stopped on a signal, or by a newer attempt
 ├── PeerLostError        76   another process of the run is gone, silent, or never came
-└── PrunedError          77   ended by the operator: other trials of the search are better
+├── PrunedError          77   ended by the operator: other trials of the search are better
+└── GateNotPassedError   78   the trained model does not reach what spec.gate asks for
 
 Any other exception is a bug in the trainer: 70, with its traceback.
 """
