@@ -286,6 +286,16 @@ class FineTuneJobSpec(ApiModel):
         *map(_metrics_fit, OBJECTIVES),
         *map(_gate_fits, OBJECTIVES),
         Rule(
+            "!(has(self.search) || has(self.ensemble)) || !has(self.training) || !has(self.training.evaluation)"
+            " || !has(self.training.evaluation.forgetting) || self.training.evaluation.forgetting.size() == 0",
+            "spec.training.evaluation.forgetting is not supported with spec.search or spec.ensemble; remove it, and train"
+            " the best values in a job that has it",
+            lambda s: (
+                not (s.search or s.ensemble) or s.training is None or not s.training.evaluation.forgetting
+            ),
+            ".training.evaluation.forgetting",
+        ),
+        Rule(
             "!has(self.gate) || !has(self.ensemble) || !has(self.gate.betterThanBaselineBy)",
             "spec.gate.betterThanBaselineBy is not supported with spec.ensemble, which reports the gain over its members;"
             " set spec.gate.min or max",

@@ -26,6 +26,7 @@ from finetune_api.status import (
     EarlyStoppedStatus,
     EffectiveStatus,
     EpochStatus,
+    ForgettingStatus,
     ImprovementStatus,
     ModelStatus,
     ProgressStatus,
@@ -33,7 +34,7 @@ from finetune_api.status import (
     Reason,
     ResolvedStatus,
 )
-from finetune_api.training import TrainingSpec
+from finetune_api.training import FORGETTING_SETS, TrainingSpec
 from finetune_api.uris import is_hub
 
 RUN_CONFIG_PATH = "/etc/finetune/run.json"
@@ -186,6 +187,10 @@ class DatasetInput(ApiModel):
     """Validation rows held out from train. Default if there is no validation file."""
     test: DataInput | None = None
     """Test rows."""
+    forgetting: Annotated[
+        list[DataInput], Field(max_length=FORGETTING_SETS, exclude_if=lambda sets: not sets)
+    ] = []
+    """Files of training.evaluation.forgetting, in its order."""
     columns: ColumnsSpec = ColumnsSpec()
     """Names of the columns in the data files."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
@@ -288,6 +293,12 @@ class RunConfig(ApiModel):
             ),
             ".gate",
         ),
+        Rule(
+            "size(self.training.evaluation.forgetting) == size(self.dataset.forgetting)",
+            "dataset.forgetting must have a file for each entry of training.evaluation.forgetting",
+            lambda s: len(s.training.evaluation.forgetting) == len(s.dataset.forgetting),
+            ".dataset.forgetting",
+        ),
     )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["RunConfig"] = "RunConfig"
@@ -355,6 +366,7 @@ class RunReport(ApiModel):
     effective: EffectiveStatus | None = None
     baseline: Annotated[BaselineStatus | None, Field(exclude_if=lambda part: part is None)] = None
     improvement: Annotated[ImprovementStatus | None, Field(exclude_if=lambda part: part is None)] = None
+    forgetting: Annotated[list[ForgettingStatus], Field(exclude_if=lambda sets: not sets)] = []
     model: ModelStatus | None = None
     random_search: RandomSearchStatus | None = None
     """For the parent of a search: what its report says of random search."""
@@ -387,6 +399,7 @@ class _Drop(StrEnum):
     LATEST = "latest"
     PROGRESS = "progress"
     BASELINE = "baseline"
+    FORGETTING = "forgetting"
     RANDOM_SEARCH = "random_search"
     PLACE = "place"
     NOTES = "notes"

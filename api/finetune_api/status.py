@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from finetune_api.base import ApiModel, Message, ShortText, Unique
 from finetune_api.resources import ResourcesSpec
-from finetune_api.training import TrainingSpec
+from finetune_api.training import FORGETTING_SETS, TrainingSpec
 
 METRICS_KEPT, METRIC_NAME_LENGTH = 32, 64
 EPOCHS_KEPT, ATTEMPTS_KEPT, TRIALS_KEPT, MEMBERS_KEPT = 50, 20, 50, 32
@@ -455,6 +455,23 @@ class ImprovementStatus(ApiModel):
     """95 % confidence interval of delta: paired bootstrap over the rows. Absent if too few resamples define the metric."""
 
 
+class ForgettingStatus(ApiModel):
+    """Other rows, evaluated before and after training."""
+
+    uri: Uri | None = None
+    """URI that the rows were read from."""
+    rows: Count
+    """Number of rows."""
+    metric: ShortText
+    """Metric that is compared: that of spec.gate, or training.evaluation.bestMetric."""
+    from_: Annotated[Measured, Field(alias="from")] = None
+    """Value before training. Absent if it is undefined."""
+    to: Measured = None
+    """Value of the trained model, with the weights that are published. Absent if it is undefined."""
+    drop: Measured = None
+    """How much worse the value became; negative if it became better."""
+
+
 class ModelStatus(ApiModel):
     """The published model."""
 
@@ -644,5 +661,7 @@ class FineTuneJobStatus(ApiModel):
     """What could be had without training, if training.evaluation.baseline or spec.gate.betterThanBaselineBy asks for it."""
     improvement: ImprovementStatus | None = None
     """What training gained over the baseline."""
+    forgetting: Annotated[list[ForgettingStatus], Field(max_length=FORGETTING_SETS)] = []
+    """Other rows, evaluated before and after training: those of training.evaluation.forgetting."""
     model: ModelStatus | None = None
     """The published model, once training has succeeded."""

@@ -7,8 +7,10 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule
 from finetune_api.metrics import DEFAULTS, MetricName
+from finetune_api.uris import LocalDataUri
 
 BATCH_SIZE = 32
+FORGETTING_SETS = 4
 PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
 MICRO_BATCH_TOKENS = 2048
 """With short texts a micro-batch has 32 rows, which trains a seventh faster than 8 rows and takes no more memory than 8 long ones."""
@@ -183,6 +185,15 @@ class EvaluationInterval(OneOf):
     """Every N optimizer steps."""
 
 
+class ForgettingSpec(ApiModel):
+    """Rows of another kind that the model should still answer as well as before training."""
+
+    uri: LocalDataUri
+    """URI of a file with the columns of the training rows, for example pvc://data/general.jsonl. Several files or a folder: as for dataset.train. Its labels must be those of the training rows."""
+    max_drop: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """How much worse training.evaluation.bestMetric (or spec.gate.metric) may become on these rows, in units of the metric. If it becomes worse, the job fails with reason GateNotPassed and publishes nothing. For example 0.02. Default: it is only reported, in status.forgetting."""
+
+
 class EvaluationSpec(ApiModel):
     """When to evaluate on the validation rows, and which metrics to compute."""
 
@@ -192,6 +203,10 @@ class EvaluationSpec(ApiModel):
     """Metrics to report in addition to the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for token classification, rmse and pearson for regression, perplexity for causalLM."""
     baseline: Annotated[bool, Field(exclude_if=lambda wanted: not wanted)] = False
     """true also evaluates before training, on the same validation rows: status.baseline, and status.improvement with a 95 % interval. Costs one evaluation at the start and one at the end. The baseline is the untrained model; if its head is new, it is the best constant prediction: the label frequencies or the mean of the training rows."""
+    forgetting: Annotated[
+        list[ForgettingSpec], Field(max_length=FORGETTING_SETS, exclude_if=lambda sets: not sets)
+    ] = []
+    """Other rows that are evaluated before and after training, to see what the model has forgotten. The model must be able to do the task before training: a new head is refused."""
     best_metric: MetricName = "eval_loss"
     """Metric that decides which checkpoint is the best; early stopping and the Plateau schedule use it too. For example eval_loss or accuracy. The best weights are published only with training.earlyStopping; without it, the last ones are."""
 

@@ -65,6 +65,15 @@ ModelUri = Annotated[
         f"model on the Hugging Face Hub, {_HELP}",
     ),
 ]
+LocalDataUri = Annotated[
+    str,
+    Field(max_length=512),
+    _rule(
+        [_CLAIM_DATA, _CONFIG_MAP],
+        "give these rows as pvc://CLAIM/PATH or configMap://NAME/KEY (copy data of the Hub to a claim first),"
+        f" {_HELP}; * and ? only in the last part",
+    ),
+]
 DataUri = Annotated[
     str,
     Field(max_length=512),

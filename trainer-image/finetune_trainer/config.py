@@ -117,7 +117,12 @@ def fingerprint(config: RunConfig, inputs: dict[str, str | None]) -> str:
         mode="json",
         include={"model", "dataset", "objective", "training", "distillation"},
         exclude_defaults=True,
-        exclude={"training": {"checkpoint"}, "model": PLACES, "distillation": {"outputs"}},
+        exclude={
+            "training": {"checkpoint"},
+            "model": PLACES,
+            "dataset": {"forgetting"},
+            "distillation": {"outputs"},
+        },
     )
     for part in ("train", "validation", "test"):
         for name in PLACES:

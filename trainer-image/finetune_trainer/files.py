@@ -52,6 +52,14 @@ def replace_json(path: Path, value: Any) -> None:
     sync(path.parent)
 
 
+def read_json(path: Path) -> Any:
+    """JSON that `replace_json` wrote; None where nothing was written, or it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def readable(folder: Path) -> None:
     """Give every file the usual rights: safetensors makes its own readable by nobody else."""
     mask = os.umask(0)

@@ -30,6 +30,7 @@ def with_report(status: FineTuneJobStatus, report: RunReport, time: datetime) ->
         "effective": _merge_effective(status.effective, report.effective),
         "baseline": report.baseline or status.baseline,
         "improvement": report.improvement or status.improvement,
+        "forgetting": report.forgetting or status.forgetting,
     }
     if report.random_search and status.trials:
         found = {"random_search": report.random_search}

@@ -14,6 +14,7 @@ from finetune_api.run import (
     ValidationSplit,
 )
 from finetune_api.status import Commit, ResolvedData, ResolvedModel
+from finetune_api.training import ForgettingSpec
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.volumes import output_paths, path_of
@@ -96,10 +97,15 @@ def dataset_input(job: FineTuneJob) -> DatasetInput:
         ),
         split=None if validation.uri else _split(validation),
         test=_data(spec.test.uri, spec.test.format, _revision(job, "test")) if spec.test else None,
+        forgetting=[_data(other.uri, None, None) for other in _forgetting(job)],
         columns=spec.columns,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
     )
+
+
+def _forgetting(job: FineTuneJob) -> list[ForgettingSpec]:
+    return job.spec.training.evaluation.forgetting if job.spec.training else []
 
 
 def _data(uri: str, data_format: DataFormat | None, revision: Commit | None) -> DataInput:

@@ -49,6 +49,8 @@ def input_uris(job: FineTuneJob) -> Iterator[str]:
         data = job.spec.dataset
         sources = (data.train, data.validation, data.test)
         yield from (source.uri for source in sources if source and source.uri)
+    if job.spec.training:
+        yield from (other.uri for other in job.spec.training.evaluation.forgetting)
 
 
 def input_locations(job: FineTuneJob) -> list[uris.Location]:

@@ -104,6 +104,7 @@ FULL_TRAINING: Json = {
         "metrics": ["accuracy", "eval_mcc"],
         "bestMetric": "f1_macro",
         "baseline": True,
+        "forgetting": [{"uri": "pvc://demo/data/general.jsonl", "maxDrop": 0.02}],
     },
     "earlyStopping": {"metric": "accuracy", "patience": 2, "minDelta": 0.001, "restoreBest": False},
     "checkpoint": {"every": {"minutes": 5}, "keep": 3, "resume": "Never", "gracePeriodSeconds": 60},
@@ -695,6 +696,19 @@ BROKEN_RULES += [
             {"path": "model.adapter", "choice": [{"lora": {}}]},
         ),
         "a path must not be inside the path of another parameter",
+    ),
+    *(
+        Case(
+            f"what the runs of {part} have forgotten",
+            spec(training={"evaluation": {"forgetting": [{"uri": REVIEWS}]}}, **{part: fields}),
+            "spec.training.evaluation.forgetting is not supported with spec.search or spec.ensemble",
+        )
+        for part, fields in {"search": {"parameters": [RATES]}, "ensemble": {"members": 2}}.items()
+    ),
+    Case(
+        "other rows on the Hub",
+        spec(training={"evaluation": {"forgetting": [{"uri": "hf://datasets/a/b/c.csv"}]}}),
+        "copy data of the Hub to a claim first",
     ),
     Case("a gate without a threshold", spec(gate={"metric": "accuracy"}), "set exactly one of min (metrics"),
     Case(

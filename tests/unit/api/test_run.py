@@ -66,6 +66,10 @@ def full_run_config() -> RunConfig:
                 "train": {"path": "/data/train", "uri": "hf://datasets/org/data/train.csv", "format": "csv"}
                 | {"revision": "2" * 40},
                 "split": split,
+                "forgetting": [
+                    {"path": "/data/general", "uri": "pvc://demo/data/general.jsonl", "format": "jsonl"}
+                    | {"revision": "4" * 40}
+                ],
                 "test": {"path": "/data/test", "uri": "configMap://tiny/test.csv", "format": "csv"}
                 | {"revision": "3" * 40},
             },

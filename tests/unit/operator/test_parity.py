@@ -73,6 +73,8 @@ KINDS: list[Json] = [
     spec(scheduling={"tolerations": [{"key": "gpu"}]}),
     spec(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api-key"}}}]),
     spec(gate={"metric": "accuracy", "min": 0.5}),
+    spec(training={"evaluation": {"forgetting": [{"uri": "pvc://a/b"}]}}),
+    spec(resources={"claims": [{"name": "gpus", "resourceClaimTemplateName": "one"}], "gpusPerNode": 0}),
     spec(gate={"metric": "loss"}),
     spec(gate={"metric": "accuracy"}),
     script_spec(),

@@ -35,6 +35,8 @@ class Dataset:
     validation: Source
     test: Source | None
     objective: Objective[Any]
+    forgetting: tuple[Source, ...] = ()
+    """Other rows, which are evaluated before and after training."""
     word_labels: dict[int, str] = field(default_factory=dict)
     """Labels, by their id, that words of the training rows have; none where labels are not of words."""
 
@@ -76,7 +78,15 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
     word_labels = _present(labels or [], train) if kind.per_token else {}
-    return Dataset(train.source, validation.source, test.source if test else None, objective, word_labels)
+    others = tuple(
+        scan(
+            f"dataset.forgetting[{number}]", part, later, Deduplicator(spec.preprocessing.deduplicate), check
+        ).source
+        for number, part in enumerate(spec.forgetting)
+    )
+    return Dataset(
+        train.source, validation.source, test.source if test else None, objective, others, word_labels
+    )
 
 
 def _present(labels: list[str], train: FileIndex) -> dict[int, str]:

@@ -70,6 +70,8 @@ class Assembly:
     run: Run
     tokenizer: Any
     test: Examples | None
+    forgetting: list[Examples]
+    """Other rows, which are evaluated before and after training."""
     new_head: bool = False
     """Whether the head has random weights, which nothing has trained."""
 
@@ -103,7 +105,8 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         ranks.place_model(model, layers_of(model), compute)
     model.train()
     stop_if_asked(inputs.stop)
-    train, validation, *test = build_examples(inputs, model, tokenizer, max_tokens, packed_to)
+    train, validation, *others = build_examples(inputs, model, tokenizer, max_tokens, packed_to)
+    test = others.pop(0) if inputs.dataset.test else None
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -135,7 +138,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     set_seed(config.training.seed + ranks.rank)
     _report_effective(inputs, run, head, max_tokens)
     random = head.order is None or config.model.initialize is Initialize.RANDOM
-    return Assembly(run, tokenizer, test[0] if test else None, objective.outputs is not None and random)
+    return Assembly(run, tokenizer, test, others, new_head=objective.outputs is not None and random)
 
 
 def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any, HeadChoice]:
@@ -197,14 +200,20 @@ def build_examples(
     """
     dataset, causal = inputs.dataset, inputs.config.objective.causal_lm
     how = Encoding(tokenizer, max_tokens, mask_prompt=causal.mask_prompt if causal else False)
-    parts = [dataset.train, dataset.validation, *([dataset.test] if dataset.test else [])]
+    parts = [
+        dataset.train,
+        dataset.validation,
+        *([dataset.test] if dataset.test else []),
+        *dataset.forgetting,
+    ]
     writes = inputs.process.rank == 0
     shared = inputs.config.output.token_dir
     folder = Path(shared) if shared else inputs.fence.folder / TOKENS
     cached = TokenCache(folder, lambda: stop_if_asked(inputs.stop), writes=writes, shared=shared is not None)
     with cached as cache:
         examples = [cache.examples(part, dataset.objective, how) for part in parts]
-    named = dict(zip(("train", "validation", "test"), examples, strict=False))
+    evaluated = len(parts) - len(dataset.forgetting)
+    named = dict(zip(("train", "validation", "test"), examples[:evaluated], strict=False))
     report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder)
     check_learnable(model, examples, headed=inputs.config.model.head is not None)
     if packed_to is None:

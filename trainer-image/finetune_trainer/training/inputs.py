@@ -1,6 +1,6 @@
 """What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints.
 
-Beside the checkpoints lies, while the run lasts: tokens/  debug/  metrics.jsonl  baseline.npz
+Beside the checkpoints lies, while the run lasts: tokens/  debug/  metrics.jsonl  baseline.npz  forgetting.json
 """
 
 import logging
@@ -31,7 +31,7 @@ from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.reporting.tensorboard import history_of
 from finetune_trainer.training.base_model import find_base
 
-TOKENS, DEBUG_DIR, BASELINE = "tokens", "debug", "baseline.npz"
+TOKENS, DEBUG_DIR, BASELINE, FORGETTING = "tokens", "debug", "baseline.npz", "forgetting.json"
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def fence_of(config: RunConfig) -> Fence:
 
 def clear(fence: Fence, config: RunConfig) -> None:
     """Remove the checkpoints, and what else of this job lies beside them."""
-    remove_all(fence, beside=(TOKENS, DEBUG_DIR, HISTORY, BASELINE))
+    remove_all(fence, beside=(TOKENS, DEBUG_DIR, HISTORY, BASELINE, FORGETTING))
     clear_beside(fence.folder, config)
 
 

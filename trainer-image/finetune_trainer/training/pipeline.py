@@ -34,6 +34,7 @@ from finetune_trainer.training.comparison import choice_sentence, own_metrics
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import report_findings
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
+from finetune_trainer.training.forgetting import Before, measure_after, measure_before
 from finetune_trainer.training.inputs import Inputs, clear, stop_if_asked
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.record import padding, record_early_stop
@@ -51,13 +52,13 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
         parts = assemble(inputs, compute, ranks)
         fence = inputs.fence.guard() if ranks.is_main else nullcontext()
         with fence, memory_errors(parts.run.task.model, parts.run.optimizer):
-            baseline = _baseline(inputs, parts)
+            baseline, before = _baseline(inputs, parts), _before(inputs, parts)
             state = resume(parts.run)
             ending = train_and_report(parts.run, state)
             findings = report_findings(parts.run.debug, recorder, state.step)
             final = as_published(inputs, parts, state)
             metrics, conversion = final_metrics(final, state)
-            judge(inputs, final, metrics, baseline)
+            judge(inputs, final, metrics, baseline, before)
             chosen = f"; {final.choice}" if final.choice else ""
             message = f"{_trained(state, metrics)}{chosen}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
@@ -254,10 +255,23 @@ def _baseline(inputs: Inputs, parts: Assembly) -> Baseline | None:
     return measure_baseline(parts.run, folder, inputs.fingerprint, new_head=parts.new_head)
 
 
-def judge(inputs: Inputs, final: Final, metrics: Metrics, baseline: Baseline | None) -> None:
-    """Compare the model with the baseline, and raise GateNotPassedError if it must not be published."""
+def _before(inputs: Inputs, parts: Assembly) -> Before | None:
+    if not parts.forgetting:
+        return None
+    gate, folder = inputs.config.gate, inputs.fence.folder
+    return measure_before(
+        parts.run, parts.forgetting, gate, folder, inputs.fingerprint, new_head=parts.new_head
+    )
+
+
+def judge(
+    inputs: Inputs, final: Final, metrics: Metrics, baseline: Baseline | None, before: Before | None
+) -> None:
+    """Compare the model with the untrained one, and raise GateNotPassedError if it must not be published."""
     run, gate = final.parts.run, inputs.config.gate
     improvement = compare(run, baseline, gate) if baseline else None
+    if before is not None:
+        measure_after(run, before, run.training.evaluation.forgetting)
     if gate is not None:
         folder = inputs.config.output.checkpoint_dir
         kept = f"its weights are kept in the checkpoint of step {final.evaluation.step} in {folder}"

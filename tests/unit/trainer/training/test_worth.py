@@ -14,7 +14,7 @@ from finetune_trainer.publishing.gate import why_not_passed
 from finetune_trainer.training.inputs import BASELINE
 from finetune_trainer.training.worth import constant_outputs
 from unit.trainer.runs import OBJECTIVES, examples
-from unit.trainer.tiny import reviews, write_jsonl
+from unit.trainer.tiny import job, reviews, write_jsonl
 from unit.trainer.training.test_crash import die, digest, do_at
 
 WITH_BASELINE = {"evaluation": {"baseline": True, "metrics": ["accuracy"]}}
@@ -161,3 +161,61 @@ FOUND = ImprovementStatus(metric="eval_accuracy", from_=0.5, to=0.7, delta=0.2)
 )
 def test_the_gate_says_what_is_not_reached(gate, metrics, improvement, reason):
     assert why_not_passed(GateSpec.from_json(gate), metrics, improvement) == reason
+
+
+def forgetting(made, rows, **spec):
+    data = str(write_jsonl(made.folder / "other.jsonl", rows))
+    return made.changed(
+        {
+            "dataset": {"forgetting": [{"path": data, "uri": "pvc://data/other.jsonl"}]},
+            "training": {"evaluation": {"forgetting": [{"uri": "pvc://data/other.jsonl"} | spec]}},
+        }
+    )
+
+
+def opposite(rows):
+    return [row | {"label": "neg" if row["label"] == "pos" else "pos"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained_already(tmp_path_factory, model_folder):
+    made = job(tmp_path_factory.mktemp("trained") / "job", model_folder, reviews(64), training={"epochs": 8})
+    assert made.run_apart() == ExitCode.DONE
+    return str(made.model_dir)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_model_has_forgotten_is_measured_before_and_after(make_job, trained_already, killed):
+    """The labels are turned around: what the model answered rightly before, it answers wrongly after."""
+    plan = {"epochs": 8, "checkpoint": {"every": {"steps": 3}}}
+    made = make_job(rows=opposite(reviews(64)), training=plan, model={"path": trained_already})
+    made = forgetting(made, reviews(64), maxDrop=1000)
+    if killed:
+        assert made.run_apart(lambda: do_at("step", 20, die)) != ExitCode.DONE
+    assert made.run_apart() == ExitCode.DONE, made.report.message
+    (found,) = made.report.forgetting
+    assert (found.uri, found.rows, found.metric) == ("pvc://data/other.jsonl", 64, "loss")
+    assert found.to > found.from_ + 0.1
+    assert found.drop == pytest.approx(found.to - found.from_, abs=1e-5)
+
+
+def test_a_model_that_forgets_more_than_it_may_is_not_published(make_job, trained_already):
+    made = make_job(rows=opposite(reviews(64)), training={"epochs": 8}, model={"path": trained_already})
+    made = forgetting(made, reviews(64), maxDrop=0.05)
+    assert made.run_apart() == ExitCode.GATE_NOT_PASSED
+    assert made.report.place.field == "training.evaluation.forgetting[0].maxDrop"
+    assert "worse by more than maxDrop 0.05" in made.report.message
+    assert made.report.forgetting[0].drop > 0.05
+    assert not made.model_dir.exists()
+
+
+def test_a_new_head_has_nothing_to_forget(make_job):
+    made = forgetting(make_job(), reviews(8))
+    assert made.run_apart() == ExitCode.CONFIGURATION
+    assert "the model's head is new, so it has nothing to forget" in made.report.message
+
+
+def test_rows_with_other_labels_are_refused(make_job, trained_already):
+    made = forgetting(make_job(model={"path": trained_already}), [{"text": "good film", "label": "other"}])
+    assert made.run_apart() == ExitCode.DATA
+    assert "other.jsonl" in made.report.message
