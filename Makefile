@@ -61,6 +61,10 @@ test-chart: install ## Run tests of the chart with Helm 3, OCI, an earlier versi
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm helm3 registry kubeconform controller-gen
 	@$(PYTHON) -m pytest -q tests/deployment
 
+test-kueue: install ## Run Kueue itself: queues, quotas, preemption, priorities; claimed devices with kube-scheduler; some minutes
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kueue
+	@$(PYTHON) -m pytest -q tests/kueue
+
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py
 
@@ -143,4 +147,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help

@@ -125,6 +125,7 @@ FAMILIES = (
     Family("kstatus", {"kstatus": "."}),
     Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     Family("kind", {"kind": "sigs.k8s.io/kind"}),
+    Family("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
     Family("syft", {"syft": "github.com/anchore/syft/cmd/syft"}),
     Family("local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"}),
 )

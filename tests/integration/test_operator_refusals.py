@@ -24,7 +24,7 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfiguration
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 
 
-NAMESPACES = [f"refusals-{number}" for number in range(12)]
+NAMESPACES = [f"refusals-{number}" for number in range(13)]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,7 @@ def test_a_quota_on_pods_is_quoted(world: World) -> None:
     name = world.apply(resources=BIG)
     condition = world.until_reason(name, "ChildRefused")
     assert "exceeded quota: q, requested: requests.cpu=4" in condition["message"]
+    assert condition["message"].endswith("or suspend the job and ask for less in resources")
     world.rest("DELETE", world.at("/api/v1/namespaces/{}/resourcequotas/q"))
     world.succeed(world.run(name))
 
@@ -139,7 +140,17 @@ def test_a_claim_that_waits_for_its_first_consumer_is_not_blamed_for_a_quota(
 
 def test_a_priority_class_that_does_not_exist_is_named(world: World) -> None:
     name = world.apply(scheduling={"priorityClassName": "no-such-class"})
-    assert "no-such-class" in world.until_reason(name, "ChildRefused")["message"]
+    message = world.until_reason(name, "ChildRefused")["message"]
+    assert "no PriorityClass with name no-such-class was found" in message
+    assert message.endswith("or suspend the job and change scheduling.priorityClassName")
+
+
+def test_a_quota_on_limits_that_a_job_does_not_write_says_where_they_are_written(world: World) -> None:
+    quota(world, limits_cpu="8")
+    name = world.apply(resources=BIG)
+    message = world.until_reason(name, "ChildRefused")["message"]
+    assert "must specify limits.cpu" in message
+    assert message.endswith("suspend the job and write what the quota asks for in resources")
 
 
 def test_a_limit_range_is_quoted(world: World) -> None:
@@ -147,7 +158,9 @@ def test_a_limit_range_is_quoted(world: World) -> None:
     path = world.at("/api/v1/namespaces/{}/limitranges")
     world.rest("POST", path, {"metadata": {"name": "l"}, "spec": {"limits": [limit]}})
     name = world.apply(resources=BIG | {"limits": {"cpu": "4"}})
-    assert "maximum cpu usage per Container is 1" in world.until_reason(name, "ChildRefused")["message"]
+    message = world.until_reason(name, "ChildRefused")["message"]
+    assert "maximum cpu usage per Container is 1" in message
+    assert message.endswith("suspend the job and change resources to fit the limit range")
 
 
 def test_a_job_that_can_never_be_valid_is_stalled_and_says_which_field_of_ours_to_change(

@@ -18,6 +18,22 @@ _PULLING = (
 )
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _USUAL_BINDING = timedelta(seconds=30)
+_TAIL = " preemption: "
+"""Before what a scheduler says about pods of lower priority."""
+_REMEDIES = {
+    "exceeded quota": "wait until other pods of the namespace end, or suspend the job and ask for less in resources",
+    "must specify": "suspend the job and write what the quota asks for in resources",
+    "usage per": "suspend the job and change resources to fit the limit range",
+    "no PriorityClass": "create the PriorityClass, or suspend the job and change scheduling.priorityClassName",
+}
+"""By the words of the API server's admission."""
+_HINTS = {
+    "cannot allocate all claims": "the devices of resources.claims are not free on any node: wait, or claim fewer",
+    "Insufficient cpu": "wait, or ask for less cpu in resources.requests",
+    "Insufficient memory": "wait, or ask for less memory in resources.requests",
+    "untolerated taint": "scheduling.tolerations can tolerate a taint",
+    "node affinity/selector": "scheduling.nodeSelector asks for labels that no such node has",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,7 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
         or _unbound(context, attempt, pod)
         or _gated(pod)
         or _unscheduled(context, pod)
+        or _unseen(context, attempt, pod)
         or _waiting(pod)
         or _starting(context, attempt, pod)
     )
@@ -59,9 +76,14 @@ def _refused(context: Context, attempt: AttemptStatus, pod: PodView | None) -> P
     name = attempt_name(context.job, attempt.number)
     return Pending(
         Reason.CHILD_REFUSED,
-        f"the pod of Job {name} is refused: {context.observation.pod_refusal[:800]};"
-        " the pod is created when that is resolved",
+        f"the pod of Job {name} is refused: {context.observation.pod_refusal[:700]};"
+        f" {_remedy(context.observation.pod_refusal)}",
     )
+
+
+def _remedy(refusal: str) -> str:
+    found = next((remedy for words, remedy in _REMEDIES.items() if words in refusal), None)
+    return found or "the pod is created when that is resolved"
 
 
 def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
@@ -99,15 +121,32 @@ def _gated(pod: PodView | None) -> Pending | None:
 def _unscheduled(context: Context, pod: PodView | None) -> Pending | None:
     if pod is None or not pod.unschedulable:
         return None
+    said = pod.unschedulable.partition(_TAIL)[0].strip().rstrip(".")
+    hints = "; ".join(_hints(context, pod.unschedulable))
+    return Pending(Reason.UNSCHEDULABLE, f"no node fits: {said[:600]}" + (f"; {hints}" if hints else ""))
+
+
+def _hints(context: Context, said: str) -> list[str]:
+    """What can be done about what a scheduler says; most of it only while the job is suspended."""
     wanted = context.resolved.resources
-    if f"Insufficient {wanted.gpu_resource}" in pod.unschedulable:
-        hint = (
-            f"; no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
+    if f"Insufficient {wanted.gpu_resource}" in said:
+        return [
+            f"no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
             " resources.gpusPerNode: 0 to train on CPU"
-        )
-    else:
-        hint = ""
-    return Pending(Reason.UNSCHEDULABLE, f"no node fits: {pod.unschedulable[:700]}{hint}")
+        ]
+    return [hint for words, hint in _HINTS.items() if words in said][:2]
+
+
+def _unseen(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """A scheduler that is not the cluster's own has not said anything."""
+    name = context.job.spec.scheduling.scheduler_name if context.job.spec.scheduling else None
+    begun = max(filter(None, (attempt.start_time, pod.created if pod else None)), default=context.now)
+    if name is None or pod is None or pod.node or pod.unschedulable or context.now < begun + _USUAL_BINDING:
+        return None
+    return Pending(
+        Reason.UNSCHEDULABLE,
+        f"no scheduler has taken the pod {pod.name}: check that {name} (scheduling.schedulerName) runs in this cluster",
+    )
 
 
 def _waiting(pod: PodView | None) -> Pending | None:

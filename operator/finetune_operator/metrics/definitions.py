@@ -37,7 +37,9 @@ LOST_STEPS = _counter(
 )
 QUEUE_WAIT = _histogram(
     "job_queue_wait",
-    "From the start of an attempt to the start of its container: quota, scheduling, volumes, image",
+    "From the start of an attempt, or its eviction by Kueue, to the start of its container: queue, quota, scheduling,"
+    " volumes, image; queue is that of Kueue, or empty",
+    "queue",
     buckets=_MINUTES_TO_DAYS,
 )
 DURATION = _histogram(
@@ -46,11 +48,12 @@ DURATION = _histogram(
 
 INFO = _of_job(
     "job_info",
-    "What the job is: kind is Training, Script, Search or Ensemble",
+    "What the job is: kind is Training, Script, Search or Ensemble; queue is that of Kueue, or empty",
     "uid",
     "model",
     "objective",
     "kind",
+    "queue",
     unit=Unit.ONE,
 )
 STATE = _of_job(

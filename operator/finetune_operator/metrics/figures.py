@@ -141,6 +141,11 @@ def kind_of(body: Body) -> str:
     return "Script" if at(body, "spec", "command") else "Training"
 
 
+def queue_of(body: Body) -> str:
+    """Kueue's queue; empty for none."""
+    return text(body, "spec", "scheduling", "queue") or ""
+
+
 def _life(body: Body, status: Any) -> Iterator[Figure]:
     objective = at(body, "spec", "objective")
     yield Figure(
@@ -151,6 +156,7 @@ def _life(body: Body, status: Any) -> Iterator[Figure]:
             text(body, "spec", "model", "uri") or "",
             next(iter(objective), "") if isinstance(objective, dict) else "",
             kind_of(body),
+            queue_of(body),
         ),
     )
     yield Figure(STATE, 1, (phase_of(body), reason_of(status)))

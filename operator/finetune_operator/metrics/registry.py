@@ -15,7 +15,7 @@ from finetune_api.status import Phase, Reason
 from finetune_core.wire import at, items, number, text, time_of
 from finetune_operator.cache import Cache, parent_key
 from finetune_operator.metrics import definitions as all_of
-from finetune_operator.metrics.figures import ENDS, known_reason, lost_steps, phase_of, reason_of
+from finetune_operator.metrics.figures import ENDS, known_reason, lost_steps, phase_of, queue_of, reason_of
 from finetune_operator.metrics.jobs import Jobs
 
 Body = dict[str, Any]
@@ -73,6 +73,7 @@ class Metrics:
 
     def _begin(self) -> None:
         """Expose counters before they count: increase() does not see the first value of a new series."""
+        self._queue_wait.labels("")
         for reason in (*ENDS, Reason.SUSPENDED):
             self._attempts.labels(reason)
         for result in RESULTS:
@@ -129,9 +130,11 @@ class Metrics:
         before = known.get(number(attempt, "number"))
         if at(attempt, "endTime") and not at(before, "endTime"):
             self._attempts.labels(known_reason(text(attempt, "reason"))).inc()
-        started, running = (time_of(at(attempt, key)) for key in ("startTime", "runningTime"))
-        if started and running and not at(before, "runningTime"):
-            self._queue_wait.observe(max(0.0, (running - started).total_seconds()))
+        since = time_of(at(attempt, "evictedTime") or at(attempt, "startTime"))
+        running = time_of(at(attempt, "runningTime"))
+        if since and running and not at(before, "runningTime"):
+            waited = max(0.0, (running - since).total_seconds())
+            self._queue_wait.labels(queue_of(body)).observe(waited)
         if at(attempt, "fromStep") is not None and at(before, "fromStep") is None:
             lost = lost_steps(known.get((number(attempt, "number") or 0) - 1), attempt)
             self._lost_steps.labels(body["metadata"]["namespace"]).inc(lost)

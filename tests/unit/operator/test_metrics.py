@@ -400,3 +400,16 @@ def test_what_is_known_is_as_old_as_the_last_event_or_comparison() -> None:
     now[0] = 130.0
     assert watches.ages(105.0) == {"FineTuneJob": 25.0, "Job": 25.0, "Pod": 20.0}
     assert watches.ages(125.0) == dict.fromkeys(KINDS, 5.0)
+
+
+def test_the_queue_is_a_label_and_a_second_wait_is_counted_from_the_eviction() -> None:
+    world, queued = World(), job("one", scheduling={"queue": "team-a"})
+    world.put("one", {}, queued)
+    assert world.of("finetune_job_info", name="one", queue="team-a") == [1]
+    world.put("one", running(), queued)
+    evicted = attempt(runningTime=None, evictedTime=moment(50), evictions=1)
+    world.put("one", running(attempts=[evicted]), queued)
+    assert world.of("finetune_job_gpu_seconds_total", name="one") == [0]
+    world.put("one", running(attempts=[evicted | {"runningTime": moment(57)}]), queued)
+    assert world.of("finetune_job_queue_wait_seconds_sum", queue="team-a") == [30 + 7]
+    assert world.of("finetune_job_queue_wait_seconds_count", queue="") == [0]

@@ -65,7 +65,21 @@ def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
             "Unschedulable",
             "no node offers 1 free nvidia.com/gpu: wait, or set resources.gpusPerNode: 0 to train on CPU",
         ),
-        ([pod(unschedulable="0/3 nodes: 3 Insufficient memory.")], "Unschedulable", "3 Insufficient memory."),
+        (
+            [pod(unschedulable="0/3 nodes: 3 Insufficient memory. preemption: 0/3 nodes are available.")],
+            "Unschedulable",
+            "no node fits: 0/3 nodes: 3 Insufficient memory; wait, or ask for less memory in resources.requests",
+        ),
+        (
+            [
+                pod(
+                    unschedulable="0/2 nodes: 1 node(s) had untolerated taint(s), 1 cannot allocate all claims."
+                )
+            ],
+            "Unschedulable",
+            "1 cannot allocate all claims; the devices of resources.claims are not free on any node: wait, or claim"
+            " fewer; scheduling.tolerations can tolerate a taint",
+        ),
         (
             [pod(node="n1", waiting_reason="ImagePullBackOff", waiting_message="not found")],
             "ImagePullFailed",
@@ -108,6 +122,18 @@ def test_a_job_with_credentials_is_told_of_the_secret_that_may_be_missing() -> N
     )
     assert "Secret" not in pending(pod(node="n1"), at=29, model=model)[1]
     assert "Secret" not in pending(pod(), model=model)[1]
+
+
+def test_a_scheduler_that_says_nothing_for_half_a_minute_is_named() -> None:
+    other: dict[str, Any] = {"scheduling": {"schedulerName": "volcano"}}
+    assert pending(pod(), at=29, **other)[0] == "Starting"
+    assert pending(pod(created=seconds(40)), at=60, **other)[0] == "Starting"
+    reason, message = pending(pod(created=seconds(30)), at=60, **other)
+    assert reason == "Unschedulable"
+    assert message == (
+        "no scheduler has taken the pod pod-a1: check that volcano (scheduling.schedulerName) runs in this cluster"
+    )
+    assert pending(pod(node="n1"), **other)[0] == "Starting"
 
 
 def test_a_missing_object_is_told_at_once() -> None:
