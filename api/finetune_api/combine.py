@@ -11,7 +11,7 @@ from pydantic import Field
 
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Rule, ShortText
-from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec
+from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec, RowFormat
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import MetricName, plain
 from finetune_api.model import Dtype
@@ -138,6 +138,8 @@ class CombineData(ApiModel):
     """Rows for the metrics with the prefix test_."""
     columns: ColumnsSpec = ColumnsSpec()
     """Names of the columns in the data files."""
+    rows: RowFormat | None = None
+    """What a row holds, as for the members. Conversations are written with the chat template of the members' tokenizer."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     """Preprocessing of texts. Use the same settings as for training the members."""
     max_invalid_rows: MaxInvalidRows = "0"

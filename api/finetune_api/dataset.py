@@ -23,6 +23,22 @@ class DataFormat(StrEnum):
     TEXT = "text"
 
 
+class RowFormat(StrEnum):
+    """What the columns of a row hold."""
+
+    AUTO = "Auto"
+    TEXT = "Text"
+    MESSAGES = "Messages"
+    PROMPT_COMPLETION = "PromptCompletion"
+    SHAREGPT = "ShareGPT"
+    ALPACA = "Alpaca"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a row is a conversation, which a chat template writes."""
+        return self not in (RowFormat.AUTO, RowFormat.TEXT)
+
+
 class Unicode(StrEnum):
     """Unicode normalisation form."""
 
@@ -106,13 +122,26 @@ class ColumnsSpec(ApiModel):
     rules = (
         Rule(
             "!(has(self.textPair) && self.textPair in [self.text, self.label])"
-            " && !(has(self.prompt) && self.prompt == self.text)"
+            " && !(has(self.prompt) && self.prompt == self.text && !has(self.completion))"
             " && !(has(self.prompt) && has(self.textPair) && self.prompt == self.textPair)",
             "text, textPair, prompt and label must be different columns; one column cannot be used twice",
             lambda s: (
                 s.text_pair not in (s.text, s.label)
-                and (s.prompt is None or s.prompt not in (s.text, s.text_pair))
+                and (
+                    s.prompt is None
+                    or ((s.prompt != s.text or s.completion is not None) and s.prompt != s.text_pair)
+                )
             ),
+        ),
+        Rule(
+            "!has(self.messages) || (!has(self.completion) && !has(self.prompt))",
+            "messages hold a whole conversation; remove prompt and completion, or remove messages",
+            lambda s: s.messages is None or (s.completion is None and s.prompt is None),
+        ),
+        Rule(
+            "!has(self.completion) || !has(self.prompt) || self.completion != self.prompt",
+            "prompt and completion must be different columns",
+            lambda s: s.completion is None or s.completion != s.prompt,
         ),
     )
     text: ColumnName = "text"
@@ -122,7 +151,13 @@ class ColumnsSpec(ApiModel):
     label: ColumnName = "label"
     """Column with the label, or with the number to predict. Holds a list for multi-label classification, several regression targets, or token classification."""
     prompt: ColumnName | None = None
-    """objective.causalLM only: column with the prompt, which precedes the text to learn. For example prompt."""
+    """objective.causalLM only: column with the prompt, which precedes the text to learn. For example prompt. With dataset.rows: PromptCompletion, column with what the user asks; default: prompt."""
+    completion: ColumnName | None = None
+    """objective.causalLM only: column with the answer to prompt, for dataset.rows: PromptCompletion. Default: completion."""
+    messages: ColumnName | None = None
+    """objective.causalLM only: column with the list of messages of a conversation, for dataset.rows: Messages or ShareGPT. Default: messages or conversations."""
+    tools: ColumnName | None = None
+    """objective.causalLM only: column with the list of tools that the assistant may call in a conversation, as JSON schemas. Default: tools, if a row has it."""
 
 
 class PreprocessingSpec(ApiModel):
@@ -159,6 +194,8 @@ class DatasetSpec(ApiModel):
     """Test rows. The final model is evaluated on them once."""
     columns: ColumnsSpec = ColumnsSpec()
     """Names of the columns in the data files."""
+    rows: RowFormat | None = None
+    """objective.causalLM only: what a row holds. Text: a text, with columns.prompt after a prompt. Messages: a list of messages with role and content, and tool calls. PromptCompletion: a question and its answer. ShareGPT: a list of messages with from and value. Alpaca: instruction, input and output. All but Text are conversations, which the tokenizer's chat template writes. Default: Auto, which finds out by the columns: Text where columns.text is one of them; it is logged and in status.resolved."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     """Text cleaning, truncation, deduplication and packing."""
     max_invalid_rows: MaxInvalidRows = "0"

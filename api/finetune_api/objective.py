@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule, Unique
-from finetune_api.dataset import Packing
+from finetune_api.dataset import Packing, RowFormat
+from finetune_api.uris import TemplateRef
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -83,11 +84,23 @@ class TokenClassificationSpec(ApiModel):
     """Label smoothing: share of the target probability that is spread over all labels. For example 0.1."""
 
 
+class TrainedTurns(StrEnum):
+    """Which turns of a conversation are learned."""
+
+    ASSISTANT = "Assistant"
+    LAST_TURN = "LastTurn"
+    ALL = "All"
+
+
 class CausalLMSpec(ApiModel):
-    """Causal language modelling: predict the next token of a text."""
+    """Causal language modelling: predict the next token of a text, or of the assistant's turns in a conversation."""
 
     mask_prompt: bool = True
-    """Compute the loss on the text only, not on the prompt before it (dataset.columns.prompt)."""
+    """Compute the loss on the text only, not on the prompt before it (dataset.columns.prompt). For dataset.rows: Text."""
+    train: TrainedTurns | None = None
+    """Conversations only: on which tokens the loss is computed. Assistant: every turn of the assistant with the token that ends it, except messages with train: false. LastTurn: the last one of these, as templates of reasoning models require, which drop earlier thoughts. All: every token, prompts and roles too, except messages with train: false. Default: Assistant."""
+    chat_template: TemplateRef | None = None
+    """Conversations only: the Jinja template that writes a conversation as one text, in place of the tokenizer's. ChatML or Plain, which are built in, or the URI of a file: pvc://CLAIM/PATH or configMap://NAME/KEY. ChatML needs the tokens <|im_start|> and <|im_end|>; Plain needs the tokenizer's end token only. The published tokenizer has the template."""
 
 
 class ObjectiveSpec(OneOf):
@@ -147,4 +160,58 @@ def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
             lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
             f"{root}dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
+        only_for(
+            "causal_lm",
+            ".dataset.rows",
+            "has(self.dataset.rows) && !(self.dataset.rows in ['Auto', 'Text'])",
+            lambda dataset: dataset.rows is not None and dataset.rows.is_chat,
+            f"{root}dataset.rows: conversations are for objective.causalLM; remove it",
+        ),
+        only_for(
+            "causal_lm",
+            ".dataset.columns",
+            "has(self.dataset.columns) && (has(self.dataset.columns.messages) || has(self.dataset.columns.tools)"
+            " || has(self.dataset.columns.completion))",
+            lambda dataset: any(
+                (dataset.columns.messages, dataset.columns.tools, dataset.columns.completion)
+            ),
+            f"{root}dataset.columns.messages, tools and completion are for objective.causalLM; remove them",
+        ),
+        Rule(
+            "!has(self.objective) || !has(self.objective.causalLM) || !has(self.dataset) || !has(self.dataset.rows)"
+            " || self.dataset.rows != 'Text'"
+            " || (!has(self.objective.causalLM.train) && !has(self.objective.causalLM.chatTemplate))",
+            f"{root}objective.causalLM.train and chatTemplate are for conversations, and {root}dataset.rows is Text;"
+            " remove them, or the latter",
+            lambda s: not _of_text_rows(s) or (_causal(s).train is None and _causal(s).chat_template is None),
+            ".objective.causalLM",
+        ),
+        Rule(
+            "!has(self.objective) || !has(self.objective.causalLM) || !has(self.objective.causalLM.maskPrompt)"
+            " || self.objective.causalLM.maskPrompt || !has(self.dataset) || !has(self.dataset.rows)"
+            " || self.dataset.rows in ['Auto', 'Text']",
+            f"{root}objective.causalLM.maskPrompt is for {root}dataset.rows: Text; to learn the prompts of"
+            " conversations too, write train: All",
+            lambda s: (
+                not s.objective
+                or not s.objective.causal_lm
+                or s.objective.causal_lm.mask_prompt
+                or not s.dataset
+                or not s.dataset.rows
+                or not s.dataset.rows.is_chat
+            ),
+            ".objective.causalLM.maskPrompt",
+        ),
+    )
+
+
+def _causal(spec: Any) -> CausalLMSpec:
+    found: CausalLMSpec = spec.objective.causal_lm
+    return found
+
+
+def _of_text_rows(spec: Any) -> bool:
+    """Whether a language model is asked to learn texts."""
+    return bool(
+        spec.objective and spec.objective.causal_lm and spec.dataset and spec.dataset.rows is RowFormat.TEXT
     )

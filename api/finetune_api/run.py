@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_api import API_VERSION
 from finetune_api.base import ApiModel, Message, Rule
-from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec
+from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec, RowFormat
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import plain
 from finetune_api.model import Dtype, ModelTechniques
@@ -193,6 +193,10 @@ class DatasetInput(ApiModel):
     """Files of training.evaluation.forgetting, in its order."""
     columns: ColumnsSpec = ColumnsSpec()
     """Names of the columns in the data files."""
+    rows: RowFormat | None = None
+    """What a row holds: Text, Messages, PromptCompletion, ShareGPT or Alpaca. Default: Auto, by the columns."""
+    chat_template_path: Path | None = None
+    """File with a chat template, where objective.causalLM.chatTemplate is its URI."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     """Text cleaning, truncation, deduplication and packing."""
     max_invalid_rows: MaxInvalidRows = "0"

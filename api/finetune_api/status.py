@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from finetune_api.base import ApiModel, Message, ShortText, Unique
+from finetune_api.dataset import RowFormat
 from finetune_api.resources import ResourcesSpec
 from finetune_api.training import FORGETTING_SETS, TrainingSpec
 
@@ -310,6 +311,16 @@ class ResolvedData(ApiModel):
     """Number of tokens before truncation."""
     truncated_tokens: Count | None = None
     """Number of tokens that truncation removed."""
+    read_as: RowFormat | None = None
+    """Of conversations: what a row holds, as dataset.rows says or as it was found."""
+    trained_tokens: Count | None = None
+    """Of conversations: number of tokens that the loss is computed on."""
+    untrained_rows: Count | None = None
+    """Number of conversations without a trained token, which were dropped: no turn of the assistant, train: false, or all of it cut off."""
+    cut_turns: Count | None = None
+    """Number of trained turns whose end, with the token that stops the model, was cut off."""
+    control_tokens: Count | None = None
+    """Number of control tokens found in the text of messages. They are tokenized as plain text."""
 
 
 class ResolvedModel(ApiModel):

@@ -25,6 +25,7 @@ _FILES = r"[A-Za-z0-9_*?][A-Za-z0-9_.=@+ *?-]{0,126}"
 """The last segment of a URI of data: a name, or a pattern of names."""
 _CLAIM_DATA = rf"^pvc://{_NAME}(/{_SEGMENT})*/{_FILES}$"
 _CONFIG_MAP = rf"^configMap://{_NAME}/[-._a-zA-Z0-9*?]{{1,253}}$"
+_CONFIG_MAP_KEY = rf"^configMap://{_NAME}/[-._a-zA-Z0-9]{{1,253}}$"
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _HUB_REVISION = r"(refs/(convert/[a-z]{1,32}|pr/[0-9]{1,9})|[A-Za-z0-9][A-Za-z0-9_.-]{0,127})"
 _REPOSITORY = rf"({_HUB_NAME}/)?{_HUB_NAME}"
@@ -84,6 +85,18 @@ DataUri = Annotated[
         f"{_HELP}; * and ? only in the last part",
     ),
 ]
+
+BUILT_IN_TEMPLATES = ("ChatML", "Plain")
+TemplateRef = Annotated[
+    str,
+    Field(max_length=512),
+    _rule(
+        [rf"^({'|'.join(BUILT_IN_TEMPLATES)})$", _CLAIM, _CONFIG_MAP_KEY],
+        f"write {' or '.join(BUILT_IN_TEMPLATES)}, or the URI of a file with a Jinja template: pvc://CLAIM/PATH or"
+        f" configMap://NAME/KEY, {_HELP}",
+    ),
+]
+"""A chat template: the name of one that is built in, or the URI of a file."""
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,17 @@ import numpy as np
 
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.config import read_config
+from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.dataset import Dataset, read_dataset
-from finetune_trainer.data.encoding import Encoding, encode
+from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
+from finetune_trainer.data.tokens import encoded
 from finetune_trainer.errors import ConfigurationError, TrainerError
 from finetune_trainer.hub.fetch import fetch, uses_hub
 from finetune_trainer.models.adapter_folder import check_model
-from finetune_trainer.models.embeddings import add_tokens
 from finetune_trainer.models.load import empty_model
-from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
+from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.objectives.base import IGNORED
 from finetune_trainer.process.environment import OFFLINE, QUIET
 from finetune_trainer.process.stop import Stop
@@ -36,6 +37,7 @@ from finetune_trainer.reporting.log import configure_logging
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.assembly import limit_tokens
 from finetune_trainer.training.base_model import find_base
+from finetune_trainer.training.chat import encoding, prepare_tokenizer
 
 Json = dict[str, Any]
 
@@ -56,6 +58,7 @@ def preview(config: RunConfig, part: str, count: int) -> Iterator[Json]:
         "rows": len(source.rows),
         "maxTokens": how.max_length,
         "notes": recorder.caveats,
+        **({"chatTemplate": how.chat.template.described, "train": how.chat.train} if how.chat else {}),
     }
     rows = list(islice(source.rows, count))
     yield from _described(rows, source, dataset, how) if rows else ()
@@ -72,18 +75,21 @@ def _source(dataset: Dataset, part: str) -> Source:
 def _encoding(config: RunConfig, dataset: Dataset, stop: Stop) -> Encoding:
     """How the run tokenizes: with its tokenizer, and no more tokens than its model takes."""
     folder = check_model(config.model, partial(find_base, config=config, stop=stop))
-    preprocessing = config.dataset.preprocessing
-    tokenizer = load_tokenizer(folder, preprocessing.truncation.value.lower())
-    add_tokens(tokenizer, config.model.add_tokens)
+    words = prepare_tokenizer(config, folder, dataset)
     model = empty_model(folder, config.model, dataset.objective)
-    limit = limit_tokens(preprocessing.max_length, longest_input(model, tokenizer))
-    options = config.objective.causal_lm
-    return Encoding(tokenizer, limit, mask_prompt=options.mask_prompt if options else False)
+    limit = limit_tokens(config.dataset.preprocessing.max_length, longest_input(model, words.tokenizer))
+    return encoding(config, words, limit)
 
 
 def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding) -> Iterator[Json]:
-    encoded = encode(rows, dataset.objective, how)
-    for number, (row, ids) in enumerate(zip(rows, encoded.ids, strict=True)):
+    found = encoded(source, rows, dataset.objective, how)
+    kept = found.chat.kept if found.chat else list(range(len(rows)))
+    for place, row in enumerate(rows):
+        if place not in kept:
+            yield _dropped(row, source)
+            continue
+        number = kept.index(place)
+        ids = found.ids[number]
         file, line = source.place(row.line)
         shown: Json = {
             "file": file,
@@ -91,13 +97,26 @@ def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding)
             "text": row.text,
             "label": row.label,
             "tokens": how.tokenizer.convert_ids_to_tokens(ids.tolist()),
-            "cut": encoded.cut[number],
+            "cut": found.cut[number],
         }
+        if row.chat is not None and found.chat is not None:
+            shown |= _of_chat(row.chat) | {"cutTurns": found.chat.cut_turns[number]}
         if row.pair is not None:
             shown["prompt" if dataset.objective.per_token else "textPair"] = row.pair
         if dataset.objective.per_token:
-            shown["learned"] = (np.asarray(encoded.targets[number]) != IGNORED).tolist()
+            shown["learned"] = (np.asarray(found.targets[number]) != IGNORED).tolist()
         yield shown
+
+
+def _of_chat(chat: Conversation) -> Json:
+    """What the template takes."""
+    return {"messages": list(chat.messages), **({"tools": list(chat.tools)} if chat.tools else {})}
+
+
+def _dropped(row: Row, source: Source) -> Json:
+    """A conversation without a trained token."""
+    file, line = source.place(row.line)
+    return {"file": file, "row": line, "text": row.text, "label": None, "tokens": [], "learned": [], "cut": 0}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -101,6 +101,7 @@ def _combine(
             split=split,
             test=data.test,
             columns=data.columns,
+            rows=data.rows,
             preprocessing=data.preprocessing,
             max_invalid_rows=data.max_invalid_rows,
         ),

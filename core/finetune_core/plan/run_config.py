@@ -17,7 +17,7 @@ from finetune_api.status import Commit, ResolvedData, ResolvedModel
 from finetune_api.training import ForgettingSpec
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.volumes import output_paths, path_of
+from finetune_core.plan.volumes import output_paths, path_of, template_uri
 from finetune_core.settings import OperatorSettings
 
 CONFIG = "/etc/finetune"
@@ -99,6 +99,8 @@ def dataset_input(job: FineTuneJob) -> DatasetInput:
         test=_data(spec.test.uri, spec.test.format, _revision(job, "test")) if spec.test else None,
         forgetting=[_data(other.uri, None, None) for other in _forgetting(job)],
         columns=spec.columns,
+        rows=spec.rows,
+        chat_template_path=path_of(template) if (template := template_uri(job)) else None,
         preprocessing=spec.preprocessing,
         max_invalid_rows=spec.max_invalid_rows,
     )

@@ -51,6 +51,15 @@ def input_uris(job: FineTuneJob) -> Iterator[str]:
         yield from (source.uri for source in sources if source and source.uri)
     if job.spec.training:
         yield from (other.uri for other in job.spec.training.evaluation.forgetting)
+    if template := template_uri(job):
+        yield template
+
+
+def template_uri(job: FineTuneJob) -> str | None:
+    """The URI of the chat template; None for one that is built in or the tokenizer's."""
+    causal = job.spec.objective and job.spec.objective.causal_lm
+    template = causal.chat_template if causal else None
+    return template if template and "://" in template else None
 
 
 def input_locations(job: FineTuneJob) -> list[uris.Location]:

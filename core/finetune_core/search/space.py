@@ -126,7 +126,7 @@ def _evaluated_by(spec: FineTuneJobSpec) -> Iterator[tuple[str, Any]]:
     if kind in ("tokenClassification", "causalLM"):
         yield "which tokens are evaluated", {name: cleaning[name] for name in _TRUNCATION}
     if kind == "causalLM":
-        yield "the texts whose tokens are predicted", (dataset["columns"], texts)
+        yield "the texts whose tokens are predicted", (dataset["columns"], dataset.get("rows"), texts)
         yield "the tokenizer (set model.tokenizer.uri)", model.tokenizer.uri if model.tokenizer else model.uri
 
 

@@ -350,6 +350,12 @@ ACCEPTED = [
 ]
 
 _ONLY_CAUSAL = {"objective": {"causalLM": {}}}
+
+
+def _chat(dataset: Json, **causal: Any) -> Json:
+    return _data(**dataset) | {"objective": {"causalLM": causal}}
+
+
 ACCEPTED += [
     Case(
         "an adapter with every field",
@@ -403,6 +409,22 @@ ACCEPTED += [
         "a language model with packing",
         _data(columns={"prompt": "question"}, preprocessing={"packing": "Always"}) | _ONLY_CAUSAL,
     ),
+    *(
+        Case(f"conversations as {rows}", _chat({"rows": rows}, train="LastTurn", chatTemplate=template))
+        for rows, template in (
+            ("Messages", "ChatML"),
+            ("PromptCompletion", "pvc://models/chat.jinja"),
+            ("ShareGPT", "configMap://templates/chat.jinja"),
+            ("Alpaca", "Plain"),
+            ("Auto", "ChatML"),
+        )
+    ),
+    Case(
+        "a prompt in the column of texts",
+        _chat({"rows": "PromptCompletion", "columns": {"prompt": "text", "completion": "answer"}}),
+    ),
+    Case("columns of messages and tools", _chat({"columns": {"messages": "turns", "tools": "functions"}})),
+    Case("texts that are named so", _chat({"rows": "Text"}, maskPrompt=False)),
     Case(
         "metrics of a language model",
         spec(**_ONLY_CAUSAL, training={"evaluation": {"metrics": ["perplexity", "accuracy"]}}),
@@ -631,6 +653,31 @@ BROKEN_RULES = [
         "packing of a classifier",
         _data(preprocessing={"packing": "Always"}),
         "preprocessing.packing is for objective.causalLM",
+    ),
+    Case("conversations of a classifier", _data(rows="Messages"), "conversations are for objective.causalLM"),
+    Case(
+        "messages of a classifier",
+        _data(columns={"messages": "chat"}),
+        "columns.messages, tools and completion are for objective.causalLM",
+    ),
+    Case("trained turns of texts", _chat({"rows": "Text"}, train="All"), "are for conversations"),
+    Case("a chat template of texts", _chat({"rows": "Text"}, chatTemplate="ChatML"), "are for conversations"),
+    Case(
+        "the prompt's mask of conversations", _chat({"rows": "Alpaca"}, maskPrompt=False), "write train: All"
+    ),
+    Case("an unknown chat template", _chat({}, chatTemplate="chatml"), "write ChatML or Plain"),
+    Case(
+        "a chat template out of its folder", _chat({}, chatTemplate="pvc://a/../b"), "write ChatML or Plain"
+    ),
+    Case(
+        "messages beside a prompt",
+        _chat({"columns": {"messages": "chat", "prompt": "question"}}),
+        "messages hold a whole conversation",
+    ),
+    Case(
+        "one column for question and answer",
+        _chat({"columns": {"prompt": "p", "completion": "p"}}),
+        "prompt and completion must be different columns",
     ),
     Case("an output out of its folder", spec(output={"uri": "pvc://models/../secrets"}), _CLAIM),
     Case("data on a path of the machine", _data(train={"uri": "/data/rows.csv"}), _DATA),

@@ -131,7 +131,10 @@ def test_the_full_combine_config_shows_every_field() -> None:
         and place[:1] != ("gate",)  # which has one threshold
         and place[:2] not in A_RUNS  # run-config-v1.json shows them
     }
-    assert missing == {("dataset", "columns", "prompt")}
+    of_language_models = {
+        ("dataset", "columns", name) for name in ("prompt", "completion", "messages", "tools")
+    }
+    assert missing == {("dataset", "rows"), *of_language_models}
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ LESSON = {
 
 
 NODES = {"count": 2, "address": "movie-sentiment-1a2b3c4d-a1-0.movie-sentiment-1a2b3c4d-a1", "port": 29500}
+CHATS = {
+    "train": {"path": "/data/train.jsonl"},
+    "columns": {"messages": "conversations", "tools": "tools"},
+    "rows": "ShareGPT",
+    "chatTemplatePath": "/templates/chat.jinja",
+}
+CHAT_MODEL = {"causalLM": {"train": "LastTurn", "chatTemplate": "pvc://templates/chat.jinja"}}
+"""Conversations, with every field of theirs but those of another form of rows."""
 
 
 def all_forms() -> dict[str, Any]:
@@ -114,6 +122,7 @@ def all_forms() -> dict[str, Any]:
         "full": full_run_config().to_json(),
         "student": run_config(distillation=LESSON).to_json(),
         "nodes": run_config(nodes=NODES).to_json(),
+        "chat": run_config(dataset=CHATS, objective=CHAT_MODEL).to_json(),
     }
 
 
@@ -131,7 +140,7 @@ def test_the_wire_form_of_a_run_config_is_frozen() -> None:
         pytest.fail("\n".join([advice, *changes]), pytrace=False)
 
 
-@pytest.mark.parametrize("size", ["smallest", "full", "student", "nodes"])
+@pytest.mark.parametrize("size", ["smallest", "full", "student", "nodes", "chat"])
 def test_the_frozen_run_config_is_read(size: str) -> None:
     written = json.loads(GOLDEN.read_text())[size]
     assert RunConfig.from_json(written).to_json() == written
@@ -155,6 +164,7 @@ def test_the_full_run_config_shows_every_field() -> None:
         ("gate", "max"),
         ("training", "maxSteps"),
         ("dataset", "columns", "prompt"),
+        ("dataset", "columns", "completion"),
     }
 
 

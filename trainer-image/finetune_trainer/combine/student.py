@@ -90,6 +90,7 @@ def student_config(config: CombineConfig) -> RunConfig:
             validation=data.validation,
             split=data.split,
             columns=data.columns,
+            rows=data.rows,
             preprocessing=data.preprocessing,
             max_invalid_rows=data.max_invalid_rows,
         ),

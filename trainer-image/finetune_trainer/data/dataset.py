@@ -10,6 +10,7 @@ from finetune_api.combine import CombineData
 from finetune_api.objective import ObjectiveSpec
 from finetune_api.run import DatasetInput, RunConfig, ValidationSplit
 from finetune_api.status import ResolvedData
+from finetune_trainer.data.chat.choice import check_alike
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.files import splits_of
 from finetune_trainer.data.rows import ReadLabel, ReadOptions
@@ -39,6 +40,11 @@ class Dataset:
     """Other rows, which are evaluated before and after training."""
     word_labels: dict[int, str] = field(default_factory=dict)
     """Labels, by their id, that words of the training rows have; none where labels are not of words."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """All parts, the training rows first."""
+        return [self.train, self.validation, *([self.test] if self.test else []), *self.forgetting]
 
     @property
     def resolved(self) -> dict[str, ResolvedData]:
@@ -84,9 +90,12 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
         ).source
         for number, part in enumerate(spec.forgetting)
     )
-    return Dataset(
+    found = Dataset(
         train.source, validation.source, test.source if test else None, objective, others, word_labels
     )
+    if config.objective.causal_lm:
+        check_alike({part.field: part.chat for part in found.sources}, config.objective.causal_lm)
+    return found
 
 
 def _present(labels: list[str], train: FileIndex) -> dict[int, str]:
@@ -182,6 +191,7 @@ def read_options(
         labelled=kind.labelled,
         label_lists=_label_lists(objective),
         label_numbers=_label_numbers(objective),
+        rows=spec.rows,
     )
 
 
@@ -212,6 +222,7 @@ def hold_out(
         digest=file.digest,
         rows=len(held_out),
         rows_digest=held_out.rows_digest,
+        read_as=file.read_as,
     )
     return train, replace(held_out, field="dataset.validation", resolved=held)
 

@@ -7,13 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from finetune_trainer.data.chat.encode import ChatEncoding, encode_chats
+from finetune_trainer.data.encoded import Encoded, Ints
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.base import IGNORED
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,34 +23,22 @@ class Encoding:
     max_length: int
     mask_prompt: bool = True
     """Causal LM: learn the text alone and not the prompt before it."""
+    chat: ChatEncoding | None = None
+    """How conversations become texts; None for rows that are texts."""
 
     @cached_property
     def digest(self) -> str:
         """sha256 of all that decides the tokens of a text; taken once, as use leaves traces in the tokenizer."""
         tokenizer = self.tokenizer
         options = (self.max_length, self.mask_prompt, tokenizer.truncation_side, tokenizer.eos_token_id)
-        return hashlib.sha256(f"{options}{tokenizer.backend_tokenizer.to_str()}".encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Some tokenized rows."""
-
-    ids: list[Ints]
-    types: list[Ints] | None
-    """Token type ids, of pairs where the model knows them."""
-    targets: list[Ints] | npt.NDArray[Any]
-    """One array a row, as long as its ids, or (rows, …)."""
-    cut: list[int]
-    """Tokens of each row that truncation removed."""
-    doubled: list[bool]
-    """Whether each text itself begins or ends with the special tokens that the tokenizer adds."""
-    lost_words: list[int]
-    """Words of each row that have a label and no token; zeros where labels are not of words."""
+        chat = self.chat.decisive if self.chat else ""
+        return hashlib.sha256(f"{options}{tokenizer.backend_tokenizer.to_str()}{chat}".encode()).hexdigest()
 
 
 def encode(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
     """Tokenize rows with special tokens, cut to `max_length`, without padding."""
+    if how.chat is not None:
+        return encode_chats(rows, how.tokenizer, how.max_length, how.chat)
     kind: Callable[..., Encoded] = _texts
     if objective.per_token:
         kind = _words if objective.labelled else _documents

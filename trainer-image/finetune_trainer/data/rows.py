@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from finetune_api.dataset import ColumnsSpec, PreprocessingSpec
+from finetune_api.dataset import ColumnsSpec, PreprocessingSpec, RowFormat
+from finetune_trainer.data.chat.conversation import Conversation
+from finetune_trainer.data.chat.forms import ChatForm, ColumnError
 from finetune_trainer.data.cleaning import Clean, cleaner
 from finetune_trainer.data.files import place_of
 from finetune_trainer.data.records import HEADER_AGAIN, LONGEST_ROW, Record, RowError, too_long
@@ -35,9 +37,13 @@ class Row:
     """The second text; for causal LM the prompt."""
     label: Label
     group: str | None
+    chat: Conversation | None = None
+    """The conversation that the text is a plain form of."""
 
     def digest(self) -> int:
         """Identity of the texts in 64 bits: among ten million texts two fall together with probability 3e-6."""
+        if self.chat is not None:
+            return digest64(self.chat.identity)
         joined = self.text if isinstance(self.text, str) else "\0".join(self.text)
         if self.pair is not None:
             joined = f"{len(joined)}:{joined}{self.pair}"
@@ -66,10 +72,17 @@ class ReadOptions:
     """A label is a list; as a text, which is all that CSV has, it is written in JSON."""
     label_numbers: bool = False
     """Labels are numbers to predict."""
+    rows: RowFormat | None = None
+    """What a row of a language model holds, as dataset.rows says."""
+    chat: ChatForm | None = None
+    """Rows are conversations of this form."""
 
     @cached_property
     def wanted(self) -> dict[str, str]:
         """Columns by the part of a Row that they give."""
+        if self.chat is not None:
+            columns = {f"{self.chat.kind.value}.{name}": name for name in self.chat.columns}
+            return columns | ({"group": self.group_by} if self.group_by else {})
         names = {
             "text": self.columns.text,
             "pair": self.columns.text_pair,
@@ -89,13 +102,14 @@ def rows_of(
     records: Iterable[Record | RowError], options: ReadOptions, files: Sequence[str] = ()
 ) -> Iterator[Row | RowError]:
     """The row of every record, or why there is none; `files` are the names of several."""
-    joined = "prompt" in options.wanted
+    joined = options.chat is None and "prompt" in options.wanted
     clean, kind = cleaner(options.preprocessing, joined=joined), _LabelKind(options, files)
     for record in records:
         if isinstance(record, RowError):
             yield record
             continue
-        row = _row(record, options, clean)
+        read = _row if options.chat is None else _chat
+        row = read(record, options, clean)
         yield row if isinstance(row, RowError) else kind.error(record, row) or row
 
 
@@ -148,6 +162,28 @@ def _row(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
         return RowError(record.line, reason, options.columns.label)
     pair = values.get("pair", values.get("prompt"))
     return Row(record.line, values["text"], pair, values.get("label"), values.get("group"))
+
+
+def _chat(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
+    """The row of a conversation; its characters are those of all messages."""
+    assert options.chat is not None
+    needed = [*options.chat.required, *([options.group_by] if options.group_by else [])]
+    for name in needed:
+        if name not in record.fields:
+            return RowError(record.line, missing_column(name, record.fields), name)
+    if all(record.fields[name] == name for name in options.chat.required):
+        return RowError(record.line, HEADER_AGAIN)
+    try:
+        chat = options.chat.read(record.fields, clean)
+    except ColumnError as error:
+        return RowError(record.line, str(error), error.column)
+    size, least = len(chat.text), options.preprocessing.min_characters
+    if size > LONGEST_ROW:
+        return RowError(record.line, too_long(size, "characters"), options.chat.required[0])
+    if size < least:
+        return RowError(record.line, f"has {size} characters, fewer than {least}", options.chat.required[0])
+    group = _value("group", record.fields[options.group_by], options, clean) if options.group_by else None
+    return Row(record.line, chat.text, None, None, group if isinstance(group, str) else None, chat)
 
 
 def _value(part: str, value: Any, options: ReadOptions, clean: Clean) -> Label:
@@ -219,7 +255,7 @@ def missing_column(name: str, fields: Mapping[str, Any]) -> str:
     near = get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.75)
     hint = f"; did you mean {known[near[0]]!r}?" if near else ""
     if "messages" in fields or "conversations" in fields:
-        hint = "; conversations are not read: write each as one text, for example with tokenizer.apply_chat_template"
+        hint = "; conversations are read for objective.causalLM, with dataset.rows: Messages or ShareGPT"
     elif "data" in fields and ("columns" in fields or "schema" in fields):
         hint = f"; this is pandas' to_json() with another orient: {RECORDS}"
     elif any(isinstance(value, list) and value and isinstance(value[0], dict) for value in fields.values()):

@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from finetune_api.dataset import RowFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
+from finetune_trainer.data.chat.choice import chat_form
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
@@ -57,6 +59,8 @@ class Source:
     """sha256 of the files, the rows chosen and how they are read."""
     files: tuple[str, ...] = ()
     """Names of the files, where there are several."""
+    chat: RowFormat | None = None
+    """The form of the rows where they are conversations."""
 
     def place(self, number: int) -> tuple[str, int]:
         """The file of a row, and its row there."""
@@ -113,7 +117,8 @@ class FileIndex:
         read = self.options.preprocessing.model_dump_json(exclude={"packing"})
         decisive = f"{self.resolved.digest} {self.layout.format} {self.options.wanted} {read} ".encode()
         digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
-        return Source(self.field, self.name, _Streamed(self), self.resolved, digest, self.files.names)
+        chat = self.options.chat.kind if self.options.chat else None
+        return Source(self.field, self.name, _Streamed(self), self.resolved, digest, self.files.names, chat)
 
 
 class _Streamed:
@@ -174,6 +179,8 @@ def scan(
         files = find_files(field, data)
         layout = layout_of(files, data.format, options)
         _log_layout(files, layout)
+        if not options.labelled:
+            options = replace(options, chat=chat_form(files, layout, options))
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
             options = replace(options, read_label=read)
@@ -193,6 +200,7 @@ def scan(
         rows=len(kept.lines),
         invalid_rows=kept.rejected.rows,
         invalid_reasons=kept.rejected.reported() or None,
+        read_as=options.chat.kind if options.chat else None,
     )
     everything = kept.build(versions, layout, resolved)
     new = duplicates.is_new(everything.digests)

@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.run import FaultPlace
-from finetune_trainer.data.encoding import Encoded, Encoding, encode
+from finetune_trainer.data.chat.encode import ChatEncoding, RowChatError
+from finetune_trainer.data.encoded import ChatCounts, Encoded
+from finetune_trainer.data.encoding import Encoding, encode
 from finetune_trainer.data.files import place_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.objectives import Objective
 
+CHAT_ARRAYS = ("untrained", "cut_turns", "control_tokens", "omitted", "stops", "turns_inside", "dated")
+"""Names of the arrays that only conversations have."""
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
 """Rows tokenized at once: enough for the tokenizer's threads, few enough that its lists stay small."""
 
@@ -45,6 +49,20 @@ class Examples:
     """1 for a row whose text has the tokenizer's special tokens itself."""
     lost_words: npt.NDArray[np.int32] = field(default_factory=_no_counts)
     """Words of each row that have a label and no token."""
+    untrained: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of the conversations that were dropped, as no token of them is learned."""
+    cut_turns: npt.NDArray[np.int32] = field(default_factory=_no_counts)
+    """Trained turns of each conversation that lost the token that ends them."""
+    control_tokens: npt.NDArray[np.int32] = field(default_factory=_no_counts)
+    """Control tokens in the messages of each conversation."""
+    omitted: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of the conversations with a message that the template does not write."""
+    stops: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Ids of the tokens that end trained turns, possibly more than once."""
+    turns_inside: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of trained turns that begin inside a token."""
+    dated: npt.NDArray[np.int8] = field(default_factory=_no_counts)
+    """Whether the template wrote the date of the day; one entry or more."""
     own_special: bool = False
     """Special tokens of the text stand in place of the tokenizer's own."""
     per_token: bool = False
@@ -59,6 +77,16 @@ class Examples:
     def place(self, row: int) -> tuple[str, int]:
         """The file of an example, and its row there."""
         return place_of(int(self.lines[row]), self.name, self.files)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the rows are conversations."""
+        return len(self.dated) > 0
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end trained turns."""
+        return tuple(np.unique(self.stops).tolist())
 
     @property
     def digest(self) -> str:
@@ -77,11 +105,16 @@ class Examples:
 
 
 def tokenize(
-    source: Source, objective: Objective[Any], tokenizer: Any, max_length: int, mask_prompt: bool = True
+    source: Source,
+    objective: Objective[Any],
+    tokenizer: Any,
+    max_length: int,
+    mask_prompt: bool = True,
+    chat: ChatEncoding | None = None,
 ) -> Examples:
     """Tokenize all rows of a source in memory; `cache.tokenized` does the same in files."""
     collected: dict[str, list[npt.NDArray[Any]]] = {}
-    for part in arrays_of(source, objective, Encoding(tokenizer, max_length, mask_prompt)):
+    for part in arrays_of(source, objective, Encoding(tokenizer, max_length, mask_prompt, chat)):
         for name, array in part.items():
             collected.setdefault(name, []).append(array)
     arrays = {name: np.concatenate(several) for name, several in collected.items()}
@@ -90,6 +123,7 @@ def tokenize(
 
 def examples_of(source: Source, objective: Objective[Any], arrays: dict[str, npt.NDArray[Any]]) -> Examples:
     """Examples from the concatenated arrays of `arrays_of`."""
+    of_chats: dict[str, Any] = {name: arrays[name] for name in CHAT_ARRAYS if name in arrays}
     return Examples(
         source.name,
         ids=arrays["ids"],
@@ -100,6 +134,7 @@ def examples_of(source: Source, objective: Objective[Any], arrays: dict[str, npt
         cut=arrays["cut"],
         doubled=arrays["doubled"],
         lost_words=arrays["lost_words"],
+        **of_chats,
         own_special=objective.per_token and not objective.labelled,
         per_token=objective.per_token,
         files=source.files,
@@ -112,8 +147,13 @@ def arrays_of(
     """The arrays of Examples in pieces, to be concatenated by name. Raises DataError for a row without a token."""
     total, dtype = 0, id_type(how.tokenizer)
     yield {"offsets": np.zeros(1, dtype=np.int64)}
-    for chunk in _chunks(source.rows):
-        found = encode(chunk, objective, how)
+    for every in _chunks(source.rows):
+        found = encoded(source, every, objective, how)
+        chunk = every if found.chat is None else [every[place] for place in found.chat.kept]
+        if found.chat is not None:
+            yield _chat_arrays(every, found.chat)
+        if not chunk:
+            continue
         lengths = np.asarray([len(ids) for ids in found.ids], dtype=np.int64)
         if not lengths.all():
             raise _no_token(source, chunk[int(np.argmin(lengths))].line)
@@ -130,6 +170,41 @@ def arrays_of(
             part["types"] = np.concatenate(found.types).astype(np.int8)
         total += int(lengths.sum())
         yield part
+    if how.chat is not None and not total:
+        raise _nothing_trained(source, how)
+
+
+def encoded(source: Source, rows: list[Row], objective: Objective[Any], how: Encoding) -> Encoded:
+    """`encode`, with the place of a conversation that cannot be learned. Raises DataError."""
+    try:
+        return encode(rows, objective, how)
+    except RowChatError as error:
+        file, line = source.place(error.row.line)
+        raise DataError(
+            f"{file}, row {line}: {error}", FaultPlace(field=source.field, file=file, row=line)
+        ) from error
+
+
+def _chat_arrays(rows: list[Row], found: ChatCounts) -> dict[str, npt.NDArray[Any]]:
+    dropped = set(range(len(rows))) - set(found.kept)
+    return {
+        "untrained": np.asarray([rows[place].line for place in sorted(dropped)], dtype=np.int64),
+        "cut_turns": np.asarray(found.cut_turns, dtype=np.int32),
+        "control_tokens": np.asarray(found.control_tokens, dtype=np.int32),
+        "omitted": np.asarray([rows[place].line for place in found.omitted], dtype=np.int64),
+        "stops": np.asarray(found.stops, dtype=np.int64),
+        "turns_inside": np.asarray([found.inside], dtype=np.int64),
+        "dated": np.asarray([found.dated], dtype=np.int8),
+    }
+
+
+def _nothing_trained(source: Source, how: Encoding) -> DataError:
+    return DataError(
+        f"{source.field}: no conversation of {source.name} has a trained token within {how.max_length} tokens: they"
+        " have no turn of the assistant, or train: false, or it is cut off; raise dataset.preprocessing.maxLength, or"
+        " set objective.causalLM.train",
+        FaultPlace(field=source.field, file=source.name),
+    )
 
 
 def id_type(tokenizer: Any) -> Any:

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 
 from finetune_api.status import ResolvedData, ResolvedStatus
+from finetune_trainer.data.chat.report import chat_counts, report_chats
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.objectives.labels import named
 from finetune_trainer.reporting.recorder import Recorder
@@ -27,8 +28,11 @@ def report_truncation(
     counted = {}
     for part, examples in parts.items():
         _report_part(part, examples, max_length, recorder)
+        if examples.is_chat:
+            report_chats(part, examples, max_length, recorder)
         known: ResolvedData = getattr(resolved, part) or ResolvedData()
-        counted[part] = known.model_copy(update=_counts(examples))
+        counts = _counts(examples) | (chat_counts(examples) if examples.is_chat else {})
+        counted[part] = known.model_copy(update=counts)
     if names:
         _report_lost_labels(parts["train"], names, recorder)
     recorder.update(resolved=resolved.model_copy(update=counted))

@@ -22,7 +22,7 @@ from finetune_trainer.process.stop import Stop
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER = ("*.json", "*.model", "vocab.txt", "merges.txt", "*.tiktoken")
+TOKENIZER = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt", "*.tiktoken")
 WEIGHTS = "*.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 ELSEWHERE = ("*/*", "consolidated*")

@@ -1,6 +1,7 @@
 """`model.tokenizer.addTokens`: domain words as new tokens."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from finetune_api.run import FaultPlace
@@ -13,11 +14,12 @@ ReplacedIds = dict[int, list[int]]
 """Ids that the new tokens were split into before, by their new ids."""
 
 
-def add_tokens(tokenizer: Any, words: list[str]) -> ReplacedIds:
+def add_tokens(tokenizer: Any, words: list[str], control: Collection[str] = ()) -> ReplacedIds:
     """Extend the tokenizer; whole words only, so that no other word is cut in the middle.
 
-    A word that it already has, such as a special token, is left alone. Raises ConfigurationError for one that it makes
-    nothing of, or that is the same as another one to it.
+    Those that `control` a model, such as the end of a turn, are special tokens, found wherever they stand. A word that
+    it already has, such as a special token, is left alone. Raises ConfigurationError for one that it makes nothing of,
+    or that is the same as another one to it.
     """
     from tokenizers import AddedToken
 
@@ -35,7 +37,10 @@ def add_tokens(tokenizer: Any, words: list[str]) -> ReplacedIds:
     known = [word for word in words if word not in before]
     if known:
         logger.info(f"model.tokenizer.addTokens: the tokenizer has {len(known)} of the words: {named(known)}")
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in before])
+    plain = [word for word in before if word not in control]
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in plain])
+    special = [AddedToken(word, special=True, normalized=False) for word in before if word in control]
+    tokenizer.add_tokens(special, special_tokens=True)
     return {tokenizer.convert_tokens_to_ids(word): pieces for word, pieces in before.items()}
 
 

@@ -19,6 +19,9 @@ from finetune_trainer.publishing.curve import draw_curve
 from finetune_trainer.reporting.history import HISTORY, History
 from finetune_trainer.shipped import preprocessing
 
+GENERATION = "generation_config.json"
+"""As transformers names it."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -43,12 +46,17 @@ class Trained:
     """A folder with what training.debug asked for."""
     stopped_at: int | None = None
     """The step of an early stop."""
+    stops: tuple[int, ...] = ()
+    """Ids of the tokens that end the assistant's turns in the training rows."""
 
     def write(self, folder: Path) -> ModelStatus:
         """All but the card and the records."""
         spec = self.config.model
         cast(published_part(self.model), self.dtype)
+        stop_at(self.model, self.stops)
         save_weights(self.model, spec, folder)
+        if self.stops and not (folder / GENERATION).exists():  # beside an adapter peft writes none
+            self.model.generation_config.save_pretrained(str(folder))
         reset_tokenizer(self.tokenizer)
         self.tokenizer.save_pretrained(str(folder))
         self.history.rewind(2**62)
@@ -70,6 +78,16 @@ class Trained:
     def card(self, report: RunReport) -> str:
         """The model card."""
         return model_card(self.config, report, self.choice, self.conversion)
+
+
+def stop_at(model: Any, stops: tuple[int, ...]) -> None:
+    """Let generation end at these tokens too, where the model has a generation_config.json."""
+    settings = getattr(model, "generation_config", None)
+    own = getattr(settings, "eos_token_id", None)
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    new = [stop for stop in stops if stop not in known]
+    if settings is not None and new:
+        settings.eos_token_id = [*known, *new]
 
 
 def copy_cleaner(spec: PreprocessingSpec, folder: Path) -> None:

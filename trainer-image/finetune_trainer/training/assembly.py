@@ -15,7 +15,6 @@ from finetune_api.status import EffectiveStatus
 from finetune_api.training import Sharding
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.data.cache import TokenCache
-from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.learnable import check_learnable
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.data.truncation import report_truncation
@@ -27,7 +26,7 @@ from finetune_trainer.layers.find import layers_of
 from finetune_trainer.layers.first_token import narrow_last_layer
 from finetune_trainer.layers.probes import why_not_packed
 from finetune_trainer.models.base_head import HeadChoice
-from finetune_trainer.models.embeddings import add_tokens, check_fit
+from finetune_trainer.models.embeddings import check_fit
 from finetune_trainer.models.freezing import unfrozen_later
 from finetune_trainer.models.load import (
     check_encoder,
@@ -37,7 +36,7 @@ from finetune_trainer.models.load import (
     load_model,
 )
 from finetune_trainer.models.precision import resolve_precision
-from finetune_trainer.models.tokenizer import load_tokenizer, longest_input
+from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.ema import MovingAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
 from finetune_trainer.optimization.schedules import why_too_short
@@ -48,6 +47,7 @@ from finetune_trainer.process.devices import (
 )
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.memory import check_fits, memory_errors
+from finetune_trainer.training.chat import Words, encoding, prepare_tokenizer
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import Debug
@@ -97,16 +97,17 @@ def log_compute(compute: Compute, threads: int, process: Process) -> None:
 def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     """Load the model, tokenize the rows, build the optimizer."""
     config = inputs.config
-    model, tokenizer, head = build_model(inputs, compute)
+    model, words, head = build_model(inputs, compute)
+    tokenizer = words.tokenizer
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
+    train, validation, *others = build_examples(inputs, model, words, max_tokens, packed_to)
+    test = others.pop(0) if inputs.dataset.test else None
     compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     with memory_errors(model):
         ranks.place_model(model, layers_of(model), compute)
     model.train()
     stop_if_asked(inputs.stop)
-    train, validation, *others = build_examples(inputs, model, tokenizer, max_tokens, packed_to)
-    test = others.pop(0) if inputs.dataset.test else None
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -141,15 +142,14 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     return Assembly(run, tokenizer, test, others, new_head=objective.outputs is not None and random)
 
 
-def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any, HeadChoice]:
+def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Words, HeadChoice]:
     """The model, not on its device yet, its tokenizer, and which head it has."""
     config, objective = inputs.config, inputs.dataset.objective
-    tokenizer = load_tokenizer(inputs.folder, config.dataset.preprocessing.truncation.value.lower())
-    added = add_tokens(tokenizer, config.model.add_tokens)
+    words = prepare_tokenizer(config, inputs.folder, inputs.dataset)
     _check_memory(inputs, compute)
-    loaded = load_model(inputs.folder, config.model, objective, tokenizer.pad_token_id, added)
+    loaded = load_model(inputs.folder, config.model, objective, words.tokenizer.pad_token_id, words.added)
     model = loaded.model
-    check_fit(model, tokenizer, inputs.folder.name)
+    check_fit(model, words.tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
     if config.model.head is not None:
         check_encoder(model, inputs.folder.name)
@@ -161,7 +161,7 @@ def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Any, HeadChoice]
     if compute.device.type == "cpu":
         use_fast_dropout(model)
         use_fast_attention(model)
-    return model, tokenizer, loaded.head
+    return model, words, loaded.head
 
 
 def _check_memory(inputs: Inputs, compute: Compute) -> None:
@@ -192,27 +192,21 @@ def _packs(inputs: Inputs, model: Any, max_tokens: int, compute: Compute) -> boo
 
 
 def build_examples(
-    inputs: Inputs, model: Any, tokenizer: Any, max_tokens: int, packed_to: int | None
+    inputs: Inputs, model: Any, words: Words, max_tokens: int, packed_to: int | None
 ) -> list[Examples]:
     """Training, validation and, where there are, test rows as tokens, in files beside the checkpoints.
 
     Raises DataError for rows that the model cannot learn.
     """
-    dataset, causal = inputs.dataset, inputs.config.objective.causal_lm
-    how = Encoding(tokenizer, max_tokens, mask_prompt=causal.mask_prompt if causal else False)
-    parts = [
-        dataset.train,
-        dataset.validation,
-        *([dataset.test] if dataset.test else []),
-        *dataset.forgetting,
-    ]
+    dataset = inputs.dataset
+    how = encoding(inputs.config, words, max_tokens)
     writes = inputs.process.rank == 0
     shared = inputs.config.output.token_dir
     folder = Path(shared) if shared else inputs.fence.folder / TOKENS
     cached = TokenCache(folder, lambda: stop_if_asked(inputs.stop), writes=writes, shared=shared is not None)
     with cached as cache:
-        examples = [cache.examples(part, dataset.objective, how) for part in parts]
-    evaluated = len(parts) - len(dataset.forgetting)
+        examples = [cache.examples(part, dataset.objective, how) for part in dataset.sources]
+    evaluated = len(dataset.sources) - len(dataset.forgetting)
     named = dict(zip(("train", "validation", "test"), examples[:evaluated], strict=False))
     report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder)
     check_learnable(model, examples, headed=inputs.config.model.head is not None)

@@ -30,6 +30,7 @@ from finetune_trainer.reporting.history import HISTORY
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.reporting.tensorboard import history_of
 from finetune_trainer.training.base_model import find_base
+from finetune_trainer.training.chat import check_conversations
 
 TOKENS, DEBUG_DIR, BASELINE, FORGETTING = "tokens", "debug", "baseline.npz", "forgetting.json"
 
@@ -60,12 +61,14 @@ def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Proc
     folder = check_model(config.model, partial(find_base, config=config, stop=stop))
     check_adapter(config.model, on_adapter=folder.adapter is not None)
     dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
+    template = check_conversations(config, folder, dataset)
     if process.rank == 0:
         fence.claim()
     found = dataset.resolved
     tokenizer = folder.tokenizer_resolved(config.model)
     recorder.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
     digests = {name: part.digest for name, part in found.items()}
+    digests |= {"chatTemplate": template} if template else {}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     if process.rank == 0:
         debug = config.training.debug

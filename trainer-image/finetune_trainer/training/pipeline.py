@@ -305,6 +305,7 @@ def publish_model(
         final.choice,
         debug_files=run.debug.folder if run.debug else None,
         stopped_at=early.step if early else None,
+        stops=run.train.stop_ids,
     )
     model = publish(inputs.config, trained, recorder.report, fence.assert_owner)
     recorder.release_history()

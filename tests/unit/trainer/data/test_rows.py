@@ -256,7 +256,7 @@ def test_a_text_that_shows_nothing_is_no_usable_row(tmp_path, text):
         ({"Text": "a", "label": "x"}, "did you mean 'Text'?"),
         ({"\ufefftext": "a", "label": "x"}, "did you mean '\\ufefftext'?"),
         ({"texts": "a", "label": "x"}, "did you mean 'texts'?"),
-        ({"messages": [], "label": "x"}, "conversations are not read: write each as one text"),
+        ({"messages": [], "label": "x"}, "conversations are read for objective.causalLM"),
         ({"data": [{"text": "a"}]}, "nested in a column: write one JSON object per line"),
         (
             {"schema": {}, "data": [{"text": "a"}]},

@@ -1,0 +1,92 @@
+"""Which form the rows of an input have: as dataset.rows says, else by the columns where only one form fits."""
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+
+from finetune_api.dataset import DataFormat, RowFormat
+from finetune_api.objective import CausalLMSpec
+from finetune_api.run import FaultPlace
+from finetune_trainer.data.chat.forms import ChatForm, form_of, forms_of
+from finetune_trainer.data.files import Files
+from finetune_trainer.data.formats import Layout, read_records
+from finetune_trainer.data.records import Record
+from finetune_trainer.data.rows import ReadOptions
+from finetune_trainer.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+LOOKED_AT = 20
+"""Records in which one that can be read is looked for."""
+
+
+def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | None:
+    """None for plain texts. Raises ConfigurationError where several forms fit, or the spec asks for another."""
+    asked, columns = options.rows or RowFormat.AUTO, options.columns
+    if layout.format is DataFormat.TEXT:
+        if asked.is_chat:
+            raise _refused(files, f"{files.name} has one text per line and no columns; remove dataset.rows")
+        return None
+    if asked is RowFormat.TEXT:
+        return None
+    first = _first(files, layout)
+    there = set(first.fields if first else ()) | set(layout.columns or ())
+    if asked.is_chat:
+        return form_of(asked, columns, there)
+    found = forms_of(columns, there, first.fields if first else None)
+    if columns.text in there and not (columns.messages or columns.completion):
+        if found:
+            logger.warning(
+                f"{files.name}: the rows are read as Text (column {columns.text}); to read them as"
+                f" {found[0].described}, set dataset.rows: {found[0].kind.value}"
+            )
+        return None
+    if len(found) > 1:
+        forms = " or ".join(each.described for each in found)
+        raise _refused(
+            files, f"the rows of {files.name} can be read as {forms}; set dataset.rows, or rename columns"
+        )
+    if not found:
+        return None
+    logger.info(f"{files.name}: the rows are read as {found[0].described}")
+    return found[0]
+
+
+def check_alike(forms: Mapping[str, RowFormat | None], options: CausalLMSpec) -> None:
+    """Raise ConfigurationError where parts of a data set differ, or options are for the other kind of rows.
+
+    `forms` are those of the parts by their field, the training rows first.
+    """
+    chats = {field: form is not None for field, form in forms.items()}
+    if len(set(chats.values())) > 1:
+        kinds = ", ".join(f"{field} {'conversations' if chat else 'texts'}" for field, chat in chats.items())
+        raise ConfigurationError(
+            f"dataset.rows: the parts of the data differ: {kinds}; name one form, and give all parts that form",
+            FaultPlace(field="dataset.rows"),
+        )
+    set_for_chats = [
+        name
+        for name, value in (("train", options.train), ("chatTemplate", options.chat_template))
+        if value is not None
+    ]
+    if not any(chats.values()) and set_for_chats:
+        field = f"objective.causalLM.{set_for_chats[0]}"
+        raise ConfigurationError(
+            f"{field} is for conversations, and the rows are read as texts; remove it, or set dataset.rows",
+            FaultPlace(field=field),
+        )
+    if any(chats.values()) and not options.mask_prompt:
+        field = "objective.causalLM.maskPrompt"
+        raise ConfigurationError(
+            f"{field} is for texts, and the rows are conversations; to learn their prompts too, write train: All",
+            FaultPlace(field=field),
+        )
+
+
+def _first(files: Files, layout: Layout) -> Record | None:
+    records = islice(read_records(files, layout.format, ()), LOOKED_AT)
+    return next((each for each in records if isinstance(each, Record)), None)
+
+
+def _refused(files: Files, why: str) -> ConfigurationError:
+    return ConfigurationError(f"dataset.rows: {why}", FaultPlace(field="dataset.rows", file=files.name))

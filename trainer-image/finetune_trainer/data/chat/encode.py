@@ -1,0 +1,91 @@
+"""Turns rows that are conversations into token ids and targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from finetune_api.objective import TrainedTurns
+from finetune_trainer.data.chat.templates import ChatTemplate
+from finetune_trainer.data.chat.tokens import Chats, ChatTokens
+from finetune_trainer.data.encoded import ChatCounts, Encoded
+from finetune_trainer.data.rows import Row
+from finetune_trainer.objectives.base import IGNORED
+
+
+@dataclass(frozen=True)
+class ChatEncoding:
+    """How conversations become texts, and what of them is learned."""
+
+    tokenizer: Any
+    template: ChatTemplate
+    train: TrainedTurns = TrainedTurns.ASSISTANT
+
+    @property
+    def decisive(self) -> str:
+        """All that decides it, beside the tokenizer's vocabulary."""
+        return f"{self.train.value}{self.tokenizer.special_tokens_map}{self.template.source}"
+
+    @cached_property
+    def chats(self) -> Chats:
+        """The template at work."""
+        return Chats(self.tokenizer, self.template, self.train)
+
+
+class RowChatError(ValueError):
+    """Why one of the rows cannot be learned, as a sentence without its place."""
+
+    def __init__(self, row: Row, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
+def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: ChatEncoding) -> Encoded:
+    """Tokens of the rows, cut to `max_length`; those without a trained token are not among them.
+
+    Raises RowChatError.
+    """
+    ids, targets, cut = [], [], []
+    kept: list[int] = []
+    cut_turns: list[int] = []
+    controls: list[int] = []
+    stops: set[int] = set()
+    inside, omitted, dated = 0, list[int](), False
+    left = tokenizer.truncation_side == "left"
+    for place, row in enumerate(rows):
+        found = _tokens(row, how)
+        dated |= found.dated
+        whole, first = len(found.ids), _first_token(found, max_length, left=left)
+        span = slice(first, first + max_length)
+        trained = found.trained[span].copy()
+        trained[:1] = False  # nothing stands before it, from which it could be predicted
+        if not trained.any():
+            continue
+        kept.append(place)
+        ids.append(found.ids[span])
+        targets.append(np.where(trained, ids[-1], IGNORED))
+        cut.append(whole - len(ids[-1]))
+        ends = [end - 1 for _, end in found.turns]
+        inside += found.inside
+        cut_turns.append(sum(not first <= end < first + max_length for end in ends))
+        controls.append(found.control_tokens)
+        stops |= {int(found.ids[end]) for end in ends if first <= end < first + max_length}
+        omitted += [place] if found.omitted else []
+    counts = ChatCounts(kept, cut_turns, controls, sorted(stops), inside, omitted, dated)
+    nothing = [0] * len(ids)
+    return Encoded(ids, None, targets, cut, [False] * len(ids), nothing, counts)
+
+
+def _tokens(row: Row, how: ChatEncoding) -> ChatTokens:
+    assert row.chat is not None
+    try:
+        return how.chats.tokens(row.chat)
+    except ValueError as error:
+        raise RowChatError(row, str(error)) from error
+
+
+def _first_token(found: ChatTokens, max_length: int, *, left: bool) -> int:
+    """The first token that stays."""
+    return max(0, len(found.ids) - max_length) if left else 0

@@ -1,0 +1,80 @@
+"""Says what became of conversations on their way to tokens: dropped rows, cut turns, control tokens."""
+
+import logging
+
+import numpy as np
+
+from finetune_trainer.data.files import place_of
+from finetune_trainer.data.tokens import Examples
+from finetune_trainer.objectives.base import IGNORED
+from finetune_trainer.reporting.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+ROWS_NAMED = 5
+CHUNK = 1 << 20
+
+
+def chat_counts(examples: Examples) -> dict[str, int]:
+    """For status.resolved."""
+    targets = examples.targets
+    trained = sum(
+        int(np.count_nonzero(targets[start : start + CHUNK] != IGNORED))
+        for start in range(0, len(targets), CHUNK)
+    )
+    return {
+        "trained_tokens": trained,
+        "untrained_rows": len(examples.untrained),
+        "cut_turns": int(examples.cut_turns.sum()),
+        "control_tokens": int(examples.control_tokens.sum()),
+    }
+
+
+def report_chats(part: str, examples: Examples, max_length: int, recorder: Recorder) -> None:
+    """Log the counts; those that a user has to know of a model are caveats."""
+    counts = chat_counts(examples)
+    share = counts["trained_tokens"] / max(1, len(examples.ids))
+    logger.info(
+        f"{part}: {counts['trained_tokens']:,} of {len(examples.ids):,} tokens of {len(examples):,} conversations are"
+        f" learned ({share:.0%})"
+    )
+    if dropped := counts["untrained_rows"]:
+        recorder.caveat(
+            f"{part}: {dropped:,} conversations have no trained token within {max_length} tokens and are dropped"
+            f" ({_rows(examples, examples.untrained)})"
+        )
+    if cut := counts["cut_turns"]:
+        rows = examples.lines[examples.cut_turns > 0]
+        recorder.caveat(
+            f"{part}: {cut:,} trained turns lost the token that ends them, as {len(rows):,} conversations are longer"
+            f" than {max_length} tokens ({_rows(examples, rows)}); raise dataset.preprocessing.maxLength, or split them"
+        )
+    if controls := counts["control_tokens"]:
+        rows = examples.lines[examples.control_tokens > 0]
+        logger.warning(
+            f"{part}: {controls:,} control tokens stand in the text of messages ({_rows(examples, rows)}); they are"
+            " tokenized as plain text"
+        )
+    if len(examples.omitted):
+        recorder.caveat(
+            f"{part}: of {len(examples.omitted):,} conversations the chat template does not write all that messages"
+            f" say ({_rows(examples, examples.omitted)}); finetune data show prints what it writes"
+        )
+    if inside := int(examples.turns_inside.sum()):
+        logger.warning(
+            f"{part}: {inside:,} trained turns begin inside a token, which the model reads in two when it is prompted"
+        )
+    if examples.dated.any():
+        logger.warning(
+            f"{part}: the chat template writes the date of today; a run on another day has other tokens"
+        )
+
+
+def _rows(examples: Examples, lines: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    """The first of some rows, as a user knows them."""
+    named = []
+    for line in lines[:ROWS_NAMED].tolist():
+        file, row = place_of(line, examples.name, examples.files)
+        named.append(f"{row} of {file}" if examples.files else str(row))
+    more = f" and {len(lines) - ROWS_NAMED:,} more" if len(lines) > ROWS_NAMED else ""
+    return f"{'row' if len(lines) == 1 else 'rows'} {', '.join(named)}{more}"

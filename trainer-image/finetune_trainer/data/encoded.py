@@ -1,0 +1,48 @@
+"""What tokenizing rows gives. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some tokenized rows."""
+
+    ids: list[Ints]
+    types: list[Ints] | None
+    """Token type ids, of pairs where the model knows them."""
+    targets: list[Ints] | npt.NDArray[Any]
+    """One array a row, as long as its ids, or (rows, …)."""
+    cut: list[int]
+    """Tokens of each row that truncation removed."""
+    doubled: list[bool]
+    """Whether each text itself begins or ends with the special tokens that the tokenizer adds."""
+    lost_words: list[int]
+    """Words of each row that have a label and no token; zeros where labels are not of words."""
+    chat: "ChatCounts | None" = None
+    """What was found in conversations."""
+
+
+@dataclass(frozen=True)
+class ChatCounts:
+    """What was found while conversations became tokens; the first three belong to the rows that were kept."""
+
+    kept: list[int]
+    """Places of the rows that have a trained token; the others are dropped."""
+    cut_turns: list[int]
+    """Trained turns of each row that lost the token that ends them."""
+    control_tokens: list[int]
+    """Control tokens in the messages of each row."""
+    stops: list[int]
+    """Ids of the tokens that end trained turns, each once."""
+    inside: int
+    """Trained turns that begin inside a token."""
+    omitted: list[int]
+    """Places of the rows with a message that the template does not write."""
+    dated: bool
+    """Whether the template writes the date of today."""
