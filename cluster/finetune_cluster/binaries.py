@@ -127,6 +127,11 @@ FAMILIES = (
     Family("kind", {"kind": "sigs.k8s.io/kind"}),
     Family("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
     Family("syft", {"syft": "github.com/anchore/syft/cmd/syft"}),
+    Family("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    Family(
+        "training-operator",
+        {"training-operator.v1": "github.com/kubeflow/training-operator/cmd/training-operator.v1"},
+    ),
     Family("local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"}),
 )
 

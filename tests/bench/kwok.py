@@ -69,7 +69,7 @@ def make_volume(world: World) -> None:
             "uid": claim["metadata"]["uid"],
         },
     }
-    world.rest("POST", VOLUMES, {"metadata": {"name": CLAIM}, "spec": spec})
+    world.rest("POST", VOLUMES, {"metadata": {"name": f"{world.namespace}-{CLAIM}"}, "spec": spec})
 
 
 def _report() -> str:

@@ -1,0 +1,290 @@
+"""What many jobs at once cost: time to the child Job, CPU, memory and API calls; of our operator, or of a peer.
+
+    python -m tests.bench.operator_cost [--jobs 100 500] [--pods kwok|none] [--peer] [--runs 1] [--out FILE]
+
+A real API server for each run. With `--pods kwok` its controllers and kube-scheduler work too, and KWOK plays the pods:
+each ends a second after it started. With `--pods none` nothing but the operator works on the jobs. `--flood` measures
+what one team's job waits for while another team submits all of these. Each run is a line of JSON.
+
+The jobs run a command in an allowed image and write to a claim that is bound. The peer is training-operator v1.8.1,
+whose PyTorchJobs have one worker. Times are those at which watches of this process show a change.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [
+    str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
+]
+
+from bench.kwok import Kwok, make_volume  # noqa: E402
+from bench.sightings import cpu_seconds, percentile, watch  # noqa: E402
+from bench.training_operator import PyTorchJobs  # noqa: E402
+from builders import script_job  # noqa: E402
+from finetune_cluster.apiserver import ApiServer  # noqa: E402
+from finetune_cluster.binaries import binary  # noqa: E402
+from integration.operator_rig import (  # noqa: E402
+    CHILDREN,
+    JOBS,
+    TRAINER,
+    Json,
+    Operator,
+    Rest,
+    World,
+    install_crd,
+    make_namespace,
+    running,
+    until,
+)
+
+NAMESPACE, OTHER = "bench", "small-team"
+CLIENTS = 16
+OTHERS = 20
+_PATIENCE = 1200.0
+
+
+@dataclass
+class FineTuneJobs:
+    """Our operator's jobs, as the bench handles them."""
+
+    path = JOBS
+    children = CHILDREN
+    owner = "finetune.dev/job-name"
+    settings: Json = field(default_factory=dict)
+
+    def prepare(self, rest: Rest) -> None:
+        """What must be installed before the operator starts."""
+        install_crd(rest)
+
+    def job(self, name: str) -> Json:
+        """A job whose pod succeeds if its command does."""
+        return script_job(
+            name,
+            command=["true"],
+            resources={"gpusPerNode": 0},
+            output={"uri": f"pvc://demo/{name}"},
+        )
+
+    def over(self, body: Json) -> bool:
+        """Whether a job has ended."""
+        return "completionTime" in (body.get("status") or {})
+
+    @contextmanager
+    def operator(self, server: ApiServer, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        """The operator's process, ready."""
+        with running(server.kubeconfig, folder, **self.settings) as self.running:
+            yield self.running.process
+
+    def requests(self) -> dict[str, int]:
+        """Requests to the API server by their verb, but for watches."""
+        return dict(self.running.requests())
+
+
+@dataclass
+class Course:
+    """When a client first saw what, by the name of the job; filled by threads of watches."""
+
+    kind: FineTuneJobs | PyTorchJobs
+    sent: dict[str, float] = field(default_factory=dict)
+    born: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, server: ApiServer, namespace: str) -> None:
+        """Begin to look."""
+        watch(server, self.kind.children.format(namespace), self._child)
+        watch(server, self.kind.path.format(namespace), self._job)
+
+    def _child(self, body: Json, now: float) -> None:
+        self.born.setdefault(body["metadata"].get("labels", {}).get(self.kind.owner, ""), now)
+
+    def _job(self, body: Json, now: float) -> None:
+        if self.kind.over(body):
+            self.ended.setdefault(body["metadata"]["name"], now)
+
+    def waits(self) -> list[float]:
+        """Seconds from the POST of each job to its child."""
+        return [self.born[name] - sent for name, sent in self.sent.items()]
+
+
+def submit(rest: Rest, course: Course, namespace: str, names: list[str]) -> None:
+    """POST the jobs, some at a time."""
+
+    def post(name: str) -> None:
+        course.sent[name] = time.perf_counter()
+        rest("POST", course.kind.path.format(namespace), course.kind.job(name))
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(post, names))
+
+
+def prepare(rest: Rest, name: str, *, pods: bool) -> None:
+    """A namespace with the claim that the jobs write to, for pods with a volume."""
+    if pods:
+        make_volume(make_namespace(rest, name))
+    else:  # without controllers no ServiceAccount is made
+        rest("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        World(rest, name).make_claim("demo")
+
+
+def measure(kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: bool) -> Json:
+    """One run: its figures."""
+    with ApiServer.start(controllers=pods == "kwok") as server, tempfile.TemporaryDirectory() as made:
+        folder, rest = Path(made), Rest(server)
+        kind.prepare(rest)
+        played = Kwok(server, binary("kwok"), folder) if pods == "kwok" else nullcontext()
+        with played, kind.operator(server, folder) as process:
+            for namespace in (NAMESPACE, OTHER):
+                prepare(rest, namespace, pods=pods == "kwok")
+            time.sleep(2)  # until start-up is over
+            found = _run(kind, server, rest, process, number, whole=pods == "kwok", flood=flood)
+            if isinstance(kind, FineTuneJobs) and not flood:
+                found |= _restart(kind.running, number)
+    return {"operator": type(kind).__name__, "jobs": number, "pods": pods, "flood": flood} | found
+
+
+def _run(
+    kind: FineTuneJobs | PyTorchJobs,
+    server: ApiServer,
+    rest: Rest,
+    process: "subprocess.Popen[bytes]",
+    number: int,
+    *,
+    whole: bool,
+    flood: bool,
+) -> Json:
+    course, names = Course(kind), [f"job-{index:05}" for index in range(number)]
+    course.watch(server, NAMESPACE)
+    load, used, idle = os.getloadavg()[0], cpu_seconds(process), memory(process, "VmRSS")
+    requests, start = kind.requests(), time.perf_counter()
+    others = _other_team(kind, server, rest) if flood else None
+    submit(rest, course, NAMESPACE, names)
+    sent = time.perf_counter() - start
+    waits = others() if others else None
+    until(lambda: len(course.born) >= number, "all children are seen", _PATIENCE)
+    at_birth = cpu_seconds(process) - used
+    if whole:
+        until(lambda: len(course.ended) >= number, "all jobs have ended", _PATIENCE)
+    _until_quiet(process)
+    cpu, times = cpu_seconds(process) - used, course.waits()
+    last = max(course.born.values()) - start
+    return {
+        "sentSeconds": round(sent, 2),
+        "childrenPerSecond": round(number / last, 1),
+        "childP50": round(percentile(times, 0.5), 3),
+        "childP99": round(percentile(times, 0.99), 3),
+        "lastChild": round(last, 2),
+        "allEnded": round(max(course.ended.values()) - start, 2) if whole else None,
+        "cpuSeconds": round(cpu, 2),
+        "cpuToChildren": round(at_birth, 2),
+        "cpuMillisecondsPerJob": round(1000 * cpu / number, 2),
+        "idleMiB": round(idle),
+        "peakMiB": round(memory(process, "VmHWM")),
+        "requests": {verb: count - requests.get(verb, 0) for verb, count in kind.requests().items()},
+        "otherTeam": waits,
+        "loadAverage": [round(load, 1), round(os.getloadavg()[0], 1)],
+    }
+
+
+def _other_team(kind: FineTuneJobs | PyTorchJobs, server: ApiServer, rest: Rest) -> Callable[[], Json]:
+    """Submit jobs of another namespace, one after the other; returns a function that waits for their figures."""
+    course = Course(kind)
+    course.watch(server, OTHER)
+    time.sleep(0.5)
+
+    def one_by_one() -> None:
+        time.sleep(0.5)  # the flood has begun
+        for index in range(OTHERS):
+            name = f"other-{index}"
+            submit(rest, course, OTHER, [name])
+            until(lambda name=name: name in course.born, f"the child of {name} is seen", _PATIENCE)  # type: ignore[misc]
+
+    thread = threading.Thread(target=one_by_one)
+    thread.start()
+
+    def figures() -> Json:
+        thread.join()
+        waits = course.waits()
+        return {"childP50": round(percentile(waits, 0.5), 3), "childP99": round(max(waits), 3)}
+
+    return figures
+
+
+def _restart(operator: Operator, number: int) -> Json:
+    """Seconds until a new process has reconciled all jobs, and what it writes."""
+    operator.kill()
+    start = time.perf_counter()
+    operator.start().ready()
+    until(lambda: _reconciles(operator) >= number and _depth(operator) == 0, "all are reconciled", _PATIENCE)
+    return {
+        "restartSeconds": round(time.perf_counter() - start, 2),
+        "restartCpuSeconds": round(cpu_seconds(operator.process), 2),
+        "restartWrites": operator.writes(),
+        "restartPeakMiB": round(memory(operator.process, "VmHWM")),
+    }
+
+
+def _reconciles(operator: Operator) -> float:
+    return _value(operator, "finetune_operator_queue_latency_seconds_count")
+
+
+def _depth(operator: Operator) -> float:
+    return _value(operator, "finetune_operator_queue_depth")
+
+
+def _value(operator: Operator, metric: str) -> float:
+    lines = (line for line in operator.metrics().splitlines() if line.startswith(f"{metric} "))
+    return float(next(lines).rpartition(" ")[2])
+
+
+def _until_quiet(process: "subprocess.Popen[bytes]") -> None:
+    """Until the process has used little CPU for a second."""
+    before = cpu_seconds(process)
+    while True:
+        time.sleep(1)
+        now = cpu_seconds(process)
+        if now - before < 0.05:
+            return
+        before = now
+
+
+def memory(process: "subprocess.Popen[bytes]", what: str) -> float:
+    """MiB: VmRSS now, VmHWM at most."""
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith(what)).split()[1]) / 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[500])
+    parser.add_argument("--pods", choices=["kwok", "none"], default="kwok")
+    parser.add_argument("--peer", action="store_true", help="the peer's jobs, too")
+    parser.add_argument("--flood", action="store_true", help="what another team's job waits for meanwhile")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="append each run to this file")
+    arguments = parser.parse_args()
+    kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs({"allowed_images": [TRAINER]})]
+    for _ in range(arguments.runs):
+        for number in arguments.jobs:
+            for kind in [*kinds, *([PyTorchJobs] if arguments.peer else [])]:
+                line = json.dumps(measure(kind(), number, arguments.pods, flood=arguments.flood))
+                print(line, flush=True)
+                if arguments.out:
+                    with arguments.out.open("a") as file:
+                        file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
