@@ -81,6 +81,13 @@ bench: install ## Run the benchmarks of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
 
+bench-operator: install ## Measure many jobs at once, beside Kubeflow's training-operator; half an hour on an idle machine
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kwok training-operator.v1
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 --peer --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 1000 5000 --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 1000 5000 10000 --pods none --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 5000 --pods none --flood --out out/operator_cost.jsonl
+
 bench-stream: install ## Measure memory with a 5 GB data file; takes an hour and 9 GB of disk
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/stream_5gb.py
 
@@ -147,4 +154,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help

@@ -1,6 +1,7 @@
 """Start the operator: `python -m finetune_operator`. Ends with 0 on SIGTERM, with 1 where it cannot start."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -17,9 +18,11 @@ from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError
 from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
+from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics.registry import Metrics
+from finetune_operator.poster import Poster
 from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
 from finetune_operator.reports import Reports
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 10.0)
 _STOPPING = 10.0
+_COLLECTIONS = (20_000, 20, 50)
+"""Of garbage. By default Python looks through a large cache so often that parsing JSON takes eight times as long."""
 _STABLE = 60.0
 """Seconds after which watches that end are no repeated failure."""
 
@@ -51,7 +56,11 @@ async def run(settings: OperatorSettings) -> None:
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
         kueue = Kueue(cluster, settings)
-        reconciler = Reconciler(cache, cluster, children, runs, reports, metrics, settings, kueue)
+        inputs, poster = Inputs(cluster), Poster(cluster)
+        await stack.enter_async_context(poster.posting())
+        reconciler = Reconciler(
+            cache, cluster, children, runs, reports, metrics, settings, inputs, kueue, poster
+        )
         queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
         metrics.watch_queue(lambda: len(queue))
         resync, watches = Resync(cluster, cache, queue, settings), Watches()
@@ -165,6 +174,8 @@ def main() -> int:
         for handler in logging.getLogger().handlers:
             handler.addFilter(log_filter)
         logging.getLogger("kopf").setLevel("WARNING")  # else a line for every event
+        gc.freeze()  # what is imported lives as long as the process
+        gc.set_threshold(*_COLLECTIONS)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else a second series for every counter
         asyncio.run(run(settings))
     except OperatorError as error:

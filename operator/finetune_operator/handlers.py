@@ -125,5 +125,5 @@ def kopf_settings() -> kopf.OperatorSettings:
     configured.networking.connect_timeout = 5
     configured.networking.error_backoffs = EndlessBackoff()
     configured.queueing.worker_limit = 200
-    configured.queueing.idle_timeout = 0.2
+    configured.queueing.idle_timeout = 0.05
     return configured

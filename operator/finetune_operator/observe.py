@@ -1,13 +1,12 @@
 """From the cluster to an Observation."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from finetune_api import uris
 from finetune_api.run import RunReport
+from finetune_core.decide.attempt import USUAL_START
 from finetune_core.decide.observation import (
     ClaimView,
-    InputView,
     JobView,
     Observation,
     PodView,
@@ -18,16 +17,15 @@ from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name
-from finetune_core.plan.volumes import input_locations
-from finetune_core.wire import at, text
+from finetune_core.wire import text
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import ApiError
+from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 
 Body = dict[str, Any]
 
-_USUAL_POD = timedelta(seconds=3)
 _FORBIDDEN = 403
 
 
@@ -36,6 +34,7 @@ async def observe(
     resolved: Resolved,
     cache: Cache,
     cluster: Cluster,
+    inputs: Inputs,
     kueue: Kueue,
     report: tuple[RunReport, datetime] | None,
     now: datetime,
@@ -48,13 +47,13 @@ async def observe(
     """
     await _confirm_missing(job, cache, cluster)
     jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
-    inputs = await _inputs(job, resolved.output_uri, cluster) if _waits(job, jobs, pods) else ()
+    places = await inputs.of(job, resolved.output_uri) if _waits(job, jobs, pods, now) else ()
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
     said, said_at = report or (None, None)
-    return Observation(jobs, pods, inputs, refusal, said, said_at, queue, claims)
+    return Observation(jobs, pods, places, refusal, said, said_at, queue, claims)
 
 
 async def _claims(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
@@ -95,20 +94,27 @@ async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> 
         cache.put_child("Pod", body)
 
 
-def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...]) -> bool:
+def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...], now: datetime) -> bool:
+    """Whether a pod should have started, or the scheduler says that it cannot."""
     newest = [view for view in jobs if view.attempt == job.status.attempt]
     if not newest or any(view.suspended for view in newest):
         return False
-    return not any(pod.attempt == job.status.attempt and pod.started for pod in pods)
+    own = [pod for pod in pods if pod.attempt == job.status.attempt]
+    late = any(pod.unschedulable for pod in own) or _has_had_time(job, now)
+    return late and not any(pod.started for pod in own)
+
+
+def _has_had_time(job: FineTuneJob, now: datetime) -> bool:
+    begun = job.status.attempts[-1].start_time if job.status.attempts else None
+    return begun is not None and now - begun >= USUAL_START
 
 
 def _job_without_pod(
     job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...], now: datetime
 ) -> JobView | None:
     """The newest attempt's Job, if it has made no pod though it has had the time."""
-    number, attempts = job.status.attempt, job.status.attempts
-    begun = attempts[-1].start_time if attempts else None
-    if begun is None or now - begun < _USUAL_POD or any(pod.attempt == number for pod in pods):
+    number = job.status.attempt
+    if not _has_had_time(job, now) or any(pod.attempt == number for pod in pods):
         return None
     waits = (view for view in jobs if view.attempt == number and not view.finished and not view.suspended)
     return next(waits, None)
@@ -127,21 +133,3 @@ async def _pod_refusal(namespace: str, uid: str, cluster: Cluster) -> str | None
         if error.status != _FORBIDDEN:
             raise
     return None
-
-
-async def _inputs(job: FineTuneJob, output_uri: str, cluster: Cluster) -> tuple[InputView, ...]:
-    places = {(place.scheme, place.name): place for place in [*input_locations(job), uris.parse(output_uri)]}
-    return tuple([await _input(job, place, cluster) for place in places.values()])
-
-
-async def _input(job: FineTuneJob, place: uris.Location, cluster: Cluster) -> InputView:
-    if place.scheme == "configMap":
-        exists = await cluster.get("ConfigMap", job.namespace, place.name) is not None
-        return InputView("ConfigMap", place.name, exists)
-    claim = await cluster.get("PersistentVolumeClaim", job.namespace, place.name)
-    if claim is None:
-        return InputView("PersistentVolumeClaim", place.name, exists=False)
-    bound = at(claim, "status", "phase") == "Bound"
-    return InputView(
-        "PersistentVolumeClaim", place.name, True, bound, text(claim, "spec", "storageClassName")
-    )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import ClientError
 from pydantic import ValidationError
 
 from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
@@ -31,16 +30,17 @@ from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.ensembles import Ensembles
 from finetune_operator.errors import (
-    AlreadyExistsError,
     ApiError,
     ConflictError,
     ForeignObjectError,
     NotFoundError,
 )
 from finetune_operator.events import refused, transitions
+from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import observe
+from finetune_operator.poster import Poster
 from finetune_operator.refusal import may_pass, refusal
 from finetune_operator.reports import Reports
 from finetune_operator.runs import ParentStep, Runs
@@ -70,7 +70,9 @@ class Reconciler:
     reports: Reports
     metrics: Metrics
     settings: OperatorSettings
+    inputs: Inputs
     kueue: Kueue
+    poster: Poster
     clock: Callable[[], datetime] = utc_now
 
     async def __call__(self, key: Key) -> float | None:
@@ -95,7 +97,7 @@ class Reconciler:
                 return None
             return _REQUEUE_AFTER_NOT_FOUND
         except ApiError as error:
-            await self._post_events([refused(body, str(error), self.clock())])
+            self.poster.add([refused(body, str(error), self.clock())])
             raise
 
     async def _reconcile(self, body: Body) -> float | None:
@@ -106,19 +108,22 @@ class Reconciler:
             job = parse(body)
         except ValidationError as error:
             status = rejected(status_of(body), body["metadata"]["generation"], _first_error(error), now)
-            await self._post_events(await self._write(body, status))
+            self.poster.add(await self._write(body, status))
             return None
-        resolved = resolve(job, self.settings)
+        resolved, before = resolve(job, self.settings), job.status
         if runs_children(job):
             step = await self._parent_step(job, resolved, now)
             if not step.decision.concludes:
                 return await self._reconcile_runs(body, step, now)
             job = replace(job, status=step.decision.status)
         report = self.reports.get(job.uid)
-        observation = await observe(job, resolved, self.cache, self.cluster, self.kueue, report, now)
+        observation = await observe(
+            job, resolved, self.cache, self.cluster, self.inputs, self.kueue, report, now
+        )
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action is Action.CREATE_ATTEMPT
-        events = await self._write(body, _while_refused(job, decision.status) if creates else decision.status)
+        status = _while_refused(job, decision.status) if creates else decision.status
+        events = await self._write(body, status, before)
         decided = replace(job, status=decision.status)
         if creates:
             resolved = resolve(decided, self.settings)  # with the devices of its claims
@@ -147,7 +152,7 @@ class Reconciler:
             requeue_after = await self._carry_out(action, job, decision.status, events, creates=creates)
         except (ApiError, ForeignObjectError):
             if once:
-                await self._post_events(await self._write(body, status))
+                self.poster.add(await self._write(body, status))
             raise
         if requeue_after:
             return requeue_after
@@ -164,13 +169,13 @@ class Reconciler:
         *,
         creates: bool,
     ) -> float | None:
-        """Act, then post the Events, which the action must not wait for. Seconds to wait if a child is refused."""
+        """Act, then post the Events. Seconds to wait if a child is refused."""
         refused_with: ApiError | ForeignObjectError | None = None
         try:
             await action
         except (ForeignObjectError, ApiError) as error:
             refused_with = error
-        await self._post_events(events)
+        self.poster.add(events)
         if refused_with is None:
             return None
         if not creates or may_pass(refused_with, status, self.clock()):
@@ -183,7 +188,9 @@ class Reconciler:
         self.cache.put_finetunejob(found)
         return found
 
-    async def _write(self, body: Body, status: FineTuneJobStatus) -> list[Body]:
+    async def _write(
+        self, body: Body, status: FineTuneJobStatus, before: FineTuneJobStatus | None = None
+    ) -> list[Body]:
         """Write the status if it has changed; returns the Events of its transitions."""
         wire = wire_within_limit(status)
         if wire == body.get("status"):
@@ -193,20 +200,10 @@ class Reconciler:
             meta["namespace"], meta["name"], meta["resourceVersion"], wire
         )
         self.cache.put_settled(written)
-        events = transitions(body, status_of(body), status, self.clock())
+        events = transitions(body, before or status_of(body), status, self.clock())
         for event in events:
             logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])
         return events
-
-    async def _post_events(self, events: list[Body]) -> None:
-        """Post Events; a failure is only logged."""
-        for event in events:
-            try:
-                await self.cluster.create("Event", event)
-            except AlreadyExistsError:
-                continue  # it was posted before, and says the same
-            except (ApiError, ClientError, TimeoutError) as error:
-                logger.warning("an Event was not posted: %r", error)
 
     async def _act(self, job: FineTuneJob, resolved: Resolved, decision: Decision) -> None:
         attempt = decision.status.attempt
@@ -239,7 +236,7 @@ class Reconciler:
         if body is None or uid_of(body) != job.uid:
             return 0  # deleted meanwhile, and perhaps created again
         status = with_verdict(status, body["metadata"]["generation"], refusal(error), self.clock())
-        await self._post_events(await self._write(body, status))
+        self.poster.add(await self._write(body, status))
         return _REQUEUE_AFTER_REFUSAL
 
     def _forget(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:

@@ -176,7 +176,7 @@ def _run(
     at_birth = cpu_seconds(process) - used
     if whole:
         until(lambda: len(course.ended) >= number, "all jobs have ended", _PATIENCE)
-    _until_quiet(process)
+    _until_quiet(kind, 5 if whole else 12)  # a start that takes ten seconds is written
     cpu, times = cpu_seconds(process) - used, course.waits()
     last = max(course.born.values()) - start
     return {
@@ -248,13 +248,17 @@ def _value(operator: Operator, metric: str) -> float:
     return float(next(lines).rpartition(" ")[2])
 
 
-def _until_quiet(process: "subprocess.Popen[bytes]") -> None:
-    """Until the process has used little CPU for a second."""
-    before = cpu_seconds(process)
+def _until_quiet(kind: FineTuneJobs | PyTorchJobs, seconds: float) -> None:
+    """Until the operator has written nothing for this long: an Event may be the last one."""
+
+    def writes() -> int:
+        return sum(count for verb, count in kind.requests().items() if verb != "GET")
+
+    before = writes()
     while True:
-        time.sleep(1)
-        now = cpu_seconds(process)
-        if now - before < 0.05:
+        time.sleep(seconds)
+        now = writes()
+        if now == before:
             return
         before = now
 
@@ -275,6 +279,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append each run to this file")
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
     kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs({"allowed_images": [TRAINER]})]
     for _ in range(arguments.runs):
         for number in arguments.jobs:

@@ -371,10 +371,16 @@ class World:
             "exitCode": code,
             "reason": reason or ("Error" if code else "Completed"),
             "message": message,
-            "startedAt": now(),
+            "startedAt": self._started(pod) or now(),
             "finishedAt": now(),
         }
         self._pod_status(pod, "Failed" if code else "Succeeded", {"terminated": state}, ready=False)
+
+    def _started(self, pod: str) -> str | None:
+        """When the pod's container started, which a kubelet repeats at its end."""
+        statuses = ((self.get_pod(pod) or {}).get("status") or {}).get("containerStatuses") or [{}]
+        started: str | None = statuses[0].get("state", {}).get("running", {}).get("startedAt")
+        return started
 
     def succeed(self, pod: str, report: RunReport = DONE) -> None:
         """End the container with code 0 and a report."""

@@ -16,8 +16,11 @@ from finetune_core.decide.reports import with_attempt_report, with_report, with_
 from finetune_core.plan.finetunejob import FineTuneJob
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
+_LONGEST_WHILE_PENDING = timedelta(minutes=5)
 USUAL_START = timedelta(seconds=3)
-"""After this long a Job has a pod, and the pod runs, where nothing hinders it."""
+"""After this long something may hinder a pod that has not started: it is looked for."""
+_SLOW_START = timedelta(seconds=10)
+"""After this long a start that nothing hinders is written into the status, too."""
 _LAST_CODES = (0, ExitCode.PRUNED)
 
 
@@ -131,11 +134,20 @@ def _activity(job: FineTuneJob) -> str:
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     pending = why_pending(context, attempt)
     begun = attempt.start_time or context.now
-    if pending.reason is Reason.STARTING and context.now < begun + USUAL_START:
+    if pending.reason is Reason.STARTING and context.now < begun + _SLOW_START:
         # an ordinary start is written once: fewer writes, same news
-        return Decision(context.status, requeue_at=begun + USUAL_START)
+        looks = (begun + USUAL_START, begun + _SLOW_START)
+        return Decision(context.status, requeue_at=next(look for look in looks if look > context.now))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
-    return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
+    return context.with_attempt(attempt).conclude(
+        verdict, requeue_at=context.now + _pause_while_pending(context, begun)
+    )
+
+
+def _pause_while_pending(context: Context, begun: datetime) -> timedelta:
+    """Growing: what starts a pod is an event, and thousands may wait for a node."""
+    waited = (context.now - begun) / 4
+    return min(max(waited, _REQUEUE_WHILE_PENDING), _LONGEST_WHILE_PENDING)
 
 
 def _with_progress(

@@ -123,7 +123,9 @@ def test_a_start_that_takes_as_long_as_starts_do_costs_no_write() -> None:
         decision = life.reconcile(observation, at=at)
         assert decision.status == born
         assert decision.requeue_at == seconds(3)
-    life.reconcile(seen(child(), pod(node="n1")), at=3)
+    assert life.reconcile(seen(child(), pod(node="n1")), at=3).requeue_at == seconds(10)
+    assert life.status == born
+    life.reconcile(seen(child(), pod(node="n1")), at=10)
     assert (life.reason, life.message) == ("Starting", "the pod pod-a1 is starting on node n1")
 
 

@@ -15,11 +15,13 @@ from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_core.plan.naming import Run
 from finetune_core.plan.reading import parse
-from finetune_operator.cache import Cache
+from finetune_operator.cache import Cache, Key
 from finetune_operator.children import Children
 from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
+from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
+from finetune_operator.poster import Poster
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
 from finetune_operator.runs import Runs
@@ -46,12 +48,25 @@ def versioned(body: Body, version: int) -> Body:
     return body | {"metadata": body["metadata"] | {"resourceVersion": str(version)}}
 
 
+class Visit(Reconciler):
+    """A reconcile, and the Events that it leaves to be posted."""
+
+    async def __call__(self, key: Key) -> float | None:
+        try:
+            return await super().__call__(key)
+        finally:
+            await self.poster.flush()
+
+
 def reconciler(server: Any, cache: Cache) -> Reconciler:
     children = Children(server, cache, settings(), lambda: "")
     metrics = Metrics(cache)
     runs = Runs(server, cache, children, settings())
     kueue = Kueue(server, settings())
-    return Reconciler(cache, server, children, runs, Reports(), metrics, settings(), kueue, clock=lambda: T0)
+    inputs, poster = Inputs(server), Poster(server)
+    return Visit(
+        cache, server, children, runs, Reports(), metrics, settings(), inputs, kueue, poster, clock=lambda: T0
+    )
 
 
 async def test_a_job_created_anew_under_its_name_inherits_nothing_of_a_refused_attempt() -> None:
@@ -304,7 +319,7 @@ async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
     "server", [WithoutPod(), WithoutPod(code=403)], ids=["no events", "not allowed to read them"]
 )
 async def test_without_an_event_it_waits_for_the_pod(server: WithoutPod) -> None:
-    assert condition_of(await waiting(server, 5), "Running")["reason"] == "Starting"
+    assert condition_of(await waiting(server, 12), "Running")["reason"] == "Starting"
 
 
 async def test_the_event_on_an_attempt_that_begins_is_posted_also_if_its_job_is_refused_at_first() -> None:

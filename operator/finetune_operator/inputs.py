@@ -1,0 +1,48 @@
+"""The claims and ConfigMaps that a pod waits for."""
+
+from cachetools import TTLCache
+
+from finetune_api import uris
+from finetune_core.decide.observation import InputView
+from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.volumes import input_locations
+from finetune_core.wire import at, text
+from finetune_operator.cluster import Cluster
+
+_TRUST = 10.0
+_REMEMBERED = 10_000
+
+
+class Inputs:
+    """Looks at inputs. One that is there and bound is not looked at again for a while: many jobs read the same.
+
+    What is missing or unbound is always looked at, so that a message that says so is true.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._there: TTLCache[tuple[str, str, str], InputView] = TTLCache(_REMEMBERED, _TRUST)
+
+    async def of(self, job: FineTuneJob, output_uri: str) -> tuple[InputView, ...]:
+        """What a job reads, and where it writes to."""
+        locations = [*input_locations(job), uris.parse(output_uri)]
+        places = dict.fromkeys((place.scheme, place.name) for place in locations)
+        return tuple([await self._look(job.namespace, *place) for place in places])
+
+    async def _look(self, namespace: str, scheme: str, name: str) -> InputView:
+        if known := self._there.get((namespace, scheme, name)):
+            return known
+        view = await (self._config_map if scheme == "configMap" else self._claim)(namespace, name)
+        if view.exists and view.bound:
+            self._there[namespace, scheme, name] = view
+        return view
+
+    async def _config_map(self, namespace: str, name: str) -> InputView:
+        return InputView("ConfigMap", name, await self._cluster.get("ConfigMap", namespace, name) is not None)
+
+    async def _claim(self, namespace: str, name: str) -> InputView:
+        claim = await self._cluster.get("PersistentVolumeClaim", namespace, name)
+        if claim is None:
+            return InputView("PersistentVolumeClaim", name, exists=False)
+        bound = at(claim, "status", "phase") == "Bound"
+        return InputView("PersistentVolumeClaim", name, True, bound, text(claim, "spec", "storageClassName"))
