@@ -1,6 +1,7 @@
 """FineTuneJob: the whole spec, and the rules across its parts."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
@@ -236,6 +237,45 @@ def _few_from_secrets() -> Rule:
     )
 
 
+RANK_VARIABLES = (
+    "PET_NNODES",
+    "PET_NPROC_PER_NODE",
+    "PET_NODE_RANK",
+    "PET_MASTER_ADDR",
+    "PET_MASTER_PORT",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "JOB_COMPLETION_INDEX",
+)
+"""Variables by which the processes of several nodes find each other."""
+
+
+def _nodes(spec: Any) -> int:
+    return (spec.resources and spec.resources.nodes) or 1
+
+
+def _for_several_nodes(field: str, cel: str, message: str, used: Callable[[Any], bool]) -> Rule:
+    several = "(has(self.resources) && has(self.resources.nodes) && self.resources.nodes > 1)"
+    return Rule(f"!({cel}) || {several}", message, lambda s: not used(s) or _nodes(s) > 1, field)
+
+
+def _ranks_are_the_operators() -> Rule:
+    names = ", ".join(f"'{name}'" for name in RANK_VARIABLES)
+    return Rule(
+        "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || !has(self.env)"
+        f" || self.env.all(v, !(v.name in [{names}]))",
+        "with spec.resources.nodes of 2 or more the operator sets RANK, WORLD_SIZE, MASTER_ADDR, PET_NODE_RANK and"
+        " alike for every pod; remove them from spec.env",
+        lambda s: _nodes(s) == 1 or not any(v.name in RANK_VARIABLES for v in s.env or []),
+        ".env",
+    )
+
+
 LONGEST_PARENT_URI, LONGEST_PARENT_FOLDER = 500, 119
 """Of 512 and 127 characters, without those of -members/m32 and of -members."""
 
@@ -283,6 +323,14 @@ class FineTuneJobSpec(ApiModel):
         *only_for_causal_lm("spec."),
         _credentials_for_the_hub(),
         _few_from_secrets(),
+        _ranks_are_the_operators(),
+        _for_several_nodes(
+            ".scheduling.topologyKey",
+            "has(self.scheduling) && has(self.scheduling.topologyKey)",
+            "spec.scheduling.topologyKey keeps the pods of a job on several nodes together; write resources.nodes: 2 or"
+            " more, or remove it",
+            lambda s: bool(s.scheduling and s.scheduling.topology_key),
+        ),
         *map(_metrics_fit, OBJECTIVES),
         *map(_gate_fits, OBJECTIVES),
         Rule(

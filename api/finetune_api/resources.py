@@ -155,8 +155,8 @@ class ResourcesSpec(ApiModel):
         _the_same_in_both(),
         _hugepages_have_company(),
     )
-    nodes: Annotated[int, Field(ge=1, le=1)] | None = None
-    """Number of pods that train together. Only 1 is supported for now. Default: 1."""
+    nodes: Annotated[int, Field(ge=1, le=LARGEST_NODES)] | None = None
+    """Number of pods that train together, each with gpusPerNode GPUs: one process per GPU, or one per pod on a CPU. More than 1 needs claims that several nodes mount (ReadWriteMany). Default: 1."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
     """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: the devices of claims where there are claims, else set by the administrator, 1 on GPU clusters."""
     gpu_resource: Annotated[str, StringConstraints(pattern=_EXTENDED, max_length=128)] | None = None
@@ -236,6 +236,10 @@ class SchedulingSpec(ApiModel):
     """Labels that a node must have, for example {gpu: a100}. Labels that the administrator requires cannot be overridden."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
     """Tolerations of the pods, in addition to those that the administrator set."""
+    topology_key: (
+        Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_QUALIFIED)] | None
+    ) = None
+    """With resources.nodes of 2 or more: label of the nodes whose value is the same for all pods of the job, for example topology.kubernetes.io/zone, or kubernetes.io/hostname for one machine."""
     priority_class_name: Name | None = None
     """Name of the pods' PriorityClass. Kueue orders its queue by it as well."""
     queue: QueueName | None = None

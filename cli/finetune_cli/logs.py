@@ -3,28 +3,41 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from finetune_api.status import AttemptStatus
-from finetune_core.plan.naming import ATTEMPT
+from finetune_core.plan.naming import ATTEMPT, index_in
 from finetune_sdk import Job
 from finetune_sdk.cluster import Body
 from finetune_sdk.errors import ClusterError, NotFoundError, UnreachableError
 from finetune_sdk.job import POLL_SECONDS
 
 
-def lines_of(job: Job, *, only: int | None, follow: bool, raw: bool, tail: int | None) -> Iterator[str]:
-    """The lines of every attempt, each attempt with a headline; an attempt whose pod is gone is said to be.
+@dataclass(frozen=True)
+class Wanted:
+    """Which lines: of one attempt or of all, of the pod of one node or, with None, of all."""
+
+    attempt: int | None = None
+    node: int | None = 0
+    follow: bool = False
+    raw: bool = False
+    tail: int | None = None
+
+
+def lines_of(job: Job, wanted: Wanted) -> Iterator[str]:
+    """The lines of every attempt, each pod with a headline; an attempt whose pod is gone is said to be.
 
     With `follow` it goes on with the next attempts until the job has finished.
     """
+    only = wanted.attempt
     shown: set[int] = set()
     while True:
         for number in _attempts(job):
             if number in shown or only not in (None, number):
                 continue
             shown.add(number)
-            yield from _attempt(job, number, follow=follow, raw=raw, tail=tail)
-        if not follow or job.finished or (only is not None and only in shown):
+            yield from _attempt(job, number, wanted)
+        if not wanted.follow or job.finished or (only is not None and only in shown):
             return
         time.sleep(POLL_SECONDS)
         job.refresh()
@@ -34,17 +47,22 @@ def _attempts(job: Job) -> list[int]:
     return [attempt.number for attempt in job.status.attempts]
 
 
-def _attempt(job: Job, number: int, *, follow: bool, raw: bool, tail: int | None) -> Iterator[str]:
-    pod = _pod_of(job, number, follow)
+def _attempt(job: Job, number: int, wanted: Wanted) -> Iterator[str]:
+    pods = _pods_of(job, number, wanted)
     record = next((one for one in job.status.attempts if one.number == number), None)
-    if pod is None:
-        yield f"── attempt {number}: {_gone(record)}"
-        return
+    if not pods:
+        which = f" of node {wanted.node}" if wanted.node else ""
+        yield f"── attempt {number}{which}: {_gone(record)}"
+    for pod in pods:
+        yield from _pod(job, number, pod, wanted)
+
+
+def _pod(job: Job, number: int, pod: Body, wanted: Wanted) -> Iterator[str]:
     name = pod["metadata"]["name"]
     yield f"── attempt {number}, pod {name}"
     try:
-        for line in job.log(name, follow=follow, tail=tail):
-            yield line if raw else readable(line)
+        for line in job.log(name, follow=wanted.follow, tail=wanted.tail):
+            yield line if wanted.raw else readable(line)
     except NotFoundError as error:
         deleted = f'"{name}"' in str(error)  # else its node is not there
         yield (
@@ -58,15 +76,16 @@ def _attempt(job: Job, number: int, *, follow: bool, raw: bool, tail: int | None
         yield f"── no log of {name}: {error}"
 
 
-def _pod_of(job: Job, number: int, follow: bool) -> Body | None:
-    """The attempt's pod; one that has not started is waited for, with `follow`."""
+def _pods_of(job: Job, number: int, wanted: Wanted) -> list[Body]:
+    """The attempt's pods, the newest of each node; one that has not started is waited for, with `follow`."""
     while True:
-        pods = [pod for pod in job.pods() if pod["metadata"]["labels"].get(ATTEMPT) == str(number)]
-        pod = pods[-1] if pods else None
-        started = pod is not None and pod.get("status", {}).get("phase", "Pending") != "Pending"
+        own = [pod for pod in job.pods() if pod["metadata"]["labels"].get(ATTEMPT) == str(number)]
+        by_node = {index_in(pod["metadata"]["labels"]): pod for pod in own}
+        pods = [by_node[node] for node in sorted(by_node) if wanted.node in (None, node)]
+        started = any(pod.get("status", {}).get("phase", "Pending") != "Pending" for pod in pods)
         open_attempt = any(one.number == number and one.end_time is None for one in job.status.attempts)
-        if started or not follow or not open_attempt:
-            return pod
+        if started or not wanted.follow or not open_attempt:
+            return pods
         time.sleep(POLL_SECONDS)
         job.refresh()
 

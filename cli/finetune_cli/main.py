@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune_cli.commands import FineTuneGroup
+from finetune_cli.errors import CommandError
 from finetune_cli.output import Format, Part
 
 app = typer.Typer(
@@ -292,16 +293,23 @@ def logs(
     attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Of one attempt only.")] = None,
     tail: Annotated[int | None, typer.Option("--tail", min=0, help="Last lines of each attempt.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="As the trainer wrote it: JSON lines.")] = False,
+    node: Annotated[
+        int, typer.Option("--node", min=0, help="Of the pod with this number, of a job on several nodes.")
+    ] = 0,
+    all_nodes: Annotated[bool, typer.Option("--all-nodes", help="Of all pods, one after the other.")] = False,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the logs of a job's attempts."""
+    """Print the logs of a job's attempts: of the first pod, which logs for all."""
     from finetune_cli.cluster import connect
-    from finetune_cli.logs import lines_of
+    from finetune_cli.logs import Wanted, lines_of
 
+    if all_nodes and follow:
+        raise CommandError("--follow follows one pod: write --node N in place of --all-nodes")
     job = connect(namespace, context, kubeconfig).get(name)
-    for line in lines_of(job, only=attempt, follow=follow, raw=raw, tail=tail):
+    wanted = Wanted(attempt, None if all_nodes else node, follow, raw, tail)
+    for line in lines_of(job, wanted):
         typer.echo(line)
 
 

@@ -48,7 +48,7 @@ def planned(written: Body, namespace: str, settings: OperatorSettings) -> list[B
         claim = output_claim(job, settings)
         return [*([claim] if claim else []), *_runs(job, resolved)]
     found = plan(job, resolved, 1, settings, CA)
-    return [one for one in (found.claim, found.config_map, found.job) if one]
+    return [one for one in (found.claim, found.config_map, found.service, found.job) if one]
 
 
 def _runs(job: FineTuneJob, resolved: Resolved) -> Iterator[Body]:

@@ -23,6 +23,10 @@ REMEDIES = {
     Reason.CLAIM_NOT_BOUND: Remedy(
         "kubectl describe pvc shows what the claim waits for: a volume, a storage class", "pending"
     ),
+    Reason.CLAIM_NOT_SHARED: Remedy(
+        "use a claim with the access mode ReadWriteMany, or scheduling.topologyKey: kubernetes.io/hostname",
+        "pending",
+    ),
     Reason.UNSCHEDULABLE: Remedy(
         "no node fits, as the message says; resources.gpusPerNode: 0 trains on the CPU", "pending"
     ),
@@ -64,6 +68,9 @@ REMEDIES = {
     Reason.DIVERGED: Remedy("lower the learning rate, check the rows that the message names"),
     Reason.PEER_LOST: Remedy(
         "look at the other pods of the attempt: is one pending, does a network policy keep them apart?"
+    ),
+    Reason.PODS_APART: Remedy(
+        "every pod trained alone: start the script with torchrun or accelerate launch, as docs/several-nodes.md shows"
     ),
     Reason.PRUNED: Remedy("nothing: other trials of the search are better"),
     Reason.GATE_NOT_PASSED: Remedy(

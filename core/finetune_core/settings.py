@@ -41,8 +41,8 @@ class OperatorSettings(BaseModel):
     """Size of the claim that is made for a job without spec.output.uri."""
     output_storage_class: str | None = None
     """Its storage class; the cluster's default when not set."""
-    output_access_mode: str = "ReadWriteOnce"
-    """Its access mode."""
+    output_access_mode: str | None = None
+    """Its access mode; when not set, ReadWriteMany for a job on several nodes, else ReadWriteOnce."""
     gpus_per_node: int = 1
     """GPUs of a pod when the job does not say."""
     gpu_resource: str = "nvidia.com/gpu"

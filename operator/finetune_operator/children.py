@@ -7,7 +7,8 @@ from typing import Any
 from finetune_api.search_history import SearchHistory
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_UID, Run, attempt_name
+from finetune_core.plan.naming import JOB_UID, Run, attempt_name, service_name
+from finetune_core.plan.nodes import count_of
 from finetune_core.plan.workload import output_claim, plan
 from finetune_core.search.plan import followed, run_body
 from finetune_core.search.space import Values
@@ -43,6 +44,8 @@ class Children:
         needed = [("ConfigMap", wanted.config_map)]
         if wanted.claim:
             needed.append(("PersistentVolumeClaim", wanted.claim))
+        if wanted.service:
+            needed.append(("Service", wanted.service))
         await asyncio.gather(*[self._create_once(kind, body, job) for kind, body in needed])
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
@@ -97,11 +100,14 @@ class Children:
                 await self._cluster.delete("Job", job.namespace, name, child.uid)
 
     async def delete_all(self, job: FineTuneJob) -> None:
-        """Delete the Jobs and ConfigMaps of a finished job; never the FineTuneJob, never an output.
+        """Delete the Jobs, ConfigMaps and the Service of a finished job; never the FineTuneJob, never an output.
 
         Those that are there and those that the status records, some at a time: the deletion of a Job is an event,
         which enqueues the FineTuneJob again.
         """
+        effective = job.status.effective
+        if effective and effective.resources and count_of(effective.resources) > 1 and self._exists(job):
+            await self._delete("Service", service_name(job), job)
         recorded = [attempt_name(job, attempt.number) for attempt in job.status.attempts]
         known = self._cache.jobs_of(job.namespace, job.uid)
         living = [child.name for child in known if not child.deleting]

@@ -29,6 +29,7 @@ PATHS = {
     "Job": ("apis/batch/v1", "jobs"),
     "Pod": ("api/v1", "pods"),
     "ConfigMap": ("api/v1", "configmaps"),
+    "Service": ("api/v1", "services"),
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Secret": ("api/v1", "secrets"),
     "Event": ("api/v1", "events"),

@@ -6,7 +6,7 @@ from finetune_api import uris
 from finetune_core.decide.observation import InputView
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.volumes import input_locations
-from finetune_core.wire import at, text
+from finetune_core.wire import at, items, text
 from finetune_operator.cluster import Cluster
 
 _TRUST = 10.0
@@ -45,4 +45,13 @@ class Inputs:
         if claim is None:
             return InputView("PersistentVolumeClaim", name, exists=False)
         bound = at(claim, "status", "phase") == "Bound"
-        return InputView("PersistentVolumeClaim", name, True, bound, text(claim, "spec", "storageClassName"))
+        # a bound claim has the modes of its volume, which may be more than it asked for
+        modes = items(claim, "status" if bound else "spec", "accessModes")
+        return InputView(
+            kind="PersistentVolumeClaim",
+            name=name,
+            exists=True,
+            bound=bound,
+            storage_class=text(claim, "spec", "storageClassName"),
+            access_modes=tuple(str(mode) for mode in modes),
+        )

@@ -17,6 +17,7 @@ from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name
+from finetune_core.plan.nodes import count_of
 from finetune_core.wire import text
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
@@ -38,22 +39,24 @@ async def observe(
     kueue: Kueue,
     report: tuple[RunReport, datetime] | None,
     now: datetime,
+    reporters: tuple[str, ...] = (),
 ) -> Observation:
     """What is seen of a job's children.
 
     That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
-    server itself; inputs are looked at only while a pod does not start, Events only while there is no pod, the queue
-    only while the Job is suspended.
+    server itself; inputs are looked at only while a pod does not start and before pods on several nodes do, Events
+    only while there is no pod, the queue only while the Job is suspended.
     """
     await _confirm_missing(job, cache, cluster)
     jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
-    places = await inputs.of(job, resolved.output_uri) if _waits(job, jobs, pods, now) else ()
+    waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
+    places = await inputs.of(job, resolved.output_uri) if waits else ()
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
     said, said_at = report or (None, None)
-    return Observation(jobs, pods, places, refusal, said, said_at, queue, claims)
+    return Observation(jobs, pods, places, refusal, said, said_at, queue, claims, reporters)
 
 
 async def _claims(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
@@ -101,12 +104,21 @@ def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...
         return False
     own = [pod for pod in pods if pod.attempt == job.status.attempt]
     late = any(pod.unschedulable for pod in own) or _has_had_time(job, now)
-    return late and not any(pod.started for pod in own)
+    waiting = not any(pod.started for pod in own) or any(not pod.started and not pod.finished for pod in own)
+    return late and waiting
 
 
 def _has_had_time(job: FineTuneJob, now: datetime) -> bool:
     begun = job.status.attempts[-1].start_time if job.status.attempts else None
     return begun is not None and now - begun >= USUAL_START
+
+
+def _begins_on_several_nodes(job: FineTuneJob, resolved: Resolved) -> bool:
+    """Whether the next attempt of several pods may be about to begin."""
+    status = job.status
+    between = not status.attempts or status.attempts[-1].end_time is not None
+    several = count_of(resolved.resources) > 1 and not job.is_parent
+    return several and between and status.completion_time is None
 
 
 def _job_without_pod(

@@ -16,6 +16,7 @@ from aiohttp import ClientError, web
 from cachetools import TTLCache
 
 from finetune_api.run import ProgressAnswer, Prune, RunReport
+from finetune_core.decide.observation import PodView
 from finetune_core.decide.report_body import parse_report
 from finetune_operator.cache import Cache, Child, Key, uid_of
 from finetune_operator.cluster import Cluster
@@ -74,7 +75,8 @@ class ProgressEndpoint:
         # the pod's label decides which attempt this is, not the report
         report = report.model_copy(update={"attempt": pod.view.attempt})
         arrived.append(self._now())
-        self._reports.put(pod.owner, report, arrived[-1])
+        assert isinstance(pod.view, PodView)
+        self._reports.put(pod.owner, report, arrived[-1], pod.view.name, pod.view.index)
         self._enqueue(pod.key)
         reason = await self._reason_to_prune(self._cache.finetunejobs[pod.key], report)
         answer = ProgressAnswer(prune=Prune(reason=reason) if reason else None)

@@ -116,9 +116,9 @@ class Reconciler:
             if not step.decision.concludes:
                 return await self._reconcile_runs(body, step, now)
             job = replace(job, status=step.decision.status)
-        report = self.reports.get(job.uid)
+        report, reporters = self.reports.get(job.uid), self.reports.reporters(job.uid)
         observation = await observe(
-            job, resolved, self.cache, self.cluster, self.inputs, self.kueue, report, now
+            job, resolved, self.cache, self.cluster, self.inputs, self.kueue, report, now, reporters
         )
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action is Action.CREATE_ATTEMPT

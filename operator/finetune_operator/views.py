@@ -6,7 +6,7 @@ Foreign objects are parsed with care: a strange value is None, never an exceptio
 from typing import Any
 
 from finetune_core.decide.observation import ContainerEnd, JobView, PodView
-from finetune_core.plan.naming import COMPLETION_INDEX, attempt_in
+from finetune_core.plan.naming import attempt_in, index_in
 from finetune_core.plan.pod import CONTAINER
 from finetune_core.wire import at, items, text, time_of
 
@@ -55,13 +55,8 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
         status_reason=text(body, "status", "reason"),
         image_id=text(container, "imageID"),
         created=time_of(at(body, "metadata", "creationTimestamp")),
-        index=_index(body),
+        index=index_in(labels_in(body)),
     )
-
-
-def _index(body: Body) -> int:
-    found = labels_in(body).get(COMPLETION_INDEX, "0")
-    return int(found) if found.isdecimal() else 0
 
 
 def _container(body: Body) -> Any:

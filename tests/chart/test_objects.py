@@ -172,10 +172,12 @@ def test_training_pods_of_named_namespaces_reach_the_operator_and_what_the_admin
     spec, pod = policies[0]["spec"], planned(job()).job["spec"]["template"]
     assert spec["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert spec["policyTypes"] == ["Ingress", "Egress"]
-    assert spec["ingress"] == [{"ports": [{"port": "metrics"}], "from": [peer]}]
+    same = {"podSelector": spec["podSelector"]}
+    assert spec["ingress"] == [{"from": [same]}, {"ports": [{"port": "metrics"}], "from": [peer]}]
     (container,) = pod["spec"]["containers"]
     assert [port["name"] for port in container["ports"]] == ["metrics"]
-    dns, progress, given = spec["egress"]
+    others, dns, progress, given = spec["egress"]
+    assert others == {"to": [same]}, "the pods of a job on several nodes"
     assert {port["port"] for port in dns["ports"]} == {53}
     assert given == hub
     (operator,) = progress["to"]
@@ -189,8 +191,10 @@ def test_training_pods_of_named_namespaces_reach_the_operator_and_what_the_admin
 def test_without_progress_training_pods_do_not_reach_the_operator() -> None:
     values = {"networkPolicy": {"trainerNamespaces": ["team-a"]}, "progress": {"enabled": False}}
     spec = Rendered.of(values).only("NetworkPolicy")["spec"]
-    assert len(spec["egress"]) == 1
-    assert "ingress" not in spec, "nobody reaches them"
+    assert len(spec["egress"]) == 2
+    assert spec["ingress"] == [{"from": [{"podSelector": spec["podSelector"]}]}], (
+        "only other training pods do"
+    )
 
 
 def test_the_selfcheck_is_the_operators_pod_with_another_program() -> None:

@@ -18,6 +18,7 @@ ON_JOBS: set[Right] = {
     *(("batch", "jobs", verb) for verb in ("create", "delete", "get", "list", "watch")),
     *(("", "pods", verb) for verb in ("get", "list", "watch")),
     *(("", "configmaps", verb) for verb in ("create", "delete", "get")),
+    *(("", "services", verb) for verb in ("create", "delete", "get")),
     *(("", "persistentvolumeclaims", verb) for verb in ("create", "get")),
     *(("", "events", verb) for verb in ("create", "list")),
     ("resource.k8s.io", "resourceclaimtemplates", "get"),

@@ -54,8 +54,10 @@
 - name: {{ $prefix }}OUTPUT_STORAGE_CLASS
   value: {{ . | quote }}
 {{- end }}
+{{- with .output.accessMode }}
 - name: {{ $prefix }}OUTPUT_ACCESS_MODE
-  value: {{ .output.accessMode | quote }}
+  value: {{ . | quote }}
+{{- end }}
 - name: {{ $prefix }}GPUS_PER_NODE
   value: {{ int64 .gpusPerNode | quote }}
 - name: {{ $prefix }}GPU_RESOURCE

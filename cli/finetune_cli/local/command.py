@@ -90,6 +90,10 @@ def _life(
         )
     if spec.suspend:
         console.print("spec.suspend: true keeps a job waiting in a cluster; here it trains now")
+    if spec.resources and (spec.resources.nodes or 1) > 1:
+        console.print(
+            f"the job asks for {spec.resources.nodes} nodes, and this machine is one: the updates are the same"
+        )
     if spec.search and spec.search.pruner:
         console.print(
             "spec.search.pruner: no trial is pruned here; trials train one after the other, to their end"

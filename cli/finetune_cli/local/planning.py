@@ -53,10 +53,10 @@ def settings_for(gpus: int) -> OperatorSettings:
 
 
 def planned_job(body: Body, gpus: int) -> tuple[FineTuneJob, Resolved]:
-    """The job with this many GPUs, whatever its spec asks for."""
+    """The job on one node with this many GPUs, whatever its spec asks for."""
     job = parse(body)
     resolved = resolve(job, settings_for(gpus))
-    resources = resolved.resources.model_copy(update={"gpus_per_node": gpus})
+    resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": gpus})
     return job, replace(resolved, resources=resources, image=IMAGE)
 
 

@@ -11,6 +11,7 @@ from finetune_core.decide.deadlines import deadline_of, earliest, over_deadline
 from finetune_core.decide.ending import STOP_REASONS, close
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.pending import why_pending
+from finetune_core.decide.pods import apart
 from finetune_core.decide.queue import held, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -21,6 +22,7 @@ USUAL_START = timedelta(seconds=3)
 """After this long something may hinder a pod that has not started: it is looked for."""
 _SLOW_START = timedelta(seconds=10)
 """After this long a start that nothing hinders is written into the status, too."""
+_NODES_SHOWN = 4
 _LAST_CODES = (0, ExitCode.PRUNED)
 
 
@@ -32,23 +34,27 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     context, attempt = _observed(context, attempt, pods)
     if (child is None or child.finished) and all(pod.finished for pod in pods):
         return close(context, attempt)
-    if _ends_the_job(pods) and isinstance(last := close(context, attempt), Decision):
+    if _ends_the_job(context, pods) and isinstance(last := close(context, attempt), Decision):
         return last
     if reason := _stop_reason(context, attempt):
         return _stop(context, attempt.model_copy(update={"reason": reason.value}))
+    if message := apart(context, attempt.number):
+        update = {"reason": Reason.PODS_APART.value, "message": message}
+        return _stop(context, attempt.model_copy(update=update))
     if child and child.suspended:
         return held(context, attempt, child, pods)
     return _ongoing(context, attempt)
 
 
-def _ends_the_job(pods: tuple[PodView, ...]) -> bool:
+def _ends_the_job(context: Context, pods: tuple[PodView, ...]) -> bool:
     """Whether the trainer ended as it does when no attempt follows, so that nothing depends on the Job any more.
 
     The phase of such a pod never changes, and its finalizer keeps it until the Job controller has counted it: with
     `backoffLimit: 0` no pod follows it. The controller takes note a second later.
     """
     codes = [pod.end.exit_code if pod.end and pod.finished else None for pod in pods]
-    return bool(codes) and all(code in _LAST_CODES for code in codes)
+    everyone = len({pod.index for pod in pods}) >= context.nodes
+    return everyone and all(code in _LAST_CODES for code in codes)
 
 
 def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context:
@@ -89,8 +95,11 @@ def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:
 
 
 def _stop(context: Context, attempt: AttemptStatus) -> Decision:
-    field = "spec.suspend" if attempt.reason == Reason.SUSPENDED else "spec.activeDeadlineSeconds"
-    message = f"attempt {attempt.number} saves a checkpoint and stops ({field})"
+    why = {
+        Reason.SUSPENDED.value: "spec.suspend",
+        Reason.DEADLINE_EXCEEDED.value: "spec.activeDeadlineSeconds",
+    }.get(str(attempt.reason), attempt.message)
+    message = f"attempt {attempt.number} saves a checkpoint and stops ({why})"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.with_attempt(attempt).conclude(
         verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
@@ -103,26 +112,35 @@ def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
     if any(pod.finished and not pod.never_ran for pod in awaited) and all(pod.finished for pod in pods):
         # how it ended is written once the Job controller has counted the pod
         return Decision(context.status, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
-    pod = next((pod for pod in pods if pod.started and not pod.finished), None)
-    if pod is None:
+    running = tuple(pod for pod in pods if pod.started and not pod.finished)
+    begun = {pod.index for pod in pods if pod.started}
+    if not running or len(begun) < context.nodes:
         return _pending(context, attempt)
     context, attempt, progress_due = _with_progress(context, attempt)
     context = _with_image(context.with_attempt(attempt), pods)
     return context.conclude(
-        _runs(context.job, attempt, pod), requeue_at=earliest(progress_due, deadline_of(context, attempt))
+        _runs(context.job, attempt, running), requeue_at=earliest(progress_due, deadline_of(context, attempt))
     )
 
 
-def _runs(job: FineTuneJob, attempt: AttemptStatus, pod: PodView) -> Verdict:
+def _runs(job: FineTuneJob, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> Verdict:
     """A pod on a lost node is deleted only with its node, so the message says so."""
-    if pod.deleting:
+    if pod := next((pod for pod in pods if pod.deleting), None):
         message = (
             f"the pod {pod.name} was asked to stop and has not ended yet; if its node is lost,"
             f" kubectl delete node {pod.node} lets training resume elsewhere"
         )
         return Verdict(Phase.RUNNING, Reason.STOPPING, message)
-    message = f"attempt {attempt.number} {_activity(job)} on node {attempt.node}"
+    message = f"attempt {attempt.number} {_activity(job)} {_where(attempt, pods)}"
     return Verdict(Phase.RUNNING, Reason.RUNNING, message)
+
+
+def _where(attempt: AttemptStatus, pods: tuple[PodView, ...]) -> str:
+    if len(pods) == 1:
+        return f"on node {attempt.node}"
+    nodes = list(dict.fromkeys(pod.node for pod in pods if pod.node))
+    shown = f"{', '.join(nodes[:_NODES_SHOWN])}{' …' * (len(nodes) > _NODES_SHOWN)}"
+    return f"in {len(pods)} pods on {'node' if len(nodes) == 1 else 'nodes'} {shown}"
 
 
 def _activity(job: FineTuneJob) -> str:

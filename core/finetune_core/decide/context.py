@@ -11,6 +11,7 @@ from finetune_core.decide.improvement import improved
 from finetune_core.decide.observation import Observation
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.nodes import count_of
 from finetune_core.settings import OperatorSettings
 
 
@@ -34,6 +35,13 @@ class Context:
         """The attempt that has not ended."""
         attempts = self.status.attempts
         return attempts[-1] if attempts and attempts[-1].end_time is None else None
+
+    @property
+    def nodes(self) -> int:
+        """Number of pods of the newest attempt. Those of a search or an ensemble itself have one."""
+        effective = self.status.effective
+        accepted = effective.resources if effective and effective.resources else self.resolved.resources
+        return 1 if self.job.is_parent else count_of(accepted)
 
     def with_status(self, status: FineTuneJobStatus) -> "Context":
         """A copy with another status."""

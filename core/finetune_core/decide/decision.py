@@ -30,12 +30,13 @@ from finetune_core.decide.ending import fail
 from finetune_core.decide.images import image_allowed
 from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import active_seconds
+from finetune_core.decide.shared import why_not_shared
 from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.settings import OperatorSettings
 
 _REQUEUE_WHILE_WAITING = timedelta(seconds=15)
-
+_REQUEUE_WHILE_NOT_SHARED = timedelta(seconds=60)
 
 _TOO_MANY_ATTEMPTS = f"attempt {LARGEST_ATTEMPT} was the last that can be counted; create a new FineTuneJob"
 
@@ -91,6 +92,9 @@ def _between_attempts(context: Context) -> Decision:
         return context.conclude(unknown, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
     if context.status.retry_time and context.now < context.status.retry_time:
         return _waiting(context, context.status.retry_time)
+    if alone := why_not_shared(context):
+        verdict = Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
+        return context.conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_NOT_SHARED)
     return _open_attempt(_accept(context))
 
 

@@ -18,11 +18,12 @@ from finetune_core.decide.deadlines import (
 from finetune_core.decide.display import success_message
 from finetune_core.decide.failure import Evidence, Failure, classify, termination_report
 from finetune_core.decide.observation import PodView
+from finetune_core.decide.pods import apart, first_failing, succeeded
 from finetune_core.decide.reports import unverified_model, with_attempt_report, with_report
 
 FOLDERS = 3
 """Of members that a message names."""
-STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value})
+STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value, Reason.PODS_APART.value})
 """Reasons that the operator itself writes on an attempt before it deletes the Job."""
 
 
@@ -47,30 +48,24 @@ def _trained_already(status: FineTuneJobStatus) -> str:
 
 def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     """Record how the attempt ended and what follows; a Context if the next attempt may start."""
-    pod = _explaining_pod(context.observation.pods_of(attempt.number))
+    pods, own_script = context.observation.pods_of(attempt.number), bool(context.job.spec.command)
+    done = succeeded(context, pods)
+    pod = done or first_failing(pods, own_script=own_script)
     report = termination_report(pod)
+    if message := apart(context, attempt.number):
+        attempt = attempt.model_copy(update={"reason": Reason.PODS_APART.value, "message": message})
     context, attempt = _with_last_report(context, attempt, report)
     context, attempt = _with_end(context, attempt, pod)
     stopped = attempt.reason in STOP_REASONS
     # a script that is stopped may end with 0 without a model; our trainer ends with 0 for a whole model only
-    if pod and pod.end and pod.end.exit_code == 0 and not (stopped and context.job.spec.command):
+    unfinished = stopped and (own_script or attempt.reason == Reason.PODS_APART)
+    if done and not unfinished:
         return _succeed(context, attempt, report)
     if stopped:
         return _stopped(context, attempt)
     job = context.observation.job(attempt.number)
-    evidence = Evidence(pod, report, bool(context.job.spec.command), job.failure if job else None)
+    evidence = Evidence(pod, report, own_script, job.failure if job else None)
     return _failed(context, attempt, classify(evidence))
-
-
-def _explaining_pod(pods: tuple[PodView, ...]) -> PodView | None:
-    """The pod whose end explains the attempt: one that succeeded, else one that ended, else any."""
-
-    def rank(pod: PodView) -> int:
-        if pod.end is None:
-            return 2
-        return 0 if pod.end.exit_code == 0 else 1
-
-    return min(pods, key=rank, default=None)
 
 
 def _with_last_report(
@@ -87,7 +82,8 @@ def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> 
     end = pod.end if pod else None
     time: datetime = (end.finished if end else None) or context.now
     code = end.exit_code if end and 0 <= end.exit_code <= 255 else None
-    attempt = attempt.model_copy(update={"end_time": time, "exit_code": code})
+    node = (pod.node if pod else None) or attempt.node
+    attempt = attempt.model_copy(update={"end_time": time, "exit_code": code, "node": node})
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, time)
     return context.update(active_seconds=active), attempt
 
@@ -115,6 +111,9 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
 
 def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
     """The requested stop is complete."""
+    if attempt.reason == Reason.PODS_APART:
+        context = context.with_attempt(attempt.model_copy(update={"counted": False}))
+        return fail(context, Verdict(Phase.FAILED, Reason.PODS_APART, attempt.message or ""))
     asked = attempt.reason == Reason.SUSPENDED
     message = "stopped by spec.suspend" if asked else "stopped by spec.activeDeadlineSeconds"
     context = context.with_attempt(attempt.model_copy(update={"message": message, "counted": False}))

@@ -79,6 +79,7 @@ class InputView:
     exists: bool
     bound: bool = True
     storage_class: str | None = None
+    access_modes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,11 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a decision may look at. `inputs` is filled only while a pod does not start.
+    """All that a decision may look at. `inputs` is filled only while a pod does not start, and before several start.
 
     `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
-    words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed.
+    words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed. `reporters` are the pods
+    of the attempt of `report` that have sent one.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -118,6 +120,7 @@ class Observation:
     report_time: datetime | None = None
     queue: QueueView | None = None
     claims: tuple[ClaimView, ...] = ()
+    reporters: tuple[str, ...] = ()
 
     def report_of(self, attempt: int) -> RunReport | None:
         """The newest report, if it speaks of this attempt: the one before may have sent it."""
@@ -128,11 +131,11 @@ class Observation:
         return next((job for job in self.jobs if job.attempt == attempt), None)
 
     def pods_of(self, attempt: int) -> tuple[PodView, ...]:
-        """The pods of an attempt, the newest of each completion index: a Job that was suspended makes new ones."""
+        """The pods of an attempt by completion index, the newest of each: a Job that was suspended makes new ones."""
         newest: dict[int, PodView] = {}
         for pod in sorted((pod for pod in self.pods if pod.attempt == attempt), key=_age):
             newest[pod.index] = pod
-        return tuple(newest.values())
+        return tuple(newest[index] for index in sorted(newest))
 
 
 def _age(pod: PodView) -> tuple[float, bool]:

@@ -46,8 +46,9 @@ class Pending:
 
 def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     """The reason that stands furthest back in the chain input → node → image → container."""
-    pod = next((pod for pod in context.observation.pods_of(attempt.number) if not pod.finished), None)
-    return (
+    pods = [pod for pod in context.observation.pods_of(attempt.number) if not pod.finished]
+    pod = next((pod for pod in pods if not pod.started), None)
+    found = (
         _missing(context)
         or _refused(context, attempt, pod)
         or _unbound(context, attempt, pod)
@@ -57,6 +58,10 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
         or _waiting(pod)
         or _starting(context, attempt, pod)
     )
+    running = sum(pod.started is not None for pod in pods)
+    if not running:
+        return found
+    return Pending(found.reason, f"{running} of {context.nodes} pods run and wait: {found.message}")
 
 
 def _missing(context: Context) -> Pending | None:

@@ -38,10 +38,10 @@ from finetune_core.plan.volumes import OUTPUT, output_paths, shared_tokens, stud
 from finetune_core.settings import OperatorSettings
 
 
-def on_cpu(resolved: Resolved) -> Resolved:
-    """The same with the resources of a pod that trains nothing."""
-    resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": 0, "claims": None})
-    return replace(resolved, resources=resources)
+def of_one_pod(resolved: Resolved, *, trains: bool) -> Resolved:
+    """The same with the resources of the one pod of a search or an ensemble, without GPUs if it trains nothing."""
+    update = {"nodes": 1} if trains else {"nodes": 1, "gpus_per_node": 0, "claims": None}
+    return replace(resolved, resources=resolved.resources.model_copy(update=update))
 
 
 def conclusion_config(

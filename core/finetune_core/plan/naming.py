@@ -17,6 +17,7 @@ TRIAL = f"{GROUP}/trial"
 REPEAT = f"{GROUP}/repeat"
 MEMBER = f"{GROUP}/member"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label and annotation by which the Job controller numbers the pods of an Indexed Job."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 
@@ -36,6 +37,12 @@ def attempt_in(labels: Mapping[str, str]) -> int | None:
     if not re.fullmatch("[1-9][0-9]{0,8}", text) or int(text) > LARGEST_ATTEMPT:
         return None
     return int(text)
+
+
+def index_in(labels: Mapping[str, str]) -> int:
+    """Which of the pods of its Job a pod with these labels is; 0 for the only one."""
+    text = labels.get(COMPLETION_INDEX, "")
+    return int(text) if re.fullmatch("[0-9]{1,6}", text) else 0
 
 
 def name_in(labels: Mapping[str, str]) -> str | None:
@@ -126,6 +133,11 @@ def _run_in(labels: Mapping[str, Any]) -> Run | None:
     if not re.fullmatch("[1-9][0-9]{0,2}", trial) or not re.fullmatch("0-0|[1-9]-[1-9]", repeat):
         return None
     return Run(int(trial), int(repeat[0]), int(repeat[2]))
+
+
+def service_name(job: FineTuneJob) -> str:
+    """Name of the Service by which the pods of a job on several nodes find each other."""
+    return f"{job.name}-{job.uid[:8]}"
 
 
 def output_claim_name(job: FineTuneJob) -> str:

@@ -8,13 +8,15 @@ from finetune_api.status import Reason
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import hub_environment, token_mount
-from finetune_core.plan.naming import attempt_name, labels_of
+from finetune_core.plan.naming import attempt_name, labels_of, service_name
+from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, together
 from finetune_core.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
 from finetune_core.plan.script import script_environment
 from finetune_core.plan.volumes import Mount, mounts_of
 from finetune_core.settings import OperatorSettings
 
 CONTAINER = "trainer"
+_HF_HOME = "/home/finetune/huggingface"
 _TOKEN_SECONDS = 3600
 _SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyDir of the pod's own
 
@@ -43,22 +45,23 @@ def pod_template(
                 "runtimeClassName": settings.runtime_class,
                 "volumes": [mount.volume for mount in mounts],
                 "resourceClaims": [claim.to_json() for claim in resolved.resources.claims or []] or None,
-                "containers": [_container(job, resolved, settings, mounts)],
+                "containers": [_container(job, resolved, attempt, settings, mounts)],
+                "subdomain": service_name(job) if count_of(resolved.resources) > 1 else None,
             }
-            | _scheduling(job, settings)
+            | _scheduling(job, resolved, attempt, settings)
         ),
     }
 
 
 def _container(
-    job: FineTuneJob, resolved: Resolved, settings: OperatorSettings, mounts: list[Mount]
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, mounts: list[Mount]
 ) -> dict[str, Any]:
     command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
     return command | {
         "name": CONTAINER,
         "image": resolved.image,
         "imagePullPolicy": settings.image_pull_policy.value,
-        "env": _environment(job, resolved, settings),
+        "env": _environment(job, resolved, attempt, settings),
         # a script serves no metrics: Prometheus would find its port down
         "ports": [] if job.spec.command else [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": _resources(resolved.resources),
@@ -70,22 +73,22 @@ def _container(
         "terminationMessagePath": TERMINATION_LOG,
         # a user's script writes no report; the end of its log is the next best explanation
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": mount.volume["name"], "mountPath": mount.path, "readOnly": mount.read_only}
-            for mount in mounts
-        ],
+        "volumeMounts": [mount.in_container() for mount in mounts],
     }
 
 
-def _environment(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> list[dict[str, Any]]:
+def _environment(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> list[dict[str, Any]]:
     env = {
         "HOME": "/home/finetune",
-        "HF_HOME": "/home/finetune/huggingface",
+        "HF_HOME": _HF_HOME,
         "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
     } | hub_environment(job, settings)
     if job.spec.command:
         env |= script_environment(job, resolved.output_uri) | _progress_environment(settings)
     ours = {name: {"name": name, "value": value} for name, value in env.items()}
+    ours |= {one["name"]: one for one in environment(job, resolved.resources, attempt, settings)}
     return list((ours | {variable.name: variable.to_json() for variable in job.spec.env or []}).values())
 
 
@@ -111,7 +114,18 @@ def _own_mounts(
     if size := resolved.resources.shared_memory:
         memory["sizeLimit"] = size
     shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
-    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
+    mounts = [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
+    return [*mounts, *_accelerate_mounts(job, resolved, attempt)]
+
+
+def _accelerate_mounts(job: FineTuneJob, resolved: Resolved, attempt: int) -> list[Mount]:
+    """accelerate's default configuration of this pod, in a separate folder, as root owns that of a mount."""
+    if count_of(resolved.resources) == 1 or not job.spec.command:
+        return []
+    home = Mount({"name": "huggingface", "emptyDir": {}}, _HF_HOME, read_only=False)
+    files = {"name": "accelerate", "configMap": {"name": attempt_name(job, attempt)}}
+    path = f"{_HF_HOME}/accelerate/default_config.yaml"
+    return [home, Mount(files, path, file=accelerate_file(f"$({NODE_RANK})"))]
 
 
 def _token_mount(settings: OperatorSettings) -> list[Mount]:
@@ -153,11 +167,14 @@ def _pod_security(settings: OperatorSettings) -> dict[str, Any]:
     }
 
 
-def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
+def _scheduling(
+    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+) -> dict[str, Any]:
     asked = job.spec.scheduling
     # the administrator's values win: a job may restrict where its pods run, not widen it
     selector = ((asked and asked.node_selector) or {}) | settings.node_selector
     tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]
+    affinity = (_away_from(_without_gpus(job)) or {}) | (together(job, resolved.resources, attempt) or {})
     secrets = [*settings.image_pull_secrets, *((asked and asked.image_pull_secrets) or [])]
     return {
         "nodeSelector": selector or None,
@@ -165,7 +182,7 @@ def _scheduling(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]:
         "priorityClassName": asked.priority_class_name if asked else None,
         "schedulerName": asked.scheduler_name if asked else None,
         "imagePullSecrets": [{"name": name} for name in secrets] or None,
-        "affinity": _away_from(_without_gpus(job)),
+        "affinity": affinity or None,
     }
 
 

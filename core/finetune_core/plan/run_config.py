@@ -17,6 +17,7 @@ from finetune_api.status import Commit, ResolvedData, ResolvedModel
 from finetune_api.training import ForgettingSpec
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.nodes import nodes_input
 from finetune_core.plan.volumes import output_paths, path_of, template_uri
 from finetune_core.settings import OperatorSettings
 
@@ -39,6 +40,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         gate=spec.gate,
         output=output_paths(job, resolved.output_uri),
         devices=devices(resolved, settings),
+        nodes=nodes_input(job, resolved, attempt),
         progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,

@@ -23,6 +23,13 @@ class Mount:
     volume: dict[str, Any]
     path: str
     read_only: bool = True
+    file: str | None = None
+    """The file of the volume to mount in place of the whole; may name variables of the container, as $(NAME)."""
+
+    def in_container(self) -> dict[str, Any]:
+        """The container's volumeMount."""
+        part = {"subPathExpr": self.file} if self.file else {}
+        return {"name": self.volume["name"], "mountPath": self.path, "readOnly": self.read_only} | part
 
 
 def path_of(uri: str) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 from finetune_api.base import ApiModel
 from finetune_api.search_history import SearchHistory
-from finetune_core.plan.conclusion import conclusion_config, on_cpu
+from finetune_core.plan.conclusion import conclusion_config, of_one_pod
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_NAME, JOB_UID, MANAGER, QUEUE, metadata, output_claim_name
+from finetune_core.plan.nodes import accelerate_files, indexed, on_one_machine, service
 from finetune_core.plan.pod import pod_template
 from finetune_core.plan.run_config import CA_FILE, run_config
 from finetune_core.settings import OperatorSettings
@@ -23,6 +24,7 @@ class Plan:
 
     claim: dict[str, Any] | None
     config_map: dict[str, Any]
+    service: dict[str, Any] | None
     job: dict[str, Any]
 
 
@@ -39,10 +41,13 @@ def plan(
     `history` is that of a job with spec.search.
     """
     config = attempt_config(job, resolved, attempt, settings, history)
+    resolved = _for_the_pod(job, resolved)
+    files = accelerate_files(job, resolved.resources, attempt, settings)
     return Plan(
         claim=output_claim(job, settings),
-        config_map=_config_map(job, attempt, config, ca_certificate),
-        job=_job(job, _for_the_pod(job, resolved), attempt, settings),
+        config_map=_config_map(job, attempt, config, {CA_FILE: ca_certificate} | files),
+        service=service(job, resolved),
+        job=_job(job, resolved, attempt, settings),
     )
 
 
@@ -60,8 +65,7 @@ def attempt_config(
 
 
 def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
-    """Without GPUs for the pod of a search or an ensemble that trains nothing."""
-    return on_cpu(resolved) if job.is_parent and not job.trains else resolved
+    return of_one_pod(resolved, trains=job.trains) if job.is_parent else resolved
 
 
 def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
@@ -74,8 +78,7 @@ def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorS
         | {
             "backoffLimit": 0,  # the operator alone decides about the next attempt
             "podReplacementPolicy": "Failed",  # no second pod while the first may still write
-            "completions": 1,
-            "parallelism": 1,
+            **indexed(resolved.resources),
             "template": pod_template(job, resolved, attempt, settings),
         },
     }
@@ -93,12 +96,12 @@ def _queued(identity: dict[str, Any], job: FineTuneJob) -> tuple[dict[str, Any],
 
 
 def _config_map(
-    job: FineTuneJob, attempt: int, config: ApiModel | None, ca_certificate: str
+    job: FineTuneJob, attempt: int, config: ApiModel | None, data: dict[str, str]
 ) -> dict[str, Any]:
-    data = {CA_FILE: ca_certificate}
     if config:
         # the history of a search can be large
-        data[RUN_CONFIG_KEY] = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
+        text = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
+        data = data | {RUN_CONFIG_KEY: text}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -113,7 +116,7 @@ def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]
     if job.spec.output and job.spec.output.uri:
         return None
     spec: dict[str, Any] = {
-        "accessModes": [settings.output_access_mode],
+        "accessModes": [settings.output_access_mode or _access_mode(job)],
         "resources": {"requests": {"storage": settings.output_size}},
     }
     if settings.output_storage_class:
@@ -125,3 +128,7 @@ def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any]
         "metadata": {"name": output_claim_name(job), "namespace": job.namespace, "labels": labels},
         "spec": spec,
     }
+
+
+def _access_mode(job: FineTuneJob) -> str:
+    return "ReadWriteOnce" if on_one_machine(job) else "ReadWriteMany"

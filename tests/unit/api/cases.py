@@ -440,6 +440,12 @@ ACCEPTED += [
         )
     ),
     Case("momentum", _optimizer(name="SGD", momentum=0.9)),
+    Case("two nodes", spec(resources={"nodes": 2}, env=[{"name": "NCCL_DEBUG", "value": "INFO"}])),
+    Case(
+        "two pods in one zone",
+        spec(resources={"nodes": 2}, scheduling={"topologyKey": "topology.kubernetes.io/zone"}),
+    ),
+    Case("the port of one pod", script_spec(env=[{"name": "MASTER_PORT", "value": "29501"}])),
 ]
 
 _COLUMN_TWICE = "must be different columns; one column cannot be used twice"
@@ -581,6 +587,16 @@ BROKEN_RULES = [
         "more hugepages in limits",
         _resources(requests={"hugepages-2Mi": "2Mi", "cpu": 1}, limits={"hugepages-2Mi": "4Mi"}),
         "cannot be overcommitted",
+    ),
+    Case(
+        "a topology key of one pod",
+        spec(scheduling={"topologyKey": "topology.kubernetes.io/zone"}),
+        "spec.scheduling.topologyKey keeps the pods of a job on several nodes together",
+    ),
+    Case(
+        "a rank for all pods",
+        script_spec(resources={"nodes": 2}, env=[{"name": "RANK", "value": "0"}]),
+        "the operator sets RANK, WORLD_SIZE, MASTER_ADDR, PET_NODE_RANK",
     ),
     Case("hugepages alone", _resources(limits={"hugepages-1Gi": "1Gi"}), "hugepages need cpu or memory"),
     Case("a toleration of nothing", _tolerated(effect="NoSchedule"), "a toleration without key"),
@@ -929,7 +945,13 @@ WRONG_TYPES_AND_BOUNDS = [
     Case("a taint's value", _tolerated(key="a", value="b c"), field="spec.scheduling.tolerations[0].value"),
     Case("a GPU without a name", _resources(gpuResource="nvidia.com/"), field="spec.resources.gpuResource"),
     Case("a GPU of no domain", _resources(gpuResource="-a.b/gpu"), field="spec.resources.gpuResource"),
-    Case("two nodes", spec(resources={"nodes": 2}), field="spec.resources.nodes"),
+    Case("no node", spec(resources={"nodes": 0}), field="spec.resources.nodes"),
+    Case("more nodes than there may be", spec(resources={"nodes": 65}), field="spec.resources.nodes"),
+    Case(
+        "a topology key that is no label's name",
+        spec(resources={"nodes": 2}, scheduling={"topologyKey": "a b"}),
+        field="spec.scheduling.topologyKey",
+    ),
     Case(
         "a fraction of a cpu without quotes",
         spec(resources={"limits": {"cpu": 0.5}}),

@@ -8,7 +8,7 @@ import pytest
 from builders import job, stored
 from finetune_core.decide.observation import ClaimView, Observation
 from finetune_core.plan.claims import Devices, devices_of
-from finetune_core.plan.conclusion import on_cpu
+from finetune_core.plan.conclusion import of_one_pod
 from finetune_core.plan.effective import resolve
 from finetune_core.plan.reading import parse
 from finetune_core.plan.workload import plan
@@ -133,5 +133,5 @@ def test_with_gpus_per_node_claims_come_in_addition() -> None:
 
 
 def test_a_pod_that_trains_nothing_claims_nothing() -> None:
-    resolved = on_cpu(resolve(replace(parse(stored(job(**ASKED)))), settings()))
+    resolved = of_one_pod(resolve(replace(parse(stored(job(**ASKED)))), settings()), trains=False)
     assert (resolved.resources.claims, resolved.resources.gpus_per_node) == (None, 0)

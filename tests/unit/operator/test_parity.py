@@ -25,7 +25,6 @@ NOT_IN_A_PLAN = {
     "retry.limit": "the operator acts on it",
     "activeDeadlineSeconds": "the operator acts on it",
     "ttlSecondsAfterFinished": "the operator acts on it",
-    "resources.nodes": "has only one value",
 }
 SAMPLES: dict[str, list[Any]] = {
     "integer": [1, 2, 10, 11],
@@ -71,6 +70,7 @@ KINDS: list[Json] = [
     ),
     spec(scheduling={"tolerations": [TOLERATION]}, env=[{"name": "A", "value": "1"}]),
     spec(scheduling={"tolerations": [{"key": "gpu"}]}),
+    spec(resources={"nodes": 2}),
     spec(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api-key"}}}]),
     spec(gate={"metric": "accuracy", "min": 0.5}),
     spec(training={"evaluation": {"forgetting": [{"uri": "pvc://a/b"}]}}),
