@@ -114,10 +114,12 @@ def plan(
     """
     from finetune_cli.files import jobs_in
     from finetune_cli.output import dump, dump_yaml
-    from finetune_cli.plan import planned, settings_from
+    from finetune_cli.plan import planned, settings_from, unknown_without_a_cluster
 
-    settings = settings_from(setting or [])
-    objects = [one for job in jobs_in(file) for one in planned(job, namespace, settings)]
+    settings, jobs = settings_from(setting or []), list(jobs_in(file))
+    objects = [one for job in jobs for one in planned(job, namespace, settings)]
+    for note in filter(None, map(unknown_without_a_cluster, jobs)):
+        typer.echo(note, err=True)
     if output is Format.JSON:
         dump({"apiVersion": "v1", "kind": "List", "items": objects}, output)
     else:

@@ -5,9 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import read_assignment
 from finetune_cli.errors import CommandError
 from finetune_core.ensemble.members import values_of
+from finetune_core.plan.claims import gpus_are_claimed
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import Run
@@ -49,6 +51,20 @@ def planned(written: Body, namespace: str, settings: OperatorSettings) -> list[B
         return [*([claim] if claim else []), *_runs(job, resolved)]
     found = plan(job, resolved, 1, settings, CA)
     return [one for one in (found.claim, found.config_map, found.service, found.job) if one]
+
+
+def unknown_without_a_cluster(written: Body) -> str | None:
+    """What of a plan only the cluster knows."""
+    resources = FineTuneJobSpec.from_json(written["spec"]).resources
+    if not gpus_are_claimed(resources):
+        return None
+    templates = ", ".join(
+        claim.resource_claim_template_name for claim in (resources and resources.claims) or []
+    )
+    return (
+        f"{written['metadata']['name']}: the number of GPUs is that of ResourceClaimTemplate {templates} in the"
+        " cluster; run.json has 0 here"
+    )
 
 
 def _runs(job: FineTuneJob, resolved: Resolved) -> Iterator[Body]:

@@ -94,7 +94,11 @@ CASES = {
     ),
     "FineTuneJobStuckPending": Case(
         [state("1x10", "Pending", "Starting"), state("_x10 1x60", "Pending", "Unschedulable")],
-        [state("1x20 _x60", "Pending", "Starting"), state("_x20 1x60", "Running")],
+        [
+            state("1x20 _x60", "Pending", "Starting"),
+            state("_x20 1x60", "Running"),
+            state("1x80", "Pending", "Queued", "two"),
+        ],
         "40m",
         "FineTuneJob team-a/one has been pending for 30 minutes",
         "Reason: Unschedulable.",

@@ -93,7 +93,7 @@ def condition(kind: str, status: str, message: str) -> Json:
 
 def test_without_kueue_nothing_runs_and_the_status_says_so(world: World) -> None:
     name = world.apply(scheduling=QUEUE)
-    found = world.until_reason(name, "Queued")
+    found = world.until_reason(name, "MissingObject")
     assert "waits in queue team-a: no Kueue is installed in this cluster" in found["message"]
     child = child_of(world, name)
     assert child["spec"]["suspend"] is True

@@ -54,7 +54,12 @@ class Kueue:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End it, and let the API server ask its webhooks no more."""
         self.stop()
+        for kind in ("mutating", "validating"):
+            self._rest(
+                "DELETE", f"{_ADMISSION}/{kind}webhookconfigurations/kueue-{kind}-webhook-configuration"
+            )
 
     def start(self) -> None:
         """Start the process and wait until it answers."""

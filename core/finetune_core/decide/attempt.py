@@ -75,10 +75,15 @@ def _observed(
     pods = tuple(pod for pod in pods if not _counted_already(attempt, pod))
     node = next((pod.node for pod in pods if pod.node), attempt.node)
     started = min((pod.started for pod in pods if pod.started), default=None)
-    if started and attempt.running_time and started > attempt.running_time:
+    if started and _all_newer(pods, attempt.running_time):
         context, attempt = without_seen_end(context, attempt, started)
     running = attempt.running_time or started
     return context, attempt.model_copy(update={"node": node, "running_time": running})
+
+
+def _all_newer(pods: tuple[PodView, ...], running: datetime | None) -> bool:
+    """Whether these pods were created after those began that the record tells of."""
+    return running is not None and all(pod.created is not None and pod.created > running for pod in pods)
 
 
 def _counted_already(attempt: AttemptStatus, pod: PodView) -> bool:

@@ -4,6 +4,7 @@ With a Job Kueue keeps its place in the queue, its number of requeues and whethe
 attempt that is evicted keeps its Job, and resumes from its checkpoint when Kueue lets the Job run again.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
@@ -16,6 +17,8 @@ from finetune_core.plan.finetunejob import FineTuneJob
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
 _PATIENCE = timedelta(seconds=30)
 _LONGEST_ANSWER = 600
+_NEVER = ("exceeds", "insufficient quota", "maximum capacity")
+"""In Kueue's answers to what no free quota would be enough for."""
 
 
 def queue_of(job: FineTuneJob) -> str | None:
@@ -28,8 +31,8 @@ def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[P
     if any(not pod.finished for pod in pods):
         return _stopping(context, attempt, child)
     context, attempt = with_eviction(context, attempt, pods)
-    verdict = Verdict(Phase.PENDING, Reason.QUEUED, _why(context, attempt, child))
-    return context.with_attempt(attempt).conclude(verdict, requeue_at=context.now + _pause(context, attempt))
+    verdict, due = _why(context, attempt, child), context.now + _pause(context, attempt)
+    return context.with_attempt(attempt).conclude(verdict, requeue_at=due)
 
 
 def _stopping(context: Context, attempt: AttemptStatus, child: JobView) -> Decision:
@@ -84,42 +87,61 @@ def _pause(context: Context, attempt: AttemptStatus) -> timedelta:
     return max(_FIRST_PAUSE, min(waited / 10, _LONGEST_PAUSE))
 
 
-def _why(context: Context, attempt: AttemptStatus, child: JobView) -> str:
+def _why(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
     queue, namespace = queue_of(context.job), context.job.namespace
     if queue is None:
-        return (
-            f"the Job {child.name} is suspended, and not by this operator; training continues when its spec.suspend is"
-            f' false: kubectl patch job {child.name} -n {namespace} --type merge -p \'{{"spec":{{"suspend":false}}}}\''
+        command = _patch("job", child.name, namespace, "suspend", "false")
+        message = (
+            f"the Job {child.name} is suspended, and not by this operator; {command} lets training continue"
         )
-    waits = f"waits in queue {queue}" if not attempt.evictions else f"evicted, and waits in queue {queue}"
-    return f"{waits}: {_sentence(context, attempt, child, queue, context.observation.queue)}"
+        return _pending(Reason.QUEUED, message)
+    found = _verdict(context, attempt, child, queue, context.observation.queue)
+    waits = "evicted, and waits in queue" if attempt.evictions else "waits in queue"
+    return replace(found, message=f"{waits} {queue}: {found.message}")
 
 
-def _sentence(
+def _patch(kind: str, name: str, namespace: str, field: str, value: str) -> str:
+    spec = f'{{"spec":{{"{field}":{value}}}}}'
+    return f"kubectl patch {kind} {name} -n {namespace} --type merge -p '{spec}'"
+
+
+def _pending(reason: Reason, message: str) -> Verdict:
+    return Verdict(Phase.PENDING, reason, message)
+
+
+def _verdict(
     context: Context, attempt: AttemptStatus, child: JobView, queue: str, view: QueueView | None
-) -> str:
+) -> Verdict:
+    """Queued where waiting suffices; another reason where somebody has to do something, so that alerts tell."""
     namespace = context.job.namespace
     if view is None:
-        return f"kubectl describe workloads -n {namespace} shows why"
+        return _pending(Reason.QUEUED, f"kubectl describe workloads -n {namespace} shows why")
     if not view.served:
-        return (
+        return _pending(
+            Reason.MISSING_OBJECT,
             "no Kueue is installed in this cluster, and nothing admits the job; install Kueue, or suspend the job and"
-            " remove scheduling.queue"
+            " remove scheduling.queue",
         )
     if view.name is None:
-        since = attempt.evicted_time or attempt.start_time or context.now
-        if context.now < since + _PATIENCE:
-            return "Kueue has not answered yet"
-        return (
-            f"no Kueue has taken over the Job {child.name}; check that Kueue runs and that its integrations include"
-            " batch/job"
-        )
+        return _not_taken_over(context, attempt, child)
     if not view.active:
-        return (
-            f"the Workload {view.name} is deactivated{_in_brackets(view)}; it is admitted again when its spec.active is"
-            f' true: kubectl patch workload {view.name} -n {namespace} --type merge -p \'{{"spec":{{"active":true}}}}\''
+        command = _patch("workload", view.name, namespace, "active", "true")
+        return _pending(
+            Reason.QUEUED,
+            f"the Workload {view.name} is deactivated{_in_brackets(view)}; {command} lets Kueue admit it again",
         )
     return _answer(view, queue, namespace)
+
+
+def _not_taken_over(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
+    since = attempt.evicted_time or attempt.start_time or context.now
+    if context.now < since + _PATIENCE:
+        return _pending(Reason.QUEUED, "Kueue has not answered yet")
+    return _pending(
+        Reason.MISSING_OBJECT,
+        f"no Kueue has taken over the Job {child.name}; check that Kueue runs and that its integrations include"
+        " batch/job",
+    )
 
 
 def _in_brackets(view: QueueView) -> str:
@@ -127,28 +149,33 @@ def _in_brackets(view: QueueView) -> str:
     return f" ({_cut(found)})" if found else ""
 
 
-def _answer(view: QueueView, queue: str, namespace: str) -> str:
+def _answer(view: QueueView, queue: str, namespace: str) -> Verdict:
     if view.checks:
-        return f"its quota is reserved; it waits for {_cut(view.checks)}"
+        return _pending(Reason.QUEUED, f"its quota is reserved; it waits for {_cut(view.checks)}")
     answer = view.waiting or view.evicted
     if answer is None:
-        return "Kueue has not decided yet"
-    return _cut(answer) + _remedy(answer, queue, namespace)
+        return _pending(Reason.QUEUED, "Kueue has not decided yet")
+    reason, remedy = _remedy(answer, queue, namespace)
+    return _pending(reason, _cut(answer) + remedy)
 
 
-def _remedy(answer: str, queue: str, namespace: str) -> str:
+def _remedy(answer: str, queue: str, namespace: str) -> tuple[Reason, str]:
     """For what waiting alone does not resolve."""
     lower = answer.lower()
     if "localqueue" in lower and "doesn't exist" in lower:
-        return (
+        return Reason.MISSING_OBJECT, (
             f"; create LocalQueue {queue} in namespace {namespace}, or suspend the job and change scheduling.queue"
             " (kubectl get localqueues lists what there is)"
         )
-    if "exceeds" in lower or "insufficient quota" in lower or "maximum capacity" in lower:
-        return "; the queue can never admit this job: suspend it and ask for less in resources, or use another queue"
+    if any(words in lower for words in _NEVER):
+        return Reason.UNSCHEDULABLE, (
+            "; the queue can never admit this job: suspend it and ask for less in resources, or use another queue"
+        )
     if "unavailable in clusterqueue" in lower:
-        return "; the queue has no quota for it at all: suspend the job and change resources, or use another queue"
-    return ""
+        return Reason.UNSCHEDULABLE, (
+            "; the queue has no quota for it at all: suspend the job and change resources, or use another queue"
+        )
+    return Reason.QUEUED, ""
 
 
 def _cut(text: str) -> str:

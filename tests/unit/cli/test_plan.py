@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from builders import job
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import RunConfig
 from unit.cli.commands import finetune
@@ -39,6 +40,16 @@ def test_a_parent_is_a_claim_and_its_first_runs(example: str, runs: int) -> None
     assert [one["kind"] for one in bodies] == ["FineTuneJob"] * runs
     for body in bodies:
         FineTuneJobSpec.from_json(body["spec"])
+
+
+def test_what_only_the_cluster_knows_is_said(tmp_path: Path) -> None:
+    claims = [{"name": "gpus", "resourceClaimTemplateName": "two-gpus"}]
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job("claimed", resources={"claims": claims})))
+    done = finetune("plan", file)
+    assert done.code == 0
+    assert "claimed: the number of GPUs is that of ResourceClaimTemplate two-gpus in the cluster" in done.err
+    assert "ResourceClaimTemplate" not in finetune("plan", QUICKSTART).err
 
 
 def test_json_is_a_list_that_kubectl_reads() -> None:

@@ -72,30 +72,33 @@ def test_only_the_job_carries_the_queue_and_is_created_suspended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "says"),
+    ("view", "reason", "says"),
     [
-        (None, "waits in queue team-a: kubectl describe workloads -n default shows why"),
-        (QueueView(served=False), "no Kueue is installed in this cluster"),
-        (QueueView(), "no Kueue has taken over the Job job-a1; check that Kueue runs"),
-        (QueueView(name="w"), "Kueue has not decided yet"),
-        (QueueView(name="w", waiting=NO_QUOTA), f"waits in queue team-a: {NO_QUOTA}"),
+        (None, "Queued", "waits in queue team-a: kubectl describe workloads -n default shows why"),
+        (QueueView(served=False), "MissingObject", "no Kueue is installed in this cluster"),
+        (QueueView(), "MissingObject", "no Kueue has taken over the Job job-a1; check that Kueue runs"),
+        (QueueView(name="w"), "Queued", "Kueue has not decided yet"),
+        (QueueView(name="w", waiting=NO_QUOTA), "Queued", f"waits in queue team-a: {NO_QUOTA}"),
         (
             QueueView(name="w", waiting="LocalQueue team-a doesn't exist"),
+            "MissingObject",
             "LocalQueue team-a doesn't exist; create LocalQueue team-a in namespace default, or suspend the job",
         ),
         (
             QueueView(name="w", active=False, evicted="The workload is deactivated"),
-            "the Workload w is deactivated (The workload is deactivated); it is admitted again when its spec.active",
+            "Queued",
+            "the Workload w is deactivated (The workload is deactivated); kubectl patch workload w -n default --type",
         ),
         (
             QueueView(name="w", checks="admission check budget (over it)"),
+            "Queued",
             "its quota is reserved; it waits for admission check budget (over it)",
         ),
     ],
 )
-def test_a_queued_job_says_why_it_waits(view: QueueView | None, says: str) -> None:
+def test_a_queued_job_says_why_it_waits(view: QueueView | None, reason: str, says: str) -> None:
     life = waiting(view)
-    assert (life.phase, life.reason) == ("Pending", "Queued")
+    assert (life.phase, life.reason) == ("Pending", reason)
     assert says in life.message
     assert len(life.message) <= 1024
 
@@ -180,6 +183,12 @@ def test_pods_of_one_attempt_that_start_one_after_the_other_are_no_eviction() ->
     life = Life(parsed(**QUEUED)).running()
     two = [running_pod(index=index, since=seconds(3 * index), created=seconds(0)) for index in (1, 0)]
     life.reconcile(seen(child(), *two), at=10)
+    assert (life.last.evictions, life.last.running_time) == (None, seconds(0))
+
+
+def test_a_start_that_is_restated_later_is_no_eviction() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    life.reconcile(seen(child(), running_pod(since=seconds(2), created=seconds(0))), at=10)
     assert (life.last.evictions, life.last.running_time) == (None, seconds(0))
 
 
