@@ -68,6 +68,10 @@ test-kueue: install ## Run Kueue itself: queues, quotas, preemption, priorities;
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py
 
+test-faults: install ## Run the operator under faults: paused, cut off and killed leaders; ten minutes
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager
+	@$(PYTHON) -m pytest -v tests/faults
+
 test-dashboards: install ## Run jobs of every kind under a real Prometheus: metrics, rules, alerts, dashboards; some minutes
 	@$(PYTHON) -m pytest -v tests/e2e/test_monitoring.py
 
@@ -154,4 +158,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help

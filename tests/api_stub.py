@@ -68,7 +68,7 @@ def api_stub(folder: Path) -> Iterator[Stub]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _reply  # noqa: N815 - names of the base class
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _reply  # noqa: N815 - names of the base class
 
         def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the name of the base class
             """Stay silent."""

@@ -93,6 +93,14 @@ class OperatorSettings(BaseModel):
     """NAMESPACE/NAME of the Secret that keeps the progress endpoint's certificate over restarts."""
     tls_folder: str | None = None
     """Folder that keeps it instead, for an operator outside of the cluster."""
+    lease: str | None = None
+    """NAMESPACE/NAME of the Lease for leader election; without it this process always leads."""
+    identity: str | None = None
+    """Name of this process in the Lease, the same after a restart of its container; a new one when not set."""
+    address: str | None = None
+    """IP address at which standbys reach this process's progress port, to forward progress to it when it leads."""
+    predecessors: str | None = None
+    """Label selector of pods beside the Lease that run a version without leader election: none leads beside them."""
     progress_interval: Annotated[float, Field(ge=0.1)] = 10.0
     """Seconds between two status writes that carry progress only."""
     retry_backoff: Annotated[float, Field(ge=0)] = 10.0

@@ -1,12 +1,20 @@
-"""Start the operator: `python -m finetune_operator`. Ends with 0 on SIGTERM, with 1 where it cannot start."""
+"""Start the operator: `python -m finetune_operator`.
+
+Ends with 0 on SIGTERM, and with 1 where it cannot start or does not lead any more.
+"""
 
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
 import sys
 import time
-from contextlib import AsyncExitStack
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
 
 import kopf
 from prometheus_client import disable_created_metrics
@@ -17,9 +25,11 @@ from finetune_operator.cache import Cache
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError
+from finetune_operator.forwarding import Forwarding
 from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
+from finetune_operator.leader import Election, Leadership
 from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
@@ -47,39 +57,103 @@ _STABLE = 60.0
 
 async def run(settings: OperatorSettings) -> None:
     """Wire the parts together and run until Kopf ends."""
-    cache, reports = Cache(), Reports()
-    metrics = Metrics(cache)
-    cluster = await Cluster.connect(settings, metrics.request)
+    cache, reports, leadership = Cache(), Reports(), Leadership()
+    metrics = Metrics(cache, leads=lambda: leadership.leads)
     async with AsyncExitStack() as stack:
+        cluster = await Cluster.connect(settings, metrics.request, leadership.check)
         stack.push_async_callback(cluster.close)
-        certificate = await certificate_of(settings, cluster)
+        own = await Cluster.connect(settings, metrics.request)  # for what belongs to no leader
+        stack.push_async_callback(own.close)
+        certificate = await certificate_of(settings, own)
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
         kueue = Kueue(cluster, settings)
         inputs, poster = Inputs(cluster), Poster(cluster)
-        await stack.enter_async_context(poster.posting())
         reconciler = Reconciler(
             cache, cluster, children, runs, reports, metrics, settings, inputs, kueue, poster
         )
-        queue = WorkQueue(reconciler, settings.workers, metrics.reconcile_failed, metrics.waited)
+        queue = WorkQueue(
+            reconciler,
+            settings.workers,
+            metrics.reconcile_failed,
+            metrics.waited,
+            wanted=lambda: leadership.leads,
+        )
         metrics.watch_queue(lambda: len(queue))
         resync, watches = Resync(cluster, cache, queue, settings), Watches()
         metrics.watch_ages(lambda: watches.ages(resync.last))
-        await stack.enter_async_context(serving(status_app(metrics, resync.readiness), settings.http_port))
+
+        def readiness() -> tuple[bool, str]:
+            ready, text = resync.readiness()
+            return ready, f"{text}; {leadership.describe()}"
+
+        await stack.enter_async_context(serving(status_app(metrics, readiness), settings.http_port))
         if settings.progress_url and settings.progress_port:
             pruning = Pruning(cluster, cache, reports)
             endpoint = ProgressEndpoint(
                 cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, utc_now
             )
-            tls = server_context(certificate)
+            host = urlsplit(settings.progress_url).hostname or ""
+            forwarding = Forwarding(leadership, certificate.authority, host)
+            stack.push_async_callback(forwarding.close)
             await stack.enter_async_context(
-                serving_strangers(endpoint.app(), settings.progress_port, tls, metrics.connection_refused)
+                serving_strangers(
+                    endpoint.app(forwarding.middleware),
+                    settings.progress_port,
+                    server_context(certificate),
+                    metrics.connection_refused,
+                )
             )
-        await _serve(settings, cache, queue, resync, watches)
+        election = _election(own, settings, leadership, resync)
+        await stack.enter_async_context(_campaigning(election, leadership))
+        await stack.enter_async_context(poster.posting())  # its last Events go before the Lease does
+        await _serve(settings, cache, queue, resync, watches, leadership)
+
+
+def _election(
+    own: Cluster, settings: OperatorSettings, leadership: Leadership, resync: Resync
+) -> Election | None:
+    """None without a Lease: then this process leads from the start."""
+    if settings.lease is None:
+        return None
+    identity = settings.identity or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    return Election(own, settings, leadership, identity, warm=lambda: resync.last is not None)
+
+
+@asynccontextmanager
+async def _campaigning(election: Election | None, leadership: Leadership) -> AsyncIterator[None]:
+    """Stand for election while the context lasts, then release the Lease. Whoever loses it ends at once."""
+    if election is None:
+        leadership.lead()
+        yield
+        return
+    campaign = asyncio.create_task(election.run())
+    campaign.add_done_callback(_end_the_process)
+    try:
+        yield
+    finally:
+        campaign.cancel()
+        await asyncio.wait({campaign})
+        await election.release()
+
+
+def _end_the_process(campaign: "asyncio.Task[None]") -> None:
+    """Without a moment in which a request could still be sent; the container starts again as a standby."""
+    if campaign.cancelled():
+        return
+    error = campaign.exception()
+    logger.critical("%s", error, exc_info=None if isinstance(error, OperatorError) else error)
+    logging.shutdown()
+    os._exit(1)
 
 
 async def _serve(
-    settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync, watches: Watches
+    settings: OperatorSettings,
+    cache: Cache,
+    queue: WorkQueue,
+    resync: Resync,
+    watches: Watches,
+    leadership: Leadership,
 ) -> None:
     """List, then watch and work, until SIGTERM.
 
@@ -89,7 +163,7 @@ async def _serve(
     while await _listed(resync, pause):
         started = time.monotonic()
         try:
-            await _watch_and_work(settings, cache, queue, resync, watches)
+            await _watch_and_work(settings, cache, queue, resync, watches, leadership)
         except WATCH_REFUSED as error:
             failures = failures + 1 if time.monotonic() - started < _STABLE else 1
             pause = jitter(backoff(failures, *_PAUSES))
@@ -99,10 +173,15 @@ async def _serve(
 
 
 async def _watch_and_work(
-    settings: OperatorSettings, cache: Cache, queue: WorkQueue, resync: Resync, watches: Watches
+    settings: OperatorSettings,
+    cache: Cache,
+    queue: WorkQueue,
+    resync: Resync,
+    watches: Watches,
+    leadership: Leadership,
 ) -> None:
     """Kopf starts after our own LIST: both at once would need twice the memory."""
-    work = asyncio.create_task(_work(queue, resync))
+    work = asyncio.create_task(_work(queue, resync, leadership))
     watch = asyncio.create_task(
         _watch(registry(cache, queue, resync.cluster, watches, on_stop=work.cancel), settings.namespaces)
     )
@@ -158,10 +237,18 @@ async def _listed(resync: Resync, pause: float) -> bool:
     return not first.cancelled()
 
 
-async def _work(queue: WorkQueue, resync: Resync) -> None:
+async def _work(queue: WorkQueue, resync: Resync, leadership: Leadership) -> None:
+    """Compare from time to time, and reconcile while this process leads."""
+
+    async def reconcile() -> None:
+        await leadership.begun()
+        for key in resync.cache.keys_in(None):
+            queue.add(key)
+        await queue.work()
+
     async with asyncio.TaskGroup() as group:
         group.create_task(resync.repeat())
-        group.create_task(queue.work())
+        group.create_task(reconcile())
 
 
 def main() -> int:

@@ -67,13 +67,15 @@ class Children:
             raise ForeignObjectError(kind, body["metadata"]["name"])
         return found is not None
 
-    async def update_run(self, job: FineTuneJob, name: str, uid: str, *, stop: bool) -> None:
-        """Suspend a run, or let it go on with the parent's resources and scheduling."""
-        spec = followed(job.spec, stop=stop)
+    async def update_run(self, job: FineTuneJob, run: Body, *, stop: bool) -> None:
+        """Suspend a run as it was seen, or let it go on with the parent's resources and scheduling."""
+        meta, spec = run["metadata"], followed(job.spec, stop=stop)
         try:
-            patched = await self._cluster.patch_spec("FineTuneJob", job.namespace, name, uid, spec)
+            patched = await self._cluster.patch_spec(
+                "FineTuneJob", job.namespace, meta["name"], meta["uid"], meta["resourceVersion"], spec
+            )
         except (ConflictError, NotFoundError):
-            return  # deleted meanwhile, or another one of that name
+            return  # changed or deleted meanwhile, which is an event of its own and brings the parent back
         self._cache.put_finetunejob(patched)
 
     async def _create_once(self, kind: str, body: Body, job: FineTuneJob) -> Body:

@@ -13,12 +13,15 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohttp import ClientSession, TraceConfig, TraceRequestChunkSentParams, TraceRequestHeadersSentParams
+
 from finetune_api import API_VERSION, GROUP, KIND, PLURAL
 from finetune_core.settings import OperatorSettings
 from finetune_operator.errors import AlreadyExistsError, ApiError, Cause, ConflictError, NotFoundError
 
 Body = dict[str, Any]
 Observer = Callable[[str, int], None]
+_Sent = TraceRequestHeadersSentParams | TraceRequestChunkSentParams
 
 _TIMEOUT = 30.0
 PAGE = 20
@@ -35,6 +38,7 @@ PATHS = {
     "Event": ("api/v1", "events"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta2", "workloads"),
     "ResourceClaimTemplate": ("apis/resource.k8s.io/v1", "resourceclaimtemplates"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 
 
@@ -74,8 +78,13 @@ class Cluster:
         self._api, self._limiter, self._observer = api, limiter, observer
 
     @classmethod
-    async def connect(cls, settings: OperatorSettings, observer: Observer) -> "Cluster":
-        """Connect with the credentials of the pod, or else of the kubeconfig."""
+    async def connect(
+        cls, settings: OperatorSettings, observer: Observer, guard: Callable[[], None] | None = None
+    ) -> "Cluster":
+        """Connect with the credentials of the pod, or else of the kubeconfig.
+
+        `guard` is called right before the first byte of a write is sent, and stops it by raising.
+        """
         from kubernetes.aio import config
         from kubernetes.aio.client.api_client import ApiClient
         from kubernetes.aio.client.configuration import Configuration
@@ -88,6 +97,8 @@ class Cluster:
         configuration.connection_pool_maxsize = settings.api_connections
         configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
         configuration.client_session_kwargs = {"trust_env": False}  # else it reads netrc at every request
+        if guard:
+            configuration.trace_configs = [_guarded(guard)]
         limiter = RateLimiter(settings.api_qps, settings.api_burst)
         return cls(ApiClient(configuration), limiter, observer)
 
@@ -167,16 +178,23 @@ class Cluster:
         }
         return await self._request("PUT", _path("FineTuneJob", namespace, name) + "/status", body=body)
 
-    async def patch_spec(self, kind: str, namespace: str, name: str, uid: str, spec: Body) -> Body:
-        """Merge fields into the spec of exactly this object; None removes one. Raises ConflictError, NotFoundError."""
-        body = {"metadata": {"uid": uid}, "spec": spec}
+    async def patch_spec(
+        self, kind: str, namespace: str, name: str, uid: str, version: str, spec: Body
+    ) -> Body:
+        """Merge fields into the spec of this object if it is still at `version`; None removes one.
+
+        Raises ConflictError, NotFoundError.
+        """
+        body = {"metadata": {"uid": uid, "resourceVersion": version}, "spec": spec}
         return await self._request(
             "PATCH", _path(kind, namespace, name), body=body, content="application/merge-patch+json"
         )
 
-    async def annotate(self, kind: str, namespace: str, name: str, annotations: dict[str, str]) -> None:
-        """Merge annotations. Raises NotFoundError."""
-        body = {"metadata": {"annotations": annotations}}
+    async def annotate(
+        self, kind: str, namespace: str, name: str, version: str, annotations: dict[str, str]
+    ) -> None:
+        """Merge annotations if the object is still at `version`. Raises ConflictError, NotFoundError."""
+        body = {"metadata": {"resourceVersion": version, "annotations": annotations}}
         await self._request(
             "PATCH", _path(kind, namespace, name), body=body, content="application/merge-patch+json"
         )
@@ -261,6 +279,22 @@ def _proxy_of(server: str) -> str | None:
     """The proxy that the environment names for this address: HTTPS_PROXY, NO_PROXY."""
     url = urlsplit(server)
     return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+
+
+def _guarded(guard: Callable[[], None]) -> TraceConfig:
+    """Asks the guard when a write has its connection, and again in the same breath in which its bytes are sent.
+
+    aiohttp sends headers and body together, after it may have been interrupted once more.
+    """
+
+    async def about_to_send(_: ClientSession, __: Any, request: _Sent) -> None:
+        if request.method != "GET":
+            guard()
+
+    traced = TraceConfig()
+    traced.on_request_headers_sent.append(about_to_send)
+    traced.on_request_chunk_sent.append(about_to_send)
+    return traced
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:

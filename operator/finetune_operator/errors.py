@@ -2,6 +2,8 @@
 
 OperatorError
 ├── SettingsError          an environment variable is wrong or unknown; the process does not start
+├── NotLeaderError         a write was stopped before it was sent: this process does not lead
+├── LeadershipLostError    another process leads now, or the Lease could not be renewed; the process ends
 ├── ApiError               the API server refused a request
 │   ├── NotFoundError      404
 │   ├── ConflictError      409 on a write: the object changed meanwhile; reconcile again
@@ -25,6 +27,14 @@ class OperatorError(Exception):
 
 class SettingsError(OperatorError):
     """An environment variable is wrong or unknown."""
+
+
+class NotLeaderError(OperatorError):
+    """This process does not lead, so it writes nothing."""
+
+
+class LeadershipLostError(OperatorError):
+    """This process led and does not lead any more."""
 
 
 class ApiError(OperatorError):

@@ -11,7 +11,7 @@ from finetune_core.decide.observation import QueueView
 from finetune_core.settings import OperatorSettings
 from finetune_core.wire import at, items, text
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.errors import ApiError, ConflictError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,12 @@ class Kueue:
             return
         try:
             if found := await self._workload(namespace, job, uid):
-                name = found["metadata"]["name"]
-                await self._cluster.annotate("Workload", namespace, name, {BOOST: str(points)})
+                meta, boost = found["metadata"], {BOOST: str(points)}
+                await self._cluster.annotate(
+                    "Workload", namespace, meta["name"], meta["resourceVersion"], boost
+                )
+        except ConflictError:
+            return  # Kueue has changed it meanwhile: at the next visit
         except ApiError as error:
             logger.warning("the priority of Workloads cannot be raised: %s", error)
         self._boosts[uid] = points

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import ClientError, web
+from aiohttp.typedefs import Middleware
 from cachetools import TTLCache
 
 from finetune_api.run import ProgressAnswer, Prune, RunReport
@@ -56,9 +57,9 @@ class ProgressEndpoint:
         self._pod_uids: TTLCache[str, str] = TTLCache(_REMEMBERED, _TOKEN_TRUST)
         self._reported: TTLCache[str, list[datetime]] = TTLCache(_REMEMBERED, _WINDOW)
 
-    def app(self) -> web.Application:
+    def app(self, *middlewares: Middleware) -> web.Application:
         """The web application."""
-        app = web.Application(client_max_size=_BODY_LIMIT)
+        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=middlewares)
         app.router.add_post(PATH, self._post)
         return app
 

@@ -90,8 +90,7 @@ class Runs:
         bodies = self.cache.runs_of(job.namespace, job.uid)
         for run in (*decision.stop, *decision.resume):
             if body := bodies.get(run):
-                name, stop = body["metadata"]["name"], run in decision.stop
-                await self.children.update_run(job, name, uid_of(body), stop=stop)
+                await self.children.update_run(job, body, stop=run in decision.stop)
         if decision.create is not None and step.values is not None:
             await self.children.create_run(job, step.resolved, decision.create, step.values)
 

@@ -48,6 +48,8 @@ class TurnsQueue:
 class WorkQueue:
     """Keys wait here until a worker is free. A key added while it is processed is requeued, so nothing is lost.
 
+    A standby, which is not `wanted`, keeps no keys: who begins to lead adds all.
+
     A reconcile that takes longer than `time_limit` seconds is cancelled and retried like one that fails: no key keeps
     a worker for good.
     """
@@ -59,9 +61,11 @@ class WorkQueue:
         on_error: Callable[[], None],
         on_wait: Callable[[float], None],
         time_limit: float = 120.0,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reconcile, self._workers, self._time_limit = reconcile, workers, time_limit
         self._on_error, self._on_wait = on_error, on_wait
+        self._wanted = wanted
         self._ready = TurnsQueue()
         self._queued: dict[Key, float] = {}
         self._processing: set[Key] = set()
@@ -76,6 +80,8 @@ class WorkQueue:
 
     def add(self, key: Key) -> None:
         """Reconcile as soon as a worker is free."""
+        if not self._wanted():
+            return
         if key in self._processing:
             self._dirty.add(key)
         elif key not in self._queued:

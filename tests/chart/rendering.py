@@ -70,4 +70,5 @@ class Rendered:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {variable["name"]: variable["value"] for variable in self.container["env"]}
+        """The variables whose values the chart gives; the pod's own name and address come with the pod."""
+        return {one["name"]: one["value"] for one in self.container["env"] if "value" in one}

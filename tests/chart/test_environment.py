@@ -10,6 +10,10 @@ from finetune_operator.settings import load
 TRAINER = "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
 SCRIPT = "ghcr.io/finetune-dev/finetune-script:0.1.0"
 PREFIX = "FINETUNE_OPERATOR_"
+PREDECESSORS = (
+    "app.kubernetes.io/component=operator,app.kubernetes.io/instance=finetune-operator,"
+    "app.kubernetes.io/name=finetune-operator,!finetune.dev/leader-election"
+)
 # settings that the chart does not offer: the ports are the pod's own, the rest is for tests and for measuring
 NOT_IN_THE_CHART = {
     "http_port",
@@ -32,7 +36,9 @@ def settings_of(values: Json) -> OperatorSettings:
 
 def test_the_chart_offers_every_setting_but_those_we_left_out() -> None:
     names = {
-        name for values in (ALL, {"progress": {"enabled": True}}) for name in Rendered.of(values).environment
+        variable["name"]
+        for values in (ALL, {"progress": {"enabled": True}})
+        for variable in Rendered.of(values).container["env"]
     }
     offered = {name.removeprefix(PREFIX).lower() for name in names}
     assert offered == set(OperatorSettings.model_fields) - NOT_IN_THE_CHART
@@ -44,6 +50,8 @@ def test_the_charts_defaults_are_the_operators() -> None:
         script_image=SCRIPT,
         progress_url="https://finetune-operator.finetune-system.svc",
         tls_secret="finetune-system/finetune-operator-tls",
+        lease="finetune-system/finetune-operator",
+        predecessors=PREDECESSORS,
     )
 
 
@@ -87,6 +95,8 @@ def test_every_value_arrives() -> None:
         run_as_user=1_000_650_000,
         run_as_group=0,
         fs_group=1_000_650_001,
+        lease="finetune-system/tuner",
+        predecessors=PREDECESSORS,
         workers=4,
         log_format="json",
         log_level="DEBUG",

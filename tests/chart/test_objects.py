@@ -57,6 +57,8 @@ def test_by_default_everything_is_installed_that_the_operator_needs() -> None:
         "Deployment",
         "Pod",
         "Role",
+        "Role",
+        "RoleBinding",
         "RoleBinding",
         "Secret",
         "Service",
@@ -151,7 +153,8 @@ def test_a_network_policy_lets_trainers_report_and_the_named_scrape(
         policy["podSelector"]["matchLabels"] == rendered.only("Deployment")["spec"]["selector"]["matchLabels"]
     )
     progress, metrics = policy["ingress"]
-    trainers, selfcheck = progress["from"]
+    trainers, selfcheck, standby = progress["from"]
+    assert standby == {"podSelector": policy["podSelector"]}
     assert (
         selfcheck["podSelector"]["matchLabels"].items() <= rendered.only("Pod")["metadata"]["labels"].items()
     )
@@ -205,8 +208,9 @@ def test_the_selfcheck_is_the_operators_pod_with_another_program() -> None:
     selector = rendered.only("Service")["spec"]["selector"]
     assert not selector.items() <= hook["metadata"]["labels"].items()
     (container,) = hook["spec"]["containers"]
-    same = {key: value for key, value in hook["spec"].items() if key not in ("containers", "restartPolicy")}
-    assert same == {key: value for key, value in operator.items() if key != "containers"}
+    own = ("containers", "restartPolicy", "topologySpreadConstraints", "affinity")
+    same = {key: value for key, value in hook["spec"].items() if key not in own}
+    assert same == {key: value for key, value in operator.items() if key not in own}
     for key in ("image", "imagePullPolicy", "env", "securityContext", "volumeMounts", "resources"):
         assert container[key] == rendered.container[key]
     namespace, rules = container["args"]

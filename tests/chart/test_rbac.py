@@ -26,6 +26,10 @@ ON_JOBS: set[Right] = {
 ON_WORKLOADS: set[Right] = {("kueue.x-k8s.io", "workloads", "get")}
 ON_PRIORITIES: set[Right] = {("kueue.x-k8s.io", "workloads", "patch")}
 ON_TOKENS: set[Right] = {("authentication.k8s.io", "tokenreviews", "create")}
+ON_ITS_LEASE: set[Right] = {
+    *(("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update")),
+    ("", "pods", "list"),
+}
 ON_ITS_SECRET: set[Right] = {("", "secrets", "get"), ("", "secrets", "update")}
 EDITOR: set[Right] = {
     *(
@@ -75,21 +79,25 @@ def at(place: str, *sets: set[Right]) -> set[tuple[str, Right]]:
 
 
 def test_in_the_whole_cluster() -> None:
-    assert granted_rights({}) == at("", ON_JOBS, ON_WORKLOADS, ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
+    own = at(NAMESPACE, ON_ITS_LEASE, ON_ITS_SECRET)
+    assert granted_rights({}) == at("", ON_JOBS, ON_WORKLOADS, ON_TOKENS) | own
 
 
 def test_in_some_namespaces() -> None:
     teams = at("team-a", ON_JOBS, ON_WORKLOADS) | at("team-b", ON_JOBS, ON_WORKLOADS)
-    assert granted_rights(NAMESPACED) == teams | at("", ON_TOKENS) | at(NAMESPACE, ON_ITS_SECRET)
+    own = at(NAMESPACE, ON_ITS_LEASE, ON_ITS_SECRET)
+    assert granted_rights(NAMESPACED) == teams | at("", ON_TOKENS) | own
 
 
 def test_in_its_own_namespace() -> None:
     values = {"rbac": {"scope": "namespaces"}}
-    assert granted_rights(values) == at("", ON_TOKENS) | at(NAMESPACE, ON_JOBS, ON_WORKLOADS, ON_ITS_SECRET)
+    own = at(NAMESPACE, ON_JOBS, ON_WORKLOADS, ON_ITS_LEASE, ON_ITS_SECRET)
+    assert granted_rights(values) == at("", ON_TOKENS) | own
 
 
 def test_without_progress_nothing_on_tokens_and_secrets() -> None:
-    assert granted_rights({"progress": {"enabled": False}}) == at("", ON_JOBS, ON_WORKLOADS)
+    wanted = at("", ON_JOBS, ON_WORKLOADS) | at(NAMESPACE, ON_ITS_LEASE)
+    assert granted_rights({"progress": {"enabled": False}}) == wanted
 
 
 def test_workloads_of_kueue_are_read_unless_it_is_off_and_changed_for_their_priority_only() -> None:
@@ -104,6 +112,14 @@ def test_the_only_secret_is_its_own() -> None:
     ]
     assert [rule["resourceNames"] for rule in rules] == [[f"{RELEASE}-tls"]]
     assert rendered.only("Secret")["metadata"]["name"] == f"{RELEASE}-tls"
+
+
+def test_of_the_leases_it_may_read_and_change_its_own_only() -> None:
+    rendered = Rendered.of()
+    rules = [rule for _, role in granted(rendered) for rule in role["rules"] if "leases" in rule["resources"]]
+    names = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    assert names == {"create": None, "get": [RELEASE], "update": [RELEASE]}
+    assert rendered.environment["FINETUNE_OPERATOR_LEASE"] == f"{NAMESPACE}/{RELEASE}"
 
 
 def test_people_get_theirs_by_the_roles_of_the_cluster() -> None:
@@ -130,5 +146,10 @@ def test_the_page_on_installing_explains_every_right() -> None:
     explained = {(resource, verb) for resource, verbs in rows for verb in verbs.split(", ")}
     assert explained == {
         (resource, verb)
-        for _, resource, verb in ON_JOBS | ON_WORKLOADS | ON_PRIORITIES | ON_TOKENS | ON_ITS_SECRET
+        for _, resource, verb in ON_JOBS
+        | ON_WORKLOADS
+        | ON_PRIORITIES
+        | ON_TOKENS
+        | ON_ITS_LEASE
+        | ON_ITS_SECRET
     }

@@ -199,6 +199,22 @@ CASES = {
         "Pods that train go on. New jobs do not start, and failed ones are not retried.",
         {"namespace": NAMESPACE},
     ),
+    "FineTuneOperatorNoLeader": Case(
+        [
+            operator("finetune_operator_leader", "1x5 _x60"),
+            operator("finetune_operator_leader", "0x60", pod="standby"),
+            operator("finetune_operator_leader", "1x60", namespace="b"),
+        ],
+        [
+            operator("finetune_operator_leader", "1x5 _x60"),
+            operator("finetune_operator_leader", "0x6 1x60", pod="standby"),
+        ],
+        "20m",
+        "The FineTuneJob operator is running, and none of its replicas leads",
+        "Pods that train go on. New jobs do not start, and failed ones are not retried. "
+        "/readyz of a replica says whom it waits for.",
+        {"namespace": NAMESPACE},
+    ),
     "FineTuneReconcileErrors": Case(
         [
             operator("finetune_operator_reconcile_errors_total", "0+6x90"),

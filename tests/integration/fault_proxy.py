@@ -1,6 +1,9 @@
-"""A reverse proxy before the API server: counts writes, can end the operator at one, can refuse LISTs."""
+"""A reverse proxy before the API server: counts writes, can end the operator at one, can refuse LISTs, hold single
+writes back, and let nothing through.
+"""
 
 import asyncio
+import contextlib
 import ssl
 import threading
 from collections.abc import Callable
@@ -29,6 +32,12 @@ class FaultProxy:
         """Which writes are counted; the others pass."""
         self.refusals: dict[str, int] = {}
         """Namespaces whose LISTs by the operator's own client are answered with a code."""
+        self.holds: Callable[[str], bool] = lambda write: False
+        """Which writes are held back until `let_go`, whether their client still waits or not."""
+        self.held: list[tuple[str, int]] = []
+        """Writes that were held back, with the API server's answer."""
+        self._let_go, self._uncut = asyncio.Event(), asyncio.Event()
+        self._uncut.set()
         self._target: tuple[int, bool] | None = None
         self._strike: Callable[[], None] = lambda: None
         self._started = threading.Event()
@@ -43,6 +52,14 @@ class FaultProxy:
     def disarm(self) -> None:
         """Only count, from 0."""
         self.writes, self._target = [], None
+
+    def let_go(self) -> None:
+        """Forward what is held back."""
+        self._loop.call_soon_threadsafe(self._let_go.set)
+
+    def cut(self) -> None:
+        """Let nothing through in either direction, as a broken network: connections stay open."""
+        self._loop.call_soon_threadsafe(self._uncut.clear)
 
     def stop(self) -> None:
         """End the thread."""
@@ -72,6 +89,7 @@ class FaultProxy:
         await self._runner.cleanup()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
+        await self._uncut.wait()
         if request.method in _READS and (code := self._refused(request)):
             return web.json_response({"kind": "Status", "code": code, "message": "refused"}, status=code)
         if request.method in _READS:
@@ -80,6 +98,8 @@ class FaultProxy:
         if not self.counts(write):
             return await self._pass_on(request)
         self.writes.append(write)
+        if self.holds(write):
+            return await self._hold(request, write)
         struck = self._target is not None and self._target[0] == len(self.writes)
         after = bool(self._target and self._target[1])
         if struck and not after:
@@ -87,13 +107,24 @@ class FaultProxy:
             raise web.HTTPBadGateway  # nobody reads it any more
         if not struck:
             return await self._pass_on(request)
+        await self._send(request)
+        self._strike()
+        raise web.HTTPBadGateway
+
+    async def _send(self, request: web.Request) -> tuple[int, bytes]:
+        """A request and its whole answer."""
         body = await request.read()
         headers = {name: request.headers[name] for name in _HEADERS if name in request.headers}
         url = self._server.url + request.path_qs
         async with self._session.request(request.method, url, headers=headers, data=body) as answer:
-            await answer.read()
-        self._strike()
-        raise web.HTTPBadGateway
+            return answer.status, await answer.read()
+
+    async def _hold(self, request: web.Request, write: str) -> web.Response:
+        await request.read()
+        await self._let_go.wait()
+        status, text = await self._send(request)
+        self.held.append((write, status))
+        return web.Response(status=status, body=text, content_type="application/json")
 
     def _refused(self, request: web.Request) -> int | None:
         ours = request.headers.get("User-Agent") == "finetune-operator" and "limit" in request.query
@@ -106,10 +137,12 @@ class FaultProxy:
         async with self._session.request(request.method, url, headers=headers, data=body) as answer:
             response = web.StreamResponse(status=answer.status)
             response.content_type = answer.content_type
-            await response.prepare(request)
-            async for part in answer.content.iter_any():
-                await response.write(part)
-            await response.write_eof()
+            with contextlib.suppress(aiohttp.ClientConnectionResetError):  # the operator has gone
+                await response.prepare(request)
+                async for part in answer.content.iter_any():
+                    await self._uncut.wait()
+                    await response.write(part)
+                await response.write_eof()
             return response
 
 

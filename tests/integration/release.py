@@ -110,7 +110,7 @@ def operator(tools: Tools, folder: Path, sources: Path = ROOT) -> Iterator[Opera
     http, progress = free_port(), free_port()
     environment = (
         dict(os.environ)
-        | {variable["name"]: variable["value"] for variable in container["env"]}
+        | {one["name"]: one["value"] for one in container["env"] if "value" in one}
         | {
             "FINETUNE_OPERATOR_HTTP_PORT": str(http),
             "FINETUNE_OPERATOR_PROGRESS_PORT": str(progress),

@@ -15,7 +15,7 @@ import yaml
 
 import builders
 from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
-from chart.test_rbac import ON_JOBS
+from chart.test_rbac import ON_JOBS, ON_WORKLOADS
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from integration.release import CRD, IMAGE, ROOT, Operator, Tools, answer_of, eventually, operator
@@ -129,7 +129,7 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
             [
                 "ok: the API server serves finetune.dev/v1alpha1",
                 f"ok: pods reach the operator at {running.progress}",
-                f"ok: the operator has its {len(ON_JOBS)} rights in {where}",
+                f"ok: the operator has its {len(ON_JOBS | ON_WORKLOADS)} rights in {where}",
                 f"ok: a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace {place}",
             ],
         )

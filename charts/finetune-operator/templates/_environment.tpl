@@ -77,6 +77,23 @@
 - name: {{ $prefix }}TLS_SECRET
   value: {{ printf "%s/%s" .Release.Namespace (include "finetune-operator.tlsSecret" .) | quote }}
 {{- end }}
+- name: {{ $prefix }}LEASE
+  value: {{ printf "%s/%s" .Release.Namespace (include "finetune-operator.fullname" .) | quote }}
+- name: {{ $prefix }}IDENTITY
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: {{ $prefix }}ADDRESS
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- $selector := list }}
+{{- range $label, $value := include "finetune-operator.selectorLabels" . | fromYaml }}
+{{- $selector = append $selector (printf "%s=%s" $label $value) }}
+{{- end }}
+{{- $selector = append $selector (printf "!%s" (include "finetune-operator.electionLabel" .)) }}
+- name: {{ $prefix }}PREDECESSORS
+  value: {{ join "," $selector | quote }}
 - name: {{ $prefix }}WORKERS
   value: {{ int64 .Values.operator.workers | quote }}
 - name: {{ $prefix }}LOG_FORMAT

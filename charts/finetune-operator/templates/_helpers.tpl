@@ -18,6 +18,11 @@
 {{- printf "%s-tls" (include "finetune-operator.fullname" .) -}}
 {{- end }}
 
+{{- /* Of operators that elect a leader. Those of versions before do not have it. */}}
+{{- define "finetune-operator.electionLabel" -}}
+finetune.dev/leader-election
+{{- end }}
+
 {{- define "finetune-operator.selectorLabelsOf" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}

@@ -33,6 +33,21 @@ volumes:
     emptyDir: {}
 {{- end }}
 
+{{- /* Replicas of one version on other nodes and zones, where there are any. */}}
+{{- define "finetune-operator.topologySpreadConstraints" -}}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "finetune-operator.selectorLabels" . | fromYaml)) -}}
+{{- $constraints := .Values.topologySpreadConstraints -}}
+{{- if and (not $constraints) (gt (int64 .Values.replicas) 1) -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" -}}
+{{- $one := dict "topologyKey" . "maxSkew" 1 "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash") -}}
+{{- $constraints = append $constraints $one -}}
+{{- end -}}
+{{- end -}}
+{{- range $constraints }}
+- {{ hasKey . "labelSelector" | ternary . (merge (dict) (omit . "labelSelector") $selector) | toJson }}
+{{- end -}}
+{{- end }}
+
 {{- define "finetune-operator.containerSettings" -}}
 image: {{ include "finetune-operator.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}

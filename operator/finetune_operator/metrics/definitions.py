@@ -143,7 +143,7 @@ WATCH_AGE = _gauge(
     "kind",
     unit=Unit.SECONDS,
 )
-LEADER = _gauge("operator_leader", "1 for the operator that reconciles", unit=Unit.ONE)
+LEADER = _gauge("operator_leader", "1 for the replica that reconciles, 0 for a standby", unit=Unit.ONE)
 UNSERVED = _gauge(
     "operator_namespace_unserved",
     "1 for a namespace that the operator should serve and may not list",

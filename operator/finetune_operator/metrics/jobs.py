@@ -32,12 +32,14 @@ SERIES_KEPT = 25
 
 
 class Jobs(Collector):
-    """What is exposed of the cache; `now` is the clock."""
+    """What the leader exposes of the cache; `now` is the clock."""
 
-    def __init__(self, cache: Cache, now: Callable[[], datetime]) -> None:
-        self._cache, self._now = cache, now
+    def __init__(self, cache: Cache, now: Callable[[], datetime], leads: Callable[[], bool]) -> None:
+        self._cache, self._now, self._leads = cache, now, leads
 
     def collect(self) -> Iterator[Metric]:
+        if not self._leads():
+            return
         now, bodies = self._now(), list(self._cache.finetunejobs.items())
         jobs = {key: body for key, body in bodies if parent_key(body) is None}
         shown, dropped_jobs = _shown(jobs, now)

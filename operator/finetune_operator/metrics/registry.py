@@ -27,12 +27,18 @@ class Metrics:
     """The registry of one operator process.
 
     Counters and histograms begin at zero with the process and count each change that the cache sees, once: after a
-    restart the first LIST is where they begin, so nothing is counted again.
+    restart the first LIST is where they begin, so nothing is counted again. Of several replicas only the leader counts
+    and exposes jobs, so that a sum over all of them is right.
     """
 
-    def __init__(self, cache: Cache, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(Jobs(cache, now))
+        self.registry.register(Jobs(cache, now, leads))
         ProcessCollector(registry=self.registry)
         cache.on_change = self.changed
         self._finished = self._made(Counter, all_of.FINISHED)
@@ -46,7 +52,8 @@ class Metrics:
         self._latency = self._histogram(all_of.LATENCY)
         self._requests = self._made(Counter, all_of.REQUESTS)
         self._refused = self._made(Counter, all_of.REFUSED)
-        self._made(Gauge, all_of.LEADER).set(1)  # one replica
+        self._made(Gauge, all_of.LEADER).set_function(leads)
+        self._leads = leads
         self._cache, self._namespaces = cache, set[str]()
         self._begin()
 
@@ -115,7 +122,9 @@ class Metrics:
 
     def changed(self, before: Body, after: Body) -> None:
         """Count what a newer version of a FineTuneJob has newly begun or ended."""
-        if parent_key(after) is not None:  # a search counts as one job, whatever its trials do
+        if (
+            not self._leads() or parent_key(after) is not None
+        ):  # a search counts as one job, whatever its trials do
             return
         old, new = before.get("status"), after.get("status")
         if old == new:

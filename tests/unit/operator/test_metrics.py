@@ -413,3 +413,23 @@ def test_the_queue_is_a_label_and_a_second_wait_is_counted_from_the_eviction() -
     world.put("one", running(attempts=[evicted | {"runningTime": moment(57)}]), queued)
     assert world.of("finetune_job_queue_wait_seconds_sum", queue="team-a") == [30 + 7]
     assert world.of("finetune_job_queue_wait_seconds_count", queue="") == [0]
+
+
+def test_a_standby_exposes_no_jobs_and_counts_nothing_so_that_sums_over_replicas_are_right() -> None:
+    world, leads = World(), False
+    world.metrics = Metrics(world.cache, lambda: T0 + timedelta(seconds=120), lambda: leads)
+    world.put("one", running())
+    world.put("one", finished())
+    leader = "finetune_operator_leader", frozenset[tuple[str, str]]()
+    samples = world.samples()
+    assert samples[leader] == 0
+    assert "finetune_jobs" not in world.families()
+    begun = {name: value for (name, _), value in samples.items() if name.startswith("finetune_job")}
+    assert {value for name, value in begun.items() if not name.endswith("_created")} == {0}
+    leads = True
+    assert world.samples()[leader] == 1
+    assert "finetune_jobs" in world.families()
+    world.put("two", running())
+    world.put("two", finished())
+    ended = [value for (name, _), value in world.samples().items() if name == "finetune_jobs_finished_total"]
+    assert sum(ended) == 1

@@ -224,3 +224,15 @@ async def test_a_key_is_given_to_one_worker_and_none_is_lost_when_a_waiting_one_
     queue.put(A)
     assert await asyncio.wait_for(waiting, 1) == A
     assert not queue._namespaces
+
+
+async def test_a_standby_keeps_no_keys() -> None:
+    async def run(_: Key) -> None: ...
+
+    leads = False
+    queue = WorkQueue(run, 1, lambda: None, lambda _: None, wanted=lambda: leads)
+    queue.add(A)
+    assert len(queue) == 0
+    leads = True
+    queue.add(A)
+    assert len(queue) == 1
