@@ -344,6 +344,18 @@ class FineTuneJobSpec(ApiModel):
             ".training.evaluation.forgetting",
         ),
         Rule(
+            "!has(self.objective) || has(self.objective.causalLM) || !has(self.training) || !has(self.training.evaluation)"
+            " || !has(self.training.evaluation.samples) || self.training.evaluation.samples == 0",
+            "spec.training.evaluation.samples is for objective.causalLM, whose model writes text; remove it",
+            lambda s: (
+                s.objective is None
+                or s.objective.kind == "causal_lm"
+                or s.training is None
+                or not s.training.evaluation.samples
+            ),
+            ".training.evaluation.samples",
+        ),
+        Rule(
             "!has(self.gate) || !has(self.ensemble) || !has(self.gate.betterThanBaselineBy)",
             "spec.gate.betterThanBaselineBy is not supported with spec.ensemble, which reports the gain over its members;"
             " set spec.gate.min or max",

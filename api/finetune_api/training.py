@@ -207,6 +207,8 @@ class EvaluationSpec(ApiModel):
         list[ForgettingSpec], Field(max_length=FORGETTING_SETS, exclude_if=lambda sets: not sets)
     ] = []
     """Other rows that are evaluated before and after training, to see what the model has forgotten. The model must be able to do the task before training: a new head is refused."""
+    samples: Annotated[int, Field(ge=0, le=20, exclude_if=lambda samples: samples == 0)] = 0
+    """Number of validation rows whose beginning the model continues before and after training, for the model card. Only for objective.causalLM."""
     best_metric: MetricName = "eval_loss"
     """Metric that decides which checkpoint is the best; early stopping and the Plateau schedule use it too. For example eval_loss or accuracy. The best weights are published only with training.earlyStopping; without it, the last ones are."""
 

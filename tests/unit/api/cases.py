@@ -239,6 +239,10 @@ ACCEPTED = [
     Case("the smallest search", spec(search={"parameters": [RATES]})),
     Case("a grid", _search({"path": RATE, "choice": [1e-5, 0.001, 1]}, algorithm="Grid")),
     Case("a pruner with its defaults", _search(RATES, pruner={"asha": {}})),
+    Case(
+        "samples of a language model",
+        spec(objective={"causalLM": {}}, training={"evaluation": {"samples": 3}}),
+    ),
     Case("a smallest accuracy", spec(gate={"metric": "accuracy", "min": 0.8})),
     Case("a largest loss", spec(gate={"metric": "eval_loss", "max": 0.5})),
     Case("better than the baseline", spec(gate={"metric": "f1", "betterThanBaselineBy": 0.02})),
@@ -772,6 +776,11 @@ BROKEN_RULES += [
         "other rows on the Hub",
         spec(training={"evaluation": {"forgetting": [{"uri": "hf://datasets/a/b/c.csv"}]}}),
         "copy data of the Hub to a claim first",
+    ),
+    Case(
+        "samples of a classifier",
+        spec(training={"evaluation": {"samples": 3}}),
+        "spec.training.evaluation.samples is for objective.causalLM",
     ),
     Case("a gate without a threshold", spec(gate={"metric": "accuracy"}), "set exactly one of min (metrics"),
     Case(

@@ -163,6 +163,7 @@ def test_the_full_run_config_shows_every_field() -> None:
         ("gate", "min"),  # a gate has one threshold
         ("gate", "max"),
         ("training", "maxSteps"),
+        ("training", "evaluation", "samples"),  # of a model that writes text
         ("dataset", "columns", "prompt"),
         ("dataset", "columns", "completion"),
     }

@@ -1,5 +1,8 @@
 """Writes the model card, README.md of the model's folder. Pure."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetune_api.run import RunConfig, RunReport
@@ -12,7 +15,22 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
-def model_card(config: RunConfig, report: RunReport, choice: str = "", conversion: str | None = None) -> str:
+@dataclass(frozen=True)
+class Sample:
+    """What a language model writes for a prompt, before and after training."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def model_card(
+    config: RunConfig,
+    report: RunReport,
+    choice: str = "",
+    conversion: str | None = None,
+    samples: Sequence[Sample] = (),
+) -> str:
     """Markdown with the front matter that hubs read.
 
     `choice` says which weights were published with training.ema, `conversion` what changed them after training.
@@ -27,7 +45,8 @@ def model_card(config: RunConfig, report: RunReport, choice: str = "", conversio
         library="peft" if model.format == "peft" else "transformers",
         base=model.base_model or config.model.path,
     )
-    return "\n".join([*matter, "", *_body(config, report, choice, conversion), ""])
+    body = [*_body(config, report, choice, conversion), *_samples(samples)]
+    return "\n".join([*matter, "", *body, ""])
 
 
 def front_matter(
@@ -164,6 +183,29 @@ def _evaluations(epochs: list[EpochStatus]) -> list[str]:
     if averaged:
         cells = [[*row, str(epoch.weights)] for row, epoch in zip(cells, epochs, strict=True)]
     return [*table(header, cells), ""]
+
+
+def _samples(samples: Sequence[Sample]) -> list[str]:
+    if not samples:
+        return []
+    lines = [
+        "",
+        "## Samples",
+        "",
+        "The likeliest continuation (greedy decoding) of beginnings of validation rows.",
+    ]
+    for sample in samples:
+        parts = {"Prompt": sample.prompt, "Before training": sample.before, "After training": sample.after}
+        for title, text in parts.items():
+            lines += ["", f"**{title}**", "", *fenced(text)]
+    return lines
+
+
+def fenced(text: str) -> list[str]:
+    """A text as a block of code that no line of it can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", *text.splitlines(), fence]
 
 
 def _gained(report: RunReport) -> list[str]:

@@ -1,6 +1,7 @@
 """What a training run publishes: weights, tokenizer, history, curve and card."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from finetune_trainer.data.cleaning import cleaning_options
 from finetune_trainer.models.adapters import model_format, save_weights
 from finetune_trainer.models.precision import cast, dtype_name, published_part
 from finetune_trainer.models.tokenizer import reset_tokenizer
-from finetune_trainer.publishing.card import model_card
+from finetune_trainer.publishing.card import Sample, model_card
 from finetune_trainer.publishing.curve import draw_curve
 from finetune_trainer.reporting.history import HISTORY, History
 from finetune_trainer.shipped import preprocessing
@@ -48,6 +49,8 @@ class Trained:
     """The step of an early stop."""
     stops: tuple[int, ...] = ()
     """Ids of the tokens that end the assistant's turns in the training rows."""
+    samples: Sequence[Sample] = ()
+    """What the model writes, for the card."""
 
     def write(self, folder: Path) -> ModelStatus:
         """All but the card and the records."""
@@ -77,7 +80,7 @@ class Trained:
 
     def card(self, report: RunReport) -> str:
         """The model card."""
-        return model_card(self.config, report, self.choice, self.conversion)
+        return model_card(self.config, report, self.choice, self.conversion, self.samples)
 
 
 def stop_at(model: Any, stops: tuple[int, ...]) -> None:

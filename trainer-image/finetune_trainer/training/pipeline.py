@@ -24,8 +24,8 @@ from finetune_trainer.models.precision import dtype_name, published_dtype, round
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import ended_by_signals
+from finetune_trainer.publishing.card import Sample
 from finetune_trainer.publishing.folder import publish
-from finetune_trainer.publishing.gate import check_gate
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.agreement import check_same_inputs, check_shared_output
@@ -34,12 +34,12 @@ from finetune_trainer.training.comparison import choice_sentence, own_metrics
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import report_findings
 from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
-from finetune_trainer.training.forgetting import Before, measure_after, measure_before
 from finetune_trainer.training.inputs import Inputs, clear, stop_if_asked
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.record import padding, record_early_stop
+from finetune_trainer.training.samples import samples_of
 from finetune_trainer.training.state import TrainState
-from finetune_trainer.training.worth import Baseline, compare, measure_baseline
+from finetune_trainer.training.untrained import judge, measure_untrained
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,18 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
         parts = assemble(inputs, compute, ranks)
         fence = inputs.fence.guard() if ranks.is_main else nullcontext()
         with fence, memory_errors(parts.run.task.model, parts.run.optimizer):
-            baseline, before = _baseline(inputs, parts), _before(inputs, parts)
+            untrained = measure_untrained(inputs, parts)
             state = resume(parts.run)
             ending = train_and_report(parts.run, state)
             findings = report_findings(parts.run.debug, recorder, state.step)
             final = as_published(inputs, parts, state)
             metrics, conversion = final_metrics(final, state)
-            judge(inputs, final, metrics, baseline, before)
+            judge(inputs, final.parts.run, final.evaluation.step, metrics, untrained)
+            samples = samples_of(final.parts.run, parts.tokenizer, untrained.texts)
             chosen = f"; {final.choice}" if final.choice else ""
             message = f"{_trained(state, metrics)}{chosen}{ending}{_refused(state)}{findings}"
             recorder.update(message=recorder.with_caveats(message))  # which is published with the model
-            model = publish_model(inputs, final, metrics, conversion)
+            model = publish_model(inputs, final, metrics, conversion, samples)
         destroy_process_group()
     return recorder.report.model_copy(update={"model": model})
 
@@ -248,38 +249,8 @@ def _choose(run: Run, evaluation: EpochStatus) -> str:
     return choice
 
 
-def _baseline(inputs: Inputs, parts: Assembly) -> Baseline | None:
-    if not inputs.config.training.evaluation.baseline:
-        return None
-    folder = inputs.fence.folder
-    return measure_baseline(parts.run, folder, inputs.fingerprint, new_head=parts.new_head)
-
-
-def _before(inputs: Inputs, parts: Assembly) -> Before | None:
-    if not parts.forgetting:
-        return None
-    gate, folder = inputs.config.gate, inputs.fence.folder
-    return measure_before(
-        parts.run, parts.forgetting, gate, folder, inputs.fingerprint, new_head=parts.new_head
-    )
-
-
-def judge(
-    inputs: Inputs, final: Final, metrics: Metrics, baseline: Baseline | None, before: Before | None
-) -> None:
-    """Compare the model with the untrained one, and raise GateNotPassedError if it must not be published."""
-    run, gate = final.parts.run, inputs.config.gate
-    improvement = compare(run, baseline, gate) if baseline else None
-    if before is not None:
-        measure_after(run, before, run.training.evaluation.forgetting)
-    if gate is not None:
-        folder = inputs.config.output.checkpoint_dir
-        kept = f"its weights are kept in the checkpoint of step {final.evaluation.step} in {folder}"
-        check_gate(gate, metrics, improvement, kept)
-
-
 def publish_model(
-    inputs: Inputs, final: Final, metrics: Metrics, conversion: str | None
+    inputs: Inputs, final: Final, metrics: Metrics, conversion: str | None, samples: list[Sample]
 ) -> ModelStatus | None:
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
     parts, run, task = final.parts, final.parts.run, final.parts.run.task
@@ -305,6 +276,7 @@ def publish_model(
         final.choice,
         debug_files=run.debug.folder if run.debug else None,
         stopped_at=early.step if early else None,
+        samples=samples,
         stops=run.train.stop_ids,
     )
     model = publish(inputs.config, trained, recorder.report, fence.assert_owner)
