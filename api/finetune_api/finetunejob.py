@@ -103,6 +103,8 @@ class RetrySpec(ApiModel):
 
     limit: Annotated[int, Field(ge=0, le=100)] = 3
     """Maximum number of retries after failed attempts. Preemptions and node shutdowns do not count."""
+    window_seconds: Annotated[int, Field(ge=600, le=315_360_000)] | None = None
+    """Only failures within this time count towards limit: a job that runs well for longer has all its retries again. Default: 21600 (6 hours)."""
 
 
 def _changeable_while_suspended(field: str) -> Rule:
@@ -452,6 +454,8 @@ class FineTuneJobSpec(ApiModel):
     """true saves a checkpoint, stops the pods and releases their resources. false resumes from the checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
     """Maximum running time of the job in seconds, over all attempts. Time spent pending or suspended does not count. For example 7200."""
+    startup_deadline_seconds: Annotated[int, Field(ge=30, le=31_536_000)] | None = None
+    """Maximum time in seconds from the start of an attempt until its container runs, whatever it waits for. Without it, a pod may wait for a node as long as it takes, but only half an hour (or what the administrator sets) for an image, a Secret or a volume."""
     ttl_seconds_after_finished: Seconds | None = None
     """Seconds after which the pods of a finished job are deleted. The FineTuneJob and its model are kept. For example 86400."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")] | None = None

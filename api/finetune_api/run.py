@@ -71,6 +71,8 @@ class ExitCode(IntEnum):
     PRUNED = 77
     """Ended by the response to a progress POST."""
     GATE_NOT_PASSED = 78
+    STALLED = 79
+    """Ended by the trainer's own watch, because no step was taken for too long."""
 
 
 class Retry(StrEnum):
@@ -105,6 +107,7 @@ ENDINGS = {
     ExitCode.GATE_NOT_PASSED: Ending(
         "the model does not pass spec.gate and is not published", Reason.GATE_NOT_PASSED, Retry.NEVER
     ),
+    ExitCode.STALLED: Ending("no step for too long", Reason.STALLED, Retry.COUNTED),
 }
 """The one table of exit codes: the operator classifies by it, and tests compare the pages with it."""
 

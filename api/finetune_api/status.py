@@ -99,6 +99,7 @@ class Reason(StrEnum):
     TRIALS_FAILED = "TrialsFailed"
     MEMBERS_FAILED = "MembersFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
     CONFIGURATION_ERROR = "ConfigurationError"
     DATA_ERROR = "DataError"
     NOT_FOUND = "NotFound"
@@ -114,9 +115,14 @@ class Reason(StrEnum):
     STORAGE_FAILED = "StorageFailed"
     INTERRUPTED = "Interrupted"
     PREEMPTED = "Preempted"
+    EVICTED = "Evicted"
+    REFUSED_BY_NODE = "RefusedByNode"
+    NODE_LOST = "NodeLost"
     POD_LOST = "PodLost"
     KILLED = "Killed"
     CRASHED = "Crashed"
+    STALLED = "Stalled"
+    GPU_FAULT = "GPUFault"
     SCRIPT_FAILED = "ScriptFailed"
     UNKNOWN = "Unknown"
 
@@ -167,6 +173,34 @@ class AttemptStatus(ApiModel):
     """Number of times that its queue took its place after it had started. It saves a checkpoint and resumes in the same attempt when it is admitted again."""
     evicted_time: Time | None = None
     """Time at which its pods had ended after the last of these."""
+    lost_steps: Count | None = None
+    """Steps after its last checkpoint, which the next attempt repeats."""
+    gpu_seconds: Count | None = None
+    """Seconds for which its containers ran, times their GPUs, or times 1 on a CPU; of an evicted attempt, since it was last admitted. That of a running attempt is as of the last progress report."""
+    micro_batch_size: Count | None = None
+    """Micro-batch size that the operator set, because an earlier attempt used more memory than its pod may."""
+
+
+class UsageStatus(ApiModel):
+    """What a job has used, over all attempts, as of the last progress report."""
+
+    gpu_seconds: Count | None = None
+    """Seconds for which its containers ran, times their GPUs, or times 1 on a CPU."""
+    useful_gpu_seconds: Count | None = None
+    """The part of gpuSeconds that was spent on training and evaluation that no retry had to repeat. Absent for your own script."""
+    queued_seconds: Count | None = None
+    """Seconds from the start of an attempt until its container ran: waiting for a queue, a node or an image."""
+    goodput: Measured = None
+    """usefulGpuSeconds divided by gpuSeconds."""
+
+
+class ExcludedNode(ApiModel):
+    """A node that no further attempt of this job runs on for some time."""
+
+    node: ShortText
+    """Name of the node."""
+    until: Time
+    """Time until which it is excluded."""
 
 
 class DisplayStatus(ApiModel):
@@ -221,6 +255,10 @@ class ProgressStatus(ApiModel):
     """Other numbers that your own script reports."""
     last_update_time: Time | None = None
     """Time of the trainer's last progress report."""
+    host_memory_bytes: Count | None = None
+    """Peak memory of the pod in bytes so far, without that of its GPUs."""
+    train_seconds: Measured = None
+    """Seconds of training and evaluation that led to this step, over all attempts. Repeated steps count once."""
 
 
 class Weights(StrEnum):
@@ -646,6 +684,10 @@ class FineTuneJobStatus(ApiModel):
     """Earliest time of the next retry."""
     active_seconds: Annotated[int, Field(ge=0, le=10_000_000_000)] | None = None
     """Running time of all finished attempts in seconds, compared with spec.activeDeadlineSeconds."""
+    usage: UsageStatus | None = None
+    """What the job has used: GPU time, the useful part of it, time in queues."""
+    excluded_nodes: Annotated[list[ExcludedNode], Field(max_length=8)] = []
+    """Nodes on which two of the last three failures happened, at most 8."""
     start_time: Time | None = None
     """Time at which the first attempt started."""
     completion_time: Time | None = None

@@ -83,6 +83,16 @@ REMEDIES = {
     Reason.INTERRUPTED: Remedy("nothing: training resumes from the checkpoint"),
     Reason.PREEMPTED: Remedy("nothing: training resumes from the checkpoint"),
     Reason.DEADLINE_EXCEEDED: Remedy("create a new job with a longer activeDeadlineSeconds or fewer epochs"),
+    Reason.STARTUP_DEADLINE_EXCEEDED: Remedy(
+        "supply what the message names: an image, a Secret, a volume, a node; then create a new job"
+    ),
+    Reason.EVICTED: Remedy("raise resources.limits.ephemeral-storage, or write less to /tmp and $HOME"),
+    Reason.REFUSED_BY_NODE: Remedy("nothing; if it goes on, show the message to the node's administrator"),
+    Reason.NODE_LOST: Remedy("nothing: training resumes on another node from the checkpoint"),
+    Reason.STALLED: Remedy(
+        "the message says where rank 0 stood; the log and the file that it names have the stack of every process"
+    ),
+    Reason.GPU_FAULT: Remedy("NVIDIA's list of Xid errors says what the number means; check the node's GPU"),
     Reason.TRIALS_FAILED: Remedy(
         "look at the trial that the message names; search.maxFailedTrials says how many may fail"
     ),
@@ -92,7 +102,9 @@ REMEDIES = {
     Reason.IMAGE_NOT_ALLOWED: Remedy(
         "use an image that the message names, or ask your administrator (trainer.allowedImages)"
     ),
-    Reason.HOST_OUT_OF_MEMORY: Remedy("raise resources.limits.memory or lower training.microBatchSize"),
+    Reason.HOST_OUT_OF_MEMORY: Remedy(
+        "raise resources.limits.memory, as the message says, or lower training.microBatchSize"
+    ),
     Reason.KILLED: Remedy(_LOG),
     Reason.CRASHED: Remedy(_LOG),
     Reason.POD_LOST: Remedy(_LOG),

@@ -105,6 +105,10 @@ class OperatorSettings(BaseModel):
     """Seconds between two status writes that carry progress only."""
     retry_backoff: Annotated[float, Field(ge=0)] = 10.0
     """Seconds before the first retry; doubled for each further one, up to five minutes."""
+    node_lost_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
+    """Seconds for which a node may be unreachable before its attempts are taken for lost and begin elsewhere."""
+    startup_deadline: Annotated[int, Field(ge=30)] = 1800
+    """Seconds that a pod may wait for its image, a Secret or a volume when the job does not say."""
     resync_interval: Annotated[float, Field(ge=1)] = 600.0
     """Seconds between two full comparisons of the cache with the API server."""
     workers: Annotated[int, Field(ge=1)] = 16

@@ -119,6 +119,12 @@ class Children:
             for kind in ("ConfigMap", "Job"):  # the Job last: while it is there, the work is not done
                 await self._delete(kind, name, job)
 
+    async def stop_all(self, namespace: str, uid: str) -> None:
+        """Delete the Jobs of a FineTuneJob that is being deleted: something else keeps it, and with it its pods."""
+        for child in self._cache.jobs_of(namespace, uid):
+            if not child.deleting:
+                await self._cluster.delete("Job", namespace, child.name, child.uid)
+
     def _exists(self, job: FineTuneJob) -> bool:
         body = self._cache.finetunejobs.get(Key(job.namespace, job.name))
         return body is not None and uid_of(body) == job.uid
@@ -132,5 +138,6 @@ class Children:
 def _ours(kind: str, found: Body, job: FineTuneJob) -> bool:
     """Whether an object that has a child's name is that child. A claim has no owner reference, so its label decides."""
     if kind == "PersistentVolumeClaim":
-        return labels_in(found).get(JOB_UID) == job.uid
+        # its name has the uid too; a policy may have replaced the labels
+        return labels_in(found).get(JOB_UID, job.uid) == job.uid
     return any(owner.get("uid") == job.uid for owner in found["metadata"].get("ownerReferences") or [])

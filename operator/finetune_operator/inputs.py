@@ -5,6 +5,7 @@ from cachetools import TTLCache
 from finetune_api import uris
 from finetune_core.decide.observation import InputView
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import attempt_name
 from finetune_core.plan.volumes import input_locations
 from finetune_core.wire import at, items, text
 from finetune_operator.cluster import Cluster
@@ -28,6 +29,10 @@ class Inputs:
         locations = [*input_locations(job), uris.parse(output_uri)]
         places = dict.fromkeys((place.scheme, place.name) for place in locations)
         return tuple([await self._look(job.namespace, *place) for place in places])
+
+    async def config_of(self, job: FineTuneJob) -> InputView:
+        """The ConfigMap of the newest attempt, which its pod mounts."""
+        return await self._config_map(job.namespace, attempt_name(job, job.status.attempt or 0))
 
     async def _look(self, namespace: str, scheme: str, name: str) -> InputView:
         if known := self._there.get((namespace, scheme, name)):

@@ -1,6 +1,6 @@
 """From the cluster to an Observation."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.run import RunReport
@@ -28,6 +28,7 @@ from finetune_operator.kueue import Kueue
 Body = dict[str, Any]
 
 _FORBIDDEN = 403
+_USUAL_MOUNT = timedelta(seconds=10)
 
 
 async def observe(
@@ -51,6 +52,8 @@ async def observe(
     jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
     waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
     places = await inputs.of(job, resolved.output_uri) if waits else ()
+    if places and any(_mounts_late(pod, now) for pod in pods if pod.attempt == job.status.attempt):
+        places = (*places, await inputs.config_of(job))
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
     queue = await _queue(job, jobs, kueue)
@@ -106,6 +109,11 @@ def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...
     late = any(pod.unschedulable for pod in own) or _has_had_time(job, now)
     waiting = not any(pod.started for pod in own) or any(not pod.started and not pod.finished for pod in own)
     return late and waiting
+
+
+def _mounts_late(pod: PodView, now: datetime) -> bool:
+    """Whether a node has had the pod for longer than volumes take."""
+    return pod.node is not None and (pod.scheduled is None or now - pod.scheduled >= _USUAL_MOUNT)
 
 
 def _has_had_time(job: FineTuneJob, now: datetime) -> bool:

@@ -78,8 +78,12 @@ class Reconciler:
     async def __call__(self, key: Key) -> float | None:
         """Reconcile once; returns the seconds after which to requeue."""
         body = self.cache.finetunejobs.get(key)
-        if body is None or "deletionTimestamp" in body["metadata"] or key.namespace in self.cache.unserved:
-            return None  # owner references clean up, with or without us
+        if body is None or key.namespace in self.cache.unserved:
+            return None
+        if "deletionTimestamp" in body["metadata"]:
+            # owner references clean up, with or without us; but not before another's finalizer lets go of the object
+            await self.children.stop_all(key.namespace, uid_of(body))
+            return None
         if self._at_rest(body):
             self._forget_ended(uid_of(body))
             return None
@@ -257,6 +261,8 @@ class Reconciler:
         if time_of(at(status, "completionTime")) is None:
             return False
         if at(status, "observedGeneration") != meta["generation"]:
+            return False
+        if any(pod.only_companions_run for pod in self.cache.pods_of(meta["namespace"], meta["uid"])):
             return False
         forever = spec is not None and at(spec, "ttlSecondsAfterFinished") is None
         return forever or not self.cache.jobs_of(meta["namespace"], meta["uid"])

@@ -3,6 +3,7 @@
 Foreign objects are parsed with care: a strange value is None, never an exception.
 """
 
+from datetime import datetime
 from typing import Any
 
 from finetune_core.decide.observation import ContainerEnd, JobView, PodView
@@ -53,10 +54,28 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
         memory_limit=_memory_limit(body),
         disruption=conditions.get("DisruptionTarget"),
         status_reason=text(body, "status", "reason"),
+        status_message=text(body, "status", "message"),
+        deletion=time_of(at(body, "metadata", "deletionTimestamp")),
+        scheduled=_scheduled(body),
+        companions=_companions(body),
         image_id=text(container, "imageID"),
         created=time_of(at(body, "metadata", "creationTimestamp")),
         index=index_in(labels_in(body)),
     )
+
+
+def _scheduled(body: Body) -> datetime | None:
+    for condition in items(body, "status", "conditions"):
+        if at(condition, "type") == "PodScheduled" and at(condition, "status") == "True":
+            return time_of(at(condition, "lastTransitionTime"))
+    return None
+
+
+def _companions(body: Body) -> tuple[str, ...]:
+    """Containers that run beside the trainer's."""
+    statuses = items(body, "status", "containerStatuses")
+    running = [one for one in statuses if at(one, "state", "running") is not None]
+    return tuple(sorted(name for one in running if (name := text(one, "name")) and name != CONTAINER))
 
 
 def _container(body: Body) -> Any:

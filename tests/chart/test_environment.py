@@ -69,6 +69,8 @@ def test_every_value_arrives() -> None:
         output_access_mode="ReadWriteMany",
         gpus_per_node=0,
         gpu_resource="amd.com/gpu",
+        node_lost_seconds=120,
+        startup_deadline=7200,
         simulate_gpus=True,
         requests={"cpu": "4", "memory": "17179869184", "ephemeral-storage": "1.5Gi"},
         limits={"memory": "16Gi"},

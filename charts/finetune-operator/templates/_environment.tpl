@@ -62,6 +62,10 @@
   value: {{ int64 .gpusPerNode | quote }}
 - name: {{ $prefix }}GPU_RESOURCE
   value: {{ .gpuResource | quote }}
+- name: {{ $prefix }}NODE_LOST_SECONDS
+  value: {{ int64 .nodeLostSeconds | quote }}
+- name: {{ $prefix }}STARTUP_DEADLINE
+  value: {{ int64 .startupDeadlineSeconds | quote }}
 {{- end }}
 - name: {{ $prefix }}KUEUE
   value: {{ .Values.kueue.enabled | quote }}

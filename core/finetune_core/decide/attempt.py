@@ -2,19 +2,28 @@
 
 from datetime import datetime, timedelta
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
 from finetune_api.status import AttemptStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
-from finetune_core.decide.deadlines import deadline_of, earliest, over_deadline
+from finetune_core.decide.deadlines import (
+    deadline_of,
+    earliest,
+    over_deadline,
+    started_by_our_clock,
+    startup_limit,
+)
 from finetune_core.decide.ending import STOP_REASONS, close
 from finetune_core.decide.observation import PodView
-from finetune_core.decide.pending import why_pending
+from finetune_core.decide.pending import Pending, why_pending
 from finetune_core.decide.pods import apart
 from finetune_core.decide.queue import held, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
+from finetune_core.decide.usage import queued, resumed_from, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.placement import OVERDUE
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
 _LONGEST_WHILE_PENDING = timedelta(minutes=5)
@@ -23,6 +32,11 @@ USUAL_START = timedelta(seconds=3)
 _SLOW_START = timedelta(seconds=10)
 """After this long a start that nothing hinders is written into the status, too."""
 _NODES_SHOWN = 4
+_FIELDS = {
+    Reason.SUSPENDED.value: "spec.suspend",
+    Reason.DEADLINE_EXCEEDED.value: "spec.activeDeadlineSeconds",
+    Reason.STARTUP_DEADLINE_EXCEEDED.value: "not started in time",
+}
 _LAST_CODES = (0, ExitCode.PRUNED)
 
 
@@ -34,6 +48,8 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     context, attempt = _observed(context, attempt, pods)
     if (child is None or child.finished) and all(pod.finished for pod in pods):
         return close(context, attempt)
+    if _over_before_its_job(context, pods):
+        return close(context, attempt)
     if _ends_the_job(context, pods) and isinstance(last := close(context, attempt), Decision):
         return last
     if reason := _stop_reason(context, attempt):
@@ -44,6 +60,16 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     if child and child.suspended:
         return held(context, attempt, child, pods)
     return _ongoing(context, attempt)
+
+
+def _over_before_its_job(context: Context, pods: tuple[PodView, ...]) -> bool:
+    """Whether nothing more is to be expected of pods that still run.
+
+    The trainer ended beside a container that runs on, or the node is lost. The Job is deleted before the next attempt
+    begins, which ends the other container.
+    """
+    alive = [pod for pod in pods if not pod.finished]
+    return bool(alive) and all(pod.only_companions_run or pod.unreachable(context.now) for pod in alive)
 
 
 def _ends_the_job(context: Context, pods: tuple[PodView, ...]) -> bool:
@@ -59,6 +85,8 @@ def _ends_the_job(context: Context, pods: tuple[PodView, ...]) -> bool:
 
 def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context:
     """The Job does not exist yet, or was deleted before its pod ran: create it, unless it is no longer wanted."""
+    if attempt.reason == Reason.STARTUP_DEADLINE_EXCEEDED:
+        return close(context, attempt)
     if context.job.spec.suspend or attempt.reason == Reason.SUSPENDED:
         update = {"reason": Reason.SUSPENDED.value, "counted": False, "end_time": context.now}
         return context.with_attempt(attempt.model_copy(update=update))
@@ -74,11 +102,19 @@ def _observed(
     """
     pods = tuple(pod for pod in pods if not _counted_already(attempt, pod))
     node = next((pod.node for pod in pods if pod.node), attempt.node)
-    started = min((pod.started for pod in pods if pod.started), default=None)
-    if started and _all_newer(pods, attempt.running_time):
-        context, attempt = without_seen_end(context, attempt, started)
-    running = attempt.running_time or started
-    return context, attempt.model_copy(update={"node": node, "running_time": running})
+    first = min((pod for pod in pods if pod.started), key=_started, default=None)
+    if first is not None and _all_newer(pods, attempt.running_time):
+        context, attempt = without_seen_end(context, attempt, _started(first))
+    if first is not None and attempt.running_time is None:
+        running = started_by_our_clock(_started(first), first.created, attempt, context.now)
+        context = queued(context, attempt.evicted_time or attempt.start_time, running)
+        attempt = attempt.model_copy(update={"running_time": running})
+    return context, attempt.model_copy(update={"node": node})
+
+
+def _started(pod: PodView) -> datetime:
+    assert pod.started
+    return pod.started
 
 
 def _all_newer(pods: tuple[PodView, ...], running: datetime | None) -> bool:
@@ -100,11 +136,10 @@ def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:
 
 
 def _stop(context: Context, attempt: AttemptStatus) -> Decision:
-    why = {
-        Reason.SUSPENDED.value: "spec.suspend",
-        Reason.DEADLINE_EXCEEDED.value: "spec.activeDeadlineSeconds",
-    }.get(str(attempt.reason), attempt.message)
+    why = _FIELDS.get(str(attempt.reason), attempt.message)
     message = f"attempt {attempt.number} saves a checkpoint and stops ({why})"
+    if attempt.running_time is None:
+        message = f"attempt {attempt.number}, which has not begun to train, is stopped ({why})"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.with_attempt(attempt).conclude(
         verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
@@ -124,16 +159,19 @@ def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
     context, attempt, progress_due = _with_progress(context, attempt)
     context = _with_image(context.with_attempt(attempt), pods)
     return context.conclude(
-        _runs(context.job, attempt, running), requeue_at=earliest(progress_due, deadline_of(context, attempt))
+        _runs(context.job, attempt, running),
+        requeue_at=earliest(progress_due, deadline_of(context, attempt), *map(_overdue, running)),
     )
 
 
 def _runs(job: FineTuneJob, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> Verdict:
     """A pod on a lost node is deleted only with its node, so the message says so."""
     if pod := next((pod for pod in pods if pod.deleting), None):
+        overdue = _overdue(pod)
+        by = f" If it has not by {overdue:%H:%M:%S} UTC, node {pod.node} counts as lost" if overdue else ""
         message = (
-            f"the pod {pod.name} was asked to stop and has not ended yet; if its node is lost,"
-            f" kubectl delete node {pod.node} lets training resume elsewhere"
+            f"the pod {pod.name} was asked to stop and has not ended yet.{by}"
+            f"{' and the next attempt begins' if by else ''}"
         )
         return Verdict(Phase.RUNNING, Reason.STOPPING, message)
     message = f"attempt {attempt.number} {_activity(job)} {_where(attempt, pods)}"
@@ -148,6 +186,10 @@ def _where(attempt: AttemptStatus, pods: tuple[PodView, ...]) -> str:
     return f"in {len(pods)} pods on {'node' if len(nodes) == 1 else 'nodes'} {shown}"
 
 
+def _overdue(pod: PodView) -> datetime | None:
+    return pod.deletion + OVERDUE if pod.deleting and pod.deletion else None
+
+
 def _activity(job: FineTuneJob) -> str:
     if job.spec.ensemble:
         return "trains a student of the members" if job.distils else "combines the members"
@@ -157,14 +199,34 @@ def _activity(job: FineTuneJob) -> str:
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     pending = why_pending(context, attempt)
     begun = attempt.start_time or context.now
+    if pending.lost_config:
+        return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
+    due = _startup_deadline(context, begun, pending)
+    if due is not None and context.now >= due:
+        return _stop(context, _too_late(context, attempt, pending))
     if pending.reason is Reason.STARTING and context.now < begun + _SLOW_START:
         # an ordinary start is written once: fewer writes, same news
         looks = (begun + USUAL_START, begun + _SLOW_START)
         return Decision(context.status, requeue_at=next(look for look in looks if look > context.now))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(
-        verdict, requeue_at=context.now + _pause_while_pending(context, begun)
+        verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))
     )
+
+
+def _startup_deadline(context: Context, begun: datetime, pending: Pending) -> datetime | None:
+    limit = startup_limit(context, missing=pending.missing)
+    asked = context.job.spec.startup_deadline_seconds is not None
+    since = begun if asked else pending.since or begun
+    return None if limit is None else since + timedelta(seconds=limit)
+
+
+def _too_late(context: Context, attempt: AttemptStatus, pending: Pending) -> AttemptStatus:
+    limit = startup_limit(context, missing=True)
+    asked = context.job.spec.startup_deadline_seconds is not None
+    whose = "spec.startupDeadlineSeconds" if asked else "the administrator's limit"
+    message = f"{pending.message} (not running after {limit} s, {whose})"[:MESSAGE_LENGTH]
+    return attempt.model_copy(update={"reason": Reason.STARTUP_DEADLINE_EXCEEDED.value, "message": message})
 
 
 def _pause_while_pending(context: Context, begun: datetime) -> timedelta:
@@ -187,7 +249,9 @@ def _with_progress(
     if context.now < due:
         return context, attempt, due
     context = context.with_status(with_report(context.status, report, time))
-    return context, with_attempt_report(attempt, report), None
+    context, attempt = used_until(context, with_attempt_report(attempt, report), time)
+    context = context.with_attempt(attempt)
+    return context.update(attempts=resumed_from(context.status.attempts)), attempt, None
 
 
 def _with_image(context: Context, pods: tuple[PodView, ...]) -> Context:

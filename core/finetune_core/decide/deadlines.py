@@ -3,13 +3,28 @@
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_api.status import ATTEMPTS_KEPT, AttemptStatus, Phase, Reason
 from finetune_core.backoff import backoff
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 
 _LONGEST_PAUSE = 300.0
 _SOON = 600
+RETRY_WINDOW = 21_600
+"""Seconds for which a failure counts when the job does not say: as long as HyperPod's."""
+
+
+def started_by_our_clock(
+    moment: datetime, created: datetime | None, attempt: AttemptStatus, now: datetime
+) -> datetime:
+    """When a container started, as its node wrote. Its clock may be wrong: not before its pod was made, nor later."""
+    return min(max(moment, created or moment, attempt.start_time or moment), now)
+
+
+def ended_by_our_clock(moment: datetime | None, attempt: AttemptStatus, now: datetime) -> datetime:
+    """When it ended, as its node wrote, if that can be."""
+    begun = attempt.running_time or attempt.start_time or now
+    return moment if moment and begun <= moment <= now else now
 
 
 def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
@@ -41,6 +56,26 @@ def deadline_verdict(context: Context) -> Verdict:
         f"training took longer than spec.activeDeadlineSeconds of {context.job.spec.active_deadline_seconds}; create a"
         " new job with a longer one or fewer epochs",
     )
+
+
+def counted_failures(context: Context) -> int:
+    """How many failures of the last hours count, with that of the attempt that has just been closed.
+
+    What is older than `spec.retry.windowSeconds` no longer does, as long as all newer ones are still recorded.
+    """
+    window = timedelta(seconds=context.job.spec.retry.window_seconds or RETRY_WINDOW)
+    attempts = context.status.attempts
+    recent = [one for one in attempts if one.end_time and one.end_time > context.now - window]
+    if len(attempts) == ATTEMPTS_KEPT and len(recent) == ATTEMPTS_KEPT:
+        return (context.status.retries or 0) + 1
+    counted = sum(one.counted is True for one in recent)
+    return max(counted, 1)
+
+
+def startup_limit(context: Context, *, missing: bool) -> int | None:
+    """How long an attempt may wait: as the job says, else only for what is `missing` as the administrator says."""
+    asked = context.job.spec.startup_deadline_seconds
+    return asked if asked is not None else context.settings.startup_deadline if missing else None
 
 
 def pause_before_retry(context: Context, retries: int) -> timedelta:

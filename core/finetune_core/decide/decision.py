@@ -27,8 +27,10 @@ from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
 from finetune_core.decide.deadlines import deadline_verdict, end_of_children, over_deadline
 from finetune_core.decide.ending import fail
+from finetune_core.decide.host_memory import next_micro_batch_size
 from finetune_core.decide.images import image_allowed
-from finetune_core.decide.observation import Observation
+from finetune_core.decide.nodes import with_excluded_nodes
+from finetune_core.decide.observation import JobView, Observation
 from finetune_core.decide.parents import active_seconds
 from finetune_core.decide.shared import why_not_shared
 from finetune_core.plan.effective import Resolved, conflict_of
@@ -74,11 +76,13 @@ def rejected(status: FineTuneJobStatus, generation: int, message: str, now: date
 
 def _between_attempts(context: Context) -> Decision:
     """No attempt runs: suspend, wait for the pause to end, or open the next."""
-    if any(
-        not child.finished and child.attempt <= (context.status.attempt or 0)
+    strays = [
+        child
         for child in context.observation.jobs
-    ):
-        return _stop_strays(context)
+        if not child.finished and child.attempt <= (context.status.attempt or 0)
+    ]
+    if any(not _on_lost_nodes(context, child) for child in strays):
+        return _stop_strays(context, strays)
     if context.job.spec.suspend:
         message = "suspended by spec.suspend; set it to false to resume"
         return context.conclude(Verdict(Phase.SUSPENDED, Reason.SUSPENDED, message))
@@ -108,9 +112,16 @@ def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings
     return None
 
 
-def _stop_strays(context: Context) -> Decision:
-    """The status lost an attempt whose Job still exists: no other attempt may start beside it."""
-    message = "stopping a Job that the status does not record; the next attempt starts when it is gone"
+def _on_lost_nodes(context: Context, child: JobView) -> bool:
+    """Whether a Job is being deleted, and only pods on nodes that do not answer keep it."""
+    pods = [pod for pod in context.observation.pods_of(child.attempt) if not pod.finished]
+    return child.deleting and bool(pods) and all(pod.unreachable(context.now) for pod in pods)
+
+
+def _stop_strays(context: Context, strays: list[JobView]) -> Decision:
+    """A Job still exists whose attempt is closed, or lost to the status: no other attempt may start beside it."""
+    names = ", ".join(child.name for child in strays[:3])
+    message = f"waiting for Job {names} of an attempt that has ended to be gone; then the next one starts"
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.conclude(verdict, Action.DELETE_CHILDREN, context.now + _REQUEUE_WHILE_WAITING)
 
@@ -122,7 +133,10 @@ def _open_attempt(context: Context) -> Decision:
         return fail(context, Verdict(Phase.FAILED, Reason.UNKNOWN, _TOO_MANY_ATTEMPTS))
     if context.job.is_parent and context.status.attempt is None:
         context = context.update(active_seconds=active_seconds(context.status, context.now))
-    attempt = AttemptStatus(number=number, start_time=context.now)
+    attempt = AttemptStatus(
+        number=number, start_time=context.now, micro_batch_size=next_micro_batch_size(context.status)
+    )
+    context = with_excluded_nodes(context)
     context = context.update(
         attempt=number,
         attempts=[*context.status.attempts, attempt][-ATTEMPTS_KEPT:],
@@ -176,6 +190,8 @@ def _after_the_end(context: Context) -> Decision:
     assert finish
     context = _with_observed_generation(context)
     end = end_of_children(context, finish)
+    if any(pod.only_companions_run and not pod.deleting for pod in context.observation.pods):
+        return Decision(context.status, Action.STOP_ATTEMPT)
     if end is None or not context.observation.jobs:
         return Decision(context.status)
     if context.now < end:

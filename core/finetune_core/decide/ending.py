@@ -1,7 +1,6 @@
 """The end of an attempt: success, a requested stop, or a failure. Pure."""
 
 from dataclasses import replace
-from datetime import datetime
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import RunReport
@@ -10,21 +9,36 @@ from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.deadlines import (
+    counted_failures,
     deadline_verdict,
     end_of_children,
+    ended_by_our_clock,
     pause_before_free_retry,
     pause_before_retry,
 )
 from finetune_core.decide.display import success_message
 from finetune_core.decide.failure import Evidence, Failure, classify, termination_report
+from finetune_core.decide.host_memory import with_remedy
+from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.pods import apart, first_failing, succeeded
 from finetune_core.decide.reports import unverified_model, with_attempt_report, with_report
+from finetune_core.decide.usage import lost_steps, resumed_from, used_until
 
 FOLDERS = 3
 """Of members that a message names."""
-STOP_REASONS = frozenset({Reason.SUSPENDED.value, Reason.DEADLINE_EXCEEDED.value, Reason.PODS_APART.value})
+STOP_REASONS = frozenset(
+    reason.value
+    for reason in (
+        Reason.SUSPENDED,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.STARTUP_DEADLINE_EXCEEDED,
+        Reason.PODS_APART,
+    )
+)
 """Reasons that the operator itself writes on an attempt before it deletes the Job."""
+_BY_ITSELF = (Reason.TRAINER_FAULT, Reason.CRASHED, Reason.STALLED, Reason.SCRIPT_FAILED, Reason.UNKNOWN)
+"""Failures whose cause lies in the run: at the same step twice they are deterministic."""
 
 
 def fail(context: Context, verdict: Verdict) -> Decision:
@@ -50,7 +64,8 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     """Record how the attempt ended and what follows; a Context if the next attempt may start."""
     pods, own_script = context.observation.pods_of(attempt.number), bool(context.job.spec.command)
     done = succeeded(context, pods)
-    pod = done or first_failing(pods, own_script=own_script)
+    unreachable = next((pod for pod in pods if pod.unreachable(context.now)), None)
+    pod = done or unreachable or first_failing(pods, own_script=own_script)
     report = termination_report(pod)
     if message := apart(context, attempt.number):
         attempt = attempt.model_copy(update={"reason": Reason.PODS_APART.value, "message": message})
@@ -64,8 +79,11 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     if stopped:
         return _stopped(context, attempt)
     job = context.observation.job(attempt.number)
-    evidence = Evidence(pod, report, own_script, job.failure if job else None)
-    return _failed(context, attempt, classify(evidence))
+    said = report or context.observation.report_of(attempt.number)
+    evidence = Evidence(
+        pod, said, own_script, job.failure if job else None, unreachable=unreachable is not None
+    )
+    return _failed(context, attempt, with_remedy(context, evidence, classify(evidence)))
 
 
 def _with_last_report(
@@ -80,11 +98,15 @@ def _with_last_report(
 
 def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> tuple[Context, AttemptStatus]:
     end = pod.end if pod else None
-    time: datetime = (end.finished if end else None) or context.now
+    time = ended_by_our_clock(end.finished if end else None, attempt, context.now)
     code = end.exit_code if end and 0 <= end.exit_code <= 255 else None
     node = (pod.node if pod else None) or attempt.node
     attempt = attempt.model_copy(update={"end_time": time, "exit_code": code, "node": node})
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, time)
+    context, attempt = used_until(context, attempt, time)
+    attempt = attempt.model_copy(update={"lost_steps": lost_steps(attempt, context.status)})
+    context = context.with_attempt(attempt)
+    context = context.update(attempts=resumed_from(context.status.attempts))
     return context.update(active_seconds=active), attempt
 
 
@@ -111,9 +133,9 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
 
 def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
     """The requested stop is complete."""
-    if attempt.reason == Reason.PODS_APART:
+    if attempt.reason in (Reason.PODS_APART, Reason.STARTUP_DEADLINE_EXCEEDED):
         context = context.with_attempt(attempt.model_copy(update={"counted": False}))
-        return fail(context, Verdict(Phase.FAILED, Reason.PODS_APART, attempt.message or ""))
+        return fail(context, Verdict(Phase.FAILED, Reason(attempt.reason), attempt.message or ""))
     asked = attempt.reason == Reason.SUSPENDED
     message = "stopped by spec.suspend" if asked else "stopped by spec.activeDeadlineSeconds"
     context = context.with_attempt(attempt.model_copy(update={"message": message, "counted": False}))
@@ -129,6 +151,7 @@ def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decis
     context = context.with_attempt(attempt.model_copy(update=update))
     if not failure.retry:
         return fail(context, Verdict(Phase.FAILED, failure.reason, failure.message))
+    context = with_excluded_nodes(context)
     if not failure.counted:
         pause = pause_before_free_retry(context)
         return context.update(retry_time=context.now + pause) if pause else context
@@ -136,7 +159,7 @@ def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decis
         both = f"attempts {earlier} and {attempt.number}"
         message = f"{failure.message} ({both} failed the same way at the same step; not retried)"
         return fail(context, Verdict(Phase.FAILED, failure.reason, message))
-    retries, limit = (context.status.retries or 0) + 1, context.job.spec.retry.limit
+    retries, limit = counted_failures(context), context.job.spec.retry.limit
     if retries > limit:
         message = f"{failure.message} (attempt {attempt.number}; spec.retry.limit of {limit} reached)"
         return fail(context, Verdict(Phase.FAILED, failure.reason, message))
@@ -147,9 +170,17 @@ def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decis
 
 
 def _alike(context: Context, failure: Failure) -> int | None:
-    """An earlier attempt that failed with a bug in the trainer at the same step with the same message."""
+    """An earlier attempt that failed for the same reason with the same code at the same step.
+
+    A bug in the trainer has to have the same message too. What comes from outside may happen twice at one step,
+    and does not count.
+    """
     *earlier, last = context.status.attempts
-    if failure.reason is not Reason.TRAINER_FAULT or last.to_step is None:
+    if failure.reason not in _BY_ITSELF or last.to_step is None:
         return None
-    ends = ((each.number, each.reason, each.to_step, each.message) for each in earlier)
-    return next((number for number, *end in ends if end == [last.reason, last.to_step, last.message]), None)
+    return next((each.number for each in earlier if _end_of(each) == _end_of(last)), None)
+
+
+def _end_of(attempt: AttemptStatus) -> tuple[object, ...]:
+    said = attempt.message if attempt.reason == Reason.TRAINER_FAULT else None
+    return attempt.reason, attempt.exit_code, attempt.to_step, said

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from finetune_api.run import RunReport
 from finetune_core.plan.claims import Devices
+from finetune_core.plan.placement import OVERDUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,13 @@ class PodView:
     memory_limit: str | None = None
     disruption: str | None = None
     status_reason: str | None = None
+    status_message: str | None = None
+    """The words of whoever ended the pod, such as the kubelet's."""
+    deletion: datetime | None = None
+    """When it should be gone: the request to delete it, and then its grace period."""
+    scheduled: datetime | None = None
+    companions: tuple[str, ...] = ()
+    """Other containers that run, such as an injected sidecar."""
     image_id: str | None = None
     created: datetime | None = None
     index: int = 0
@@ -44,6 +52,16 @@ class PodView:
     def finished(self) -> bool:
         """Whether none of its containers can run any more."""
         return self.deleted or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def only_companions_run(self) -> bool:
+        """Whether the trainer has ended, and another container keeps the pod."""
+        return self.end is not None and not self.finished
+
+    def unreachable(self, now: datetime) -> bool:
+        """Whether its node no longer answers: it should be gone, and nobody has stopped it."""
+        overdue = self.deletion is not None and now >= self.deletion + OVERDUE
+        return overdue and self.deleting and not self.finished and self.end is None
 
     @property
     def never_ran(self) -> bool:

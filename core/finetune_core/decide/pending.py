@@ -1,7 +1,7 @@
 """Why a job does not run yet, in one sentence that says what to do: an ordered chain of checks."""
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from finetune_api.status import AttemptStatus, Reason
 from finetune_core.decide.context import Context
@@ -42,6 +42,12 @@ class Pending:
 
     reason: Reason
     message: str
+    missing: bool = False
+    """Something has to be supplied: an image, a Secret, a volume."""
+    since: datetime | None = None
+    """When it began to wait for that; None for as long as the attempt."""
+    lost_config: bool = False
+    """The attempt's ConfigMap is gone, and can be made again."""
 
 
 def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
@@ -49,7 +55,8 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     pods = [pod for pod in context.observation.pods_of(attempt.number) if not pod.finished]
     pod = next((pod for pod in pods if not pod.started), None)
     found = (
-        _missing(context)
+        _without_config(context, attempt)
+        or _missing(context)
         or _refused(context, attempt, pod)
         or _unbound(context, attempt, pod)
         or _gated(pod)
@@ -61,7 +68,17 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     running = sum(pod.started is not None for pod in pods)
     if not running:
         return found
-    return Pending(found.reason, f"{running} of {context.nodes} pods run and wait: {found.message}")
+    return replace(found, message=f"{running} of {context.nodes} pods run and wait: {found.message}")
+
+
+def _without_config(context: Context, attempt: AttemptStatus) -> Pending | None:
+    name = attempt_name(context.job, attempt.number)
+    gone = any(
+        item.kind == "ConfigMap" and item.name == name and not item.exists
+        for item in context.observation.inputs
+    )
+    message = f"ConfigMap {name} was deleted; it is made again"
+    return Pending(Reason.STARTING, message, lost_config=True) if gone else None
 
 
 def _missing(context: Context) -> Pending | None:
@@ -71,6 +88,7 @@ def _missing(context: Context) -> Pending | None:
     return Pending(
         Reason.MISSING_OBJECT,
         f"{item.kind} {item.name} does not exist in namespace {context.job.namespace}; create it and the job starts",
+        missing=True,
     )
 
 
@@ -96,7 +114,7 @@ def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> P
     item = next((item for item in context.observation.inputs if not item.bound), None)
     if item is None or pod is None or not _claims_hinder(context, attempt, pod):
         return None
-    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, context.job.namespace))
+    return Pending(Reason.CLAIM_NOT_BOUND, _unbound_message(item, context.job.namespace), missing=True)
 
 
 def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView) -> bool:
@@ -163,10 +181,15 @@ def _waiting(pod: PodView | None) -> Pending | None:
             Reason.IMAGE_PULL_FAILED,
             f"the image cannot be pulled on node {pod.node}: {why};"
             " check spec.image and scheduling.imagePullSecrets",
+            missing=True,
+            since=pod.scheduled,
         )
     if pod.waiting_reason in _CONFIG:
         return Pending(
-            Reason.PENDING, f"the container cannot start on node {pod.node}: {pod.waiting_message}"
+            Reason.PENDING,
+            f"the container cannot start on node {pod.node}: {pod.waiting_message}",
+            missing=True,
+            since=pod.scheduled,
         )
     return None
 
@@ -179,9 +202,38 @@ def _starting(context: Context, attempt: AttemptStatus, pod: PodView | None) -> 
             f"waiting for the pod of Job {name}; kubectl describe job {name} -n {context.job.namespace} shows why",
         )
     where = f" on node {pod.node}" if pod.node else ""
+    hint = _attached_elsewhere(context, attempt, pod) or _secret_hint(context, attempt, pod)
     return Pending(
-        Reason.STARTING, f"the pod {pod.name} is starting{where}{_secret_hint(context, attempt, pod)}"
+        Reason.STARTING,
+        f"the pod {pod.name} is starting{where}{hint}",
+        missing=pod.node is not None,
+        since=pod.scheduled,
     )
+
+
+def _attached_elsewhere(context: Context, attempt: AttemptStatus, pod: PodView) -> str:
+    """A volume of one node stays attached to a node that is lost, until somebody says that it is off."""
+    before = context.status.attempts[-2] if len(context.status.attempts) > 1 else None
+    claim = next((item for item in context.observation.inputs if _on_one_node(item)), None)
+    if (
+        before is None
+        or before.reason != Reason.NODE_LOST
+        or claim is None
+        or pod.node in (None, before.node)
+    ):
+        return ""
+    if context.now < (pod.scheduled or attempt.start_time or context.now) + _USUAL_BINDING:
+        return ""
+    return (
+        f"; the claim {claim.name} is ReadWriteOnce, and its volume may still be attached to node {before.node}, which"
+        f" is lost: when that node is off, kubectl taint node {before.node}"
+        " node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete node, frees it"
+    )
+
+
+def _on_one_node(item: InputView) -> bool:
+    """Whether only the pods of one node can mount it at a time."""
+    return bool(item.access_modes) and not any("Many" in mode for mode in item.access_modes)
 
 
 def _secret_hint(context: Context, attempt: AttemptStatus, pod: PodView) -> str:

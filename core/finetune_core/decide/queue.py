@@ -12,6 +12,7 @@ from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.observation import JobView, PodView, QueueView
+from finetune_core.decide.usage import used_until
 from finetune_core.plan.finetunejob import FineTuneJob
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
@@ -57,8 +58,7 @@ def with_eviction(
     if attempt.running_time is None:
         return context, attempt
     ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
-    end = max(ends) if ends else context.now
-    return _interrupted(context, attempt, end), _evicted(attempt, end)
+    return _evicted(context, attempt, max(ends) if ends else context.now)
 
 
 def without_seen_end(
@@ -68,17 +68,15 @@ def without_seen_end(
     progress = context.status.progress
     seen = progress.last_update_time if progress else None
     end = min(seen, started) if seen else attempt.running_time
-    return _interrupted(context, attempt, end or started), _evicted(attempt, end or started)
+    return _evicted(context, attempt, end or started)
 
 
-def _interrupted(context: Context, attempt: AttemptStatus, end: datetime) -> Context:
+def _evicted(context: Context, attempt: AttemptStatus, end: datetime) -> tuple[Context, AttemptStatus]:
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, end)
-    return context.update(active_seconds=active)
-
-
-def _evicted(attempt: AttemptStatus, end: datetime) -> AttemptStatus:
-    update = {"running_time": None, "evicted_time": end, "evictions": (attempt.evictions or 0) + 1}
-    return attempt.model_copy(update=update)
+    context, attempt = used_until(context, attempt, end)
+    evictions = (attempt.evictions or 0) + 1
+    update = {"running_time": None, "gpu_seconds": None, "evicted_time": end, "evictions": evictions}
+    return context.update(active_seconds=active), attempt.model_copy(update=update)
 
 
 def _pause(context: Context, attempt: AttemptStatus) -> timedelta:

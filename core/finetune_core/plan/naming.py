@@ -19,7 +19,8 @@ MEMBER = f"{GROUP}/member"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label and annotation by which the Job controller numbers the pods of an Indexed Job."""
 QUEUE = "kueue.x-k8s.io/queue-name"
-SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
+SELECTOR = JOB_UID
+"""Our own label: policies of a cluster rewrite common ones."""
 
 
 def attempt_name(job: FineTuneJob, attempt: int) -> str:

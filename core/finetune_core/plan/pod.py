@@ -4,12 +4,12 @@ from typing import Any
 
 from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
-from finetune_api.status import Reason
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import hub_environment, token_mount
 from finetune_core.plan.naming import attempt_name, labels_of, service_name
 from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, together
+from finetune_core.plan.placement import node_affinity, while_unreachable
 from finetune_core.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
 from finetune_core.plan.script import script_environment
 from finetune_core.plan.volumes import Mount, mounts_of
@@ -174,32 +174,17 @@ def _scheduling(
     # the administrator's values win: a job may restrict where its pods run, not widen it
     selector = ((asked and asked.node_selector) or {}) | settings.node_selector
     tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]
-    affinity = (_away_from(_without_gpus(job)) or {}) | (together(job, resolved.resources, attempt) or {})
+    affinity = (node_affinity(job.status) or {}) | (together(job, resolved.resources, attempt) or {})
+    tolerated = [toleration.to_json() for toleration in tolerations]
     secrets = [*settings.image_pull_secrets, *((asked and asked.image_pull_secrets) or [])]
     return {
         "nodeSelector": selector or None,
-        "tolerations": [toleration.to_json() for toleration in tolerations] or None,
+        "tolerations": [*tolerated, *while_unreachable(_grace(job), settings.node_lost_seconds, tolerations)],
         "priorityClassName": asked.priority_class_name if asked else None,
         "schedulerName": asked.scheduler_name if asked else None,
         "imagePullSecrets": [{"name": name} for name in secrets] or None,
         "affinity": affinity or None,
     }
-
-
-def _without_gpus(job: FineTuneJob) -> list[str]:
-    """Nodes on which an attempt did not see its GPUs."""
-    attempts = job.status.attempts
-    return sorted({each.node for each in attempts if each.reason == Reason.GPUS_NOT_SEEN and each.node})
-
-
-def _away_from(nodes: list[str]) -> dict[str, Any] | None:
-    """Preferred, not required: if there is no other node, this one may work again by then."""
-    if not nodes:
-        return None
-    # the API server takes one name in each
-    elsewhere = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
-    term = {"weight": 100, "preference": {"matchFields": elsewhere}}
-    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _without_nones(value: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from finetune_api.run import (
     ValidationSplit,
 )
 from finetune_api.status import Commit, ResolvedData, ResolvedModel
-from finetune_api.training import ForgettingSpec
+from finetune_api.training import ForgettingSpec, TrainingSpec
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.nodes import nodes_input
@@ -36,7 +36,7 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         model=model_input(job, spec.model),
         dataset=dataset_input(job),
         objective=spec.objective,
-        training=training,
+        training=_that_fits(job, training),
         gate=spec.gate,
         output=output_paths(job, resolved.output_uri),
         devices=devices(resolved, settings),
@@ -45,6 +45,12 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         metrics_port=METRICS_PORT,
         termination_log=TERMINATION_LOG,
     )
+
+
+def _that_fits(job: FineTuneJob, training: TrainingSpec) -> TrainingSpec:
+    """With the micro-batch size that the operator set for this attempt."""
+    size = job.status.attempts[-1].micro_batch_size if job.status.attempts else None
+    return training if size is None else training.model_copy(update={"micro_batch_size": size})
 
 
 def identity(job: FineTuneJob, attempt: int) -> JobIdentity:

@@ -102,7 +102,7 @@ GPU_SECONDS = Metric(
 )
 GOODPUT = _of_job(
     "job_goodput_ratio",
-    "Share of the optimizer steps that did not have to be repeated after a retry, over the latest 20 attempts",
+    "Share of the GPU time that was spent on training that no retry had to repeat; for a script, share of its steps",
     unit=Unit.RATIO,
 )
 

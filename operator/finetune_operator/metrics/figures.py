@@ -53,6 +53,7 @@ ENDS = (
     Reason.TRIALS_FAILED,
     Reason.MEMBERS_FAILED,
     Reason.DEADLINE_EXCEEDED,
+    Reason.STARTUP_DEADLINE_EXCEEDED,
     Reason.CONFIGURATION_ERROR,
     Reason.DATA_ERROR,
     Reason.NOT_FOUND,
@@ -64,9 +65,15 @@ ENDS = (
     Reason.STORAGE_FAILED,
     Reason.INTERRUPTED,
     Reason.PREEMPTED,
+    Reason.EVICTED,
+    Reason.REFUSED_BY_NODE,
+    Reason.NODE_LOST,
     Reason.POD_LOST,
     Reason.KILLED,
     Reason.CRASHED,
+    Reason.STALLED,
+    Reason.PEER_LOST,
+    Reason.GPU_FAULT,
     Reason.SCRIPT_FAILED,
     Reason.UNKNOWN,
 )
@@ -195,7 +202,9 @@ def progress_ratio(status: Any) -> float | None:
 
 
 def goodput(status: Any) -> float | None:
-    """Steps done over steps computed, repeated ones included; None before the first step."""
+    """As the status has it; without it, as for a script, steps done over steps computed, repeated ones included."""
+    if (ratio := number(status, "usage", "goodput")) is not None:
+        return ratio
     attempts = items(status, "attempts")
     done = next((step for one in reversed(attempts) if (step := number(one, "toStep")) is not None), 0)
     lost = sum(lost_steps(before, after) for before, after in pairwise(attempts))

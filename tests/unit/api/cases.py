@@ -179,10 +179,11 @@ FULL: Json = {
         "schedulerName": "volcano",
         "imagePullSecrets": ["registry"],
     },
-    "retry": {"limit": 1},
+    "retry": {"limit": 1, "windowSeconds": 3600},
     "output": {"uri": "pvc://models/movie-sentiment", "dtype": "BFloat16"},
     "suspend": True,
     "activeDeadlineSeconds": 7200,
+    "startupDeadlineSeconds": 600,
     "ttlSecondsAfterFinished": 0,
     "image": "example.test/team/trainer:1",
     "env": [

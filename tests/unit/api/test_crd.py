@@ -206,7 +206,7 @@ def test_nothing_else_of_the_status_is_defaulted() -> None:
 
 
 def test_every_field_of_the_spec_is_either_immutable_or_meant_to_change() -> None:
-    mutable = {"suspend", "active_deadline_seconds", "ttl_seconds_after_finished"}
+    mutable = {"suspend", "active_deadline_seconds", "startup_deadline_seconds", "ttl_seconds_after_finished"}
     mutable |= {"search", "ensemble"}  # of which only budgets and parallelism can be changed
     assert set(IMMUTABLE) | set(WHILE_SUSPENDED) | mutable == set(FineTuneJobSpec.model_fields)
 

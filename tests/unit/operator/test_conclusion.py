@@ -21,7 +21,7 @@ from finetune_core.plan.effective import resolve
 from finetune_core.plan.workload import plan
 from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import search_of
-from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seen, settings
+from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seconds, seen, settings
 
 WINNER = ModelStatus(uri="pvc://out/model-trials/t002", digest="sha256:1", format="safetensors")
 SEARCH: dict[str, Any] = {"search": search_of(), "activeDeadlineSeconds": 60}
@@ -177,7 +177,7 @@ def test_the_student_of_a_search_has_the_values_of_its_best_trial() -> None:
 def test_the_deadline_covers_the_training_of_a_student() -> None:
     life = concluding({"ensemble": {"members": 2, "combine": "Distil"}, "activeDeadlineSeconds": 1200})
     assert life.reconcile(at=500).action is Action.CREATE_ATTEMPT
-    life.reconcile(seen(child(), running_pod()), at=510)
+    life.reconcile(seen(child(), running_pod(since=seconds(510))), at=510)
     assert life.message == "attempt 1 trains a student of the members on node n1"
-    life.reconcile(seen(child(), running_pod()), at=710)
+    life.reconcile(seen(child(), running_pod(since=seconds(510))), at=1210)
     assert life.message == "attempt 1 saves a checkpoint and stops (spec.activeDeadlineSeconds)"

@@ -168,10 +168,47 @@ def test_an_end_that_no_attempt_follows_does_not_wait_for_its_job(end: PodView, 
     assert life.status == ended
 
 
+def test_a_success_counts_though_a_container_beside_it_runs_on_and_then_the_job_is_deleted() -> None:
+    life = Life().running()
+    beside = ended_pod(0, report=REPORT, phase="Running", companions=("istio-proxy",))
+    life.reconcile(seen(child(), beside), at=60)
+    assert (life.phase, life.reason) == ("Succeeded", "Succeeded")
+    assert life.reconcile(seen(child(), beside), at=61).action is STOP
+    stopping = replace(beside, deleting=True)
+    assert life.reconcile(seen(child(deleting=True), stopping), at=62).action is NOTHING
+
+
+def test_after_a_failure_beside_a_container_that_runs_on_the_next_attempt_waits_until_that_one_is_gone() -> (
+    None
+):
+    life = Life(settings=settings(retry_backoff=0)).running()
+    beside = ended_pod(70, message="a bug", phase="Running", companions=("istio-proxy",))
+    assert life.reconcile(seen(child(), beside), at=60).action is DELETE
+    assert (life.last.reason, life.status.attempt) == ("TrainerFault", 1)
+    assert "Job job-a1 of an attempt that has ended to be gone" in life.message
+    assert life.reconcile(at=70).action is CREATE
+    assert life.status.attempt == 2
+
+
+@pytest.mark.parametrize(("skew", "ran"), [(-7200, 70), (0, 65), (7200, 65)])
+def test_a_node_with_a_wrong_clock_does_not_change_the_deadline(skew: int, ran: int) -> None:
+    life = Life(parsed(activeDeadlineSeconds=60))
+    life.reconcile(at=0)
+    runs = running_pod(since=seconds(5 + skew), created=seconds(0))
+    life.reconcile(seen(child(), runs), at=5)
+    life.reconcile(seen(child(), runs), at=50)
+    assert life.phase == "Running"
+    life.reconcile(seen(child(), runs), at=66)
+    assert "stops (spec.activeDeadlineSeconds)" in life.message
+    life.reconcile(seen(ended_pod(75, deleted=True, at=seconds(70 + skew))), at=70)
+    used = life.status.usage
+    assert used
+    assert (used.gpu_seconds, life.status.active_seconds) == (ran, ran)
+
+
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(ended_pod(0, report=REPORT, phase="Running"), id="a container beside it still runs"),
         pytest.param(pod(phase="Succeeded", started=T0), id="no code"),
     ],
 )

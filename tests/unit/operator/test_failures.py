@@ -30,6 +30,7 @@ HUNG = RunReport(message="the process of rank 1 did not respond and was killed")
 BELOW = RunReport(
     exit_code=78, message="spec.gate: eval_accuracy is 0.7, below min 0.8; the model is not published"
 )
+STALLED = RunReport(exit_code=79, message="no optimizer step for 312 s after step 40")
 OUTDONE = RunReport(exit_code=77, message="pruned at step 6: eval_loss was 0.7 at step 6; others are better")
 
 
@@ -59,20 +60,50 @@ FREE = [
     Class("interrupted", over(75), "Interrupted", "saved a checkpoint"),
     Class("drained", over(143, disruption="EvictionByEvictionAPI"), "Preempted", "EvictionByEvictionAPI"),
     Class("preempted", over(137, disruption="PreemptionByScheduler"), "Preempted", "evicted from node n1"),
-    Class("evicted", over(137, status_reason="Evicted"), "Preempted", "Evicted"),
+    Class(
+        "evicted from a full node",
+        over(137, status_reason="Evicted", disruption="TerminationByKubelet"),
+        "Preempted",
+        "TerminationByKubelet",
+    ),
     Class("node shut down", over(137, status_reason="NodeShutdown"), "Preempted", "NodeShutdown"),
     Class(
         "evicted before it began",
-        seen(child(failed=True), pod(phase="Failed", status_reason="Evicted", node="n1")),
+        seen(child(failed=True), pod(phase="Failed", disruption="TerminationByKubelet", node="n1")),
         "Preempted",
-        "Evicted",
+        "TerminationByKubelet",
     ),
     Class(
         "deleted with its node",
         seen(running_pod(deleted=True, disruption="DeletionByTaintManager")),
-        "Preempted",
-        "DeletionByTaintManager",
+        "NodeLost",
+        "node n1 was lost with the pod pod-a1",
     ),
+    *[
+        Class(
+            f"refused by its node: {reason}",
+            seen(
+                child(failed=True), pod(phase="Failed", status_reason=reason, status_message=why, node="n1")
+            ),
+            "RefusedByNode",
+            says,
+        )
+        for reason, why, says in [
+            (
+                "UnexpectedAdmissionError",
+                "Allocate failed: no healthy devices.",
+                "(Allocate failed: no healthy",
+            ),
+            (
+                "OutOfcpu",
+                "Node didn't have enough resource: cpu",
+                "refused the pod pod-a1: OutOfcpu (Node didn't",
+            ),
+            ("NodeAffinity", None, "refused the pod pod-a1: NodeAffinity; the next"),
+        ]
+    ],
+    Class("job failed without a pod", seen(child(failed=True)), "PodLost", "looks for its model first"),
+    Class("succeeded, but nobody saw how", seen(child(succeeded=True)), "PodLost", "its model first"),
     Class(
         "a drained script", over(1, disruption="EvictionByEvictionAPI"), "Preempted", "Eviction", script=True
     ),
@@ -90,11 +121,36 @@ COUNTED = [
         "rank 1 did not respond and was killed on node",
     ),
     Class("terminated", over(143), "Killed", "SIGTERM from outside on node n1"),
-    Class("segmentation fault", over(139), "Crashed", "signal 11 on node n1"),
+    Class("segmentation fault", over(139), "Crashed", "signal 11 (segmentation fault) on node n1"),
+    Class("no step", over(79, report=STALLED), "Stalled", "no optimizer step for 312 s"),
+    Class(
+        "over its own limit of disk",
+        over(137, status_reason="Evicted", status_message="Pod ephemeral local storage usage exceeds 1Gi."),
+        "Evicted",
+        "(Pod ephemeral local storage usage exceeds 1Gi); raise spec.resources.limits.ephemeral-storage",
+    ),
+    Class(
+        "a deadline on the pod",
+        seen(child(failed=True), running_pod(phase="Failed", status_reason="DeadlineExceeded")),
+        "Killed",
+        "activeDeadlineSeconds on its pod",
+    ),
+    Class("Xid", over(1, message="NVRM: Xid (PCI:0000:65:00): 79, GPU gone"), "GPUFault", "79", script=True),
+    Class(
+        "NCCL time-out",
+        over(134, message="a\n[Rank 1] Watchdog caught collective operation timeout: ALLREDUCE\nb"),
+        "PeerLost",
+        "lost each other on node n1: [Rank 1] Watchdog caught",
+    ),
+    Class(
+        "rendezvous",
+        over(1, message="torch.distributed.DistNetworkError: connection refused"),
+        "PeerLost",
+        "DistNetworkError",
+        script=True,
+    ),
     Class("aborted", over(134), "Crashed", "signal 6"),
     Class("pod lost", seen(running_pod(deleted=True)), "PodLost", "pod-a1 was deleted on node n1"),
-    Class("job failed without a pod", seen(child(failed=True)), "PodLost", "the pod was deleted"),
-    Class("succeeded, but nobody saw how", seen(child(succeeded=True)), "PodLost", "how it ended"),
     Class("unknown", over(1), "Unknown", "exit code 1 and gave no reason"),
     Class("an exit code that is none", over(-1), "Unknown", "exit code -1"),
     Class("script", over(1, message="ValueError: no"), "ScriptFailed", "code 1: ValueError: no", script=True),

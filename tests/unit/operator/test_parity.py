@@ -23,6 +23,8 @@ Place = tuple[str | int, ...]
 NOT_IN_A_PLAN = {
     "suspend": "the operator acts on it",
     "retry.limit": "the operator acts on it",
+    "retry.windowSeconds": "the operator acts on it",
+    "startupDeadlineSeconds": "the operator acts on it",
     "activeDeadlineSeconds": "the operator acts on it",
     "ttlSecondsAfterFinished": "the operator acts on it",
 }

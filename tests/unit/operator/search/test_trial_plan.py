@@ -27,6 +27,7 @@ WHOLE: Json = {
     "output": {"uri": "pvc://models/tuned", "dtype": "BFloat16"},
     "ttlSecondsAfterFinished": 60,
     "activeDeadlineSeconds": 900,
+    "startupDeadlineSeconds": 300,
     "image": "registry.example/other:1",
     "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
 }
