@@ -17,7 +17,7 @@ from finetune_trainer.training.inputs import SAMPLES
 
 PROMPT_TOKENS, NEW_TOKENS = 512, 64
 CONTEXT_SHARE = 4
-"""Of a row without a prompt, one part in so many is one."""
+"""The prompt of a row that has none is its first quarter."""
 
 
 def prompts_of(rows: Examples, count: int) -> list[list[int]]:
@@ -61,7 +61,7 @@ def samples_of(run: Run, tokenizer: Any, before: list[str]) -> list[Sample]:
 
 
 def _write(run: Run, tokenizer: Any) -> list[str]:
-    """The continuation of each prompt; on a rank that computes nothing of its own, empty texts."""
+    """The continuation of each prompt; empty texts on a rank that takes no part."""
     prompts = prompts_of(run.validation, run.training.evaluation.samples)
     if not run.ranks.is_main and not run.ranks.sharded:
         return [""] * len(prompts)
