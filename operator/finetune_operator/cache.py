@@ -19,6 +19,7 @@ from finetune_core.plan.naming import (
     JOB_UID,
     MEMBER,
     PARENT_UID,
+    QUEUE,
     REPEAT,
     TRIAL,
     Run,
@@ -32,6 +33,7 @@ Body = dict[str, Any]
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
 _LARGEST_SPEC = 32 * 1024
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
+_LABELS_OF_JOBS = (PARENT_UID, TRIAL, REPEAT, MEMBER, QUEUE)
 
 
 class Key(NamedTuple):
@@ -317,13 +319,11 @@ def parent_key(body: Body) -> Key | None:
 
 
 def _kept_finetunejob(body: Body) -> Body:
-    metadata = _identity(body, _IDENTITY_OF_JOBS)
+    metadata, labels = _identity(body, _IDENTITY_OF_JOBS), labels_in(body)
     if parent_in(body["metadata"]):
-        labels = labels_in(body)
-        metadata |= {
-            "labels": {name: labels[name] for name in (PARENT_UID, TRIAL, REPEAT, MEMBER) if name in labels},
-            "ownerReferences": _controllers(body),
-        }
+        metadata |= {"ownerReferences": _controllers(body)}
+    if kept_labels := {name: labels[name] for name in _LABELS_OF_JOBS if name in labels}:
+        metadata["labels"] = kept_labels
     kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}
     spec = body.get("spec")
     return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": spec}

@@ -12,7 +12,6 @@ from finetune_core.decide.observation import (
     PodView,
     QueueView,
 )
-from finetune_core.decide.queue import queue_of
 from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -82,7 +81,7 @@ async def _claim(namespace: str, template: str, cluster: Cluster) -> ClaimView:
 
 async def _queue(job: FineTuneJob, jobs: tuple[JobView, ...], kueue: Kueue) -> QueueView | None:
     held = next((view for view in jobs if view.attempt == job.status.attempt and view.suspended), None)
-    if held is None or queue_of(job) is None:
+    if held is None or held.queue is None:
         return None
     return await kueue.view(job.namespace, held.name, held.uid)
 

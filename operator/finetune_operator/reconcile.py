@@ -18,7 +18,7 @@ from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
 from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import runs_children
-from finetune_core.decide.queue import boost_of, queue_of
+from finetune_core.decide.queue import boost_of
 from finetune_core.decide.size import wire_within_limit
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -224,7 +224,7 @@ class Reconciler:
     ) -> None:
         """Tell Kueue what a preemption of the job would lose now, if the administrator wants it to know."""
         child = observation.job(status.attempt or 0)
-        if not self.settings.priority_boost or queue_of(job) is None or child is None:
+        if not self.settings.priority_boost or child is None or child.queue is None:
             return
         if child.finished or finished(status):
             self.kueue.forget(child.uid)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_core.decide.observation import ContainerEnd, JobView, PodView
-from finetune_core.plan.naming import attempt_in, index_in
+from finetune_core.plan.naming import QUEUE, attempt_in, index_in
 from finetune_core.plan.pod import CONTAINER
 from finetune_core.wire import at, items, text, time_of
 
@@ -28,6 +28,7 @@ def job_view(body: Body) -> JobView:
         failed="Failed" in conditions,
         failure=conditions.get("Failed"),
         suspended=at(body, "spec", "suspend") is True,
+        queue=labels_in(body).get(QUEUE),
     )
 
 

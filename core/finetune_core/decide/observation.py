@@ -81,6 +81,7 @@ class JobView:
     failed: bool = False
     failure: str | None = None
     suspended: bool = False
+    queue: str | None = None
 
     @property
     def finished(self) -> bool:

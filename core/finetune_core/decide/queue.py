@@ -13,18 +13,12 @@ from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.observation import JobView, PodView, QueueView
 from finetune_core.decide.usage import used_until
-from finetune_core.plan.finetunejob import FineTuneJob
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
 _PATIENCE = timedelta(seconds=30)
 _LONGEST_ANSWER = 600
 _NEVER = ("exceeds", "insufficient quota", "maximum capacity")
 """In Kueue's answers to what no free quota would be enough for."""
-
-
-def queue_of(job: FineTuneJob) -> str | None:
-    """The LocalQueue of the job's pods."""
-    return job.spec.scheduling.queue if job.spec.scheduling else None
 
 
 def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[PodView, ...]) -> Decision:
@@ -43,7 +37,7 @@ def _stopping(context: Context, attempt: AttemptStatus, child: JobView) -> Decis
 
 
 def _who(context: Context, child: JobView) -> str:
-    queue, view = queue_of(context.job), context.observation.queue
+    queue, view = child.queue, context.observation.queue
     if queue is None:
         return f"somebody has suspended the Job {child.name}"
     return (
@@ -86,11 +80,12 @@ def _pause(context: Context, attempt: AttemptStatus) -> timedelta:
 
 
 def _why(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
-    queue, namespace = queue_of(context.job), context.job.namespace
+    queue, namespace = child.queue, context.job.namespace
     if queue is None:
         command = _patch("job", child.name, namespace, "suspend", "false")
         message = (
-            f"the Job {child.name} is suspended, and not by this operator; {command} lets training continue"
+            f"the Job {child.name} is suspended, and not by this operator; {command} lets training continue. Where"
+            " Kueue suspends Jobs without a queue, suspend this FineTuneJob and set scheduling.queue"
         )
         return _pending(Reason.QUEUED, message)
     found = _verdict(context, attempt, child, queue, context.observation.queue)

@@ -20,6 +20,8 @@ class FineTuneJob:
     status: FineTuneJobStatus
     parent_uid: str | None = None
     """uid of the search or ensemble that it is a run of."""
+    queue_label: str | None = None
+    """Kueue's label on the FineTuneJob itself, which Kueue does not read."""
 
     @property
     def is_parent(self) -> bool:

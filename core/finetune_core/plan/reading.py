@@ -7,7 +7,8 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_core import lenient
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import parent_in
+from finetune_core.plan.naming import QUEUE, parent_in
+from finetune_core.wire import text
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def parse(body: Body) -> FineTuneJob:
         spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
         status=status_of(body),
         parent_uid=parent.uid if parent else None,
+        queue_label=text(meta, "labels", QUEUE),
     )
 
 

@@ -26,10 +26,11 @@ from unit.operator.worlds import (
     running_pod,
     seconds,
     seen,
+    true_conditions,
 )
 
 QUEUED: dict[str, Any] = {"scheduling": {"queue": "team-a"}, "resources": {"gpusPerNode": 2}}
-HELD = child(suspended=True)
+HELD = child(suspended=True, queue="team-a")
 NO_QUOTA = (
     "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor gpus,"
     " 1 more needed"
@@ -225,12 +226,32 @@ def test_a_job_of_an_evicted_attempt_that_somebody_deletes_is_created_again() ->
     assert (decision.action, life.status.retries, life.status.active_seconds) == (CREATE, None, 60)
 
 
+def test_a_queue_that_kueue_itself_gives_to_a_job_is_named() -> None:
+    life = Life()
+    life.reconcile()
+    given = child(suspended=True, queue="default")
+    life.reconcile(replace(seen(given), queue=QueueView(name="w", waiting=NO_QUOTA)), at=60)
+    assert life.message == f"waits in queue default: {NO_QUOTA}"
+
+
+def test_kueue_s_label_on_the_job_itself_would_have_no_effect_and_is_refused() -> None:
+    labelled = job()
+    labelled["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team-a"}
+    life = Life(parsed(labelled))
+    assert life.reconcile().action is NOTHING
+    assert (life.reason, "Stalled" in true_conditions(life.status)) == ("InvalidSpec", True)
+    assert "write spec.scheduling.queue: team-a" in life.message
+    both = job(scheduling={"queue": "team-a"})
+    both["metadata"]["labels"] = labelled["metadata"]["labels"]
+    assert Life(parsed(both)).reconcile().action is CREATE
+
+
 def test_a_job_that_a_person_suspends_says_so_and_how_to_continue() -> None:
     life = Life().running()
-    life.reconcile(seen(HELD, running_pod(deleting=True)), at=50)
+    life.reconcile(seen(child(suspended=True), running_pod(deleting=True)), at=50)
     assert "somebody has suspended the Job job-a1" in life.message
     assert "delete node" not in life.message
-    life.reconcile(seen(HELD, ended_pod(75, deleted=True, at=seconds(55))), at=60)
+    life.reconcile(seen(child(suspended=True), ended_pod(75, deleted=True, at=seconds(55))), at=60)
     assert (life.phase, life.reason) == ("Pending", "Queued")
     assert "kubectl patch job job-a1 -n default" in life.message
 
