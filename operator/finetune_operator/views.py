@@ -29,7 +29,16 @@ def job_view(body: Body) -> JobView:
         failure=conditions.get("Failed"),
         suspended=at(body, "spec", "suspend") is True,
         queue=labels_in(body).get(QUEUE),
+        resumed=_resumed(body),
     )
+
+
+def _resumed(body: Body) -> datetime | None:
+    """When the Job was last let run, if it was suspended before."""
+    for condition in items(body, "status", "conditions"):
+        if at(condition, "type") == "Suspended" and at(condition, "status") == "False":
+            return time_of(at(condition, "lastTransitionTime"))
+    return None
 
 
 def pod_view(body: Body, *, deleted: bool = False) -> PodView:

@@ -197,8 +197,8 @@ def _activity(job: FineTuneJob) -> str:
 
 
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
-    pending = why_pending(context, attempt)
-    begun = attempt.start_time or context.now
+    begun = _let_run(context, attempt)
+    pending = why_pending(context, attempt.model_copy(update={"start_time": begun}))
     if pending.lost_config:
         return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     due = _startup_deadline(context, begun, pending)
@@ -212,6 +212,13 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))
     )
+
+
+def _let_run(context: Context, attempt: AttemptStatus) -> datetime:
+    """When the attempt's Job could begin to start: its time in a queue is none that something hinders."""
+    child = context.observation.job(attempt.number)
+    times = (attempt.start_time, child.resumed if child else None)
+    return max(filter(None, times), default=context.now)
 
 
 def _startup_deadline(context: Context, begun: datetime, pending: Pending) -> datetime | None:

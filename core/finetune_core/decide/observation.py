@@ -82,6 +82,7 @@ class JobView:
     failure: str | None = None
     suspended: bool = False
     queue: str | None = None
+    resumed: datetime | None = None
 
     @property
     def finished(self) -> bool:

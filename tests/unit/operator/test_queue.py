@@ -203,6 +203,14 @@ def test_waiting_does_not_count_for_the_deadline() -> None:
     assert life.reconcile(seen(child(), running), at=6031).action is STOP
 
 
+def test_the_time_in_a_queue_does_not_count_for_the_start() -> None:
+    life = waiting(QueueView(name="w", waiting=NO_QUOTA), at=5000, startupDeadlineSeconds=600)
+    admitted = child(queue="team-a", resumed=seconds(5000))
+    assert life.reconcile(seen(admitted, pod(created=seconds(5001))), at=5500).action is NOTHING
+    assert life.reason == "Starting"
+    assert life.reconcile(seen(admitted, pod(created=seconds(5001))), at=5600).action is STOP
+
+
 def test_a_model_that_is_complete_before_the_eviction_is_a_success() -> None:
     life = Life(parsed(**QUEUED)).running()
     done = ended_pod(0, report=RunReport(exit_code=0, model=MODEL), deleting=True, created=seconds(0))
