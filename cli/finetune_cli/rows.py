@@ -103,6 +103,8 @@ def show(found: list[Json], console: Console) -> None:
     counts = [f"{summary['rows']} {summary['part']} rows", f"at most {summary['maxTokens']} tokens"]
     counts += [f"{files[key]} {text}" for key, text in _COUNTS.items() if files.get(key)]
     console.print(", ".join(counts), markup=False)
+    if template := summary.get("chatTemplate"):
+        console.print(f"chat template: {template}; learned: {summary['train']}", markup=False)
     for note in summary["notes"]:
         console.print(f"warning: {note}", markup=False)
     for row in rows:
@@ -114,9 +116,14 @@ _COUNTS = {"invalidRows": "invalid rows skipped", "duplicateRows": "duplicates d
 
 def _show_row(row: Json, console: Console) -> None:
     console.print(f"\n{row['file']}, row {row['row']}" + _label(row.get("label")), markup=False)
-    for name in ("prompt", "text", "textPair"):
+    if messages := row.get("messages"):
+        _show_messages(messages, row.get("tools", []), console)
+    for name in ("prompt", "text", "textPair") if not messages else ():
         if (text := row.get(name)) is not None:
             console.print(f"  {name}: {text if isinstance(text, str) else ' '.join(text)}", markup=False)
+    if not row["tokens"]:
+        console.print("  dropped: no token of it is learned", markup=False)
+        return
     learned = row.get("learned")
     marked = Text("  tokens: ")
     for number, token in enumerate(row["tokens"]):
@@ -128,7 +135,24 @@ def _show_row(row: Json, console: Console) -> None:
     if learned:
         console.print(f"  learned: {sum(learned)} of {len(learned)} tokens, those in brackets", markup=False)
     if row["cut"]:
-        console.print(f"  cut: {row['cut']} tokens beyond dataset.preprocessing.maxLength", markup=False)
+        lost = f", with the end of {row['cutTurns']} learned turns" if row.get("cutTurns") else ""
+        console.print(
+            f"  cut: {row['cut']} tokens beyond dataset.preprocessing.maxLength{lost}", markup=False
+        )
+
+
+def _show_messages(messages: list[Json], tools: list[Json], console: Console) -> None:
+    if tools:
+        console.print(f"  tools: {', '.join(tool['function']['name'] for tool in tools)}", markup=False)
+    for message in messages:
+        calls = [
+            f"{call['function']['name']}({json.dumps(call['function']['arguments'], ensure_ascii=False)})"
+            for call in message.get("tool_calls", [])
+        ]
+        said = " ".join(filter(None, [message.get("content", ""), *calls]))
+        console.print(f"  {message['role']}: {said}", markup=False)
+        if thoughts := message.get("reasoning_content"):
+            console.print(f"    thoughts: {thoughts}", markup=False)
 
 
 def _label(label: Any) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from unit.trainer.architectures import build
+from unit.trainer.data.chat.families import FAMILIES
+from unit.trainer.data.chat.models import build_llama, chats
 from unit.trainer.tiny import BAD, GOOD, NEUTRAL, build_model, review, reviews, write_jsonl
 
 Rows = list[dict[str, Any]]
@@ -14,6 +16,7 @@ def lay_out(claim: Path) -> Path:
     """Write all models and data files; the encoder has the six layers of MiniLM."""
     build_model(_folder(claim / "models" / "minilm"), layers=6)
     build("llama", _folder(claim / "models" / "smollm2"))
+    build_llama(claim / "models" / "smollm2-instruct", FAMILIES["ChatML"])
     _folder(claim / "data")
     for name, rows in DATA.items():
         write_jsonl(claim / "data" / name, rows)
@@ -78,4 +81,5 @@ DATA: dict[str, Rows] = {
     "movie-words.jsonl": _tagged(120),
     "movie-pairs.jsonl": _pairs(120),
     "movie-prompts.jsonl": _prompts(120),
+    "chats.jsonl": chats(120),
 }

@@ -15,6 +15,8 @@ from builders import job
 from finetune_cli.rows import show
 from unit.cli.commands import finetune
 from unit.trainer.architectures import build
+from unit.trainer.data.chat.families import FAMILIES
+from unit.trainer.data.chat.models import build_llama
 from unit.trainer.tiny import build_model, write_jsonl
 
 ROWS = [
@@ -118,3 +120,31 @@ def test_a_job_without_a_folder_for_its_claim(tmp_path: Path) -> None:
     done = finetune("data", "show", written(tmp_path))
     assert done.code == 66
     assert "add --claim demo=DIR" in done.err
+
+
+def test_of_a_conversation_its_messages_and_the_learned_tokens_are_shown(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "What is red?"}
+    called = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"at": "it"}}}]}
+    found = [{"role": "tool", "content": "a rose"}, {"role": "assistant", "content": "A rose is red."}]
+    tools = [{"name": "look", "parameters": {"type": "object"}}]
+    rows = [
+        {"messages": [asked, called, *found], "tools": tools},
+        {"messages": [asked, found[1] | {"train": False}]},
+        {"messages": [asked, found[1] | {"content": "It is red. " * 40}]},
+        *({"messages": [asked, found[1]]} for _ in range(5)),
+    ]
+    model = build_llama(tmp_path / "llama", FAMILIES["tools"])
+    file = write_jsonl(tmp_path / "chats.jsonl", rows)
+    shown = finetune("data", "show", file, "--model", model, "--objective", "causalLM", "--rows", 8)
+    assert shown.code == 0, shown.err
+    assert "chat template: of the tokenizer; learned: Assistant" in shown.out
+    for line in (
+        "tools: look",
+        "user: What is red?",
+        'assistant: look({"at": "it"})',
+        "tool: a rose",
+        "dropped: no token of it is learned",
+        "with the end of 1 learned turns",
+    ):
+        assert line in shown.out, line
+    assert "[<|im_end|>]" in "".join(shown.out.split())

@@ -42,7 +42,7 @@ def card(config: CombineConfig, members: list[Member], scored: Scored, report: R
         "",
         "## Use",
         "",
-        snippet(model.format, config.objective, config.dataset, max_length=max_length),
+        snippet(model.format, config.objective, config.dataset, max_length=max_length, chat=_chat(members)),
         "",
         "## Results",
         "",
@@ -97,3 +97,9 @@ def _results(members: list[Member], scored: Scored, combined: str) -> list[str]:
 
 def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _chat(members: list[Member]) -> bool:
+    """Whether the members learned conversations."""
+    trained = (member.training.resolved.train for member in members)
+    return any(rows is not None and rows.read_as is not None for rows in trained)

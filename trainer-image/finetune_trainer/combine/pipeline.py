@@ -17,6 +17,7 @@ from finetune_trainer.combine.content import BestMember, Combined
 from finetune_trainer.combine.members import Member
 from finetune_trainer.combine.rows import NOTHING_PUBLISHED, PREFIXES, objective_of
 from finetune_trainer.combine.scoring import Scored, Setting, load, score
+from finetune_trainer.data.chat.encode import chat_encoding
 from finetune_trainer.data.sources import Source
 from finetune_trainer.data.tokens import Examples, tokenize
 from finetune_trainer.models.precision import resolve_precision
@@ -121,8 +122,11 @@ def report_effective(
 def _tokenized(setting: Setting, max_tokens: int, tokenizer: Any, source: Source) -> Examples:
     """Rows as tokens, the same for all members."""
     causal = setting.config.objective.causal_lm
-    mask_prompt = causal.mask_prompt if causal else False
-    return tokenize(source, setting.objective, tokenizer, max_tokens, mask_prompt=mask_prompt)
+    if causal is None:
+        return tokenize(source, setting.objective, tokenizer, max_tokens, mask_prompt=False)
+    own = causal.model_copy(update={"chat_template": None})  # the members' tokenizer has the template
+    chat = chat_encoding(tokenizer, own) if source.chat else None
+    return tokenize(source, setting.objective, tokenizer, max_tokens, causal.mask_prompt, chat)
 
 
 def longest_of_all(folders: list[Path], tokenizer: Any) -> int | None:

@@ -137,7 +137,14 @@ def _record(number: int, batch: Any, row: int) -> Record | RowError:
     fields = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            fields[name] = column[row].as_py()
+            fields[name] = _without_nulls(column[row].as_py())
         except UnicodeDecodeError:
             return RowError(number, "is not UTF-8", name)
     return Record(number, fields)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the keys of objects that are null: Arrow gives every object the keys of all others."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -127,6 +127,7 @@ def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | N
             config.dataset,
             config.model.uri or config.model.path,
             effective.max_length,
+            chat=bool(report.resolved and report.resolved.train and report.resolved.train.read_as),
         ),
         "",
         "## Results",
@@ -267,4 +268,15 @@ def _dropped(data: ResolvedData) -> str:
     if data.truncated_rows and data.tokens:
         share = (data.truncated_tokens or 0) / data.tokens
         lines.append(f"truncated: {data.truncated_rows} texts, {share:.1%} of all tokens")
+    if data.read_as:
+        lines.append(_chats(data))
     return ", " + "; ".join(lines)
+
+
+def _chats(data: ResolvedData) -> str:
+    """What became of conversations."""
+    return (
+        f"read as {data.read_as}: {data.trained_tokens or 0:,} tokens learned,"
+        f" {data.untrained_rows or 0} conversations without one, {data.cut_turns or 0} turns without their end,"
+        f" {data.control_tokens or 0} control tokens read as text"
+    )

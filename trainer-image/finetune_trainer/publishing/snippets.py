@@ -108,6 +108,18 @@ with torch.no_grad():
     tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)
 print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
+CHAT = """
+from transformers import GenerationConfig
+
+messages = [{{"role": "user", "content": {content}}}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+settings = GenerationConfig.from_pretrained(folder)  # has the tokens that end a turn
+with torch.no_grad():
+    tokens = model.generate(**inputs, generation_config=settings, max_new_tokens=256, do_sample=False)
+print(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
 
 
 def snippet(
@@ -116,16 +128,20 @@ def snippet(
     dataset: DatasetInput | CombineData,
     base: str = "",
     max_length: int | None = None,
+    *,
+    chat: bool = False,
 ) -> str:
     """A block of Markdown, for a model of this format.
 
     `base` is the URI of the model below an adapter, `max_length` the length in tokens that texts were truncated to.
+    `chat`: the rows were conversations.
     """
     auto_class, lines = {
         "token_classification": ("AutoModelForTokenClassification", WORDS),
-        "causal_lm": ("AutoModelForCausalLM", NEXT_TOKENS),
+        "causal_lm": ("AutoModelForCausalLM", CHAT if chat else NEXT_TOKENS),
     }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
-    paired, cleaning = bool(dataset.columns.text_pair), _cleaning(objective, dataset)
+    options = _options(objective, dataset, chat=chat)
+    paired, cleaning = bool(dataset.columns.text_pair), CLEANING if options else ""
     text = (LOAD[form] + cleaning + lines).format(
         base=json.dumps(base_model(base)[0]),
         auto_class=auto_class,
@@ -133,21 +149,18 @@ def snippet(
         texts=", ".join(_cleaned(name, cleaning) for name in (["texts", "pairs"] if paired else ["texts"])),
         words=_cleaned("words", cleaning),
         text="clean(text)" if cleaning else "text",
+        content='clean("a question")' if cleaning else '"a question"',
         max_length=max_length or dataset.preprocessing.max_length,
-        options=", ".join(f"{name}={_python(value)}" for name, value in _options(objective, dataset).items()),
+        options=", ".join(f"{name}={_python(value)}" for name, value in options.items()),
     )
     return f"```python\n{text}```"
 
 
-def _cleaning(objective: ObjectiveSpec, dataset: DatasetInput | CombineData) -> str:
-    return CLEANING if _options(objective, dataset) else ""
-
-
-def _options(objective: ObjectiveSpec, dataset: DatasetInput | CombineData) -> dict[str, Any]:
+def _options(objective: ObjectiveSpec, dataset: DatasetInput | CombineData, *, chat: bool) -> dict[str, Any]:
+    """Those of the cleaner."""
     options = cleaning_options(dataset.preprocessing)
-    return (
-        options | {"joined": True} if options and objective.causal_lm and dataset.columns.prompt else options
-    )
+    joined = objective.causal_lm and dataset.columns.prompt and not chat
+    return options | {"joined": True} if options and joined else options
 
 
 def _python(value: object) -> str:

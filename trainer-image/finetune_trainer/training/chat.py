@@ -5,10 +5,9 @@ import logging
 from itertools import islice
 from typing import Any, NamedTuple
 
-from finetune_api.objective import CausalLMSpec, TrainedTurns
 from finetune_api.run import RunConfig
-from finetune_trainer.data.chat.encode import ChatEncoding
-from finetune_trainer.data.chat.templates import check_tokens, template_of
+from finetune_trainer.data.chat.encode import ChatEncoding, chat_encoding
+from finetune_trainer.data.chat.templates import check_tokens
 from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.tokens import encoded
@@ -38,22 +37,14 @@ def prepare_tokenizer(config: RunConfig, folder: ModelFolder, dataset: Dataset) 
     Raises ConfigurationError where conversations have no template.
     """
     tokenizer = load_tokenizer(folder, config.dataset.preprocessing.truncation.value.lower())
-    chat = chat_encoding(config, tokenizer, dataset)
+    options, path = config.objective.causal_lm, config.dataset.chat_template_path
+    chat = chat_encoding(tokenizer, options, path) if options and dataset.train.chat else None
     words = config.model.add_tokens
     added = add_tokens(tokenizer, words, control=chat.template.control_words(words) if chat else [])
     if chat is not None:
         check_tokens(chat.template, tokenizer)
         tokenizer.chat_template = chat.template.source  # as it is published
     return Words(tokenizer, added, chat)
-
-
-def chat_encoding(config: RunConfig, tokenizer: Any, dataset: Dataset) -> ChatEncoding | None:
-    """How the rows of a run are written as texts; None for rows that are texts."""
-    if dataset.train.chat is None:
-        return None
-    options = config.objective.causal_lm or CausalLMSpec()
-    template = template_of(tokenizer, options, config.dataset.chat_template_path)
-    return ChatEncoding(tokenizer, template, options.train or TrainedTurns.ASSISTANT)
 
 
 def encoding(config: RunConfig, words: Words, max_tokens: int) -> Encoding:

@@ -34,6 +34,10 @@ _FLAGS = ("train", "weight")
 """Whether a message is learned; the second is OpenAI's name."""
 
 
+class ToolsError(ValueError):
+    """What is wrong with the tools."""
+
+
 @dataclass(frozen=True)
 class Conversation:
     """What a chat template writes as one text."""
@@ -255,17 +259,20 @@ class _OpenCalls:
 
 
 def _tools(value: Any) -> tuple[Json, ...] | None:
-    """The tools' schemas as templates take them; None for none. Raises ValueError."""
-    listed = from_json(value, "a list of tools") if value else None
+    """The tools' schemas as templates take them; None for none. Raises ToolsError."""
+    try:
+        listed = from_json(value, "a list of tools") if value else None
+    except ValueError as error:
+        raise ToolsError(str(error)) from None
     if not listed:
         return None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        raise ValueError(f"has tools that are no list of objects but {_shown(listed)}")
+        raise ToolsError(f"has tools that are no list of objects but {_shown(listed)}")
     whole = []
     for number, tool in enumerate(listed, start=1):
         function = tool.get("function", tool)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise ValueError(f"has a tool {number} without a name; write it as a JSON schema of a function")
+            raise ToolsError(f"has a tool {number} without a name; write it as a JSON schema of a function")
         whole.append({"type": "function", "function": function})
     _check_reserved("tools", whole)
     return tuple(whole)

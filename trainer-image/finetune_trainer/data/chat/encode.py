@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.objective import TrainedTurns
-from finetune_trainer.data.chat.templates import ChatTemplate
+from finetune_api.objective import CausalLMSpec, TrainedTurns
+from finetune_trainer.data.chat.templates import ChatTemplate, template_of
 from finetune_trainer.data.chat.tokens import Chats, ChatTokens
 from finetune_trainer.data.encoded import ChatCounts, Encoded
 from finetune_trainer.data.rows import Row
@@ -32,6 +32,13 @@ class ChatEncoding:
     def chats(self) -> Chats:
         """The template at work."""
         return Chats(self.tokenizer, self.template, self.train)
+
+
+def chat_encoding(tokenizer: Any, options: CausalLMSpec, path: str | None = None) -> ChatEncoding:
+    """How conversations are written, with the template of the file `path` if it is in one. Raises as `template_of`."""
+    return ChatEncoding(
+        tokenizer, template_of(tokenizer, options, path), options.train or TrainedTurns.ASSISTANT
+    )
 
 
 class RowChatError(ValueError):

@@ -9,6 +9,7 @@ from finetune_trainer.data.chat.conversation import (
     Clean,
     Conversation,
     Json,
+    ToolsError,
     conversation,
     from_json,
     named,
@@ -68,9 +69,10 @@ class ChatForm:
             return conversation(messages, fields.get(self.optional[0]), clean)
         except ColumnError:
             raise
+        except ToolsError as error:
+            raise ColumnError(self.optional[0], str(error)) from None
         except ValueError as error:
-            tools = str(error).startswith(("has tools", "has a tool ", "is not a list of tools"))
-            raise ColumnError(self.optional[0] if tools else column, str(error)) from None
+            raise ColumnError(column, str(error)) from None
 
 
 def forms_of(columns: ColumnsSpec, there: Collection[str], first: Mapping[str, Any] | None) -> list[ChatForm]:

@@ -1,0 +1,296 @@
+"""Rows that are conversations: the forms that they come in, and what is wrong with them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.dataset import ColumnsSpec, DataFormat, Deduplicate, PreprocessingSpec, RowFormat
+from finetune_api.objective import CausalLMSpec
+from finetune_api.run import DataInput
+from finetune_trainer.data.chat.choice import check_alike
+from finetune_trainer.data.deduplicate import Deduplicator
+from finetune_trainer.data.rows import ReadOptions
+from finetune_trainer.data.sources import FileIndex, scan
+from finetune_trainer.errors import ConfigurationError, DataError
+from unit.trainer.tiny import write_jsonl
+
+Json = dict[str, Any]
+ASKED: Json = {"role": "user", "content": "How warm is it?"}
+ANSWERED: Json = {"role": "assistant", "content": "21 degrees."}
+CALL: Json = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
+CALLING: Json = {"role": "assistant", "tool_calls": [CALL]}
+TOLD: Json = {"role": "tool", "content": "21"}
+WHOLE: Json = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+
+
+def read(
+    folder: Path, *rows: Json, rows_are: RowFormat | None = None, invalid: str = "0", **columns: str
+) -> FileIndex:
+    return scanned(write_jsonl(folder / "chats.jsonl", list(rows)), rows_are, invalid, **columns)
+
+
+def scanned(path: Path, rows_are: RowFormat | None = None, invalid: str = "0", **columns: str) -> FileIndex:
+    options = ReadOptions(
+        columns=ColumnsSpec.model_validate(columns),
+        preprocessing=PreprocessingSpec(),
+        max_invalid_rows=invalid,
+        read_label=lambda _: None,
+        per_token=True,
+        labelled=False,
+        rows=rows_are,
+    )
+    return scan("dataset.train", DataInput(path=str(path)), options, Deduplicator(Deduplicate.EXACT))
+
+
+def messages(index: FileIndex) -> list[Json]:
+    (row,) = index.source.rows
+    assert row.chat is not None
+    return list(row.chat.messages)
+
+
+def test_every_form_gives_the_same_conversation_and_is_found_by_its_columns(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    forms: dict[RowFormat, Json] = {
+        RowFormat.MESSAGES: {"messages": [system, ASKED, ANSWERED]},
+        RowFormat.SHAREGPT: {
+            "conversations": [
+                {"from": "human", "value": ASKED["content"]},
+                {"from": "gpt", "value": ANSWERED["content"]},
+            ],
+            "system": "Be brief.",
+        },
+        RowFormat.PROMPT_COMPLETION: {
+            "prompt": ASKED["content"],
+            "completion": ANSWERED["content"],
+            "system": "Be brief.",
+        },
+        RowFormat.ALPACA: {
+            "instruction": ASKED["content"],
+            "input": "",
+            "output": ANSWERED["content"],
+            "system": "Be brief.",
+        },
+    }
+    for form, row in forms.items():
+        index = read(tmp_path, row)
+        assert index.resolved.read_as is form
+        assert messages(index) == [system, ASKED, ANSWERED], form
+
+
+def test_an_input_of_alpaca_and_earlier_turns_belong_to_what_the_user_asks(tmp_path: Path) -> None:
+    row = {"instruction": "Translate", "input": "Hallo", "output": "Hello", "history": [["Hi", "Yes?"]]}
+    assert [each["content"] for each in messages(read(tmp_path, row))] == [
+        "Hi",
+        "Yes?",
+        "Translate\nHallo",
+        "Hello",
+    ]
+
+
+def test_calls_in_sharegpt_and_results_of_tools(tmp_path: Path) -> None:
+    row = {
+        "conversations": [
+            {"from": "human", "value": ASKED["content"]},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Rome"}}'},
+            {"from": "observation", "value": "21"},
+            {"from": "gpt", "value": "21 degrees."},
+        ],
+        "tools": '[{"name": "weather", "parameters": {}}]',
+    }
+    index = read(tmp_path, row)
+    assert messages(index) == [ASKED, {"role": "assistant", "tool_calls": [WHOLE]}, TOLD, ANSWERED]
+    (found,) = index.source.rows
+    assert found.chat is not None
+    assert found.chat.tools == ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+
+
+def test_other_names_of_columns_and_lists_as_json_text(tmp_path: Path) -> None:
+    text = json.dumps([ASKED, ANSWERED])
+    assert messages(read(tmp_path, {"turns": text}, messages="turns")) == [ASKED, ANSWERED]
+    asked = read(tmp_path, {"q": "a", "a": "b"}, prompt="q", completion="a")
+    assert asked.resolved.read_as is RowFormat.PROMPT_COMPLETION
+
+
+def test_a_completion_is_learned_and_the_prompt_s_own_answers_are_not(tmp_path: Path) -> None:
+    row = {"prompt": [ASKED, ANSWERED, {"role": "user", "content": "Sure?"}], "completion": [ANSWERED]}
+    index = read(tmp_path, row)
+    (found,) = index.source.rows
+    assert found.chat is not None
+    assert found.chat.trained == (True, False, True, True)
+
+
+def test_parts_of_a_content_are_joined_and_nulls_are_absent(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "How warm "}, {"type": "text", "text": "is it?"}]
+    row = {"messages": [{"role": "user", "content": parts, "name": None}, ANSWERED | {"tool_calls": None}]}
+    assert messages(read(tmp_path, row)) == [ASKED, ANSWERED]
+
+
+def test_parquet_s_nulls_are_no_arguments(tmp_path: Path) -> None:
+    """Arrow gives each object the keys of all others."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    other = {"function": {"name": "time", "arguments": {"zone": "CET"}}}
+    rows = [{"messages": [ASKED, {"role": "assistant", "tool_calls": [call]}]} for call in (CALL, other)]
+    write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chats.parquet")
+    index = scanned(tmp_path / "chats.parquet")
+    found = [row.chat.messages[1]["tool_calls"][0]["function"] for row in index.source.rows if row.chat]
+    assert [each["arguments"] for each in found] == [{"city": "Rome"}, {"zone": "CET"}]
+
+
+def test_a_text_column_is_read_as_before_and_the_conversations_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"text": "a", "messages": [ASKED, ANSWERED]}
+    assert read(tmp_path, row).resolved.read_as is None
+    assert "to read them as Messages (column messages), set dataset.rows: Messages" in caplog.text
+    assert read(tmp_path, row, rows_are=RowFormat.MESSAGES).resolved.read_as is RowFormat.MESSAGES
+    assert read(tmp_path, row, messages="messages").resolved.read_as is RowFormat.MESSAGES
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED], "conversations": [{"from": "human", "value": "a"}]},
+        {"messages": [ASKED, ANSWERED], "prompt": "a", "completion": "b"},
+        {"instruction": "a", "output": "b", "prompt": "a", "completion": "b"},
+    ],
+)
+def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
+    with pytest.raises(ConfigurationError, match=r"can be read as .* or .*; set dataset\.rows"):
+        read(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "has no message"),
+        ("hello", "is not a list of messages but the text 'hello'"),
+        ({"role": "user"}, "is not a list of messages but"),
+        (["hello"], 'has in message 1 no object but "hello"'),
+        ([{"content": "a"}], "has no role in message 1; write one of system, user, assistant, tool"),
+        ([{"role": "human", "content": "a"}], "has in message 1 the role 'human'; write user"),
+        ([{"role": "narrator", "content": "a"}], "the role 'narrator'; write one of"),
+        ([{"from": "human", "value": "a"}], "set dataset.rows: ShareGPT"),
+        ([ASKED, {"role": "assistant", "content": "  "}], "has an empty message 2 (assistant)"),
+        ([ASKED, {"role": "assistant"}], "has an empty message 2 (assistant)"),
+        ([ASKED, ASKED], "has a broken order: message 2 (user) follows another user message"),
+        ([ASKED, ANSWERED, ANSWERED], "message 3 (assistant) follows another assistant message"),
+        (
+            [ASKED, {"role": "system", "content": "a"}],
+            "has a system message as message 2; it must be the first",
+        ),
+        ([ASKED, TOLD], "has a tool result without a call: message 2 (tool) answers no call"),
+        ([ASKED, CALLING, TOLD, TOLD], "message 4 (tool) answers no call"),
+        (
+            [ASKED, {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]}, TOLD | {"tool_call_id": "b"}],
+            "answers 'b', which no call has",
+        ),
+        ([ASKED | {"tool_calls": [CALL]}], "has tool_calls in message 1 (user)"),
+        ([ASKED, {"role": "assistant", "tool_calls": [{"function": {}}]}], "tool call 1 without the name"),
+        (
+            [ASKED, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}],
+            "has in message 2 (assistant), tool call 1, arguments that are no JSON",
+        ),
+        (
+            [ASKED, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[1]"}]}],
+            "arguments that are no object but [1]",
+        ),
+        (
+            [ASKED, ANSWERED | {"function_call": {"name": "f"}}],
+            "function_call, an old form; write tool_calls",
+        ),
+        ([{"role": "user", "content": 3}], "has in message 1 (user) a content that is no text but 3"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "that is no text: 'image_url'"),
+        ([ASKED, ANSWERED | {"train": "no"}], 'train: "no"; write true or false'),
+        ([ASKED, ANSWERED | {"train": True, "weight": 0}], "a train and a weight that differ"),
+        ([{"role": "user", "content": "a\ufdd0"}], "U+FDD0, which is no character"),
+    ],
+)
+def test_a_wrong_conversation_is_refused_with_its_file_row_and_message(
+    tmp_path: Path, given: Any, said: str
+) -> None:
+    good = {"messages": [ASKED, ANSWERED]}
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, good, {"messages": given}, rows_are=RowFormat.MESSAGES)
+    assert f"{tmp_path / 'chats.jsonl'}, row 2, column messages " in refused.value.message
+    assert said in refused.value.message
+    index = read(tmp_path, good, {"messages": given}, rows_are=RowFormat.MESSAGES, invalid="1")
+    assert (index.resolved.rows, index.resolved.invalid_rows) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows_are", "row", "said"),
+    [
+        (
+            RowFormat.SHAREGPT,
+            {"conversations": [{"from": "narrator", "value": "a"}]},
+            "from: 'narrator'; write one",
+        ),
+        (RowFormat.SHAREGPT, {"conversations": [ASKED]}, "role and content; set dataset.rows: Messages"),
+        (
+            RowFormat.SHAREGPT,
+            {"conversations": [{"from": "function_call", "value": "call it"}]},
+            "a value that is not a tool call but the text 'call it'; write name and arguments as JSON",
+        ),
+        (RowFormat.PROMPT_COMPLETION, {"prompt": "", "completion": "b"}, "column prompt is empty"),
+        (RowFormat.PROMPT_COMPLETION, {"prompt": "a"}, "column completion is missing"),
+        (RowFormat.ALPACA, {"instruction": "a", "output": " "}, "column output is empty"),
+        (
+            RowFormat.ALPACA,
+            {"instruction": "a", "output": "b", "history": ["a"]},
+            "column history is not a list of",
+        ),
+        (RowFormat.MESSAGES, {"messages": [ASKED], "tools": "all"}, "column tools is not a list of tools"),
+        (
+            RowFormat.MESSAGES,
+            {"messages": [ASKED], "tools": [{}]},
+            "column tools has a tool 1 without a name",
+        ),
+        (
+            RowFormat.MESSAGES,
+            {"messages": [{"role": "system", "content": "a"}, ASKED], "system": "b"},
+            "column system is set, and the messages begin with a system message too",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_column_names_it(
+    tmp_path: Path, rows_are: RowFormat, row: Json, said: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, row, rows_are=rows_are)
+    assert said in refused.value.message
+
+
+def test_conversations_that_differ_only_in_what_is_learned_are_no_duplicates(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [ASKED, ANSWERED | beside]} for beside in ({}, {"train": False}, {"reasoning": "x"}, {})
+    ]
+    index = read(tmp_path, *rows)
+    assert (index.resolved.rows, index.resolved.duplicate_rows) == (3, 1)
+
+
+def test_one_text_per_line_is_no_conversation(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("a\nb\n")
+    assert scanned(tmp_path / "rows.txt").layout.format is DataFormat.TEXT
+    with pytest.raises(ConfigurationError, match="one text per line and no columns"):
+        scanned(tmp_path / "rows.txt", RowFormat.MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("forms", "options", "said"),
+    [
+        ({"dataset.train": None, "dataset.test": RowFormat.ALPACA}, {}, "the parts of the data differ"),
+        (
+            {"dataset.train": None},
+            {"train": "All"},
+            "causalLM.train is for conversations, and the rows are read as",
+        ),
+        ({"dataset.train": RowFormat.ALPACA}, {"maskPrompt": False}, "write train: All"),
+    ],
+)
+def test_settings_for_the_other_kind_of_rows_are_refused(forms: Any, options: Json, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        check_alike(forms, CausalLMSpec.model_validate(options))
