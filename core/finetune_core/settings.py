@@ -93,10 +93,10 @@ class OperatorSettings(BaseModel):
     """NAMESPACE/NAME of the Secret that keeps the progress endpoint's certificate over restarts."""
     tls_folder: str | None = None
     """Folder that keeps it instead, for an operator outside of the cluster."""
-    lease: str | None = None
+    lease: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
     """NAMESPACE/NAME of the Lease for leader election; without it this process always leads."""
     identity: str | None = None
-    """Name of this process in the Lease, the same after a restart of its container; a new one when not set."""
+    """Name in the Lease: of this process only, the same after a restart of its container; a new one when not set."""
     address: str | None = None
     """IP address at which standbys reach this process's progress port, to forward progress to it when it leads."""
     predecessors: str | None = None

@@ -22,6 +22,7 @@ from prometheus_client import disable_created_metrics
 from finetune_core.backoff import backoff, jitter
 from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache
+from finetune_operator.certificate import Certificate
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError
@@ -36,7 +37,7 @@ from finetune_operator.poster import Poster
 from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler, utc_now
 from finetune_operator.reports import Reports
-from finetune_operator.resync import Resync
+from finetune_operator.resync import FAILURES, Resync, passes
 from finetune_operator.runs import Runs
 from finetune_operator.searches import Pruning
 from finetune_operator.server import serving, status_app
@@ -64,7 +65,7 @@ async def run(settings: OperatorSettings) -> None:
         stack.push_async_callback(cluster.close)
         own = await Cluster.connect(settings, metrics.request)  # for what belongs to no leader
         stack.push_async_callback(own.close)
-        certificate = await certificate_of(settings, own)
+        certificate = await _certificate(settings, own)
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
         kueue = Kueue(cluster, settings)
@@ -108,6 +109,18 @@ async def run(settings: OperatorSettings) -> None:
         await stack.enter_async_context(_campaigning(election, leadership))
         await stack.enter_async_context(poster.posting())  # its last Events go before the Lease does
         await _serve(settings, cache, queue, resync, watches, leadership)
+
+
+async def _certificate(settings: OperatorSettings, own: Cluster) -> Certificate:
+    """The first requests of the process: an API server that is away is waited for, as a leader ends when it goes."""
+    while True:
+        try:
+            return await certificate_of(settings, own)
+        except FAILURES as error:
+            if not passes(error):
+                raise
+            logger.warning("the API server does not answer, trying again: %r", error)
+        await asyncio.sleep(jitter(_PAUSES[0]))
 
 
 def _election(

@@ -140,7 +140,7 @@ class Election:
             async with asyncio.timeout(seconds):
                 await what()
         except _FAILURES as error:
-            trouble = str(error) or repr(error)
+            trouble = str(error) or "no answer in time"
             if trouble != self._trouble:
                 logger.warning("the Lease %s cannot be read or written, retrying: %s", self._place, trouble)
             self._trouble = trouble
@@ -221,7 +221,7 @@ class Election:
 
 def _address(settings: OperatorSettings) -> str | None:
     """Host and port of this process's progress port."""
-    if settings.address is None or not settings.progress_port:
+    if settings.address is None or not settings.progress_url or not settings.progress_port:
         return None
     host = f"[{settings.address}]" if ":" in settings.address else settings.address
     return f"{host}:{settings.progress_port}"

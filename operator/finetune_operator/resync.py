@@ -18,7 +18,7 @@ from finetune_core.plan.naming import SELECTOR
 from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, uid_of
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.errors import ApiError
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ class Resync:
     async def begin(self) -> None:
         """The comparison before the first watch; waits for the CRD if it is missing.
 
-        Raises what the API server refuses when the process starts; later it retries.
+        Raises what the API server refuses when the process starts, such as rights; what may pass is tried again.
         """
         while True:
             try:
                 if await self.once():
                     return
             except FAILURES as error:
-                if self.last is None and not isinstance(error, NotFoundError):
+                if self.last is None and not passes(error):
                     raise
                 _log_failure(error)
             await asyncio.sleep(jitter(_RETRY))
@@ -186,6 +186,11 @@ class Resync:
         if time.monotonic() - self.last > 2.2 * self.settings.resync_interval:
             return False, f"the last comparison with the API server is too long ago{unserved}"
         return True, f"ok{unserved}"
+
+
+def passes(error: Exception) -> bool:
+    """Whether a failure at the start may pass by itself: an API server that is away, busy, or lacks the CRD."""
+    return not isinstance(error, ApiError) or error.status in (404, 429) or error.status >= 500
 
 
 def _text_of(error: Exception) -> str:

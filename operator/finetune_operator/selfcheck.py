@@ -27,6 +27,10 @@ from finetune_operator.settings import load
 from finetune_operator.tls import stored_certificate
 
 _TIMEOUT = ClientTimeout(total=10)
+_TRIES, _PAUSE = 12, 2.0
+"""Another replica leads within 20 seconds."""
+_NO_LEADER = 503
+_STRANGER = {"Authorization": "Bearer none"}
 _JOB = {
     "model": {"uri": "pvc://selfcheck/model"},
     "dataset": {"train": {"uri": "pvc://selfcheck/rows.jsonl"}},
@@ -105,12 +109,17 @@ async def _progress(cluster: Cluster, settings: OperatorSettings) -> str:
             "look at the operator's log"
         )
     tls = TCPConnector(ssl=ssl.create_default_context(cadata=kept.authority))
-    async with (
-        ClientSession(connector=tls, timeout=_TIMEOUT) as session,
-        session.post(settings.progress_url + PATH, headers={"Authorization": "Bearer none"}) as answer,
-    ):
-        if answer.status != 401:
-            raise _FaultError(f"{settings.progress_url} answers {answer.status} to a stranger instead of 401")
+    async with ClientSession(connector=tls, timeout=_TIMEOUT) as session:
+        for _ in range(_TRIES):
+            async with session.post(settings.progress_url + PATH, headers=_STRANGER) as answer:
+                status, said = answer.status, await answer.text()
+            if status != _NO_LEADER:
+                break
+            await asyncio.sleep(_PAUSE)
+    if status == _NO_LEADER:
+        raise _FaultError(f"{settings.progress_url} answers: {said}; look at the operator's log")
+    if status != 401:
+        raise _FaultError(f"{settings.progress_url} answers {status} to a stranger instead of 401")
     return f"pods reach the operator at {settings.progress_url}"
 
 

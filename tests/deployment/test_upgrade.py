@@ -8,6 +8,7 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from chart.rendering import CHART, NAMESPACE, RELEASE
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import CHILDREN, PODS, Rest, World, make_namespace
-from integration.release import CRD, IMAGE, ROOT, Tools, eventually, operator
+from integration.release import CRD, IMAGE, ROOT, Tools, answer_of, eventually, operator
 
 Json = dict[str, Any]
 
@@ -120,6 +121,34 @@ def test_jobs_outlive_an_upgrade_a_downgrade_and_an_uninstall(
     tools.kubectl("get", CRD)
     assert children(world) == there, "what trains goes on"
     assert {"finished", "running", "pending", "suspended", "new"} <= set(tools.names("finetunejobs", TEAM))
+
+
+def test_the_new_operator_leads_when_no_operator_without_leader_election_is_left(
+    tools: Tools, earlier: Path, tmp_path: Path
+) -> None:
+    """The rolling update starts it beside the old one, which writes until its pod ends."""
+    rest = Rest(tools.api)
+    system = make_namespace(rest, NAMESPACE, inputs=False)
+    world = make_namespace(rest, TEAM)
+    tools.helm("install", str(earlier / "charts/finetune-operator"), "--set", IMAGE)
+    of_the_release = f"app.kubernetes.io/instance={RELEASE}"
+    eventually(lambda: tools.names("pods", NAMESPACE, of_the_release))
+    (old,) = tools.names("pods", NAMESPACE, of_the_release)
+    system.bind(old)
+    (tmp_path / "new").mkdir()
+    with ExitStack() as first:
+        first.enter_context(operator(tools, tmp_path, earlier))
+        tools.helm("upgrade", str(CHART), "--reset-then-reuse-values")
+        with operator(tools, tmp_path / "new") as new:
+            eventually(lambda: f"{old} runs an operator that knows no leader election" in new.log.read_text())
+            world.pod(world.apply("by-the-old-one"))
+            assert "finetune_operator_leader 0.0" in answer_of(f"{new.http}/metrics")[1]
+            first.close()
+            world.apply("by-the-new-one")
+            system.remove(old)
+            world.pod("by-the-new-one")
+            assert "finetune_operator_leader 1.0" in answer_of(f"{new.http}/metrics")[1]
+            assert new.refusals() == []
 
 
 def schema_of(tools: Tools) -> str:

@@ -8,15 +8,22 @@ from finetune_demo.platform import SYSTEM
 _LONG = 1200  # steps of the tiny model: half a minute, enough to interrupt
 
 
-def test_an_operator_killed_in_mid_run_starts_no_second_attempt(jobs: Jobs) -> None:
+def test_an_operator_killed_in_mid_run_starts_no_second_attempt_and_its_standby_goes_on(jobs: Jobs) -> None:
+    holder = ("get", "lease", "-n", SYSTEM, "finetune-operator", "-o", "jsonpath={.spec.holderIdentity}")
+    scale = ("scale", "deployment/finetune-operator", "-n", SYSTEM)
+    rollout = ("rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=120s")
+    jobs.platform.kubectl(*scale, "--replicas=2")
+    jobs.platform.kubectl(*rollout)
     jobs.apply("operator-killed", tiny(_LONG))
     jobs.wait_step("operator-killed", 20)
-    kill = ("delete", "pod", "-n", SYSTEM, "-l", "app.kubernetes.io/component=operator")
-    jobs.platform.kubectl(*kill, "--force", "--grace-period=0")
-    jobs.platform.kubectl("rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=120s")
+    leader = jobs.platform.kubectl(*holder)
+    jobs.platform.kubectl("delete", "pod", "-n", SYSTEM, leader, "--force", "--grace-period=0")
     status = jobs.wait_phase("operator-killed", "Succeeded")
     assert len(status["attempts"]) == 1
     assert len(jobs.children("job", "operator-killed")) == 1
+    assert jobs.platform.kubectl(*holder) not in ("", leader)
+    jobs.platform.kubectl(*scale, "--replicas=1")
+    jobs.platform.kubectl(*rollout)
 
 
 def test_a_killed_training_pod_is_followed_by_an_attempt_from_its_checkpoint(jobs: Jobs) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from finetune_cluster.apiserver import ApiServer
+from integration.fault_proxy import FaultProxy
 from integration.operator_rig import CHILDREN, JOBS, MERGE, PODS, Rest, until
 from integration.replicas import LEASE, LEASES, TAKEOVER, Replica, Replicas, replicas, seconds_until
 
@@ -150,6 +151,22 @@ def test_a_leader_that_is_cut_off_ends_before_another_leads(pair: Replicas) -> N
     assert "could not be renewed for 10 s" in first.log()
     assert "Traceback" not in first.log(), first.log()
     all_have_one_child(pair, names)
+
+
+def test_an_operator_that_starts_while_the_api_server_is_away_waits_for_it(
+    pair: Replicas, tmp_path: Path
+) -> None:
+    """As the only replica does, which has ended because its Lease could not be renewed."""
+    away = FaultProxy(pair.server, tmp_path)
+    away.stop()
+    one = pair.launch("one", away.kubeconfig, tls_secret=f"{pair.world.namespace}/tls")
+    until(lambda: "does not answer, trying again" in one.log(), "it says so", log=one)
+    secret = {"metadata": {"name": "tls"}}
+    pair.world.rest("POST", pair.world.at("/api/v1/namespaces/{}/secrets"), secret)
+    back = FaultProxy(pair.server, tmp_path, away.port)
+    pair.stack.callback(back.stop)
+    one.ready()
+    pair.leader(one, seconds=30)
 
 
 def test_a_deleted_lease_is_made_again_by_its_holder(pair: Replicas) -> None:

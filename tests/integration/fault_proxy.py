@@ -22,11 +22,11 @@ _HEADERS = ("Authorization", "Content-Type", "Accept")
 class FaultProxy:
     """Speaks HTTP to the operator and TLS to the API server. `at` a write, `strike` is called."""
 
-    def __init__(self, server: ApiServer, folder: Path) -> None:
+    def __init__(self, server: ApiServer, folder: Path, port: int | None = None) -> None:
         self._server, self._loop = server, asyncio.new_event_loop()
-        self._port = free_port()
+        self.port = port or free_port()
         self.kubeconfig = folder / "proxy.kubeconfig"
-        self.kubeconfig.write_text(_kubeconfig(self._port, server.token))
+        self.kubeconfig.write_text(_kubeconfig(self.port, server.token))
         self.writes: list[str] = []
         self.counts: Callable[[str], bool] = lambda write: True
         """Which writes are counted; the others pass."""
@@ -69,6 +69,7 @@ class FaultProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve())
+        self._loop.call_soon(self._started.set)
         self._loop.run_forever()
         self._loop.run_until_complete(self._close())
         self._loop.close()
@@ -81,8 +82,7 @@ class FaultProxy:
         app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self._started.set()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def _close(self) -> None:
         await self._session.close()

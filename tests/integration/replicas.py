@@ -24,7 +24,6 @@ TAKEOVER = 20.0
 class Replica(Operator):
     """An operator's process that may lead; `proxy` is between it and the API server."""
 
-    name: str = ""
     proxy: FaultProxy | None = None
 
     @property
@@ -56,19 +55,27 @@ class Replicas:
 
     def start(self, name: str, *, proxied: bool = False, **settings: Any) -> Replica:
         """Start one, which is ready but need not lead."""
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        proxy = FaultProxy(self.server, folder) if proxied else None
+        proxy = FaultProxy(self.server, self._folder(name)) if proxied else None
         if proxy:
             self.stack.callback(proxy.stop)
-        namespace = self.world.namespace
-        given = {"namespaces": [namespace], "lease": f"{namespace}/{LEASE}", "identity": name}
-        kubeconfig = proxy.kubeconfig if proxy else self.server.kubeconfig
-        replica = Replica(kubeconfig, folder, given | settings, name, proxy).start()
-        assert isinstance(replica, Replica)
-        self.stack.callback(_kill, replica)
+        replica = self.launch(name, proxy.kubeconfig if proxy else self.server.kubeconfig, **settings)
+        replica.proxy = proxy
         replica.ready()
         return replica
+
+    def launch(self, name: str, kubeconfig: Path, **settings: Any) -> Replica:
+        """Start one without waiting."""
+        namespace = self.world.namespace
+        given = {"namespaces": [namespace], "lease": f"{namespace}/{LEASE}", "identity": name}
+        replica = Replica(kubeconfig, self._folder(name), given | settings)
+        replica.start()
+        self.stack.callback(_kill, replica)
+        return replica
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def leader(self, *replicas: Replica, seconds: float = TAKEOVER) -> Replica:
         """Wait until one of them leads."""

@@ -174,7 +174,21 @@ async def test_what_failed_is_tried_again_before_the_next_comparison(monkeypatch
     assert served(resync) == {"b"}
 
 
-@pytest.mark.parametrize("status", [401, 403, 410, 500])
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_at_the_start_an_api_server_that_is_away_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    monkeypatch.setattr("finetune_operator.resync._RETRY", 0.01)
+    server = ApiServer(a=["one"])
+    server.refused = {"": status}
+    async with running(resync_of(server).begin()) as task, asyncio.timeout(10):
+        while "failed, retrying" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        server.refused = {}
+        await task
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
 async def test_at_the_start_a_refusal_of_the_whole_cluster_ends_the_process(status: int) -> None:
     server = ApiServer(a=["one"])
     server.refused = {"": status}
