@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
@@ -96,6 +97,13 @@ class OutputSpec(ApiModel):
     """Output folder for the model, for example pvc://models/movie-sentiment. Default: pvc://NAME-UID/model, on a PersistentVolumeClaim that the operator creates for this job and never deletes."""
     dtype: Dtype = Dtype.AUTO
     """Number format of the published weights: Float32, BFloat16 (half the size), or Auto for that of the base model. Training always updates the weights in float32."""
+
+
+class Preflight(StrEnum):
+    """Whether a job is checked on a CPU before GPUs are asked for."""
+
+    REQUIRED = "Required"
+    SKIP = "Skip"
 
 
 class RetrySpec(ApiModel):
@@ -293,6 +301,7 @@ IMMUTABLE = (
     "dataset",
     "objective",
     "training",
+    "preflight",
     "retry",
     "output",
     "gate",
@@ -315,6 +324,7 @@ class FineTuneJobSpec(ApiModel):
         _refused_with_command("gate"),
         _refused_with_command("search"),
         _refused_with_command("ensemble"),
+        _refused_with_command("preflight"),
         only_for(
             "classification",
             ".dataset.validation.stratify",
@@ -444,6 +454,8 @@ class FineTuneJobSpec(ApiModel):
     """CPU, memory and GPUs of the training pods. Can be changed while the job is suspended."""
     scheduling: SchedulingSpec | None = None
     """Node selector, tolerations and priority of the training pods. Can be changed while the job is suspended."""
+    preflight: Preflight | None = None
+    """Required: check data, model, output and memory in a pod without GPUs before the first attempt; a job that would fail asks for no GPU. status.preflight has what was found. Skip: begin with the first attempt, whose first seconds check the same. Default: set by the administrator, usually Required, and Skip for jobs without GPUs."""
     retry: RetrySpec = RetrySpec()
     """Retries after failures that may be temporary, such as a crash or a lost node."""
     output: OutputSpec | None = None

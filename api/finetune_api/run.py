@@ -29,6 +29,7 @@ from finetune_api.status import (
     ForgettingStatus,
     ImprovementStatus,
     ModelStatus,
+    PreflightFindings,
     ProgressStatus,
     RandomSearchStatus,
     Reason,
@@ -377,6 +378,8 @@ class RunReport(ApiModel):
     model: ModelStatus | None = None
     random_search: RandomSearchStatus | None = None
     """For the parent of a search: what its report says of random search."""
+    preflight: PreflightFindings | None = None
+    """Of a preflight: what it found."""
 
 
 class Prune(ApiModel):
@@ -426,7 +429,7 @@ def to_message(report: RunReport, limit: int = TERMINATION_BYTES) -> str:
 
 
 def _shortened(report: RunReport) -> Iterator[RunReport]:
-    """Shorter and shorter versions: without parameter groups, reasons of invalid rows, older evaluations, whole parts, the end of the message."""
+    """Shorter and shorter versions: without parameter groups, reasons of invalid rows, older evaluations, warnings of preflight, whole parts, the end of the message."""
     if report.effective and report.effective.parameter_groups:
         effective = report.effective.model_copy(update={"parameter_groups": None})
         report = report.model_copy(update={"effective": effective})
@@ -436,6 +439,10 @@ def _shortened(report: RunReport) -> Iterator[RunReport]:
         yield report
     while len(report.epochs) > 1:
         report = report.model_copy(update={"epochs": report.epochs[(len(report.epochs) + 1) // 2 :]})
+        yield report
+    while report.preflight and report.preflight.warnings:
+        fewer = report.preflight.model_copy(update={"warnings": report.preflight.warnings[:-1]})
+        report = report.model_copy(update={"preflight": fewer})
         yield report
     for part in _Drop:
         report = report.model_copy(update={part.value: RunReport.model_fields[part.value].get_default()})

@@ -80,6 +80,7 @@ class Reason(StrEnum):
     CLAIM_NOT_SHARED = "ClaimNotShared"
     MISSING_OBJECT = "MissingObject"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    PREFLIGHT = "Preflight"
     WAITING_TO_RETRY = "WaitingToRetry"
     STOPPING = "Stopping"
     RUNNING = "Running"
@@ -665,6 +666,100 @@ class MemberStatus(ApiModel):
     """Digest of its model."""
 
 
+class PreflightMemory(ApiModel):
+    """Estimated peak memory of each training process: of each GPU, or of the process on a CPU. In bytes."""
+
+    total: Count
+    """Sum of the parts. Fragmentation, temporary buffers of kernels and the CUDA context, about 1 GiB, are not included."""
+    weights: Count
+    """Weights, in the format that they are trained in."""
+    gradients: Count
+    """Gradients of the trained weights."""
+    optimizer: Count
+    """State of the optimizer: two numbers per trained weight for AdamW."""
+    average: Count | None = None
+    """Moving average of the trained weights, with training.ema."""
+    activations: Count | None = None
+    """Activations kept for the backward pass of one micro-batch of the longest rows. Absent where the model's architecture does not allow an estimate without its weights."""
+    micro_batch_size: Count | None = None
+    """Rows per micro-batch that activations are estimated for."""
+    longest: Count | None = None
+    """Tokens of each of these rows: those of the longest one."""
+
+
+class PreflightDisk(ApiModel):
+    """Estimated need of the output claim, in bytes."""
+
+    needed: Count
+    """Checkpoints that are kept at the same time, the model, and the tokens."""
+    checkpoint: Count
+    """One checkpoint: trained weights and state of the optimizer."""
+    model: Count
+    """The published weights."""
+    tokens: Count
+    """The tokens of all rows."""
+    free: Count | None = None
+    """Free space found on the claim. Absent if the claim had no volume yet."""
+
+
+class PreflightFindings(ApiModel):
+    """What preflight found."""
+
+    train_rows: Count | None = None
+    """Training rows used."""
+    validation_rows: Count | None = None
+    """Validation rows used."""
+    test_rows: Count | None = None
+    """Test rows used."""
+    invalid_rows: Count | None = None
+    """Invalid rows, which are skipped."""
+    duplicate_rows: Count | None = None
+    """Duplicate rows, which are dropped."""
+    leaked_rows: Count | None = None
+    """Validation and test rows with a text that is also in the training rows."""
+    labels: Count | None = None
+    """Number of labels."""
+    tokens: Count | None = None
+    """Tokens of the training rows, before truncation."""
+    truncated_share: Measured = None
+    """Share of these tokens that truncation removes, from 0 to 1."""
+    total_steps: Count | None = None
+    """Optimizer steps planned."""
+    parameters: Count | None = None
+    """Parameters of the model."""
+    trained_parameters: Count | None = None
+    """Parameters that are trained."""
+    memory: PreflightMemory | None = None
+    """Estimated peak memory of each training process."""
+    disk: PreflightDisk | None = None
+    """Estimated need of the output claim."""
+    warnings: Annotated[list[Annotated[str, Field(max_length=320)]], Field(max_length=4)] = []
+    """What looks wrong but does not prevent training. Only the first ones if there are many."""
+
+
+class PreflightStatus(PreflightFindings):
+    """The check of data, model and output on a CPU before the first attempt, and what it found."""
+
+    number: Count
+    """Number of the latest try, counted from 1. Its pod is that of the Job NAME-UID-pNUMBER."""
+    reason: ShortText | None = None
+    """Machine-readable reason of its end: Succeeded, Skipped if spec.image is a trainer without this check, or why it failed, for example DataError. Absent while it runs."""
+    message: Message | None = None
+    """Human-readable explanation of its end."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Exit code of the container."""
+    retries: Count | None = None
+    """Number of retries after failures that may be temporary. They do not count towards spec.retry.limit."""
+    node: ShortText | None = None
+    """Name of the node that it ran on."""
+    start_time: Time | None = None
+    """Time at which the operator started this try."""
+    running_time: Time | None = None
+    """Time at which its container started."""
+    end_time: Time | None = None
+    """Time at which its pod ended."""
+
+
 class FineTuneJobStatus(ApiModel):
     """Observed state of a job. Written by the operator."""
 
@@ -694,6 +789,8 @@ class FineTuneJobStatus(ApiModel):
     """Time at which the job finished."""
     display: DisplayStatus | None = None
     """Texts for the columns of kubectl get. For display only."""
+    preflight: PreflightStatus | None = None
+    """The check of data, model and output on a CPU before the first attempt, and what it found."""
     progress: ProgressStatus | None = None
     """Training progress of the current or last attempt."""
     epochs: Annotated[list[EpochStatus], Field(max_length=EPOCHS_KEPT)] = []

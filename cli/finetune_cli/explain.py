@@ -6,7 +6,7 @@ from typing import Any
 from finetune_api.status import AttemptStatus, Phase, TrialState
 from finetune_cli.logs import readable
 from finetune_cli.remedies import PAGE, remedy_of
-from finetune_core.plan.naming import ATTEMPT
+from finetune_core.plan.naming import ATTEMPT, PREFLIGHT
 from finetune_sdk import Job
 from finetune_sdk.errors import ClusterError
 
@@ -75,13 +75,17 @@ def _described(attempt: AttemptStatus) -> str:
 
 
 def _log(job: Job, attempts: list[AttemptStatus]) -> tuple[list[str], str]:
-    """The last lines of the last attempt's pod, or why there are none."""
-    if not attempts:
+    """The last lines of the pod of the last attempt, or of preflight before there is one; or why there are none."""
+    preflight = job.status.preflight
+    if attempts:
+        label, number, of = ATTEMPT, attempts[-1].number, "attempt"
+    elif preflight:
+        label, number, of = PREFLIGHT, preflight.number, "preflight"
+    else:
         return [], ""
-    number = str(attempts[-1].number)
-    pods = [pod for pod in job.pods() if pod["metadata"]["labels"].get(ATTEMPT) == number]
+    pods = [pod for pod in job.pods() if pod["metadata"]["labels"].get(label) == str(number)]
     if not pods:
-        return [], f"the pod of attempt {number} is gone, and its log with it"
+        return [], f"the pod of {of} {number} is gone, and its log with it"
     try:
         lines = list(job.log(pods[-1]["metadata"]["name"], tail=LINES))
     except ClusterError as error:

@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.status import AttemptStatus
-from finetune_core.plan.naming import ATTEMPT, index_in
+from finetune_core.plan.naming import ATTEMPT, PREFLIGHT, index_in
 from finetune_sdk import Job
 from finetune_sdk.cluster import Body
 from finetune_sdk.errors import ClusterError, NotFoundError, UnreachableError
@@ -31,6 +31,8 @@ def lines_of(job: Job, wanted: Wanted) -> Iterator[str]:
     """
     only = wanted.attempt
     shown: set[int] = set()
+    if only is None:
+        yield from _preflight(job, wanted)
     while True:
         for number in _attempts(job):
             if number in shown or only not in (None, number):
@@ -47,6 +49,17 @@ def _attempts(job: Job) -> list[int]:
     return [attempt.number for attempt in job.status.attempts]
 
 
+def _preflight(job: Job, wanted: Wanted) -> Iterator[str]:
+    """The log of the last try of preflight, as far as it is written, while its pod is there."""
+    found = job.status.preflight
+    pods = [pod for pod in job.pods() if pod["metadata"]["labels"].get(PREFLIGHT)] if found else []
+    if not pods:
+        return
+    name = max(pods, key=lambda pod: int(pod["metadata"]["labels"][PREFLIGHT]))["metadata"]["name"]
+    yield f"── preflight, pod {name}"
+    yield from _lines(job, name, replace(wanted, follow=False))
+
+
 def _attempt(job: Job, number: int, wanted: Wanted) -> Iterator[str]:
     pods = _pods_of(job, number, wanted)
     record = next((one for one in job.status.attempts if one.number == number), None)
@@ -60,6 +73,10 @@ def _attempt(job: Job, number: int, wanted: Wanted) -> Iterator[str]:
 def _pod(job: Job, number: int, pod: Body, wanted: Wanted) -> Iterator[str]:
     name = pod["metadata"]["name"]
     yield f"── attempt {number}, pod {name}"
+    yield from _lines(job, name, wanted)
+
+
+def _lines(job: Job, name: str, wanted: Wanted) -> Iterator[str]:
     try:
         for line in job.log(name, follow=wanted.follow, tail=wanted.tail):
             yield line if wanted.raw else readable(line)

@@ -13,6 +13,7 @@ from finetune_core.plan.claims import gpus_are_claimed
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import Run
+from finetune_core.plan.preflight import preflight_plan, wants_preflight
 from finetune_core.plan.reading import parse
 from finetune_core.plan.workload import output_claim, plan
 from finetune_core.search.plan import run_body
@@ -46,11 +47,13 @@ def planned(written: Body, namespace: str, settings: OperatorSettings) -> list[B
     meta = {"namespace": namespace} | written["metadata"] | {"uid": UID, "generation": 1}
     job = parse(written | {"metadata": meta})
     resolved = resolve(job, settings)
+    first = _preflight(job, resolved, settings)
     if job.is_parent:
         claim = output_claim(job, settings)
-        return [*([claim] if claim else []), *_runs(job, resolved)]
+        return [*first, *([claim] if claim else []), *_runs(job, resolved)]
     found = plan(job, resolved, 1, settings, CA)
-    return [one for one in (found.claim, found.config_map, found.service, found.job) if one]
+    made = (found.claim, found.config_map, found.service, found.job)
+    return [*first, *(one for one in made if one)]
 
 
 def unknown_without_a_cluster(written: Body) -> str | None:
@@ -65,6 +68,15 @@ def unknown_without_a_cluster(written: Body) -> str | None:
         f"{written['metadata']['name']}: the number of GPUs is that of ResourceClaimTemplate {templates} in the"
         " cluster; run.json has 0 here"
     )
+
+
+def _preflight(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> list[Body]:
+    """What checks the job first; as on a cluster where the output claim that it names has a volume."""
+    if not wants_preflight(job, resolved, settings):
+        return []
+    bound = bool(job.spec.output and job.spec.output.uri)
+    found = preflight_plan(job, resolved, 1, settings, CA, output_bound=bound)
+    return [found.config_map, found.job]
 
 
 def _runs(job: FineTuneJob, resolved: Resolved) -> Iterator[Body]:

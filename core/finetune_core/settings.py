@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_api.base import Quantity
+from finetune_api.finetunejob import Preflight
 from finetune_api.resources import Quantities, Toleration
 
 
@@ -47,6 +49,10 @@ class OperatorSettings(BaseModel):
     """GPUs of a pod when the job does not say."""
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource that stands for a GPU."""
+    gpu_memory: Quantity | None = None
+    """Memory of each GPU, where all of them have as much. Preflight compares its estimate with it."""
+    preflight: Preflight = Preflight.REQUIRED
+    """Whether jobs with GPUs are checked on a CPU first when the job does not say."""
     simulate_gpus: bool = False
     """The cluster only simulates GPUs: train on the CPU and report it. For the embedded cluster."""
     requests: Quantities = {}

@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from finetune_api import uris
 from finetune_api.search_history import SearchHistory
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_UID, Run, attempt_name, service_name
+from finetune_core.plan.naming import JOB_UID, Run, attempt_name, preflight_name, service_name
 from finetune_core.plan.nodes import count_of
+from finetune_core.plan.preflight import preflight_plan
 from finetune_core.plan.workload import output_claim, plan
 from finetune_core.search.plan import followed, run_body
 from finetune_core.search.space import Values
 from finetune_core.settings import OperatorSettings
+from finetune_core.wire import at
 from finetune_operator.cache import Cache, Key, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
@@ -48,6 +51,23 @@ class Children:
             needed.append(("Service", wanted.service))
         await asyncio.gather(*[self._create_once(kind, body, job) for kind, body in needed])
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
+
+    async def create_preflight(self, job: FineTuneJob, resolved: Resolved, number: int) -> None:
+        """Create the objects of a try of preflight. Raises ForeignObjectError as `create_attempt` does."""
+        bound = await self._output_bound(job, resolved)
+        wanted = preflight_plan(
+            job, resolved, number, self._settings, self._ca_certificate(), output_bound=bound
+        )
+        await self._create_once("ConfigMap", wanted.config_map, job)
+        self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
+
+    async def _output_bound(self, job: FineTuneJob, resolved: Resolved) -> bool:
+        """Whether the output claim has a volume; one that the user has yet to make is waited for."""
+        name = uris.parse(resolved.output_uri).name
+        found = await self._cluster.get("PersistentVolumeClaim", job.namespace, name)
+        if found is None:
+            return bool(job.spec.output and job.spec.output.uri)
+        return bool(at(found, "status", "phase") == "Bound")
 
     async def create_run(self, job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> None:
         """Create a run of a search or an ensemble, and the claim that its model is written to.
@@ -91,11 +111,15 @@ class Children:
             return found
 
     async def stop_attempt(self, job: FineTuneJob, attempt: int) -> None:
-        """Delete the attempt's Job: its pods get SIGTERM and the grace period to save a checkpoint.
+        """Delete the attempt's Job: its pods get SIGTERM and the grace period to save a checkpoint."""
+        await self._stop(job, attempt_name(job, attempt))
 
-        The ConfigMap goes first; a pod that runs keeps what it has mounted.
-        """
-        name = attempt_name(job, attempt)
+    async def stop_preflight(self, job: FineTuneJob, number: int) -> None:
+        """Delete the Job of a preflight."""
+        await self._stop(job, preflight_name(job, number))
+
+    async def _stop(self, job: FineTuneJob, name: str) -> None:
+        """The ConfigMap goes first; a pod that runs keeps what it has mounted."""
         for child in self._cache.jobs_of(job.namespace, job.uid):
             if child.name == name and not child.deleting:
                 await self._delete("ConfigMap", name, job)
@@ -111,6 +135,8 @@ class Children:
         if effective and effective.resources and count_of(effective.resources) > 1 and self._exists(job):
             await self._delete("Service", service_name(job), job)
         recorded = [attempt_name(job, attempt.number) for attempt in job.status.attempts]
+        if job.status.preflight:
+            recorded.append(preflight_name(job, job.status.preflight.number))
         known = self._cache.jobs_of(job.namespace, job.uid)
         living = [child.name for child in known if not child.deleting]
         for name in dict.fromkeys([*recorded, *living[:_DELETED_AT_ONCE]]):

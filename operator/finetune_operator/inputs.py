@@ -24,9 +24,9 @@ class Inputs:
         self._cluster = cluster
         self._there: TTLCache[tuple[str, str, str], InputView] = TTLCache(_REMEMBERED, _TRUST)
 
-    async def of(self, job: FineTuneJob, output_uri: str) -> tuple[InputView, ...]:
+    async def of(self, job: FineTuneJob, output_uri: str | None) -> tuple[InputView, ...]:
         """What a job reads, and where it writes to."""
-        locations = [*input_locations(job), uris.parse(output_uri)]
+        locations = [*input_locations(job), *([uris.parse(output_uri)] if output_uri else [])]
         places = dict.fromkeys((place.scheme, place.name) for place in locations)
         return tuple([await self._look(job.namespace, *place) for place in places])
 

@@ -1,9 +1,11 @@
 """From the cluster to an Observation."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.run import RunReport
+from finetune_api.status import PreflightStatus
 from finetune_core.decide.attempt import USUAL_START
 from finetune_core.decide.observation import (
     ClaimView,
@@ -15,7 +17,7 @@ from finetune_core.decide.observation import (
 from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name
+from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name, preflight_name
 from finetune_core.plan.nodes import count_of
 from finetune_core.wire import text
 from finetune_operator.cache import Cache
@@ -47,8 +49,12 @@ async def observe(
     server itself; inputs are looked at only while a pod does not start and before pods on several nodes do, Events
     only while there is no pod, the queue only while the Job is suspended.
     """
+    preflight = job.status.preflight
+    if preflight and preflight.end_time is None:
+        return await _observe_preflight(job, preflight, cache, cluster, inputs, now)
     await _confirm_missing(job, cache, cluster)
-    jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
+    checking = _preflight_of(job, cache)
+    jobs, pods = checking.jobs, checking.pods
     waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
     places = await inputs.of(job, resolved.output_uri) if waits else ()
     if places and any(_mounts_late(pod, now) for pod in pods if pod.attempt == job.status.attempt):
@@ -58,7 +64,40 @@ async def observe(
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
     said, said_at = report or (None, None)
-    return Observation(jobs, pods, places, refusal, said, said_at, queue, claims, reporters)
+    found = Observation(jobs, pods, places, refusal, said, said_at, queue, claims, reporters)
+    return replace(found, preflight_jobs=checking.preflight_jobs, preflight_pods=checking.preflight_pods)
+
+
+async def _observe_preflight(
+    job: FineTuneJob,
+    preflight: PreflightStatus,
+    cache: Cache,
+    cluster: Cluster,
+    inputs: Inputs,
+    now: datetime,
+) -> Observation:
+    """The same while preflight is open, when there is no attempt. An output claim that is made later is not missing."""
+    await _confirm(job, preflight_name(job, preflight.number), cache, cluster)
+    seen = _preflight_of(job, cache)
+    of = seen.of_preflight()
+    child, pods = of.job(preflight.number), of.pods_of(preflight.number)
+    late = preflight.start_time is not None and now - preflight.start_time >= USUAL_START
+    if child is None or child.finished or not late or any(pod.started for pod in pods):
+        return seen
+    places = await inputs.of(job, job.spec.output.uri if job.spec.output else None)
+    refusal = None if pods else await _pod_refusal(job.namespace, child.uid, cluster)
+    return replace(seen, inputs=places, pod_refusal=refusal)
+
+
+def _preflight_of(job: FineTuneJob, cache: Cache) -> Observation:
+    """What is seen of preflight and, while it is open, of attempts that a lost status does not know."""
+    jobs, pods = cache.jobs_of(job.namespace, job.uid), cache.pods_of(job.namespace, job.uid)
+    return Observation(
+        jobs=tuple(view for view in jobs if not view.checks_only),
+        pods=tuple(view for view in pods if not view.checks_only),
+        preflight_jobs=tuple(view for view in jobs if view.checks_only),
+        preflight_pods=tuple(view for view in pods if view.checks_only),
+    )
 
 
 async def _claims(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
@@ -90,7 +129,10 @@ async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> 
     attempts = job.status.attempts
     if not attempts or attempts[-1].end_time is not None:
         return
-    name = attempt_name(job, attempts[-1].number)
+    await _confirm(job, attempt_name(job, attempts[-1].number), cache, cluster)
+
+
+async def _confirm(job: FineTuneJob, name: str, cache: Cache, cluster: Cluster) -> None:
     if any(child.name == name for child in cache.jobs_of(job.namespace, job.uid)):
         return
     if body := await cluster.get("Job", job.namespace, name):

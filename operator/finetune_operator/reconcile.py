@@ -18,6 +18,7 @@ from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
 from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import runs_children
+from finetune_core.decide.preflight import awaits_preflight
 from finetune_core.decide.queue import boost_of
 from finetune_core.decide.size import wire_within_limit
 from finetune_core.plan.effective import Resolved, resolve
@@ -115,17 +116,18 @@ class Reconciler:
             self.poster.add(await self._write(body, status))
             return None
         resolved, before = resolve(job, self.settings), job.status
-        if runs_children(job):
+        if runs_children(job) and not _checks(job):
             step = await self._parent_step(job, resolved, now)
-            if not step.decision.concludes:
+            if step.decision.concludes:
+                job = replace(job, status=step.decision.status)
+            elif not self._checked_first(step):
                 return await self._reconcile_runs(body, step, now)
-            job = replace(job, status=step.decision.status)
         report, reporters = self.reports.get(job.uid), self.reports.reporters(job.uid)
         observation = await observe(
             job, resolved, self.cache, self.cluster, self.inputs, self.kueue, report, now, reporters
         )
         decision = decide(job, resolved, observation, now, self.settings)
-        creates = decision.action is Action.CREATE_ATTEMPT
+        creates = decision.action in (Action.CREATE_ATTEMPT, Action.CREATE_PREFLIGHT)
         status = _while_refused(job, decision.status) if creates else decision.status
         events = await self._write(body, status, before)
         decided = replace(job, status=decision.status)
@@ -144,6 +146,11 @@ class Reconciler:
         if step.decision.concludes or finished(step.decision.status):
             self.runs.forget(job.uid)
         return step
+
+    def _checked_first(self, step: ParentStep) -> bool:
+        """Whether the first run, which could be created now, waits for the preflight of its parent."""
+        job = replace(step.job, status=step.decision.status)
+        return step.decision.create is not None and awaits_preflight(job, step.resolved, self.settings)
 
     async def _reconcile_runs(self, body: Body, step: ParentStep, now: datetime) -> float | None:
         """A step of a search or an ensemble whose runs have not ended."""
@@ -210,8 +217,12 @@ class Reconciler:
         return events
 
     async def _act(self, job: FineTuneJob, resolved: Resolved, decision: Decision) -> None:
-        attempt = decision.status.attempt
-        if decision.action is Action.CREATE_ATTEMPT and attempt:
+        attempt, preflight = decision.status.attempt, decision.status.preflight
+        if decision.action is Action.CREATE_PREFLIGHT and preflight:
+            await self.children.create_preflight(job, resolved, preflight.number)
+        elif decision.action is Action.STOP_PREFLIGHT and preflight:
+            await self.children.stop_preflight(job, preflight.number)
+        elif decision.action is Action.CREATE_ATTEMPT and attempt:
             history = await Searches(self.runs).history(job, resolved) if job.spec.search else None
             await self.children.create_attempt(job, resolved, attempt, history)
         elif decision.action is Action.STOP_ATTEMPT and attempt:
@@ -266,6 +277,11 @@ class Reconciler:
             return False
         forever = spec is not None and at(spec, "ttlSecondsAfterFinished") is None
         return forever or not self.cache.jobs_of(meta["namespace"], meta["uid"])
+
+
+def _checks(job: FineTuneJob) -> bool:
+    """Whether a preflight is open."""
+    return job.status.preflight is not None and job.status.preflight.end_time is None
 
 
 def _counted(job: FineTuneJob, status: FineTuneJobStatus) -> bool:

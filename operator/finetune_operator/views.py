@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_core.decide.observation import ContainerEnd, JobView, PodView
-from finetune_core.plan.naming import QUEUE, attempt_in, index_in
+from finetune_core.plan.naming import QUEUE, attempt_in, index_in, preflight_in
 from finetune_core.plan.pod import CONTAINER
 from finetune_core.wire import at, items, text, time_of
 
@@ -21,7 +21,7 @@ def job_view(body: Body) -> JobView:
     conditions = _true_conditions(body)
     return JobView(
         name=body["metadata"]["name"],
-        attempt=attempt_in(labels_in(body)) or 0,
+        attempt=_number_in(body),
         uid=body["metadata"]["uid"],
         deleting="deletionTimestamp" in body["metadata"],
         succeeded="Complete" in conditions,
@@ -30,6 +30,7 @@ def job_view(body: Body) -> JobView:
         suspended=at(body, "spec", "suspend") is True,
         queue=labels_in(body).get(QUEUE),
         resumed=_resumed(body),
+        checks_only=_checks_only(body),
     )
 
 
@@ -50,7 +51,7 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
     started = at(running, "startedAt") or at(terminated, "startedAt")
     return PodView(
         name=body["metadata"]["name"],
-        attempt=attempt_in(labels_in(body)) or 0,
+        attempt=_number_in(body),
         phase=text(body, "status", "phase") or "Pending",
         node=text(body, "spec", "nodeName"),
         deleted=deleted,
@@ -71,7 +72,18 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
         image_id=text(container, "imageID"),
         created=time_of(at(body, "metadata", "creationTimestamp")),
         index=index_in(labels_in(body)),
+        checks_only=_checks_only(body),
     )
+
+
+def _number_in(body: Body) -> int:
+    """The attempt, or the try of preflight."""
+    labels = labels_in(body)
+    return attempt_in(labels) or preflight_in(labels) or 0
+
+
+def _checks_only(body: Body) -> bool:
+    return preflight_in(labels_in(body)) is not None
 
 
 def _scheduled(body: Body) -> datetime | None:

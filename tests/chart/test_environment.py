@@ -3,6 +3,7 @@
 import pytest
 
 from chart.rendering import ALL, NAMESPACED, Json, Rendered
+from finetune_api.finetunejob import Preflight
 from finetune_api.resources import TaintEffect, Toleration, TolerationOperator
 from finetune_core.settings import OperatorSettings, PullPolicy
 from finetune_operator.settings import load
@@ -71,6 +72,8 @@ def test_every_value_arrives() -> None:
         gpu_resource="amd.com/gpu",
         node_lost_seconds=120,
         startup_deadline=7200,
+        gpu_memory="80Gi",
+        preflight=Preflight.SKIP,
         simulate_gpus=True,
         requests={"cpu": "4", "memory": "17179869184", "ephemeral-storage": "1.5Gi"},
         limits={"memory": "16Gi"},

@@ -68,6 +68,8 @@ def nested(place: str, value: Any) -> Json:
         ("defaults.output.accessMode", "ReadOnlyMany"),
         ("defaults.gpusPerNode", -1),
         ("defaults.gpuResource", "gpu"),
+        ("defaults.gpuMemory", "80 GB"),
+        ("defaults.preflight", "No"),
         ("platform.simulateGPUs", "true"),
         ("resources", {"memory": "1Gi"}),
         ("fullnameOverride", "Tuner"),

@@ -66,7 +66,7 @@ class Jobs:
 
 
 def tiny(steps: int = 60, data: str = "few.jsonl", **spec: Any) -> Body:
-    """A job on the tiny model; a checkpoint every 20 steps."""
+    """A job on the tiny model; a checkpoint every 20 steps. Without preflight, which has a test of its own."""
     training = {
         "maxSteps": steps,
         "batchSize": 8,
@@ -78,6 +78,7 @@ def tiny(steps: int = 60, data: str = "few.jsonl", **spec: Any) -> Body:
         "dataset": {"train": {"uri": f"pvc://demo/data/{data}"}, "preprocessing": {"maxLength": 32}},
         "objective": {"classification": {"labels": ["neg", "pos"]}},
         "training": training,
+        "preflight": "Skip",
     } | spec
 
 

@@ -146,7 +146,8 @@ class Operator:
     def start(self) -> "Operator":
         """Start the process without waiting."""
         self.port = free_port()
-        given = {"trainer_image": TRAINER, "http_port": self.port, "progress_port": 0} | self.settings
+        given = {"trainer_image": TRAINER, "http_port": self.port, "progress_port": 0, "preflight": "Skip"}
+        given |= self.settings
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -347,6 +348,15 @@ class World:
             raise AssertionError(f"{error}; {json.dumps(found, indent=1)}") from None
 
     # the kubelet
+
+    def preflight_pod(self, name: str, number: int = 1) -> str:
+        """Wait for the pod of a try of preflight, bind it and start its container; returns its name."""
+        selector = f"finetune.dev/job-name={name},finetune.dev/preflight={number}"
+        pods = until(lambda: self.rest.items(self._at(PODS), selector), f"{name} has a pod for preflight")
+        pod: str = pods[0]["metadata"]["name"]
+        self.bind(pod)
+        self.start_container(pod)
+        return pod
 
     def run(self, name: str, attempt: int = 1, node: str = "node-1") -> str:
         """Bind the attempt's pod and start its container; returns the pod's name."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
+from finetune_api.preflight import PreflightConfig
 from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.config import read_config, termination_log
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 _CODES = " · ".join(f"{code:d} {ending.meaning}" for code, ending in ENDINGS.items())
 HELP = f"""\
 Fine-tunes a model with the configuration RUN.json, in a pod or on a laptop. A file of kind CombineConfig combines
-several models into one; a file of kind SummaryConfig publishes the best model of a hyperparameter search with a report.
+several models into one; a file of kind SummaryConfig publishes the best model of a hyperparameter search with a report;
+a file of kind PreflightConfig checks data, model, output and memory of a run without its devices.
 
 RUN.json is a RunConfig (finetune.dev/v1alpha1). A minimal one:
 
@@ -106,6 +108,8 @@ def _run(
     config = read_config(path, overrides)
     if isinstance(config, SummaryConfig):
         return _summarize(config, recorder, stop)
+    if isinstance(config, PreflightConfig):
+        return _preflight(config, recorder, stop)
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if isinstance(config, CombineConfig):
         return _combine(config, recorder, stop)
@@ -132,6 +136,14 @@ def _combine(config: CombineConfig, recorder: Recorder, stop: Stop) -> tuple[int
     from finetune_trainer.combine.run import combine
 
     return combine(config, recorder, stop, threads)
+
+
+def _preflight(config: PreflightConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:
+    os.environ.update({} if uses_hub(config.run) else OFFLINE)
+    threads = configure(processes=1)
+    from finetune_trainer.preflight.run import check
+
+    return ExitCode.DONE, check(config, recorder, stop, threads)
 
 
 def _summarize(config: SummaryConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:

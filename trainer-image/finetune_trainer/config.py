@@ -16,24 +16,28 @@ from finetune_api.combine import CombineConfig, CombinePaths, Publish, unfit
 from finetune_api.metrics import COMMON, DEFAULTS, OBJECTIVES, plain
 from finetune_api.model import Dtype
 from finetune_api.overrides import OverrideError, overridden
+from finetune_api.preflight import PreflightConfig
 from finetune_api.run import TERMINATION_LOG, FaultPlace, RunConfig
 from finetune_api.summary import SummaryConfig
 from finetune_api.training import TrainingSpec
 from finetune_trainer.errors import ConfigurationError, input_errors
 
 Config = RunConfig | CombineConfig | SummaryConfig
+"""What publishes a model."""
+Given = Config | PreflightConfig
 RUN_CONFIG = "RunConfig"
-KINDS: dict[str, type[Config]] = {
+KINDS: dict[str, type[Given]] = {
     RUN_CONFIG: RunConfig,
     "CombineConfig": CombineConfig,
     "SummaryConfig": SummaryConfig,
+    "PreflightConfig": PreflightConfig,
 }
 """What a file is read as; one without a kind is a RunConfig."""
 PLACES = {"path", "revision", "tokenizer_path", "tokenizer_uri", "tokenizer_revision"}
 """Fields of inputs that say where they lie; what lies there is in their digests."""
 
 
-def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Given:
     """The run's configuration with other values at some paths, and with every training default written out.
 
     Raises ConfigurationError with the field's path, NotFoundError when the file cannot be read.
@@ -41,20 +45,27 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     with input_errors(str(path), "RUN.json"):
         text = path.read_bytes()
     config = _with(_parsed(path, text), overrides or {})
+    if isinstance(config, PreflightConfig):
+        return config.model_copy(update={"run": _checked_run(config.run)})
+    if isinstance(config, RunConfig):
+        return _checked_run(config)
     _check_folders(config)
-    if not isinstance(config, RunConfig) and config.search is not None:
+    if config.search is not None:
         _check_report_folder(config.search.report_dir, config.output)
     if isinstance(config, SummaryConfig):
         return config
-    if isinstance(config, CombineConfig):
-        return _checked_combination(config)
+    return _checked_combination(config)
+
+
+def _checked_run(config: RunConfig) -> RunConfig:
+    _check_folders(config)
     _check_metrics(config.objective.kind, config.training)
     _check_split(config)
     training = config.training.resolved(config.objective.kind, config.dataset.preprocessing.max_length)
     return config.model_copy(update={"training": training})
 
 
-def _parsed(path: Path, text: bytes) -> Config:
+def _parsed(path: Path, text: bytes) -> Given:
     try:
         named = json.loads(text)["kind"]
     except (ValueError, KeyError, TypeError):
@@ -72,10 +83,10 @@ def _parsed(path: Path, text: bytes) -> Config:
         raise _refused(path, error) from error
 
 
-def _with(config: Config, overrides: Mapping[str, Any]) -> Config:
+def _with(config: Given, overrides: Mapping[str, Any]) -> Given:
     if not overrides:
         return config
-    kind: type[Config] = type(config)
+    kind: type[Given] = type(config)
     try:
         return kind.from_json(overridden(config.to_json(), overrides, kind))
     except OverrideError as error:

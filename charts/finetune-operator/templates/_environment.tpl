@@ -66,6 +66,12 @@
   value: {{ int64 .nodeLostSeconds | quote }}
 - name: {{ $prefix }}STARTUP_DEADLINE
   value: {{ int64 .startupDeadlineSeconds | quote }}
+{{- with .gpuMemory }}
+- name: {{ $prefix }}GPU_MEMORY
+  value: {{ . | quote }}
+{{- end }}
+- name: {{ $prefix }}PREFLIGHT
+  value: {{ .preflight | quote }}
 {{- end }}
 - name: {{ $prefix }}KUEUE
   value: {{ .Values.kueue.enabled | quote }}

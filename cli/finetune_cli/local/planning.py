@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import uris
-from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.finetunejob import FineTuneJobSpec, Preflight
 from finetune_api.search_history import SearchHistory
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -40,7 +40,9 @@ class Folders:
 def stored(written: Body, now: datetime) -> Body:
     """The job as an API server would store it. The uid is a function of name and spec, so that a run can go on."""
     meta = written["metadata"]
-    decisive = {name: part for name, part in written["spec"].items() if name not in ("suspend", "retry")}
+    decisive = {
+        name: part for name, part in written["spec"].items() if name not in ("suspend", "retry", "preflight")
+    }
     uid = uuid.uuid5(_NAMESPACE, meta["name"] + json.dumps(decisive, sort_keys=True, default=str))
     added = {"namespace": meta.get("namespace", "local"), "uid": str(uid), "generation": 1}
     created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -48,13 +50,16 @@ def stored(written: Body, now: datetime) -> Body:
 
 
 def settings_for(gpus: int) -> OperatorSettings:
-    """This machine as its own administrator."""
-    return OperatorSettings(trainer_image=IMAGE, gpus_per_node=gpus, progress_interval=1.0)
+    """This machine as its own administrator. The trainer's first seconds check what preflight does."""
+    return OperatorSettings(
+        trainer_image=IMAGE, gpus_per_node=gpus, progress_interval=1.0, preflight=Preflight.SKIP
+    )
 
 
 def planned_job(body: Body, gpus: int) -> tuple[FineTuneJob, Resolved]:
     """The job on one node with this many GPUs, whatever its spec asks for."""
     job = parse(body)
+    job = replace(job, spec=job.spec.model_copy(update={"preflight": None}))
     resolved = resolve(job, settings_for(gpus))
     resources = resolved.resources.model_copy(update={"nodes": 1, "gpus_per_node": gpus})
     return job, replace(resolved, resources=resources, image=IMAGE)

@@ -11,6 +11,8 @@ class Action(Enum):
     """What to do after the status is written."""
 
     NOTHING = auto()
+    CREATE_PREFLIGHT = auto()
+    STOP_PREFLIGHT = auto()
     CREATE_ATTEMPT = auto()
     STOP_ATTEMPT = auto()
     DELETE_CHILDREN = auto()

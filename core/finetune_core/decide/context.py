@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from finetune_api.status import AttemptStatus, FineTuneJobStatus
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, PreflightStatus
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict, conditions_of
 from finetune_core.decide.display import display_of
@@ -42,6 +42,12 @@ class Context:
         effective = self.status.effective
         accepted = effective.resources if effective and effective.resources else self.resolved.resources
         return 1 if self.job.is_parent else count_of(accepted)
+
+    @property
+    def open_preflight(self) -> PreflightStatus | None:
+        """The preflight that has not ended."""
+        found = self.status.preflight
+        return found if found and found.end_time is None else None
 
     def with_status(self, status: FineTuneJobStatus) -> "Context":
         """A copy with another status."""

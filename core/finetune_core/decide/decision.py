@@ -3,6 +3,7 @@
 A status is written before its action is taken (write-ahead), and every decision can be taken again from the
 written status, so the operator may die between any two lines:
 
+    preflight (preflight.py), where GPUs are asked for, then
     no attempt ──open──► attempt N, no Job ──create──► pending ──► running ──► ended
         ▲                                                │ suspend, deadline: mark, then delete the Job
         └── retry after a pause, resume ◄── closed ◄─────┴──────────────────────► Succeeded | Failed
@@ -32,6 +33,7 @@ from finetune_core.decide.images import image_allowed
 from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import JobView, Observation
 from finetune_core.decide.parents import active_seconds
+from finetune_core.decide.preflight import awaits_preflight, begun, during_preflight, open_preflight
 from finetune_core.decide.shared import why_not_shared
 from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -41,6 +43,7 @@ from finetune_core.settings import OperatorSettings
 _REQUEUE_WHILE_WAITING = timedelta(seconds=15)
 _REQUEUE_WHILE_NOT_SHARED = timedelta(seconds=60)
 
+_RUNS_BEGIN = "its runs begin"
 _TOO_MANY_ATTEMPTS = f"attempt {LARGEST_ATTEMPT} was the last that can be counted; create a new FineTuneJob"
 
 
@@ -56,6 +59,9 @@ def decide(
     context = Context(job, resolved, observation, now, settings)
     if finished(context.status):
         return _after_the_end(context)
+    if preflight := context.open_preflight:
+        checked = during_preflight(context, preflight)
+        return checked if isinstance(checked, Decision) else _between_attempts(checked)
     if attempt := context.open_attempt:
         outcome = during_attempt(context, attempt)
         return outcome if isinstance(outcome, Decision) else _between_attempts(outcome)
@@ -100,7 +106,16 @@ def _between_attempts(context: Context) -> Decision:
     if alone := why_not_shared(context):
         verdict = Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
         return context.conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_NOT_SHARED)
-    return _open_attempt(_accept(context))
+    return _begin(_accept(context))
+
+
+def _begin(context: Context) -> Decision:
+    """Check a job that has not begun; begin the next attempt, but of a parent without runs, whose runs come first."""
+    if not context.observation.jobs and awaits_preflight(context.job, context.resolved, context.settings):
+        return open_preflight(context)
+    if context.job.is_parent and not begun(context.status):
+        return context.conclude(Verdict(Phase.PENDING, Reason.ACCEPTED, _RUNS_BEGIN), requeue_at=context.now)
+    return _open_attempt(context)
 
 
 def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> Verdict | None:
@@ -162,6 +177,8 @@ def _open_attempt(context: Context) -> Decision:
 def _beginning(status: FineTuneJobStatus, number: int) -> str:
     before = status.attempts[-2] if len(status.attempts) > 1 else None
     why = f" (attempt {before.number} ended: {before.message})" if before and before.message else ""
+    if before is None and status.preflight and status.preflight.message:
+        why = f" (preflight: {status.preflight.message})"
     return f"attempt {number} begins{why}"
 
 
@@ -181,8 +198,13 @@ def _accept(context: Context) -> Context:
 
 
 def _waiting(context: Context, until: datetime) -> Decision:
-    last = context.status.attempts[-1]
-    message = f"attempt {last.number} ended: {last.message}; the next begins at {until:%H:%M:%S} UTC"
+    attempts, preflight = context.status.attempts, context.status.preflight
+    ended = "preflight ended"
+    if attempts:
+        ended = f"attempt {attempts[-1].number} ended: {attempts[-1].message}"
+    elif preflight:
+        ended = f"preflight {preflight.number} ended: {preflight.message}"
+    message = f"{ended}; the next begins at {until:%H:%M:%S} UTC"
     return context.conclude(Verdict(Phase.PENDING, Reason.WAITING_TO_RETRY, message), requeue_at=until)
 
 
@@ -204,7 +226,7 @@ def _after_the_end(context: Context) -> Decision:
     end = end_of_children(context, finish)
     if any(pod.only_companions_run and not pod.deleting for pod in context.observation.pods):
         return Decision(context.status, Action.STOP_ATTEMPT)
-    if end is None or not context.observation.jobs:
+    if end is None or not (context.observation.jobs or context.observation.preflight_jobs):
         return Decision(context.status)
     if context.now < end:
         return Decision(context.status, requeue_at=end)

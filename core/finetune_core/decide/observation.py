@@ -1,6 +1,6 @@
 """What is seen of a job's children: frozen values that `observe` makes and every decision reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_api.run import RunReport
@@ -20,7 +20,7 @@ class ContainerEnd:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod of an attempt. `gone` says that it was deleted; the rest is how it was last seen."""
+    """A pod of an attempt, or of a preflight, whose try is then its `attempt`; as it was last seen."""
 
     name: str
     attempt: int
@@ -47,6 +47,7 @@ class PodView:
     image_id: str | None = None
     created: datetime | None = None
     index: int = 0
+    checks_only: bool = False
 
     @property
     def finished(self) -> bool:
@@ -71,7 +72,7 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """The Job of an attempt."""
+    """The Job of an attempt, or of a preflight, whose try is then its `attempt`."""
 
     name: str
     attempt: int
@@ -83,6 +84,7 @@ class JobView:
     suspended: bool = False
     queue: str | None = None
     resumed: datetime | None = None
+    checks_only: bool = False
 
     @property
     def finished(self) -> bool:
@@ -141,6 +143,12 @@ class Observation:
     queue: QueueView | None = None
     claims: tuple[ClaimView, ...] = ()
     reporters: tuple[str, ...] = ()
+    preflight_jobs: tuple[JobView, ...] = ()
+    preflight_pods: tuple[PodView, ...] = ()
+
+    def of_preflight(self) -> "Observation":
+        """What is seen of preflight, each try in the place of an attempt."""
+        return replace(self, jobs=self.preflight_jobs, pods=self.preflight_pods)
 
     def report_of(self, attempt: int) -> RunReport | None:
         """The newest report, if it speaks of this attempt: the one before may have sent it."""

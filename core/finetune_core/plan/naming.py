@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from finetune_api import API_VERSION, GROUP, KIND
@@ -12,6 +13,7 @@ MANAGER = "finetune-operator"
 JOB_NAME = f"{GROUP}/job-name"
 JOB_UID = f"{GROUP}/job-uid"
 ATTEMPT = f"{GROUP}/attempt"
+PREFLIGHT = f"{GROUP}/preflight"
 PARENT_UID = f"{GROUP}/parent-uid"
 TRIAL = f"{GROUP}/trial"
 REPEAT = f"{GROUP}/repeat"
@@ -25,16 +27,30 @@ SELECTOR = JOB_UID
 
 def attempt_name(job: FineTuneJob, attempt: int) -> str:
     """Name of an attempt's Job and ConfigMap."""
-    return _attempt_name(job.name, job.uid, attempt)
+    return _child_name(job.name, job.uid, "a", attempt)
 
 
-def _attempt_name(job_name: str, job_uid: str, attempt: int) -> str:
-    return f"{job_name}-{job_uid[:8]}-a{attempt}"
+def preflight_name(job: FineTuneJob, number: int) -> str:
+    """Name of the Job and ConfigMap of a try of preflight."""
+    return _child_name(job.name, job.uid, "p", number)
+
+
+def _child_name(job_name: str, job_uid: str, kind: str, number: int) -> str:
+    return f"{job_name}-{job_uid[:8]}-{kind}{number}"
 
 
 def attempt_in(labels: Mapping[str, str]) -> int | None:
     """The attempt that an object's labels name; None if no attempt of ours can have that number."""
-    text = labels.get(ATTEMPT, "")
+    return _number_in(labels, ATTEMPT)
+
+
+def preflight_in(labels: Mapping[str, str]) -> int | None:
+    """The try of preflight that an object's labels name; None for an attempt."""
+    return _number_in(labels, PREFLIGHT)
+
+
+def _number_in(labels: Mapping[str, str], label: str) -> int | None:
+    text = labels.get(label, "")
     if not re.fullmatch("[1-9][0-9]{0,8}", text) or int(text) > LARGEST_ATTEMPT:
         return None
     return int(text)
@@ -47,9 +63,12 @@ def index_in(labels: Mapping[str, str]) -> int:
 
 
 def name_in(labels: Mapping[str, str]) -> str | None:
-    """The name that the Job of these labels has; None where they are not those of an attempt."""
-    attempt, name, uid = attempt_in(labels), labels.get(JOB_NAME), labels.get(JOB_UID)
-    return _attempt_name(name, uid, attempt) if attempt and name and uid else None
+    """The name that the Job of these labels has; None where they are not those of an attempt or a preflight."""
+    attempt, preflight = attempt_in(labels), preflight_in(labels)
+    name, uid = labels.get(JOB_NAME), labels.get(JOB_UID)
+    if not (name and uid) or (attempt is None) == (preflight is None):
+        return None
+    return _child_name(name, uid, "a", attempt) if attempt else _child_name(name, uid, "p", preflight or 0)
 
 
 class Run(NamedTuple):
@@ -148,6 +167,10 @@ def output_claim_name(job: FineTuneJob) -> str:
 
 def labels_of(job: FineTuneJob, attempt: int) -> dict[str, str]:
     """Labels of an attempt's objects."""
+    return _labels(job) | {ATTEMPT: str(attempt)}
+
+
+def _labels(job: FineTuneJob) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "finetune-trainer",
         "app.kubernetes.io/instance": job.name,
@@ -155,8 +178,30 @@ def labels_of(job: FineTuneJob, attempt: int) -> dict[str, str]:
         "app.kubernetes.io/managed-by": MANAGER,
         JOB_NAME: job.name,
         JOB_UID: job.uid,
-        ATTEMPT: str(attempt),
     }
+
+
+@dataclass(frozen=True)
+class Child:
+    """The Job of an attempt or a preflight, with its ConfigMap and its pod: what they are called."""
+
+    name: str
+    labels: dict[str, str]
+    attempt: int
+    """The attempt, or the first one, which a preflight checks."""
+    checks_only: bool = False
+    """It trains nothing: a preflight."""
+
+
+def attempt_child(job: FineTuneJob, attempt: int) -> Child:
+    """The objects of an attempt."""
+    return Child(attempt_name(job, attempt), labels_of(job, attempt), attempt)
+
+
+def preflight_child(job: FineTuneJob, number: int) -> Child:
+    """The objects of a try of preflight."""
+    labels = _labels(job) | {PREFLIGHT: str(number)}
+    return Child(preflight_name(job, number), labels, attempt=1, checks_only=True)
 
 
 def owner_reference(job: FineTuneJob) -> dict[str, Any]:
@@ -172,11 +217,11 @@ def owner_reference(job: FineTuneJob) -> dict[str, Any]:
     }
 
 
-def metadata(job: FineTuneJob, attempt: int) -> dict[str, Any]:
-    """Metadata of an attempt's Job or ConfigMap."""
+def metadata(job: FineTuneJob, child: Child) -> dict[str, Any]:
+    """Metadata of a child's Job or ConfigMap."""
     return {
-        "name": attempt_name(job, attempt),
+        "name": child.name,
         "namespace": job.namespace,
-        "labels": labels_of(job, attempt),
+        "labels": child.labels,
         "ownerReferences": [owner_reference(job)],
     }

@@ -7,7 +7,7 @@ from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import hub_environment, token_mount
-from finetune_core.plan.naming import attempt_name, labels_of, service_name
+from finetune_core.plan.naming import Child, attempt_child, attempt_name, service_name
 from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, together
 from finetune_core.plan.placement import node_affinity, while_unreachable
 from finetune_core.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
@@ -25,11 +25,24 @@ def pod_template(
     job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
 ) -> dict[str, Any]:
     """The pod template of an attempt."""
-    mounts = [*mounts_of(job, resolved.output_uri), *_own_mounts(job, resolved, attempt, settings)]
+    child, places = attempt_child(job, attempt), mounts_of(job, resolved.output_uri)
+    return template_of(job, resolved, child, places, settings)
+
+
+def template_of(
+    job: FineTuneJob, resolved: Resolved, child: Child, places: list[Mount], settings: OperatorSettings
+) -> dict[str, Any]:
+    """The pod template of an attempt, or of a preflight of the first one; `places` are inputs and output."""
+    attempt = child.attempt
+    mounts = [
+        *places,
+        *_own_mounts(job, resolved, child, settings),
+        *_accelerate_mounts(job, resolved, attempt),
+    ]
     return {
         "metadata": _without_nones(
             {
-                "labels": settings.pod_labels | labels_of(job, attempt),
+                "labels": settings.pod_labels | child.labels,
                 "annotations": settings.pod_annotations or None,
             }
         ),
@@ -45,7 +58,7 @@ def pod_template(
                 "runtimeClassName": settings.runtime_class,
                 "volumes": [mount.volume for mount in mounts],
                 "resourceClaims": [claim.to_json() for claim in resolved.resources.claims or []] or None,
-                "containers": [_container(job, resolved, attempt, settings, mounts)],
+                "containers": [_container(job, resolved, child, settings, mounts)],
                 "subdomain": service_name(job) if count_of(resolved.resources) > 1 else None,
             }
             | _scheduling(job, resolved, attempt, settings)
@@ -54,16 +67,17 @@ def pod_template(
 
 
 def _container(
-    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings, mounts: list[Mount]
+    job: FineTuneJob, resolved: Resolved, child: Child, settings: OperatorSettings, mounts: list[Mount]
 ) -> dict[str, Any]:
     command = {"command": job.spec.command} if job.spec.command else {"args": [RUN_CONFIG_PATH]}
+    # neither a script nor a preflight serves metrics: Prometheus would find its port down
+    serves = not (job.spec.command or child.checks_only)
     return command | {
         "name": CONTAINER,
         "image": resolved.image,
         "imagePullPolicy": settings.image_pull_policy.value,
-        "env": _environment(job, resolved, attempt, settings),
-        # a script serves no metrics: Prometheus would find its port down
-        "ports": [] if job.spec.command else [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "env": _environment(job, resolved, child.attempt, settings),
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}] if serves else [],
         "resources": _resources(resolved.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -104,9 +118,9 @@ def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
 
 
 def _own_mounts(
-    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+    job: FineTuneJob, resolved: Resolved, child: Child, settings: OperatorSettings
 ) -> list[Mount]:
-    config = {"name": "config", "configMap": {"name": attempt_name(job, attempt)}}
+    config = {"name": "config", "configMap": {"name": child.name}}
     scratch = [
         Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
     ]
@@ -114,8 +128,7 @@ def _own_mounts(
     if size := resolved.resources.shared_memory:
         memory["sizeLimit"] = size
     shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
-    mounts = [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
-    return [*mounts, *_accelerate_mounts(job, resolved, attempt)]
+    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
 
 
 def _accelerate_mounts(job: FineTuneJob, resolved: Resolved, attempt: int) -> list[Mount]:

@@ -9,7 +9,16 @@ from finetune_api.search_history import SearchHistory
 from finetune_core.plan.conclusion import conclusion_config, of_one_pod
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_NAME, JOB_UID, MANAGER, QUEUE, metadata, output_claim_name
+from finetune_core.plan.naming import (
+    JOB_NAME,
+    JOB_UID,
+    MANAGER,
+    QUEUE,
+    Child,
+    attempt_child,
+    metadata,
+    output_claim_name,
+)
 from finetune_core.plan.nodes import accelerate_files, indexed, on_one_machine, service
 from finetune_core.plan.pod import pod_template
 from finetune_core.plan.run_config import CA_FILE, run_config
@@ -45,7 +54,7 @@ def plan(
     files = accelerate_files(job, resolved.resources, attempt, settings)
     return Plan(
         claim=output_claim(job, settings),
-        config_map=_config_map(job, attempt, config, {CA_FILE: ca_certificate} | files),
+        config_map=config_map_of(job, attempt_child(job, attempt), config, {CA_FILE: ca_certificate} | files),
         service=service(job, resolved),
         job=_job(job, resolved, attempt, settings),
     )
@@ -69,17 +78,22 @@ def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
 
 
 def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
-    identity, queued = _queued(metadata(job, attempt), job)
+    identity, queued = _queued(metadata(job, attempt_child(job, attempt)), job)
+    body = job_of(identity, resolved, pod_template(job, resolved, attempt, settings))
+    return body | {"spec": queued | body["spec"]}
+
+
+def job_of(identity: dict[str, Any], resolved: Resolved, template: dict[str, Any]) -> dict[str, Any]:
+    """The Job of an attempt or a preflight, with its metadata and its pod template."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": identity,
-        "spec": queued
-        | {
+        "spec": {
             "backoffLimit": 0,  # the operator alone decides about the next attempt
             "podReplacementPolicy": "Failed",  # no second pod while the first may still write
             **indexed(resolved.resources),
-            "template": pod_template(job, resolved, attempt, settings),
+            "template": template,
         },
     }
 
@@ -95,9 +109,10 @@ def _queued(identity: dict[str, Any], job: FineTuneJob) -> tuple[dict[str, Any],
     return identity | {"labels": identity["labels"] | {QUEUE: queue}}, {"suspend": True}
 
 
-def _config_map(
-    job: FineTuneJob, attempt: int, config: ApiModel | None, data: dict[str, str]
+def config_map_of(
+    job: FineTuneJob, child: Child, config: ApiModel | None, data: dict[str, str]
 ) -> dict[str, Any]:
+    """The ConfigMap that an attempt or a preflight reads."""
     if config:
         # the history of a search can be large
         text = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
@@ -105,7 +120,7 @@ def _config_map(
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(job, attempt),
+        "metadata": metadata(job, child),
         "immutable": True,
         "data": data,
     }

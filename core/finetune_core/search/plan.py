@@ -14,7 +14,7 @@ from finetune_core.plan.naming import Run, owner_reference, run_labels, run_name
 from finetune_core.search.space import Values
 
 SEEDS = 2**31
-_THE_PARENTS = ("suspend", "activeDeadlineSeconds")
+_THE_PARENTS = ("suspend", "activeDeadlineSeconds", "preflight")
 FOLLOWED = ("suspend", "resources", "scheduling")
 """Fields that a run takes from its parent when they change."""
 

@@ -332,6 +332,7 @@ ACCEPTED = [
     Case("a taint without a value", _tolerated(key="node.example.com/broken")),
     Case("a zone", spec(scheduling={"nodeSelector": {"topology.kubernetes.io/zone": "a", "x": ""}})),
     Case("training on the cpu", spec(resources={"gpusPerNode": 0})),
+    Case("training without preflight", spec(preflight="Skip")),
     Case(
         "claimed devices", spec(resources={"claims": [{"name": "gpus", "resourceClaimTemplateName": "two"}]})
     ),
@@ -893,6 +894,11 @@ BROKEN_RULES += [
     ),
     Case("votes compared by loss", _ensemble(members=3, combine="Vote"), "votes have no loss"),
     Case(
+        "a preflight of a script",
+        script_spec(preflight="Required"),
+        "spec.preflight does not apply to your own script",
+    ),
+    Case(
         "a search for a script",
         script_spec(search={"parameters": [RATES]}),
         "spec.search does not apply to your own script",
@@ -1089,6 +1095,7 @@ _CHANGES: dict[str, tuple[Json, Json]] = {
     "dataset": ({"train": {"uri": REVIEWS}}, {"train": {"uri": "pvc://demo/data/other.jsonl"}}),
     "objective": ({"classification": {}}, {"regression": {}}),
     "training": ({"epochs": 1}, {"epochs": 2}),
+    "preflight": ("Required", "Skip"),
     "retry": ({"limit": 1}, {"limit": 2}),
     "output": ({"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}),
     "gate": ({"metric": "accuracy", "min": 0.8}, {"metric": "accuracy", "min": 0.7}),

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from builders import job
 from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.preflight import PreflightConfig
 from finetune_api.run import RunConfig
 from unit.cli.commands import finetune
 
@@ -22,8 +23,14 @@ def planned(*arguments: Any) -> list[dict[str, Any]]:
     return list(YAML(typ="safe").load_all(done.out))
 
 
-def test_a_job_is_a_claim_a_config_map_and_a_job() -> None:
-    claim, config_map, job = planned(QUICKSTART, "-n", "team", "--setting", "trainer_image=registry/t:1")
+def test_a_job_is_a_preflight_then_a_claim_a_config_map_and_a_job() -> None:
+    checked, check, claim, config_map, job = planned(
+        QUICKSTART, "-n", "team", "--setting", "trainer_image=registry/t:1"
+    )
+    assert [one["kind"] for one in (checked, check)] == ["ConfigMap", "Job"]
+    assert check["metadata"]["name"].endswith("-p1")
+    assert "nvidia.com/gpu" not in json.dumps(check)
+    assert PreflightConfig.from_json(json.loads(checked["data"]["run.json"])).run.devices.gpus == 1
     assert [one["kind"] for one in (claim, config_map, job)] == ["PersistentVolumeClaim", "ConfigMap", "Job"]
     assert {one["metadata"]["namespace"] for one in (claim, config_map, job)} == {"team"}
     config = RunConfig.from_json(json.loads(config_map["data"]["run.json"]))
@@ -35,7 +42,7 @@ def test_a_job_is_a_claim_a_config_map_and_a_job() -> None:
 
 @pytest.mark.parametrize(("example", "runs"), [("ensemble.yaml", 3), ("search.yaml", 1)])
 def test_a_parent_is_a_claim_and_its_first_runs(example: str, runs: int) -> None:
-    claim, *bodies = planned(ROOT / "examples" / example)
+    claim, *bodies = planned(ROOT / "examples" / example, "--setting", "preflight=Skip")
     assert claim["kind"] == "PersistentVolumeClaim"
     assert [one["kind"] for one in bodies] == ["FineTuneJob"] * runs
     for body in bodies:
@@ -54,7 +61,7 @@ def test_what_only_the_cluster_knows_is_said(tmp_path: Path) -> None:
 
 def test_json_is_a_list_that_kubectl_reads() -> None:
     found = json.loads(finetune("plan", QUICKSTART, "-o", "json").out)
-    assert (found["kind"], len(found["items"])) == ("List", 3)
+    assert (found["kind"], len(found["items"])) == ("List", 5)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,7 @@ def test_json_is_a_list_that_kubectl_reads() -> None:
     [
         (
             "gpus=1",
-            "--setting gpus: Extra inputs are not permitted; settings are those of the operator (allowed",
+            "--setting gpus: Extra inputs are not permitted; settings are those of the operator (address",
         ),
         ("workers=0", "--setting workers: Input should be greater"),
         ("workers", "--setting 'workers' is not an assignment"),

@@ -9,6 +9,7 @@ from finetune_cli.remedies import PAGE, REMEDIES, remedy_of
 ROOT = Path(__file__).resolve().parents[3]
 HEALTHY = {
     "Accepted",
+    "Preflight",
     "Stopping",
     "Running",
     "NotSuspended",

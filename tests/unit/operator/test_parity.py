@@ -25,6 +25,7 @@ NOT_IN_A_PLAN = {
     "retry.limit": "the operator acts on it",
     "retry.windowSeconds": "the operator acts on it",
     "startupDeadlineSeconds": "the operator acts on it",
+    "preflight": "the operator acts on it",
     "activeDeadlineSeconds": "the operator acts on it",
     "ttlSecondsAfterFinished": "the operator acts on it",
 }

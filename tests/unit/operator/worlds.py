@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from builders import UID, job, stored
+from finetune_api.finetunejob import Preflight
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, Condition, ConditionType, FineTuneJobStatus, ModelStatus
 from finetune_core.decide.actions import Action, Decision
@@ -33,8 +34,8 @@ NOTHING, CREATE, STOP, DELETE = (
 
 
 def settings(**fields: Any) -> OperatorSettings:
-    """Settings in which only `fields` differ from the defaults."""
-    return OperatorSettings(**({"trainer_image": TRAINER} | fields))
+    """Settings in which only `fields` differ from the defaults; without preflight, which has tests of its own."""
+    return OperatorSettings(**({"trainer_image": TRAINER, "preflight": Preflight.SKIP} | fields))
 
 
 def parsed(written: dict[str, Any] | None = None, **fields: Any) -> FineTuneJob:

@@ -40,6 +40,8 @@ class Dataset:
     """Other rows, which are evaluated before and after training."""
     word_labels: dict[int, str] = field(default_factory=dict)
     """Labels, by their id, that words of the training rows have; none where labels are not of words."""
+    leaked_rows: int = 0
+    """Validation and test rows with a text that also stands in the training rows."""
 
     @property
     def sources(self) -> list[Source]:
@@ -79,7 +81,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     before = [train, validation]
     test = scan("dataset.test", spec.test, later, duplicates, check, before) if spec.test else None
     objective = kind.build(options, labels, train.labels)
-    _log_sizes(train, validation, test)
+    leaked = _log_sizes(train, validation, test)
     _warn_unlearned(labels or [], train)
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
@@ -91,7 +93,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
         for number, part in enumerate(spec.forgetting)
     )
     found = Dataset(
-        train.source, validation.source, test.source if test else None, objective, others, word_labels
+        train.source, validation.source, test.source if test else None, objective, others, word_labels, leaked
     )
     if config.objective.causal_lm:
         check_alike({part.field: part.chat for part in found.sources}, config.objective.causal_lm)
@@ -227,7 +229,9 @@ def hold_out(
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 
-def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) -> None:
+def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) -> int:
+    """Log them; returns the number of rows outside the training rows whose text stands in these."""
+    leaked = 0
     for name, rows in [("training", train), ("validation", validation), ("test", test)]:
         if rows is None:
             continue
@@ -235,8 +239,10 @@ def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) 
         dropped = f"{found.invalid_rows or 0} invalid, {found.duplicate_rows or 0} duplicates"
         logger.info(f"{name}: {len(rows)} rows of {rows.name} (dropped: {dropped})")
         shared = 0 if rows is train else shared_texts(train, rows)
+        leaked += shared
         if shared:
             logger.warning(
                 f"{shared} of {len(rows)} {name} texts also stand in the training rows, which makes the evaluation"
                 " look better than it is; set dataset.preprocessing.deduplicate: Exact"
             )
+    return leaked

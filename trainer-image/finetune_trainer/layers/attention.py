@@ -5,6 +5,8 @@ bfloat16 takes two to seven times as long as the plain computation, and with dro
 number by number in one thread. Here the plain computation is written out, with the masks of `dropout`. Where torch's is
 faster or its memory counts, in long texts, it is used. Measured by tests/bench/attention_speed.py."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune_trainer.layers.dropout import dropout_mask
 
-NAME = "finetune_cpu"
+NAME, SHAPES = "finetune_cpu", "finetune_shapes"
 LONGEST, LONGEST_FLOAT32 = 512, 64
 """Tokens up to which the plain computation is the faster one without dropout."""
 OTHER_KINDS = ("softcap", "position_bias", "s_aux", "cache")
@@ -31,6 +33,23 @@ def use_fast_attention(model: nn.Module) -> None:
             part.config._attn_implementation = NAME
 
 
+def use_attention_for_shapes(model: nn.Module, *, fused: bool) -> None:
+    """Have attention computed without values: `fused` as on a GPU, which keeps no mask of its dropout, else as here."""
+    from transformers import AttentionInterface, PreTrainedModel
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+    def without_dropout(*given: Any, dropout: float = 0.0, **others: Any) -> Any:
+        return sdpa_attention_forward(*given, dropout=0.0 * dropout, **others)
+
+    computed = without_dropout if fused else partial(attend, draw=_any_mask)
+    AttentionInterface.register(SHAPES, computed)
+    AttentionMaskInterface.register(SHAPES, sdpa_mask if fused else eager_mask)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
+            part.config._attn_implementation = SHAPES
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -39,12 +58,13 @@ def attend(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    draw: Callable[[Tensor, float], Tensor] = dropout_mask,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it.
 
     Query (rows, heads, length, size), key and value with as many heads or a divisor of them, and a mask that is added
-    to the scores; returns (rows, length, heads, size).
+    to the scores; `draw` makes the masks of dropout. Returns (rows, length, heads, size).
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
@@ -68,8 +88,12 @@ def attend(
             least = torch.finfo(scores.dtype).min
             scores = scores + attention_mask.to(scores.dtype).clamp(min=least)
         weights = torch.softmax(scores, -1)
-        dropped = weights * dropout_mask(weights, dropout) if dropout else weights
+        dropped = weights * draw(weights, dropout) if dropout else weights
         return torch.matmul(dropped, value).transpose(1, 2).contiguous(), None
+
+
+def _any_mask(like: Tensor, _probability: float) -> Tensor:
+    return torch.empty_like(like)
 
 
 def _as_autocast(*parts: Tensor) -> tuple[Tensor, ...]:

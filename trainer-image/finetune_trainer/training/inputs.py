@@ -55,22 +55,41 @@ class Inputs:
     """Of all that decides the weights."""
 
 
-def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Process) -> Inputs:
-    """Fetch what is on the Hub, look at the model's folder, read the data and claim the checkpoints."""
+@dataclass(frozen=True)
+class Looked:
+    """What was read and checked, without anything being claimed or written but downloads."""
+
+    config: RunConfig
+    """With local paths and commits."""
+    folder: ModelFolder
+    dataset: Dataset
+    template: str | None
+    """Digest of the chat template, where rows are conversations."""
+
+
+def look_at_inputs(config: RunConfig, recorder: Recorder, stop: Stop) -> Looked:
+    """Fetch what is on the Hub, look at the model's folder and read the data; status.resolved says what was found."""
     config = fetch(config, recorder, stop)
-    fence = fence_of(config)
     check_head(config.model.head, by_row=not OBJECTIVES[config.objective.kind].per_token)
     folder = check_model(config.model, partial(find_base, config=config, stop=stop))
     check_adapter(config.model, on_adapter=folder.adapter is not None)
     dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
     template = check_conversations(config, folder, dataset)
+    tokenizer = folder.tokenizer_resolved(config.model)
+    resolved = ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **dataset.resolved)
+    recorder.update(resolved=resolved)
+    return Looked(config, folder, dataset, template)
+
+
+def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Process) -> Inputs:
+    """`look_at_inputs`, and claim the checkpoints."""
+    looked = look_at_inputs(config, recorder, stop)
+    config, folder, dataset = looked.config, looked.folder, looked.dataset
+    fence = fence_of(config)
     if process.rank == 0:
         fence.claim()
-    found = dataset.resolved
-    tokenizer = folder.tokenizer_resolved(config.model)
-    recorder.update(resolved=ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **found))
-    digests = {name: part.digest for name, part in found.items()}
-    digests |= {"chatTemplate": template} if template else {}
+    digests: dict[str, str | None] = {name: part.digest for name, part in dataset.resolved.items()}
+    digests |= {"chatTemplate": looked.template} if looked.template else {}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     if process.rank == 0:
         debug = config.training.debug

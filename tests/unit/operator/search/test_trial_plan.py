@@ -52,7 +52,7 @@ def test_a_trial_has_the_parents_fields_and_its_own_values() -> None:
 
 
 def test_no_field_of_a_spec_is_forgotten() -> None:
-    own = {"search", "ensemble", "gate", "suspend", "activeDeadlineSeconds"}
+    own = {"search", "ensemble", "gate", "suspend", "activeDeadlineSeconds", "preflight"}
     written = trial_of({RATE: 1e-4}, **WHOLE)["spec"].keys()
     known = {field.alias for field in FineTuneJobSpec.model_fields.values()}
     assert known - set(written) == own | {"command"}, "a search and a command exclude each other"

@@ -1,0 +1,35 @@
+"""PreflightConfig: what is checked on a CPU before a run asks for GPUs.
+
+A file format like RunConfig: versioned, frozen by a golden file in the tests. The result is a RunReport as well.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api import API_VERSION
+from finetune_api.base import ApiModel
+from finetune_api.run import Path, RunConfig
+from finetune_api.status import LARGEST_COUNT
+
+Bytes = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+
+
+class PreflightConfig(ApiModel):
+    """Configuration of one preflight."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["PreflightConfig"]
+    """Distinguishes this file from a RunConfig."""
+    run: RunConfig
+    """The run to check, as its first attempt reads it."""
+    output_mounted: bool = True
+    """Whether the output claim is mounted. Without it nothing is written, and tokens and downloads are not kept for the run."""
+    output_size: Bytes | None = None
+    """Size of an output claim that is not mounted, in bytes."""
+    gpu_memory: Bytes | None = None
+    """Memory of each GPU, in bytes. Default: unknown."""
+    work_dir: Path = "/tmp/finetune-preflight"  # noqa: S108 - an emptyDir of the pod's own
+    """Folder for what is not kept. Removed at the end."""
+    termination_log: Path | None = None
+    """File to write the RunReport to. Not needed on a laptop."""

@@ -1,0 +1,214 @@
+"""Preflight finds on a CPU what would end the run, and what it estimates is what a run then needs."""
+
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+
+from finetune_api.run import ExitCode, RunReport
+from unit.trainer.forks import fork
+from unit.trainer.tiny import Job, build_model, reviews
+
+ROW = 6
+
+
+def config(job: Job, **changes):
+    """The preflight of a run."""
+    return {
+        "kind": "PreflightConfig",
+        "run": job.config,
+        "workDir": str(job.folder / "scratch"),
+        "terminationLog": str(job.folder / "report.json"),
+    } | changes
+
+
+def check(job: Job, **changes) -> tuple[int, RunReport]:
+    """Run it; the exit code and the report."""
+    from finetune_trainer.__main__ import main
+
+    path = job.folder / "preflight.json"
+    path.write_text(json.dumps(config(job, **changes)))
+    code = main([str(path)])
+    return code, RunReport.model_validate_json((job.folder / "report.json").read_text())
+
+
+def left(job: Job) -> list[str]:
+    """Files that lie in the output."""
+    root = job.folder / "out"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_a_good_run_is_described(make_job):
+    doubled = [*reviews(64), *reviews(4)]
+    code, report = check(make_job(rows=doubled, dataset={"preprocessing": {"deduplicate": "Exact"}}))
+    assert code == ExitCode.DONE, report.message
+    found = report.preflight
+    assert (found.train_rows + found.validation_rows, found.duplicate_rows, found.labels) == (64, 4, 2)
+    assert (found.leaked_rows, found.invalid_rows, found.truncated_share) == (0, 0, 0.0)
+    assert 0 < found.trained_parameters == found.parameters
+    assert report.resolved.train.tokens == found.tokens > 0
+    assert report.effective.labels == ["neg", "pos"]
+    assert found.memory.total == sum(
+        (found.memory.weights, found.memory.gradients, found.memory.optimizer, found.memory.activations)
+    )
+    assert found.memory.optimizer == 2 * found.memory.gradients == 8 * found.trained_parameters
+    assert "about" in report.message
+
+
+def test_the_run_that_follows_uses_its_tokens(make_job):
+    job = make_job()
+    assert check(job)[0] == ExitCode.DONE
+    assert job.run_apart() == ExitCode.DONE
+    assert job.log.count("are there from an earlier attempt") == 2
+
+
+def test_without_the_output_claim_nothing_is_written_to_it(make_job):
+    job = make_job()
+    code, report = check(job, outputMounted=False, outputSize=2**40)
+    assert code == ExitCode.DONE, report.message
+    assert left(job) == []
+    assert not (job.folder / "scratch").exists()
+    assert report.preflight.disk.free == 2**40
+
+
+BAD = {
+    "a row without label": ({}, [*reviews(40), {"text": "x"}], ExitCode.DATA, "row 41"),
+    "a target that is no layer": (
+        {"model": {"adapter": {"lora": {"targetModules": ["nothing"]}}}},
+        None,
+        ExitCode.CONFIGURATION,
+        "the model has no linear layer 'nothing'",
+    ),
+    "more frozen layers than there are": (
+        {"model": {"freeze": {"layers": 9}}},
+        None,
+        ExitCode.CONFIGURATION,
+        "model.freeze.layers is 9",
+    ),
+    "a model that is not there": (
+        {"model": {"path": "/nowhere"}},
+        None,
+        ExitCode.NOT_FOUND,
+        "does not exist; check the path",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_would_end_the_run_ends_preflight_and_leaves_nothing(make_job, name):
+    changes, rows, code, part = BAD[name]
+    job = make_job(rows=rows, **changes)
+    ended, report = check(job)
+    assert (ended, part in report.message) == (code, True), report.message
+    assert left(job) == []
+
+
+def test_truncated_weights_are_found(make_job, tmp_path, model_folder):
+    broken = shutil.copytree(model_folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    code, report = check(make_job(model={"path": str(broken)}))
+    assert (code, "model.safetensors is truncated" in report.message) == (ExitCode.NOT_FOUND, True)
+
+
+def test_the_model_of_another_job_is_found_before_training(make_job):
+    job = make_job()
+    job.model_dir.mkdir(parents=True)
+    (job.model_dir / "notes.txt").write_text("mine")
+    code, report = check(job)
+    assert (code, "is not empty and holds no model" in report.message) == (ExitCode.NOT_FOUND, True)
+    assert left(job) == ["model/notes.txt"]
+
+
+def test_an_output_that_cannot_be_made_is_no_temporary_fault(make_job):
+    job = make_job()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "out").write_text("a file where the folder should be")
+    code, report = check(job)
+    assert (code, "cannot be written to" in report.message) == (ExitCode.NOT_FOUND, True), report.message
+
+
+def test_a_volume_that_is_too_small_for_one_checkpoint_fails_and_one_for_all_is_warned_of(make_job):
+    code, report = check(make_job("small"), outputMounted=False, outputSize=1000)
+    assert (code, "too little for one checkpoint" in report.message) == (ExitCode.STORAGE, True)
+    code, report = check(make_job("some"), outputMounted=False, outputSize=500_000)
+    assert code == ExitCode.DONE
+    assert "free space, lower training.checkpoint.keep" in report.preflight.warnings[0]
+
+
+def test_a_gpu_that_cannot_hold_the_weights_is_refused_and_one_that_may_not_suffice_warned_of(make_job):
+    gpu = {"devices": {"gpus": 1}}
+    code, report = check(make_job("small", **gpu), gpuMemory=100_000)
+    assert (code, "cannot be trained on GPUs of 0.10 MiB" in report.message) == (
+        ExitCode.OUT_OF_MEMORY,
+        True,
+    )
+    need = check(make_job("large", **gpu))[1].preflight.memory
+    code, report = check(make_job("some", **gpu), gpuMemory=need.total - 1)
+    assert code == ExitCode.DONE
+    assert "training will halve the micro-batch until it fits" in report.preflight.warnings[0]
+
+
+def test_a_report_in_any_language_fits_a_termination_message(make_job):
+    names = [f"标签{'很长' * 30}{number}" for number in range(40)]
+    rows = [row | {"label": names[number % 40]} for number, row in enumerate(reviews(200))]
+    check(job := make_job(rows=rows, training={"batchSize": 8}))
+    assert len((job.folder / "report.json").read_bytes()) <= 3500
+
+
+FACTOR = 1.35
+MEBIBYTE = 2**20
+
+
+@pytest.mark.parametrize("precision", ["Auto", "Float32"])
+def test_the_estimate_is_the_measured_peak_of_a_run(make_job, tmp_path, precision):
+    rows = [row | {"text": " ".join([row["text"]] * 25)} for row in reviews(80)]
+    training = {"batchSize": 32, "microBatchSize": 32, "maxSteps": 1, "epochs": None, "precision": precision}
+    job = make_job(
+        rows=rows,
+        model={"path": str(larger(tmp_path / "model"))},
+        dataset={"preprocessing": {"maxLength": 256}},
+        training=training,
+    )
+    need = check(job)[1].preflight.memory
+    measured = peak_of(job)
+    assert (need.micro_batch_size, need.longest) == (32, 256)
+    assert measured / FACTOR < need.total < measured * FACTOR, (need, measured / MEBIBYTE)
+
+
+def larger(folder: Path) -> Path:
+    """A model whose activations are many times what a process needs besides."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    build_model(folder)
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+    BertModel(BertConfig(vocab_size=40, max_position_embeddings=256, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def peak_of(job: Job) -> int:
+    """Bytes by which the resident memory of a process grows while it trains."""
+    path, result = job.write(), job.folder / "peak"
+
+    def body() -> int:
+        from finetune_trainer.__main__ import main
+
+        before = resident()
+        code = main([str(path)])
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        result.write_text(str(grown))
+        return code
+
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(body, job.folder / "log"), 0)[1]) == 0, job.log
+    return int(result.read_text())
+
+
+def resident() -> int:
+    """Bytes of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,1 @@
+"""Preflight: what can be known of a run without its devices, before it asks for them."""
