@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import ClientError
 
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import AlreadyExistsError, ApiError
+from finetune_operator.errors import AlreadyExistsError, OperatorError
 
 logger = logging.getLogger(__name__)
 
@@ -71,5 +71,5 @@ class Poster:
             await self._cluster.create("Event", event)
         except AlreadyExistsError:
             return  # it was posted before, and says the same
-        except (ApiError, ClientError, TimeoutError, ValueError) as error:
+        except (OperatorError, ClientError, TimeoutError, ValueError) as error:
             logger.warning("an Event was not posted: %r", error)
