@@ -54,7 +54,8 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = folder / "scripts"
     scripts.mkdir()
     example = Path(__file__).resolve().parents[2] / "examples" / "own-script" / "train.py"
-    for script in (example, Path(__file__).with_name("library_script.py")):
+    ours = (Path(__file__).with_name(name) for name in ("library_script.py", "world_script.py"))
+    for script in (example, *ours):
         (scripts / script.name).write_text(script.read_text())
     return folder
 

@@ -27,7 +27,7 @@ def _refusal(context: Context, item: InputView, count: int, output: str) -> str 
     pinned = (
         ""
         if "ReadWriteOnce" in wanted
-        else "; or keep all pods on one machine by scheduling.topologyKey: kubernetes.io/hostname"
+        else ", or keep all pods on one machine by scheduling.topologyKey: kubernetes.io/hostname"
     )
     return (
         f"resources.nodes is {count}, and the claim {item.name} has the access mode {', '.join(sorted(modes))}, with"

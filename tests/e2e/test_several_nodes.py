@@ -1,0 +1,80 @@
+"""Two pods of one attempt on a real node, over gloo and the cluster's DNS."""
+
+from pathlib import Path
+
+import yaml
+
+from e2e.jobs import Body, Jobs, tiny
+from finetune_trainer.files import sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "two-nodes.yaml"
+ON_ONE_MACHINE = {"topologyKey": "kubernetes.io/hostname"}
+_STEPS = 200
+
+
+def sharded(**resources: int) -> Body:
+    """The example's way to train, on the tiny model."""
+    example = yaml.safe_load(EXAMPLE.read_text())["spec"]
+    assert example["resources"] == {"nodes": 2, "gpusPerNode": 1}
+    spec = tiny(_STEPS, resources=resources or example["resources"])
+    spec["training"]["sharding"] = example["training"]["sharding"]
+    return spec
+
+
+def weights_of(jobs: Jobs, status: Body, folder: Path) -> str:
+    claim, _, path = status["model"]["uri"].removeprefix("pvc://").partition("/")
+    jobs.platform.copy_out(jobs.namespace, claim, path, folder)
+    return sha256(folder / "model.safetensors")
+
+
+def test_two_pods_of_which_one_is_killed_give_the_bytes_of_two_processes_in_one(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    jobs.apply("two-nodes", sharded() | {"scheduling": ON_ONE_MACHINE})
+    jobs.wait_step("two-nodes", 20)
+    pods = sorted(pod["metadata"]["name"] for pod in jobs.children("pod", "two-nodes"))
+    assert len(pods) == 2
+    jobs.platform.kubectl("delete", "pod", "-n", jobs.namespace, pods[1], "--force", "--grace-period=0")
+    status = jobs.wait_phase("two-nodes", "Succeeded")
+    first, second = status["attempts"]
+    assert first["reason"] in ("Killed", "PodLost"), "not what the other pod said of it"
+    assert (second["fromStep"] >= 20, second["toStep"]) == (True, _STEPS)
+    assert (status["effective"]["processes"], status["display"]["gpus"]) == (2, "2×1")
+    jobs.apply("one-node", sharded(gpusPerNode=2))
+    alone = jobs.wait_phase("one-node", "Succeeded")
+    found = [weights_of(jobs, one, tmp_path / str(n)) for n, one in enumerate((status, alone))]
+    assert found[0] == found[1]
+
+
+def test_torchrun_accelerate_and_python_join_the_other_pod_by_themselves(jobs: Jobs) -> None:
+    script = "/mnt/claims/demo/scripts/world_script.py"
+    ways = [
+        f"{launcher} {script} 2 {launcher.split()[0]}"
+        for launcher in ("torchrun", "accelerate launch", "python")
+    ]
+    spec = script_of("sh", "-c", " && ".join(ways))
+    jobs.apply("launchers", spec)
+    status = jobs.wait_phase("launchers", "Succeeded")
+    assert len(status["attempts"]) == 1
+
+
+def test_two_pods_that_train_apart_are_stopped_with_that_sentence(jobs: Jobs) -> None:
+    unset = [part for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") for part in ("-u", name)]
+    spec = script_of("env", *unset, "python", "/mnt/claims/demo/scripts/train.py")
+    spec |= {"env": [{"name": "EPOCHS", "value": "400"}]}
+    jobs.apply("apart", spec)
+    status = jobs.wait("apart", "failed", lambda one: one.get("phase") == "Failed")
+    assert "both report as process zero" in status["display"]["message"]
+    assert status["attempts"][0]["reason"] == "PodsApart"
+
+
+def script_of(*command: str) -> Body:
+    """A script in two pods on the CPU."""
+    return {
+        "command": list(command),
+        "model": {"uri": "pvc://demo/models/tiny"},
+        "dataset": {"train": {"uri": "pvc://demo/data/few.jsonl"}},
+        "resources": {"nodes": 2, "gpusPerNode": 0},
+        "scheduling": ON_ONE_MACHINE,
+    }
