@@ -79,6 +79,17 @@ def test_training_pods_are_targets_while_they_run_and_scripts_never() -> None:
     assert target["labels"][names["attempt"]["source_labels"][0]] == "1"
 
 
+def test_of_a_job_on_several_nodes_the_first_pod_is_a_target() -> None:
+    """It serves the metrics of all; the others' ports would be down."""
+    _, pods = configured({})
+    found = []
+    for index in ("0", "1", "12"):
+        pod = training_pod(job(resources={"nodes": 13}))
+        pod["metadata"]["labels"] |= {"batch.kubernetes.io/job-completion-index": index}
+        found += [index for target in pod_targets([pod]) if passes(pods, target)]
+    assert found == ["0"]
+
+
 def test_of_the_operators_ports_only_the_one_with_metrics_is_a_target_and_its_labels_stay() -> None:
     operator, pods = configured({})
     rendered = Rendered.of()

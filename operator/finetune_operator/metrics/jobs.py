@@ -29,6 +29,8 @@ FINISHED_KEPT = 1000
 FINISHED_FOR = timedelta(hours=1)
 SERIES_KEPT = 25
 """Series of one job."""
+PODS_KEPT = 8
+"""Of them, those of its pods: a job may have more pods than series."""
 
 
 class Jobs(Collector):
@@ -47,10 +49,11 @@ class Jobs(Collector):
         families = _Families()
         dropped_series = 0
         for key, body in shown:
-            found = iter((*self._pods(body), *figures(body, now, spent[key])))
+            pods = self._pods(body)
+            found = iter((*pods[:PODS_KEPT], *figures(body, now, spent[key])))
             for figure in islice(found, SERIES_KEPT):
                 families.add(figure.metric, (*key, *figure.labels), figure.value)
-            dropped_series += sum(1 for _ in found)
+            dropped_series += sum(1 for _ in found) + len(pods[PODS_KEPT:])
         for (namespace, phase), count in Tally(
             (key.namespace, phase_of(body)) for key, body in jobs.items()
         ).items():
@@ -61,11 +64,10 @@ class Jobs(Collector):
         families.add(DROPPED_SERIES, (), dropped_series)
         yield from families
 
-    def _pods(self, body: Body) -> Iterator[Figure]:
-        """The pods that DCGM's series can be joined with; one a job today."""
-        for child in list(self._cache.children["Pod"].get(body["metadata"]["uid"], {}).values()):
-            if _runs(child):
-                yield Figure(POD, 1, (child.at.name,))
+    def _pods(self, body: Body) -> list[Figure]:
+        """The pods that DCGM's series can be joined with."""
+        pods = list(self._cache.children["Pod"].get(body["metadata"]["uid"], {}).values())
+        return [Figure(POD, 1, (child.at.name,)) for child in pods if _runs(child)]
 
 
 class _Families:

@@ -319,6 +319,19 @@ def test_ten_thousand_jobs_have_a_bounded_number_of_series() -> None:
     assert len(samples) - sum(per_job.values()) < 250
 
 
+def test_the_pods_of_a_job_on_many_nodes_leave_room_for_its_figures() -> None:
+    world = World()
+    world.put("one", running())
+    for number in range(64):
+        pod = pod_of("one", "Running")
+        pod["metadata"] |= {"name": f"one-a1-{number}-x", "uid": f"p{number}"}
+        world.cache.put_child("Pod", pod)
+    kept = world.series_of("one")
+    assert kept["finetune_job_pod_info"] == 8
+    assert kept["finetune_job_loss"] == 1
+    assert world.samples()["finetune_operator_job_series_dropped", frozenset()] == 56
+
+
 def test_what_a_job_cannot_be_without_is_among_its_first_series() -> None:
     world = World()
     metrics = {f"m{number}": 0.5 for number in range(METRICS_KEPT)}
