@@ -59,6 +59,8 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
         return _stop(context, attempt.model_copy(update=update))
     if child and child.suspended:
         return held(context, attempt, child, pods)
+    if lost := next((pod for pod in pods if pod.unreachable(context.now)), None):
+        return _stop_the_others(context, attempt, lost)
     return _ongoing(context, attempt)
 
 
@@ -143,6 +145,16 @@ def _stop(context: Context, attempt: AttemptStatus) -> Decision:
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.with_attempt(attempt).conclude(
         verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
+    )
+
+
+def _stop_the_others(context: Context, attempt: AttemptStatus, lost: PodView) -> Decision:
+    """A pod on a node that does not answer: the others wait for it, and the attempt is over when they have ended."""
+    message = f"node {lost.node} does not answer: the other pods are stopped, and the next attempt begins without it"
+    return context.with_attempt(attempt).conclude(
+        Verdict(Phase.RUNNING, Reason.STOPPING, message),
+        Action.STOP_ATTEMPT,
+        context.now + _REQUEUE_WHILE_PENDING,
     )
 
 

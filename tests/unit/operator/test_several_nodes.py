@@ -353,6 +353,22 @@ def test_no_attempt_follows_before_all_pods_have_ended() -> None:
     assert [one.number for one in of.status.attempts] == [1, 2]
 
 
+def test_a_lost_node_ends_the_attempt_when_the_pods_on_the_others_have_stopped() -> None:
+    of = began(life())
+    lost = node(1, running_pod(deleting=True, deletion=seconds(60)))
+    of.reconcile(seen(child(), running()[0], lost), at=80)
+    assert of.phase == "Running", "its kubelet may still answer"
+    decision = of.reconcile(seen(child(), running()[0], lost), at=91)
+    assert (decision.action, of.reason) == (STOP, "Stopping")
+    assert of.message.startswith("node n1 does not answer: the other pods are stopped")
+    stopping = replace(running()[0], deleting=True, deletion=seconds(211))
+    assert of.reconcile(seen(child(deleting=True), stopping, lost), at=95).action is STOP
+    ended = node(0, ended_pod(137, at=seconds(200)))
+    of.reconcile(seen(child(deleting=True), ended, lost), at=200)
+    first = of.status.attempts[0]
+    assert (first.reason, first.node, first.counted) == ("NodeLost", "n1", False)
+
+
 # pods that train apart
 
 
