@@ -79,7 +79,10 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     if stopped:
         return _stopped(context, attempt)
     job = context.observation.job(attempt.number)
-    said = report or context.observation.report_of(attempt.number)
+    reports = context.nodes == 1 or (
+        pod is not None and pod.index == 0
+    )  # the first of several speaks for itself
+    said = report or (context.observation.report_of(attempt.number) if reports else None)
     evidence = Evidence(
         pod, said, own_script, job.failure if job else None, unreachable=unreachable is not None
     )

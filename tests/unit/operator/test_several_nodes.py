@@ -324,6 +324,14 @@ def test_the_first_failure_is_shown_not_what_follows_from_it(
     assert (ended.reason, ended.node) == (reason, f"n{index}")
 
 
+def test_what_the_first_pod_says_of_its_end_is_not_said_of_the_pod_that_was_killed() -> None:
+    """The first pod also posts its last report as progress; a killed one leaves none."""
+    of = began(life())
+    pods = (node(1, ended_pod(137, at=seconds(60))), node(0, ended_pod(76, report=LOST, at=seconds(62))))
+    of.reconcile(failed(*pods, report=LOST.model_copy(update={"attempt": 1}), at=seconds(62)), at=70)
+    assert of.status.attempts[0].reason == "Killed"
+
+
 def test_a_pod_that_was_stopped_after_another_one_failed_is_not_the_cause() -> None:
     cause = node(1, ended_pod(70, at=seconds(60)))
     killed = node(0, ended_pod(137, at=seconds(70)))
