@@ -233,6 +233,8 @@ class Devices(ApiModel):
     """Number of GPUs that must be visible. 0 trains on the CPU."""
     simulated: bool = False
     """The GPUs are simulated for the scheduler: train on the CPU and report it."""
+    max_micro_batch_size: Annotated[int | None, Field(ge=1, exclude_if=lambda size: size is None)] = None
+    """Largest micro-batch size, because an earlier attempt used more memory than its pod may. It changes no result."""
 
 
 class NodesInput(ApiModel):

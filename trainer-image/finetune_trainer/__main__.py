@@ -4,6 +4,7 @@ The only broad `except` of the trainer is here, but for that of the plots of a s
 """
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ from finetune_trainer.process.allocator import keep_freed_memory
 from finetune_trainer.process.environment import OFFLINE, QUIET
 from finetune_trainer.process.launch import Node, Process, launch
 from finetune_trainer.process.stop import Stop
+from finetune_trainer.process.supervisor import Places, supervised
 from finetune_trainer.process.threads import configure
 from finetune_trainer.reporting.log import configure_logging
 from finetune_trainer.reporting.recorder import Recorder
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     path, overrides = given.run_json, dict(given.set)
     os.environ.update(QUIET)
+    faulthandler.enable()
     process = Process.current()
     configure_logging(quiet=process.rank > 0)
     stop, recorder = Stop(), Recorder()
@@ -111,6 +114,10 @@ def _run(
     if isinstance(config, PreflightConfig):
         return _preflight(config, recorder, stop)
     os.environ.update({} if uses_hub(config) else OFFLINE)
+    if process.report is None and not isinstance(config, CombineConfig):
+        stacks = Path(config.output.checkpoint_dir).parent / f"stacks-attempt-{config.job.attempt}.txt"
+        log = config.termination_log
+        Places(config.job.attempt, str(stacks.absolute()), str(log) if log else None).tell()
     if isinstance(config, CombineConfig):
         return _combine(config, recorder, stop)
     if (config.devices.gpus > 1 or config.nodes) and process.report is None:
@@ -186,4 +193,4 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    end(main())
+    end(main() if Process.launched() else supervised(main))

@@ -39,7 +39,8 @@ class Trainer:
         self._process = subprocess.Popen(
             # -P: a file of the user's folder, such as random.py, must not stand in for a module
             [sys.executable, "-P", "-m", TRAINER, str(self.run_json)],
-            env=os.environ | dict(self.environment),
+            # it saves and ends when this process is killed
+            env=os.environ | dict(self.environment) | {"FINETUNE_STARTED_BY": str(os.getpid())},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -19,6 +19,7 @@ from finetune_api.combine import (
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.model import Dtype
 from finetune_api.overrides import overridden
+from finetune_api.resources import amount_of
 from finetune_api.run import TERMINATION_LOG
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
@@ -37,11 +38,26 @@ from finetune_core.plan.run_config import (
 from finetune_core.plan.volumes import OUTPUT, output_paths, shared_tokens, student_folder
 from finetune_core.settings import OperatorSettings
 
+_ENOUGH = {"search": {"cpu": "1", "memory": "2Gi"}, "ensemble": {"cpu": "4"}}
+"""Requests of a pod that trains nothing, where training asks for more: it copies a model, or computes some outputs."""
+
 
 def of_one_pod(resolved: Resolved, *, trains: bool) -> Resolved:
     """The same with the resources of the one pod of a search or an ensemble, without GPUs if it trains nothing."""
     update = {"nodes": 1} if trains else {"nodes": 1, "gpus_per_node": 0, "claims": None}
     return replace(resolved, resources=resolved.resources.model_copy(update=update))
+
+
+def with_less(resolved: Resolved, of: str) -> Resolved:
+    """The same with requests for what such a pod needs; it may still use what the limits allow."""
+    asked = resolved.resources.requests or {}
+    most = _ENOUGH[of]
+    less = {
+        name: most[name] if name in most and amount_of(given) > amount_of(most[name]) else given
+        for name, given in ((resolved.resources.limits or {}) | asked).items()
+        if name in asked or name in most
+    }
+    return replace(resolved, resources=resolved.resources.model_copy(update={"requests": less}))
 
 
 def conclusion_config(

@@ -14,7 +14,7 @@ from finetune_api.run import (
     ValidationSplit,
 )
 from finetune_api.status import Commit, ResolvedData, ResolvedModel
-from finetune_api.training import ForgettingSpec, TrainingSpec
+from finetune_api.training import ForgettingSpec
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.nodes import nodes_input
@@ -36,10 +36,10 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
         model=model_input(job, spec.model),
         dataset=dataset_input(job),
         objective=spec.objective,
-        training=_that_fits(job, training),
+        training=training,
         gate=spec.gate,
         output=output_paths(job, resolved.output_uri),
-        devices=devices(resolved, settings),
+        devices=devices(resolved, settings).model_copy(update={"max_micro_batch_size": _that_fits(job)}),
         nodes=nodes_input(job, resolved, attempt),
         progress=progress_endpoint(settings),
         metrics_port=METRICS_PORT,
@@ -47,10 +47,9 @@ def run_config(job: FineTuneJob, resolved: Resolved, attempt: int, settings: Ope
     )
 
 
-def _that_fits(job: FineTuneJob, training: TrainingSpec) -> TrainingSpec:
-    """With the micro-batch size that the operator set for this attempt."""
-    size = job.status.attempts[-1].micro_batch_size if job.status.attempts else None
-    return training if size is None else training.model_copy(update={"micro_batch_size": size})
+def _that_fits(job: FineTuneJob) -> int | None:
+    """The micro-batch size that the operator set for this attempt. A checkpoint does not depend on it."""
+    return job.status.attempts[-1].micro_batch_size if job.status.attempts else None
 
 
 def identity(job: FineTuneJob, attempt: int) -> JobIdentity:

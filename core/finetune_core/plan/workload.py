@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.base import ApiModel
 from finetune_api.search_history import SearchHistory
-from finetune_core.plan.conclusion import conclusion_config, of_one_pod
+from finetune_core.plan.conclusion import conclusion_config, of_one_pod, with_less
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import (
@@ -74,7 +74,10 @@ def attempt_config(
 
 
 def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
-    return of_one_pod(resolved, trains=job.trains) if job.is_parent else resolved
+    if not job.is_parent:
+        return resolved
+    single = of_one_pod(resolved, trains=job.trains)
+    return single if job.trains else with_less(single, "ensemble" if job.spec.ensemble else "search")
 
 
 def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def full() -> dict[str, Any]:
         "search": SEARCH,
         "output": SMALLEST["output"]
         | {"hubDir": f"{OWN}/hub", "tokenDir": f"{OWN}/tokens", "uri": "pvc://models/movie-sentiment"},
-        "devices": {"gpus": 1, "simulated": True},
+        "devices": {"gpus": 1, "simulated": True, "maxMicroBatchSize": 4},
         "precision": "Float32",
         "progress": {"url": "https://operator:9443", "tokenPath": "/run/token", "caPath": "/run/ca.crt"},
         "metricsPort": 9090,

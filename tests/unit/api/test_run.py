@@ -83,7 +83,7 @@ def full_run_config() -> RunConfig:
                 "uri": "pvc://models/movie-sentiment",
                 "dtype": "BFloat16",
             },
-            "devices": {"gpus": 2, "simulated": True},
+            "devices": {"gpus": 2, "simulated": True, "maxMicroBatchSize": 4},
             "progress": {
                 "url": "https://finetune-operator.finetune-system.svc:9443",
                 "tokenPath": "/var/run/finetune/token",

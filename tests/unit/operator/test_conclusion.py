@@ -181,3 +181,32 @@ def test_the_deadline_covers_the_training_of_a_student() -> None:
     assert life.message == "attempt 1 trains a student of the members on node n1"
     life.reconcile(seen(child(), running_pod(since=seconds(510))), at=1210)
     assert life.message == "attempt 1 saves a checkpoint and stops (spec.activeDeadlineSeconds)"
+
+
+@pytest.mark.parametrize(
+    ("resources", "requests"),
+    [
+        ({"requests": {"cpu": "16", "memory": "64Gi"}}, {"cpu": "1", "memory": "2Gi"}),
+        ({"limits": {"memory": "64Gi"}}, {"memory": "2Gi"}),
+        ({"requests": {"cpu": "200m"}, "limits": {"memory": "1Gi"}}, {"cpu": "200m", "memory": "1Gi"}),
+        ({"requests": {"ephemeral-storage": "9Gi"}}, {"ephemeral-storage": "9Gi"}),
+    ],
+)
+def test_a_pod_that_only_copies_the_best_model_does_not_ask_for_what_training_needs(
+    resources: dict[str, Any], requests: dict[str, str]
+) -> None:
+    life = concluding({"search": search_of(), "resources": resources})
+    trial = {"number": 1, "name": "t1", "state": "Succeeded", "parameters": {}, "value": 0.8}
+    found = {
+        "algorithm": "TPE",
+        "metric": "accuracy",
+        "trials": [trial],
+        "best": 1,
+        "end": "done",
+        "reportDir": "/r",
+    }
+    history = SearchHistory.model_validate(found)
+    made = plan(life.job, resolve(life.job, life.settings), 1, life.settings, "ca", history).job
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"] == requests
+    assert container["resources"]["limits"] == resources.get("limits", {})

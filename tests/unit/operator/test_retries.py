@@ -135,7 +135,7 @@ def test_a_pod_that_used_too_much_memory_is_retried_once_with_half_the_micro_bat
     assert "micro-batches of 4 instead of 8" in str(life.status.attempts[0].message)
     assert life.last.micro_batch_size == 4
     made = plan(life.job, resolve(life.job, life.settings), 2, life.settings, "ca").config_map
-    assert '"microBatchSize": 4' in made["data"]["run.json"]
+    assert '"maxMicroBatchSize": 4' in made["data"]["run.json"]
     number = attempt_runs(life, 20)
     seen_peak = replace(
         seen(child(number), running_pod(number, since=seconds(20))),

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import DeviceMemoryError
@@ -127,6 +128,14 @@ def peak() -> int:
     """Peak memory in bytes: allocated on the GPU if there is one, else resident in the process."""
     on_gpu = cuda_peak()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if on_gpu is None else on_gpu
+
+
+def host_peak(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Peak memory in bytes of the container, or of this process where the kernel does not keep that of a container."""
+    try:
+        return int((groups / "memory.peak").read_text())
+    except (OSError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cuda_peak() -> int | None:

@@ -15,6 +15,7 @@ from finetune_trainer.layers.batch_norm import norms_of
 from finetune_trainer.optimization.clipping import Norms
 from finetune_trainer.optimization.ema import MovingAverage
 from finetune_trainer.optimization.spikes import Spikes
+from finetune_trainer.process.heartbeat import Heartbeat
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.checkpointing import CheckpointIO
@@ -44,6 +45,7 @@ class Run:
     """What of the model is frozen, and until when."""
     debug: Debug | None = None
     spikes: Spikes = field(default_factory=Spikes)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat.current)
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
     waited: float = 0.0

@@ -42,7 +42,8 @@ class Evaluator:
     ) -> dict[str, float] | None:
         """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
 
-        Rows whose outputs are NaN or infinite are named in the log, and count as wrong. `predict` may stand in for the
+        Rows whose outputs are NaN or infinite are named in the log, and count as wrong; if all are, nothing is defined.
+        `predict` may stand in for the
         task's own. The model is left in training mode. No random number is drawn. Memory does not grow with the model's
         outputs.
         """
@@ -61,11 +62,16 @@ class Evaluator:
         joined = objective.meter()
         for parts in self.ranks.all_gather(meter.parts()):
             joined.add(parts)
-        self._warn_of(examples, broken)
         mean = loss_sum / weight if weight else math.nan
-        return {"loss": mean, **joined.scores(mean)}
+        scores = {"loss": mean, **joined.scores(mean)}
+        if self._warn_of(examples, broken) == len(examples):
+            return dict.fromkeys(
+                scores, math.nan
+            )  # outputs that are no numbers are no answers, not wrong ones
+        return scores
 
-    def _warn_of(self, examples: Examples, broken: list[int]) -> None:
+    def _warn_of(self, examples: Examples, broken: list[int]) -> int:
+        """Name the rows whose outputs are not finite; returns how many there are."""
         rows = np.array(
             sorted({row for part in self.ranks.all_gather(broken) for row in part}), dtype=np.int64
         )
@@ -74,6 +80,7 @@ class Evaluator:
                 f"the outputs for {len(rows)} of {len(examples)} rows are NaN or infinite, and count as wrong:"
                 f" {name_rows(examples, rows)}"
             )
+        return len(rows)
 
     def _measure(
         self,

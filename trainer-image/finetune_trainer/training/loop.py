@@ -31,7 +31,7 @@ from finetune_trainer.training.nonfinite import (
     needs_start,
     refuse,
 )
-from finetune_trainer.training.record import log_step, pruned_message, record_spike
+from finetune_trainer.training.record import log_step, pruned_message, record_last_step, record_spike
 from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def train(run: Run, state: TrainState) -> None:
     run.exchange()
     if needs_start(run, state):
         run.checkpoints.save(state)
+    taken: StepResult | None = None
     while True:
         improved = evaluation_due(run, state) and evaluation_step(run, state)
         stopping, finished = run.stopping, is_finished(run, state)
@@ -65,11 +66,13 @@ def train(run: Run, state: TrainState) -> None:
         if stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
         if stopping:
+            record_last_step(run, state, taken)
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
         if finished:
             return
         unfreeze(run, state)
-        taken = train_step(run, state)
+        with run.heartbeat.step(state.step + 1):
+            taken = train_step(run, state)
         if taken is not None:
             log_step(run, state, taken)
 

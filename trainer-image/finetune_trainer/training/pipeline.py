@@ -54,6 +54,8 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
         with fence, memory_errors(parts.run.task.model, parts.run.optimizer):
             untrained = measure_untrained(inputs, parts)
             state = resume(parts.run)
+            most = inputs.config.devices.max_micro_batch_size
+            state.micro_batch_size = min(state.micro_batch_size, most or state.micro_batch_size)
             ending = train_and_report(parts.run, state)
             findings = report_findings(parts.run.debug, recorder, state.step)
             final = as_published(inputs, parts, state)
@@ -147,6 +149,7 @@ def as_published(inputs: Inputs, parts: Assembly, state: TrainState) -> Final:
     if stopping and stopping.restore_best and state.best and state.best.step != state.step:
         step = _restore_best(run, state.best.step, state.step)
     evaluation = next((e for e in reversed(state.evaluations) if e.step == step), state.evaluations[-1])
+    check_defined(run, own_value(evaluation, run.training.evaluation.best_metric), f"at step {step}")
     choice = _choose(run, evaluation) if run.average else ""
     dtype = published_dtype(inputs.config.output.dtype, inputs.folder.path)
     logger.info(f"the weights are published in {dtype_name(dtype)}")
@@ -180,6 +183,8 @@ def final_metrics(final: Final, state: TrainState) -> tuple[Metrics, str | None]
     conversion = None
     if final.change:
         trained, metrics = metrics, _measure(parts, state, run.validation, "eval")
+        measured = metrics.get(f"eval_{plain(run.training.evaluation.best_metric)}")
+        check_defined(run, measured, f"after {final.change}")
         conversion = _difference(final.change, trained, metrics)
         logger.info(conversion)
     if parts.test is not None:
@@ -211,6 +216,24 @@ def check_measured(run: Run, state: TrainState) -> None:
             " model and it is not published. If its outputs are NaN or infinite, the log names the rows: look at them,"
             " or set training.precision: Float32. If not, the metric cannot be computed on these validation rows:"
             " choose another training.evaluation.bestMetric, or give more rows",
+            FaultPlace(field="training.evaluation.bestMetric"),
+        )
+
+
+def own_value(evaluation: EpochStatus, metric: str) -> float | None:
+    """The value of a metric; None where it was not defined."""
+    key = plain(metric)
+    return evaluation.eval_loss if key == "loss" else evaluation.metrics.get(key)
+
+
+def check_defined(run: Run, value: float | None, when: str) -> None:
+    """Raise DivergedError where nothing is known of the weights that would be published."""
+    if value is None:
+        metric = run.training.evaluation.best_metric
+        raise DivergedError(
+            f"{metric} is not defined {when}, so nothing is known of these weights and they are not published. If the"
+            " log says that outputs are NaN or infinite: try a smaller training.optimizer.learningRate, or"
+            " training.precision: Float32",
             FaultPlace(field="training.evaluation.bestMetric"),
         )
 

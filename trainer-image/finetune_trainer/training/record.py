@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from finetune_api.metrics import plain
 from finetune_api.status import EarlyStoppedStatus, ProgressStatus
 from finetune_trainer.data.batching import Indices
-from finetune_trainer.process.memory import peak
+from finetune_trainer.process.memory import host_peak, peak
 from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.context import Run, StepResult, rows_named
 from finetune_trainer.training.state import TrainState
@@ -53,6 +53,12 @@ def log_step(run: Run, state: TrainState, step: StepResult) -> None:
         run.recorder.train_step(progress_of(run, state, step))
 
 
+def record_last_step(run: Run, state: TrainState, step: StepResult | None) -> None:
+    """What the report says of a run that stops: one step in fifty is logged, and this may be another."""
+    if step is not None:
+        run.recorder.update(progress=progress_of(run, state, step))
+
+
 def record_spike(run: Run, state: TrainState, batch: Indices, loss: float) -> None:
     """Warn when the loss of the step that is being taken stands out from those before it."""
     usual = run.spikes.note(loss, state.evaluations[0].train_loss if state.evaluations else None)
@@ -82,6 +88,8 @@ def progress_of(run: Run, state: TrainState, step: StepResult) -> ProgressStatus
         padding_ratio=short(padding(state)),
         memory_bytes=peak(),
         eta_seconds=round(per_step * (run.total_steps - state.step)),
+        host_memory_bytes=host_peak(),
+        train_seconds=round(state.seconds, 1),
         last_update_time=datetime.now(UTC),
     )
 

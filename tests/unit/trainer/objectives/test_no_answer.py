@@ -93,6 +93,30 @@ def test_a_run_whose_best_metric_was_never_defined_is_no_success(make_job):
     assert not made.model_dir.exists()
 
 
+@pytest.mark.parametrize("since", [0, 1])
+def test_a_model_whose_outputs_are_all_nan_is_not_published(make_job, monkeypatch, since):
+    from finetune_trainer.training.evaluator import Evaluator
+    from finetune_trainer.training.task import Task
+
+    evaluations, evaluate, predict = [], Evaluator.evaluate, Task.predict
+
+    def counted(evaluator, *rows):
+        evaluations.append(rows)
+        return evaluate(evaluator, *rows)
+
+    def broken(task, *rows):
+        logits, targets = predict(task, *rows)
+        return (logits * math.nan if len(evaluations) > since else logits), targets
+
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
+    monkeypatch.setattr(Task, "predict", broken)
+    made = make_job(training={"epochs": 2, "evaluation": {"bestMetric": "accuracy"}})
+    assert made.run() == ExitCode.DIVERGED
+    assert "accuracy" in made.report.message
+    assert "NaN or infinite" in made.report.message
+    assert not made.model_dir.exists()
+
+
 def _file(folder, rows):
     from unit.trainer.tiny import write_jsonl
 

@@ -57,8 +57,12 @@ def children(pid):
 
 
 def ranks_of(pid, world=2):
-    """All ranks, once they are there."""
-    return until(lambda: len(found := children(pid)) == world and found)
+    """All ranks, once they are there: children of the launcher, whose parent watches it."""
+    return until(lambda: len(found := children(launcher_of(pid))) == world and found)
+
+
+def launcher_of(pid):
+    return pid if pid == os.getpid() else next(iter(children(pid)), pid)
 
 
 def until(found):

@@ -38,9 +38,14 @@ def start(made, rank, count=2, port=None):
         )
 
 
-def rank_of(launcher):
-    """The only rank that a launcher started."""
-    return until(lambda: Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split())[0]
+def rank_of(started):
+    """The only rank of a launcher, whose parent watches it."""
+    (launcher,) = until(lambda: _children(started.pid))
+    return until(lambda: _children(launcher))[0]
+
+
+def _children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def until(found):
