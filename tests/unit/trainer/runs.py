@@ -131,6 +131,7 @@ def a_run(
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
     spec = spec.resolved(KINDS.get(objective, objective))
     model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
+    OBJECTIVES[objective].prepare(model)
     ranks.place_model(model, layers_of(model), compute)
     set_seed(spec.seed + ranks.rank)
     rows, stop = examples(objective, count), Stop()

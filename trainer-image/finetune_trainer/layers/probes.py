@@ -44,7 +44,7 @@ def why_not_packed(model: Any, longest: int) -> str | None:
             attention_mask=torch.from_numpy(block_causal(documents.numpy())),
         )[:, len(first) :]
     except REFUSALS as error:
-        return f"{name} does not take them ({_describe(error)})"
+        return f"{name} does not take them ({describe(error)})"
     if not torch.allclose(alone, together, rtol=1e-3, atol=1e-4 * float(alone.abs().max())):
         return f"{name} does not keep them apart"
     return None
@@ -52,37 +52,47 @@ def why_not_packed(model: Any, longest: int) -> str | None:
 
 def why_not_headed(model: Any) -> str | None:
     """Why this encoder cannot have a custom head; None if it can."""
-    ids = torch.arange(1, 1 + TOKENS)[None]
     try:
-        _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+        _logits(model, **example())
     except REFUSALS as error:
-        return _describe(error)
+        return describe(error)
     return None
 
 
 def why_not_bfloat16(model: Any) -> str | None:
     """Why a model cannot run in bfloat16 on the CPU; None if it can."""
-    ids = torch.arange(1, 1 + TOKENS)[None]
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             try:
-                logits = _logits(model, input_ids=ids, attention_mask=torch.ones_like(ids))
+                logits = _logits(model, **example())
             except REFUSALS as error:  # some take only texts with their own last token, in any format
-                return _describe(error) if enabled else None
+                return describe(error) if enabled else None
             if not logits.isfinite().all():
                 return "its outputs are NaN or infinite" if enabled else None
     return None
 
 
 def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = outputs(model, **inputs).logits
+    return logits
+
+
+def outputs(model: Any, **inputs: torch.Tensor) -> Any:
+    """What a model returns in evaluation, without gradients; its mode is left as it is."""
     training = model.training
     try:
         with torch.no_grad():
-            logits: torch.Tensor = model.eval()(**inputs).logits
-            return logits
+            return model.eval()(**inputs)
     finally:
         model.train(training)
 
 
-def _describe(error: Exception) -> str:
+def example() -> dict[str, torch.Tensor]:
+    """The inputs of a tiny text."""
+    ids = torch.arange(1, 1 + TOKENS)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def describe(error: Exception) -> str:
+    """The first line of an error, with its kind."""
     return f"{type(error).__name__}: {error}".split("\n")[0][:200]

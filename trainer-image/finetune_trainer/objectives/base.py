@@ -6,7 +6,7 @@ Torch is imported inside `loss` and by type checkers only, so that a mistake in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +21,9 @@ Label = str | float | tuple[str, ...] | tuple[float, ...] | None
 IGNORED = -100
 """Target of a token that nothing is to be predicted for."""
 Parts = tuple[npt.NDArray[Any], ...]
+Inputs = dict[str, "Tensor"]
+Forward = Callable[..., Any]
+"""Calls the model with inputs by name, in the number format of the run."""
 
 
 class Loss(NamedTuple):
@@ -42,12 +45,12 @@ class Answers(NamedTuple):
 class Meter(ABC):
     """Collects predictions of an evaluation in memory that does not grow with the model's outputs."""
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch as `Objective.loss` takes it; it is reduced on its device, and no logits are kept."""
-        self.count(self.reduce(logits, targets).values)
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch as `Objective.loss` takes it; it is reduced on its device, and no outputs are kept."""
+        self.count(self.reduce(outputs, targets).values)
 
     @abstractmethod
-    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
+    def reduce(self, outputs: Tensor, targets: Tensor) -> Answers:
         """What is kept of a batch."""
 
     @abstractmethod
@@ -131,12 +134,22 @@ class Objective(ABC, Generic[Options]):
         """Change, in place, how the model is computed, where this needs it."""
         del model
 
+    def compute(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Tensor:
+        """What loss and meter need of a model that `forward` calls: by default its logits, in float32."""
+        del targets
+        logits: Tensor = forward(**inputs).logits
+        return logits.float()
+
     @abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor) -> Loss:
-        """Pure: logits (rows, outputs) and targets (rows, …) to a sum and its weight, both scalars.
+    def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
+        """Pure: outputs (rows, outputs) of `compute` and targets (rows, …) to a sum and its weight, both scalars.
 
         Per token it is (rows, longest, outputs) and (rows, longest), with IGNORED where nothing is predicted.
         """
+
+    def training_loss(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Loss:
+        """The loss of a batch, with gradients."""
+        return self.loss(self.compute(forward, inputs, targets), targets)
 
     @abstractmethod
     def meter(self) -> Meter:

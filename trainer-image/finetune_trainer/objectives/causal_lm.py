@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.objectives.base import IGNORED, Label, Loss, Objective
-from finetune_trainer.objectives.losses import summed_cross_entropy
+from finetune_trainer.objectives.base import IGNORED, Forward, Inputs, Label, Loss, Objective
 from finetune_trainer.objectives.meters import NextTokenMeter
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from finetune_trainer.layers.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,52 @@ class CausalLM(Objective[CausalLMSpec]):
                 FaultPlace(field="model.uri"),
             )
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Loss:
-        """Cross-entropy of logits[:, :-1] against targets[:, 1:], summed, and the number of predicted tokens."""
-        from torch.nn.functional import pad
+    def prepare(self, model: Any) -> None:
+        """Have the last layer computed where tokens are predicted, and never for all positions at once."""
+        from finetune_trainer.layers.vocabulary import separate
 
-        # the targets are moved, not the logits: these are large and would be copied
-        following = pad(targets[:, 1:], (0, 1), value=IGNORED)
-        return summed_cross_entropy(logits.flatten(0, 1), following.flatten())
+        reason = separate(model)
+        if reason is not None:
+            logger.info(f"scores of the vocabulary are computed for all positions at once: {reason}")
+
+    def compute(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Tensor:
+        """(rows, longest, 2) at the place of every predicted token: its log-probability, and whether it was right.
+
+        Without gradients; zeros elsewhere.
+        """
+        import torch
+
+        places = counted(targets)
+
+        def judge(hidden: Tensor, vocabulary: Vocabulary) -> Tensor:
+            found = hidden.new_zeros(*targets.shape, 2, dtype=torch.float32)
+            with torch.no_grad():
+                found[:, 1:][places] = vocabulary.judged(hidden[:, :-1][places], targets[:, 1:][places])
+            return found
+
+        outputs: Tensor = forward(**inputs, reader=judge)
+        return outputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
+        """Of what `compute` gives: the log-probabilities with a minus, summed, and the number of predicted tokens."""
+        places = counted(targets)
+        return Loss(-(outputs[:, 1:, 0] * places).sum(), places.sum().to(outputs.dtype))
+
+    def training_loss(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Loss:
+        """The same, with gradients."""
+        places = counted(targets)
+
+        def read(hidden: Tensor, vocabulary: Vocabulary) -> Tensor:
+            return vocabulary.cross_entropy(hidden[:, :-1][places], targets[:, 1:][places], "sum")
+
+        total: Tensor = forward(**inputs, reader=read)
+        return Loss(total, places.sum().to(total.dtype))
 
     def meter(self) -> NextTokenMeter:
         """Counts of predicted tokens."""
         return NextTokenMeter()
+
+
+def counted(targets: Tensor) -> Tensor:
+    """Which of targets[:, 1:] are predicted, each from the position before it."""
+    return targets[:, 1:] != IGNORED

@@ -141,15 +141,9 @@ class NextTokenMeter(Meter):
         self.counts = np.zeros(2, dtype=np.int64)
         """Predicted tokens, and those that were right."""
 
-    def reduce(self, logits: Tensor, targets: Tensor) -> Answers:
-        """Predicted tokens, and those that were right (rows, 2).
-
-        Of logits (rows, longest, vocabulary) against the tokens that come next (rows, longest).
-        """
-        following = targets[:, 1:]
-        answers = logits[:, :-1]
-        hits = (answers.argmax(dim=-1) == following) & answers.isfinite().all(dim=-1)
-        return _one_a_row((following != IGNORED).sum(dim=1), hits.sum(dim=1))
+    def reduce(self, outputs: Tensor, targets: Tensor) -> Answers:
+        """Predicted and right tokens of each row (rows, 2), from what `CausalLM.compute` gives."""
+        return _one_a_row((targets[:, 1:] != IGNORED).sum(dim=1), (outputs[..., 1] == 1).sum(dim=1))
 
     def count(self, values: Ints, times: Ints | None = None) -> None:
         """Count predicted and right tokens (rows, 2)."""

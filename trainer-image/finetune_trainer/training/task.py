@@ -9,11 +9,9 @@ from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.objectives import Objective
-from finetune_trainer.objectives.base import Loss
+from finetune_trainer.objectives.base import Inputs, Loss
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.training.teaching import Teaching
-
-Inputs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,20 +29,19 @@ class Task:
         """Inputs and targets of some examples, on the device."""
         return collate(examples, batch, self.pad_id, self.compute.device)
 
-    def logits(self, inputs: Inputs) -> torch.Tensor:
-        """Outputs (rows, outputs), per token (rows, longest, outputs), in float32."""
+    def forward(self, **inputs: Any) -> Any:
+        """Call the model in the number format of the run."""
         with self.compute.autocast():
-            logits: torch.Tensor = self.model(**inputs).logits
-        return logits.float()
+            return self.model(**inputs)
 
     def loss(self, inputs: Inputs, targets: torch.Tensor, batch: Indices) -> Loss:
         """The training loss of a batch of the training rows, as a sum and its weight."""
-        logits = self.logits(inputs)
         if self.teaching is None:
-            return self.objective.loss(logits, targets)
-        return self.teaching.loss(self.objective, logits, targets, batch)
+            return self.objective.training_loss(self.forward, inputs, targets)
+        outputs = self.objective.compute(self.forward, inputs, targets)
+        return self.teaching.loss(self.objective, outputs, targets, batch)
 
     def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and targets of some examples."""
         inputs, targets = self.collate(examples, batch)
-        return self.logits(inputs), targets
+        return self.objective.compute(self.forward, inputs, targets), targets

@@ -42,6 +42,7 @@ def evaluator_of(objective):
 
     torch.manual_seed(0)
     model = tiny_llama() if objective.outputs is None else tiny_bert(objective)
+    objective.prepare(model)
     task = Task(model, objective, choose_compute(Devices(), Precision.FLOAT32, 1), 0)
     return Evaluator(task, Ranks(), Stop())
 

@@ -58,6 +58,7 @@ def a_run(model_folder, objective="classification", dropout=0.0, count=24, **tra
     tokenizer = load_tokenizer(folder, "right")
     learned, ranks, stop = OBJECTIVES[objective], Ranks(), Stop()
     model = load_model(folder, ModelInput(path=str(model_folder), dropout=dropout), learned, 0).model.train()
+    learned.prepare(model)
     log = messages()
     task = Task(model, learned, choose_compute(Devices(), Precision.FLOAT32, 1), 0)
     examples = tokenize(source(objective, count), learned, tokenizer, 32)
