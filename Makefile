@@ -110,6 +110,9 @@ bench-search: install ## Compare search algorithms and pruning on a table of tra
 bench-ensembles: install ## Compare ensembles, soups, EMA and a student with their members on test rows; half an hour
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/bench/ensemble_gain.py
 
+bench-preference: install ## Measure the memory of language models' losses, and preferences beside TRL; some minutes
+	@OMP_NUM_THREADS=1 $(PYTHON) tests/bench/preference.py
+
 bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
 	@$(PYTHON) tests/bench/architectures.py
 
@@ -158,4 +161,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-kind test-kueue test-grafana bench bench-equivalence bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help

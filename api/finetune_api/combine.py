@@ -15,7 +15,7 @@ from finetune_api.dataset import ColumnsSpec, MaxInvalidRows, PreprocessingSpec,
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import MetricName, plain
 from finetune_api.model import Dtype
-from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
+from finetune_api.objective import ObjectiveSpec, only_for_language_models
 from finetune_api.run import (
     DataInput,
     Devices,
@@ -59,13 +59,16 @@ RULES = {
     "token_classification": [CombineRule.AVERAGE_PROBABILITIES, CombineRule.VOTE, *SOUPS, CombineRule.DISTIL],
     "regression": [CombineRule.AVERAGE_PREDICTIONS, *SOUPS, CombineRule.DISTIL],
     "causal_lm": SOUPS,
+    "preference": [],
 }
-"""Rules available for each objective, by the member of ObjectiveSpec. The first is the default."""
+"""Rules available for each objective, by the member of ObjectiveSpec. The first is the default; none for models that are not combined."""
 
 
 def unfit(rule: CombineRule, objective: str) -> str | None:
     """Why a rule does not fit an objective, and which rules do; None if it fits."""
     fitting = RULES[objective]
+    if not fitting:
+        return f"models of {objective} are not combined; publish the best one of a search instead"
     if rule in fitting:
         return None
     return f"{rule} does not fit {objective}; use {' or '.join(fitting)}"
@@ -210,7 +213,7 @@ class CombineConfig(ApiModel):
             VOTES_HAVE_NO_LOSS.format("bestMetric"),
             lambda s: s.combine is not CombineRule.VOTE or plain(s.best_metric) != "loss",
         ),
-        *only_for_causal_lm(),
+        *only_for_language_models(),
     )
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["CombineConfig"]

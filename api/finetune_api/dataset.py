@@ -116,6 +116,11 @@ class ValidationSpec(ApiModel):
     """Seed of the split: the same rows are held out for every job with the same data and seed. Default: training.seed."""
 
 
+def _named(column: str) -> str:
+    """The name of a column in CEL, by default that of the field."""
+    return f"(has(self.{column}) ? self.{column} : '{column}')"
+
+
 class ColumnsSpec(ApiModel):
     """Names of the columns in the data files."""
 
@@ -131,6 +136,16 @@ class ColumnsSpec(ApiModel):
                     s.prompt is None
                     or ((s.prompt != s.text or s.completion is not None) and s.prompt != s.text_pair)
                 )
+            ),
+        ),
+        Rule(
+            "!(has(self.chosen) || has(self.rejected))"
+            f" || ({_named('chosen')} != {_named('rejected')} && {_named('prompt')} != {_named('chosen')}"
+            f" && {_named('prompt')} != {_named('rejected')})",
+            "prompt, chosen and rejected must be different columns",
+            lambda s: (
+                not (s.chosen or s.rejected)
+                or len({s.prompt or "prompt", s.chosen or "chosen", s.rejected or "rejected"}) == 3
             ),
         ),
         Rule(
@@ -151,9 +166,13 @@ class ColumnsSpec(ApiModel):
     label: ColumnName = "label"
     """Column with the label, or with the number to predict. Holds a list for multi-label classification, several regression targets, or token classification."""
     prompt: ColumnName | None = None
-    """objective.causalLM only: column with the prompt, which precedes the text to learn. For example prompt. With dataset.rows: PromptCompletion, column with what the user asks; default: prompt."""
+    """Column with the prompt, for objective.causalLM and preference. It precedes the text to learn, or the answers. Default: none for causalLM, prompt for preference and for dataset.rows: PromptCompletion."""
     completion: ColumnName | None = None
-    """objective.causalLM only: column with the answer to prompt, for dataset.rows: PromptCompletion. Default: completion."""
+    """Column with the answer to prompt, for dataset.rows: PromptCompletion, or for objective.preference with loss: KTO. Default: completion."""
+    chosen: ColumnName | None = None
+    """objective.preference only: column with the preferred answer. Default: chosen."""
+    rejected: ColumnName | None = None
+    """objective.preference only: column with the answer that is not preferred. Default: rejected."""
     messages: ColumnName | None = None
     """objective.causalLM only: column with the list of messages of a conversation, for dataset.rows: Messages or ShareGPT. Default: messages or conversations."""
     tools: ColumnName | None = None

@@ -14,7 +14,7 @@ from finetune_api.ensemble import EnsembleSpec
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
 from finetune_api.model import Dtype, ModelSpec
-from finetune_api.objective import ObjectiveSpec, only_for, only_for_causal_lm
+from finetune_api.objective import ObjectiveSpec, only_for, only_for_language_models
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.search import SearchSpec
 from finetune_api.training import EvaluationSpec, TrainingSpec
@@ -326,13 +326,13 @@ class FineTuneJobSpec(ApiModel):
         _refused_with_command("ensemble"),
         _refused_with_command("preflight"),
         only_for(
-            "classification",
+            ("classification",),
             ".dataset.validation.stratify",
             "has(self.dataset.validation) && has(self.dataset.validation.stratify) && self.dataset.validation.stratify",
             lambda dataset: bool(dataset.validation and dataset.validation.stratify),
             "spec.dataset.validation.stratify needs one label per text; remove it, or use objective.classification",
         ),
-        *only_for_causal_lm("spec."),
+        *only_for_language_models("spec."),
         _credentials_for_the_hub(),
         _few_from_secrets(),
         _ranks_are_the_operators(),
@@ -390,7 +390,25 @@ class FineTuneJobSpec(ApiModel):
             lambda s: s.ensemble is None or (s.search is None) == (s.ensemble.from_search is None),
             ".ensemble",
         ),
-        *map(_combine_fits, RULES),
+        *(_combine_fits(objective) for objective, fitting in RULES.items() if fitting),
+        Rule(
+            "!has(self.objective) || !has(self.objective.preference) || !has(self.ensemble)",
+            "spec.ensemble does not combine models of objective.preference; remove it, or use spec.search for the best of"
+            " several",
+            lambda s: s.objective is None or s.objective.preference is None or s.ensemble is None,
+            ".ensemble",
+        ),
+        Rule(
+            "!has(self.objective) || !has(self.objective.preference) || !has(self.model) || !has(self.model.head)",
+            "spec.model.head makes one vector of a text, but objective.preference predicts tokens; remove it",
+            lambda s: (
+                s.objective is None
+                or s.objective.preference is None
+                or s.model is None
+                or s.model.head is None
+            ),
+            ".model.head",
+        ),
         Rule(
             "!has(self.objective) || !has(self.objective.regression) || !has(self.ensemble) || !has(self.ensemble.distil)"
             " || !has(self.ensemble.distil.temperature)",
@@ -443,7 +461,7 @@ class FineTuneJobSpec(ApiModel):
     dataset: DatasetSpec | None = None
     """Training, validation and test data, and their preprocessing."""
     objective: ObjectiveSpec | None = None
-    """What the model learns: classification, regression, token classification or causal language modelling."""
+    """What the model learns: classification, regression, token classification, causal language modelling or preferences."""
     training: TrainingSpec | None = None
     """Training settings. Default: AdamW with learning rate 5e-5 and batch size 32, for 3 epochs."""
     search: SearchSpec | None = None

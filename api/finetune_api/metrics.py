@@ -38,11 +38,18 @@ LANGUAGE = {
     "perplexity": Direction.MINIMIZE,
     "accuracy": Direction.MAXIMIZE,
 }
+PREFERENCE = {
+    "accuracy": Direction.MAXIMIZE,
+    "rewards_chosen": Direction.MAXIMIZE,
+    "rewards_rejected": Direction.MINIMIZE,
+    "rewards_margin": Direction.MAXIMIZE,
+}
 OBJECTIVES = {
     "classification": CLASSIFICATION,
     "regression": REGRESSION,
     "token_classification": CLASSIFICATION,
     "causal_lm": LANGUAGE,
+    "preference": PREFERENCE,
 }
 """Metrics of each objective in addition to the loss, by the member of ObjectiveSpec."""
 DEFAULTS = {
@@ -50,9 +57,10 @@ DEFAULTS = {
     "regression": ["rmse", "pearson"],
     "token_classification": ["accuracy", "f1_macro"],
     "causal_lm": ["perplexity"],
+    "preference": ["accuracy", "rewards_margin"],
 }
 """Metrics that are reported if the spec names none."""
-ALL = COMMON | CLASSIFICATION | REGRESSION | LANGUAGE
+ALL = COMMON | CLASSIFICATION | REGRESSION | LANGUAGE | PREFERENCE
 
 MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
 

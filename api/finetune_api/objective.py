@@ -103,6 +103,75 @@ class CausalLMSpec(ApiModel):
     """Conversations only: the Jinja template that writes a conversation as one text, in place of the tokenizer's. ChatML or Plain, which are built in, or the URI of a file: pvc://CLAIM/PATH or configMap://NAME/KEY. ChatML needs the tokens <|im_start|> and <|im_end|>; Plain needs the tokenizer's end token only. The published tokenizer has the template."""
 
 
+class PreferenceLoss(StrEnum):
+    """Loss function of preference tuning."""
+
+    DPO = "DPO"
+    IPO = "IPO"
+    SIMPO = "SimPO"
+    KTO = "KTO"
+    ORPO = "ORPO"
+
+    @property
+    def paired(self) -> bool:
+        """Whether a row has a chosen and a rejected answer, and not one answer with a label."""
+        return self is not PreferenceLoss.KTO
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the model is compared with the one that training starts from."""
+        return self in (PreferenceLoss.DPO, PreferenceLoss.IPO, PreferenceLoss.KTO)
+
+
+BETAS = {PreferenceLoss.SIMPO: 2.0}
+"""Default values of beta where they are not 0.1."""
+
+
+class PreferenceSpec(ApiModel):
+    """Preference tuning: make preferred answers to a prompt more probable than others. Trains a causal language model."""
+
+    rules = (
+        Rule(
+            "!has(self.labelSmoothing) || self.labelSmoothing == 0.0 || !has(self.loss) || self.loss == 'DPO'",
+            "labelSmoothing is for loss: DPO; remove it",
+            lambda s: s.label_smoothing == 0 or s.loss is PreferenceLoss.DPO,
+            ".labelSmoothing",
+        ),
+        Rule(
+            "!has(self.sftWeight) || self.sftWeight == 0.0 || !has(self.loss) || !(self.loss in ['KTO', 'ORPO'])",
+            "sftWeight is for pairs: KTO has none, and ORPO always learns the chosen answers; remove it",
+            lambda s: s.sft_weight == 0 or s.loss not in (PreferenceLoss.KTO, PreferenceLoss.ORPO),
+            ".sftWeight",
+        ),
+        Rule(
+            "!has(self.margin) || (has(self.loss) && self.loss == 'SimPO')",
+            "margin is for loss: SimPO; remove it",
+            lambda s: s.margin is None or s.loss is PreferenceLoss.SIMPO,
+            ".margin",
+        ),
+    )
+    loss: PreferenceLoss = PreferenceLoss.DPO
+    """Loss function. DPO (Rafailov et al. 2023) and IPO (Azar et al. 2023) compare with the model before training. SimPO (Meng et al. 2024) and ORPO (Hong et al. 2024) need no comparison. KTO (Ethayarajh et al. 2024) takes single answers with a label, true or false, in place of pairs."""
+    beta: Annotated[float, Field(gt=0, le=100)] | None = None
+    """How strongly the model is held to the one before training (DPO, IPO, KTO), the scale of the rewards (SimPO), or the weight of the odds ratio (ORPO). Default: 2 for SimPO, otherwise 0.1."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """DPO only: share of the pairs that are assumed to have their answers the wrong way round (conservative DPO). For example 0.1."""
+    sft_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of the cross-entropy per token of the chosen answer, which is added to the loss, so that it does not become less probable. For example 0.2. For DPO, IPO and SimPO."""
+    margin: Annotated[float, Field(ge=0, le=100)] | None = None
+    """SimPO only: by how much the reward of the chosen answer is to exceed that of the rejected one. Default: half of beta."""
+
+    @property
+    def resolved_beta(self) -> float:
+        """As given, or the default of the loss."""
+        return self.beta if self.beta is not None else BETAS.get(self.loss, 0.1)
+
+    @property
+    def resolved_margin(self) -> float:
+        """As given, or half of beta, as the paper recommends."""
+        return self.margin if self.margin is not None else self.resolved_beta / 2
+
+
 class ObjectiveSpec(OneOf):
     """What the model learns. Set exactly one member."""
 
@@ -114,6 +183,8 @@ class ObjectiveSpec(OneOf):
     """Token classification: one label per word, such as named-entity recognition. Write {} to take the labels from the training data."""
     causal_lm: Annotated[CausalLMSpec | None, Field(alias="causalLM")] = None
     """Causal language modelling (next-token prediction), including instruction tuning. Write {} for the defaults."""
+    preference: PreferenceSpec | None = None
+    """Preference tuning of a causal language model with chosen and rejected answers, such as DPO. Write {} for the defaults."""
 
     @property
     def kind(self) -> str:
@@ -122,38 +193,46 @@ class ObjectiveSpec(OneOf):
         return name
 
 
-def only_for(objective: str, field: str, cel: str, chosen: Callable[[Any], bool], message: str) -> Rule:
-    """A rule for a setting that applies to one objective only; `cel` and `chosen` detect the setting."""
-    alias = ObjectiveSpec.model_fields[objective].alias
+def only_for(
+    objectives: tuple[str, ...], field: str, cel: str, chosen: Callable[[Any], bool], message: str
+) -> Rule:
+    """A rule for a setting that applies to some objectives only; `cel` and `chosen` detect the setting."""
+    fitting = " || ".join(
+        f"has(self.objective.{ObjectiveSpec.model_fields[name].alias})" for name in objectives
+    )
     return Rule(
-        f"!has(self.objective) || has(self.objective.{alias}) || !has(self.dataset) || !({cel})",
+        f"!has(self.objective) || {fitting} || !has(self.dataset) || !({cel})",
         message,
         lambda s: (
-            s.objective is None or s.objective.kind == objective or s.dataset is None or not chosen(s.dataset)
+            s.objective is None
+            or s.objective.kind in objectives
+            or s.dataset is None
+            or not chosen(s.dataset)
         ),
         field,
     )
 
 
-def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
-    """Rules for the dataset's settings that apply to causalLM only; messages prefix field names with `root`."""
+def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
+    """Rules for the dataset's settings that apply to language models only; messages prefix field names with `root`."""
     return (
         only_for(
-            "causal_lm",
+            ("causal_lm", "preference"),
             ".dataset.columns.prompt",
             "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
             lambda dataset: dataset.columns.prompt is not None,
-            f"{root}dataset.columns.prompt is for objective.causalLM; for a second text use columns.textPair",
+            f"{root}dataset.columns.prompt is for objective.causalLM and preference; for a second text use"
+            " columns.textPair",
         ),
         only_for(
-            "causal_lm",
+            ("causal_lm", "preference"),
             ".dataset.columns.label",
             "has(self.dataset.columns) && self.dataset.columns.text == self.dataset.columns.label",
             lambda dataset: dataset.columns.text == dataset.columns.label,
             f"{root}dataset.columns: text and label must be different columns; the label would be read from the text",
         ),
         only_for(
-            "causal_lm",
+            ("causal_lm",),
             ".dataset.preprocessing.packing",
             "has(self.dataset.preprocessing) && has(self.dataset.preprocessing.packing)"
             " && self.dataset.preprocessing.packing == 'Always'",
@@ -161,21 +240,45 @@ def only_for_causal_lm(root: str = "") -> tuple[Rule, ...]:
             f"{root}dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
         only_for(
-            "causal_lm",
+            ("causal_lm",),
             ".dataset.rows",
             "has(self.dataset.rows) && !(self.dataset.rows in ['Auto', 'Text'])",
             lambda dataset: dataset.rows is not None and dataset.rows.is_chat,
             f"{root}dataset.rows: conversations are for objective.causalLM; remove it",
         ),
         only_for(
-            "causal_lm",
+            ("causal_lm",),
             ".dataset.columns",
-            "has(self.dataset.columns) && (has(self.dataset.columns.messages) || has(self.dataset.columns.tools)"
-            " || has(self.dataset.columns.completion))",
-            lambda dataset: any(
-                (dataset.columns.messages, dataset.columns.tools, dataset.columns.completion)
+            "has(self.dataset.columns) && (has(self.dataset.columns.messages) || has(self.dataset.columns.tools))",
+            lambda dataset: any((dataset.columns.messages, dataset.columns.tools)),
+            f"{root}dataset.columns.messages and tools are for objective.causalLM; remove them",
+        ),
+        only_for(
+            ("causal_lm", "preference"),
+            ".dataset.columns.completion",
+            "has(self.dataset.columns) && has(self.dataset.columns.completion)",
+            lambda dataset: dataset.columns.completion is not None,
+            f"{root}dataset.columns.completion is for objective.causalLM and preference; remove it",
+        ),
+        only_for(
+            ("preference",),
+            ".dataset.columns",
+            "has(self.dataset.columns) && (has(self.dataset.columns.chosen) || has(self.dataset.columns.rejected))",
+            lambda dataset: any((dataset.columns.chosen, dataset.columns.rejected)),
+            f"{root}dataset.columns: chosen and rejected are for objective.preference; remove them",
+        ),
+        Rule(
+            "!has(self.objective) || !has(self.objective.preference) || !has(self.dataset)"
+            " || !has(self.dataset.columns) || !has(self.dataset.columns.textPair)",
+            f"{root}dataset.columns.textPair is not for objective.preference, whose rows have a prompt and answers:"
+            " use prompt, chosen and rejected, or for KTO prompt, completion and label",
+            lambda s: (
+                s.objective is None
+                or s.objective.preference is None
+                or s.dataset is None
+                or s.dataset.columns.text_pair is None
             ),
-            f"{root}dataset.columns.messages, tools and completion are for objective.causalLM; remove them",
+            ".dataset.columns.textPair",
         ),
         Rule(
             "!has(self.objective) || !has(self.objective.causalLM) || !has(self.dataset) || !has(self.dataset.rows)"

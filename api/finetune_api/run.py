@@ -16,7 +16,7 @@ from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, Prepro
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import plain
 from finetune_api.model import Dtype, ModelTechniques
-from finetune_api.objective import ObjectiveSpec, only_for_causal_lm
+from finetune_api.objective import ObjectiveSpec, only_for_language_models
 from finetune_api.resources import LARGEST_NODES
 from finetune_api.status import (
     BaselineStatus,
@@ -286,7 +286,7 @@ class RunConfig(ApiModel):
     """Configuration of one training run."""
 
     rules = (
-        *only_for_causal_lm(),
+        *only_for_language_models(),
         Rule(
             "!has(self.gate) || self.gate.metric in self.training.evaluation.metrics",
             "training.evaluation.metrics must contain gate.metric",

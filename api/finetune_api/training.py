@@ -200,7 +200,7 @@ class EvaluationSpec(ApiModel):
     every: EvaluationInterval | None = None
     """How often to evaluate. The last step is always evaluated. Default: {epochs: 1}."""
     metrics: Annotated[list[MetricName], Field(max_length=16)] | None = None
-    """Metrics to report in addition to the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for token classification, rmse and pearson for regression, perplexity for causalLM."""
+    """Metrics to report in addition to the loss. Default: accuracy and f1 for classification, accuracy and f1_macro for token classification, rmse and pearson for regression, perplexity for causalLM, accuracy and rewards_margin for preference."""
     baseline: Annotated[bool, Field(exclude_if=lambda wanted: not wanted)] = False
     """true also evaluates before training, on the same validation rows: status.baseline, and status.improvement with a 95 % interval. Costs one evaluation at the start and one at the end. The baseline is the untrained model; if its head is new, it is the best constant prediction: the label frequencies or the mean of the training rows."""
     forgetting: Annotated[
@@ -325,9 +325,9 @@ class TrainingSpec(ApiModel):
     max_steps: PositiveInt | None = None
     """Number of optimizer steps to train, as an alternative to epochs. For example 1000."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = BATCH_SIZE
-    """Examples per optimizer step, in total over all gradient accumulation steps and all GPUs."""
+    """Examples per optimizer step, in total over all gradient accumulation steps and all GPUs. For objective.preference, an example is a pair."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Examples per forward pass on each device. Gradient accumulation makes up the rest of batchSize. A smaller value needs less memory. Default: as many as hold 2,048 tokens at dataset.preprocessing.maxLength, but at least 8 and at most batchSize."""
+    """Examples per forward pass on each device. Gradient accumulation makes up the rest of batchSize. A smaller value needs less memory. Default: as many as hold 2,048 tokens at dataset.preprocessing.maxLength, but at least 8 and at most batchSize. An example of objective.preference is a pair of sequences: half as many."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     schedule: ScheduleSpec = ScheduleSpec()
@@ -359,7 +359,8 @@ class TrainingSpec(ApiModel):
 
     def resolved(self, objective: str, max_length: int = 256) -> Self:
         """A copy with every default filled in, for sequences of `max_length` tokens. Idempotent."""
-        fitting = max(8, MICRO_BATCH_TOKENS // max_length)
+        sequences = 2 if objective == "preference" else 1
+        fitting = max(8, MICRO_BATCH_TOKENS // max_length) // sequences
         epochs = self.epochs or (None if self.max_steps else 3)
         evaluation, stopping = self.evaluation, self.early_stopping
         return self.model_copy(

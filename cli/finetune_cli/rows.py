@@ -118,7 +118,7 @@ def _show_row(row: Json, console: Console) -> None:
     console.print(f"\n{row['file']}, row {row['row']}" + _label(row.get("label")), markup=False)
     if messages := row.get("messages"):
         _show_messages(messages, row.get("tools", []), console)
-    for name in ("prompt", "text", "textPair") if not messages else ():
+    for name in ("prompt", "text", "rejected", "textPair") if not messages else ():
         if (text := row.get(name)) is not None:
             console.print(f"  {name}: {text if isinstance(text, str) else ' '.join(text)}", markup=False)
     if not row["tokens"]:
@@ -127,6 +127,8 @@ def _show_row(row: Json, console: Console) -> None:
     learned = row.get("learned")
     marked = Text("  tokens: ")
     for number, token in enumerate(row["tokens"]):
+        if number == row.get("secondAt"):
+            marked.append("\n  against: ")
         shown = str(token).translate(_SPACES)
         style = "bold" if learned and learned[number] else "dim" if learned else ""
         marked.append("[" + shown + "]" if learned and learned[number] else shown, style)

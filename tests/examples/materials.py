@@ -64,6 +64,16 @@ def _prompts(count: int) -> Rows:
     return [{"prompt": " ".join(words[:2]), "text": " " + " ".join(words[2:])} for words in texts]
 
 
+def _preferences(count: int) -> Rows:
+    """A beginning, and two ways to go on: with words that praise, and with words that blame."""
+    rows = []
+    for seed in range(count):
+        rng = random.Random(seed)
+        chosen, rejected = (" ".join(rng.choices(words, k=rng.randint(1, 4))) for words in (GOOD, BAD))
+        rows.append({"prompt": f"the {rng.choice(NEUTRAL)} is ", "chosen": chosen, "rejected": rejected})
+    return rows
+
+
 def _pairs(count: int) -> Rows:
     """A review, its first word that judges, its rating and its length."""
     rows = []
@@ -82,4 +92,5 @@ DATA: dict[str, Rows] = {
     "movie-pairs.jsonl": _pairs(120),
     "movie-prompts.jsonl": _prompts(120),
     "chats.jsonl": chats(120),
+    "movie-preferences.jsonl": _preferences(120),
 }

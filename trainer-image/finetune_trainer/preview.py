@@ -103,6 +103,10 @@ def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding)
             shown |= _of_chat(row.chat) | {"cutTurns": found.chat.cut_turns[number]}
         if row.pair is not None:
             shown["prompt" if dataset.objective.per_token else "textPair"] = row.pair
+        if row.rejected is not None:
+            shown["rejected"] = row.rejected
+        if found.answers is not None:
+            shown["secondAt"] = found.answers.firsts[number]
         if dataset.objective.per_token:
             shown["learned"] = (np.asarray(found.targets[number]) != IGNORED).tolist()
         yield shown

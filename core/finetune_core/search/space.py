@@ -18,7 +18,9 @@ MOST_COMBINATIONS = 10_000
 """Of a grid; more would keep the operator busy for seconds at each trial."""
 _LONGEST_VALUE = 256
 _TRIED_WITH_OTHERS = 256
-_CHANGES_THE_LOSS = ("labelSmoothing", "classWeights", "loss", "normalize")
+_CHANGES_THE_LOSS = ("labelSmoothing", "classWeights", "loss", "normalize", "beta", "sftWeight", "margin")
+_OF_THE_LOSS = ("loss", "perplexity", "rewards_chosen", "rewards_rejected", "rewards_margin")
+"""Metrics in units that these fields change."""
 _CLEANING = ("unicode", "stripMarkup", "collapseWhitespace", "lowercase")
 _TRUNCATION = ("maxLength", "truncation")
 
@@ -95,7 +97,7 @@ def incomparable(spec: FineTuneJobSpec, values: Values, remedy: str) -> str | No
                 f"changes {field}, and models are compared on the same rows, labels and tokens, by the same metric;"
                 f" {remedy}"
             )
-    if metric in ("loss", "perplexity") and _loss_of(spec) != _loss_of(changed):
+    if metric in _OF_THE_LOSS and _loss_of(spec) != _loss_of(changed):
         return (
             f"changes how {metric} is computed, so models cannot be compared by it;"
             " set training.evaluation.bestMetric to another metric"
@@ -123,9 +125,11 @@ def _evaluated_by(spec: FineTuneJobSpec) -> Iterator[tuple[str, Any]]:
     texts = {name: cleaning[name] for name in _CLEANING}
     if dataset["maxInvalidRows"] not in ("0", "0%") or cleaning["deduplicate"] != "None":
         yield "which rows are dropped", (dataset["columns"], texts, cleaning["minCharacters"])
-    if kind in ("tokenClassification", "causalLM"):
+    if kind in ("tokenClassification", "causalLM", "preference"):
         yield "which tokens are evaluated", {name: cleaning[name] for name in _TRUNCATION}
-    if kind == "causalLM":
+    if kind == "preference":
+        yield "whether rows are pairs", objective.get("loss") == "KTO"
+    if kind in ("causalLM", "preference"):
         yield "the texts whose tokens are predicted", (dataset["columns"], dataset.get("rows"), texts)
         yield "the tokenizer (set model.tokenizer.uri)", model.tokenizer.uri if model.tokenizer else model.uri
 

@@ -78,6 +78,10 @@ def _causal(**fields: Any) -> Json:
     return spec(dataset={"train": {"uri": REVIEWS}} | fields, objective={"causalLM": {}})
 
 
+def _preference(data: Json | None = None, **fields: Any) -> Json:
+    return spec(dataset={"train": {"uri": REVIEWS}} | (data or {}), objective={"preference": fields})
+
+
 def _optimizer(**fields: Any) -> Json:
     return spec(training={"optimizer": fields})
 
@@ -355,6 +359,28 @@ ACCEPTED = [
     ),
 ]
 
+ACCEPTED += [
+    Case(
+        "pairs with every column",
+        _preference(
+            {"columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}},
+            loss="DPO",
+            beta=0.2,
+            labelSmoothing=0.1,
+            sftWeight=0.2,
+        ),
+    ),
+    Case("pairs with a margin", _preference(loss="SimPO", margin=0.5)),
+    Case(
+        "answers with a label",
+        _preference({"columns": {"completion": "answer", "label": "liked"}}, loss="KTO"),
+    ),
+    Case(
+        "the accuracy of preferences",
+        _preference() | {"training": {"evaluation": {"bestMetric": "rewards_margin"}}},
+    ),
+]
+
 _ONLY_CAUSAL = {"objective": {"causalLM": {}}}
 
 
@@ -490,6 +516,57 @@ BROKEN_RULES = [
         "a recall of language",
         spec(objective={"causalLM": {}}, training={"evaluation": {"bestMetric": "recall"}}),
         "spec.training names a metric that causalLM does not have",
+    ),
+    Case(
+        "perplexity of preferences",
+        _preference() | {"training": {"evaluation": {"bestMetric": "perplexity"}}},
+        "spec.training names a metric that preference does not have",
+    ),
+    Case(
+        "smoothed labels of SimPO",
+        _preference(loss="SimPO", labelSmoothing=0.1),
+        "labelSmoothing is for loss: DPO; remove it",
+    ),
+    Case(
+        "cross-entropy beside ORPO's own",
+        _preference(loss="ORPO", sftWeight=0.1),
+        "sftWeight is for pairs: KTO has none",
+    ),
+    Case("a margin of the default loss", _preference(margin=0.5), "margin is for loss: SimPO"),
+    Case(
+        "chosen texts of a language model",
+        _causal(columns={"chosen": "a"}),
+        "chosen and rejected are for objective.preference",
+    ),
+    Case(
+        "an answer of a classifier",
+        _data(columns={"completion": "a"}),
+        "columns.completion is for objective.causalLM and preference",
+    ),
+    Case(
+        "one column with both answers",
+        _preference({"columns": {"chosen": "a", "rejected": "a"}}),
+        "prompt, chosen and rejected must be different columns",
+    ),
+    Case(
+        "answers in the default column of prompts",
+        _preference({"columns": {"chosen": "prompt"}}),
+        "prompt, chosen and rejected must be different columns",
+    ),
+    Case(
+        "a second text beside answers",
+        _preference({"columns": {"textPair": "b"}}),
+        "columns.textPair is not for objective.preference",
+    ),
+    Case(
+        "an ensemble of preferences",
+        _preference() | {"ensemble": {"members": 3}},
+        "spec.ensemble does not combine models of objective.preference",
+    ),
+    Case(
+        "a head for preferences",
+        _preference() | {"model": {"uri": "pvc://models/a", "head": {}}},
+        "spec.model.head makes one vector of a text, but objective.preference predicts tokens",
     ),
     Case(
         "accuracy of regression",
@@ -680,7 +757,7 @@ BROKEN_RULES = [
     Case(
         "messages of a classifier",
         _data(columns={"messages": "chat"}),
-        "columns.messages, tools and completion are for objective.causalLM",
+        "columns.messages and tools are for objective.causalLM",
     ),
     Case("trained turns of texts", _chat({"rows": "Text"}, train="All"), "are for conversations"),
     Case("a chat template of texts", _chat({"rows": "Text"}, chatTemplate="ChatML"), "are for conversations"),
@@ -807,6 +884,7 @@ BROKEN_RULES += [
             f"spec.gate.metric for objective.{objective} is one of loss, ",
         )
         for objective, metric in {
+            "preference": "rmse",
             "classification": "rmse",
             "regression": "accuracy",
             "tokenClassification": "perplexity",

@@ -132,7 +132,8 @@ def test_the_full_combine_config_shows_every_field() -> None:
         and place[:2] not in A_RUNS  # run-config-v1.json shows them
     }
     of_language_models = {
-        ("dataset", "columns", name) for name in ("prompt", "completion", "messages", "tools")
+        ("dataset", "columns", name)
+        for name in ("prompt", "completion", "chosen", "rejected", "messages", "tools")
     }
     assert missing == {("dataset", "rows"), *of_language_models}
 
@@ -181,6 +182,7 @@ def test_a_rule_that_does_not_fit_is_answered_with_those_that_do() -> None:
         == "Vote does not fit causal_lm; use AverageWeights or GreedySoup"
     )
     assert unfit(CombineRule.AVERAGE_WEIGHTS, "causal_lm") is None
+    assert "are not combined" in (unfit(CombineRule.AVERAGE_WEIGHTS, "preference") or "")
 
 
 if __name__ == "__main__":

@@ -164,8 +164,7 @@ def test_the_full_run_config_shows_every_field() -> None:
         ("gate", "max"),
         ("training", "maxSteps"),
         ("training", "evaluation", "samples"),  # of a model that writes text
-        ("dataset", "columns", "prompt"),
-        ("dataset", "columns", "completion"),
+        *(("dataset", "columns", name) for name in ("prompt", "chosen", "rejected", "completion")),
     }
 
 
@@ -176,7 +175,9 @@ def test_validation_rows_come_from_a_file_or_from_the_training_rows() -> None:
 
 
 ONLY_OF_NEXT_TOKENS = {
-    "dataset.columns.prompt is for objective.causalLM; for a second text": {"columns": {"prompt": "p"}},
+    "dataset.columns.prompt is for objective.causalLM and preference; for a second text": {
+        "columns": {"prompt": "p"}
+    },
     "dataset.preprocessing.packing is for objective.causalLM": {"preprocessing": {"packing": "Always"}},
 }
 

@@ -74,6 +74,8 @@ KINDS: list[Json] = [
     spec(scheduling={"tolerations": [TOLERATION]}, env=[{"name": "A", "value": "1"}]),
     spec(scheduling={"tolerations": [{"key": "gpu"}]}),
     spec(resources={"nodes": 2}),
+    spec(objective={"preference": {}}),
+    spec(objective={"preference": {"loss": "SimPO"}}),
     spec(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api-key"}}}]),
     spec(gate={"metric": "accuracy", "min": 0.5}),
     spec(training={"evaluation": {"forgetting": [{"uri": "pvc://a/b"}]}}),

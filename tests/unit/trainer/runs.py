@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_api.objective import PreferenceLoss, PreferenceSpec
 from finetune_api.run import Devices
 from finetune_api.training import Precision, Sharding, TrainingSpec
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.preference import Preference
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 from finetune_trainer.process.launch import Process
@@ -34,19 +36,27 @@ OBJECTIVES = {
     "several targets": Regression(targets=2),
     "token classification": TokenClassification(["O", "B", "I"]),
     "causal LM": CausalLM(),
+    "pairs": Preference(PreferenceSpec()),
+    "single answers": Preference(PreferenceSpec(loss=PreferenceLoss.KTO)),
 }
+LANGUAGE = ("causal LM", "pairs", "single answers")
 
 KINDS = {
     "several labels": "classification",
     "several targets": "regression",
     "token classification": "token_classification",
     "causal LM": "causal_lm",
+    "pairs": "preference",
+    "single answers": "preference",
 }
 
 
 def examples(objective: str, count: int = 23, seed: int = 0) -> Any:
-    """Rows of 3 to 15 random tokens with random targets of this objective."""
+    """Rows of 3 to 15 random tokens with random targets of this objective; of answers, two such sequences a row."""
     from finetune_trainer.data.tokens import Examples
+
+    if KINDS.get(objective) == "preference":
+        return _answers(count, seed)
 
     random = np.random.default_rng(seed)
     lengths = random.integers(3, LONGEST + 1, count)
@@ -62,6 +72,32 @@ def examples(objective: str, count: int = 23, seed: int = 0) -> Any:
     }[objective]
     per_token = OBJECTIVES[objective].per_token
     return Examples("train.jsonl", ids, None, offsets, targets, np.arange(1, count + 1), per_token=per_token)
+
+
+def _answers(count: int, seed: int) -> Any:
+    """Sequences whose first two tokens are the prompt, with log-probabilities of a reference of about the same size."""
+    from finetune_trainer.data.tokens import Examples
+
+    random = np.random.default_rng(seed)
+    sizes = random.integers(3, LONGEST + 1, (count, 2))
+    offsets = np.concatenate([[0], np.cumsum(sizes.sum(axis=1))])
+    ids = random.integers(1, VOCABULARY, offsets[-1])
+    starts = np.cumsum(np.concatenate([[0], sizes.ravel()[:-1]]))
+    targets = ids.copy()
+    targets[np.concatenate([starts, starts + 1])] = -100
+    reference = -np.log(VOCABULARY) * (sizes - 2) + random.normal(0, 0.5, (count, 2))
+    return Examples(
+        "train.jsonl",
+        ids,
+        None,
+        offsets,
+        targets,
+        np.arange(1, count + 1),
+        per_token=True,
+        firsts=sizes[:, 0],
+        labels=(np.arange(count) % 3 > 0).astype(np.float32),
+        reference=reference.astype(np.float32),
+    )
 
 
 def tiny_model(objective: str, dropout: float = 0.0) -> Any:
@@ -84,7 +120,7 @@ def tiny_model(objective: str, dropout: float = 0.0) -> Any:
         "intermediate_size": 24,
         "max_position_embeddings": 16,
     }
-    if objective == "causal LM":
+    if objective in LANGUAGE:
         return LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=dropout))
     task = OBJECTIVES[objective]
     drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}

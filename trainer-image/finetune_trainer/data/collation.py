@@ -24,9 +24,34 @@ def collate(
     position_ids begin at 0 with every example. The first target of an example being IGNORED, none is predicted by
     another one.
     """
+    if examples.firsts is not None:
+        return _answers(examples, batch, pad_id, device)
     arrays, targets = (_padded if examples.packed_to is None else _packed)(examples, batch, pad_id)
     inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return inputs, torch.from_numpy(targets).to(device)
+
+
+def _answers(
+    examples: Examples, batch: Indices, pad_id: int, device: torch.device | None
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The first answers of all rows, then the second ones, as `Preference.compute` takes them; targets are labels."""
+    assert examples.firsts is not None and examples.labels is not None
+    starts, firsts = examples.offsets[batch], examples.firsts[batch]
+    lengths = np.concatenate([firsts, examples.lengths[batch] - firsts])
+    begins = np.concatenate([starts, starts + firsts])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    where = np.concatenate([np.arange(begin, begin + n) for begin, n in zip(begins, lengths, strict=True)])
+    reference = np.zeros((len(batch), 2), np.float32)
+    if examples.reference is not None:
+        reference[:] = examples.reference[batch]
+    arrays = {
+        "input_ids": _filled(mask, examples.ids[where], pad_id),
+        "attention_mask": mask.astype(np.int64),
+        "answer_tokens": _filled(mask, examples.targets[where], IGNORED),
+        "reference": reference,
+    }
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return inputs, torch.from_numpy(np.asarray(examples.labels[batch])).to(device)
 
 
 def places(examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:

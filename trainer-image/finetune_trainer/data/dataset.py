@@ -182,7 +182,7 @@ def read_options(
     split: ValidationSplit | None,
 ) -> ReadOptions:
     """How rows are read that are then split, or not; `labels` are all that a row may have, if they are known."""
-    kind = OBJECTIVES[objective.kind]
+    kind, preference = OBJECTIVES[objective.kind], objective.preference
     return ReadOptions(
         columns=spec.columns,
         preprocessing=spec.preprocessing,
@@ -190,10 +190,11 @@ def read_options(
         read_label=partial(kind.read_label, getattr(objective, objective.kind), labels=labels),
         group_by=split.group_by if split else None,
         per_token=kind.per_token,
-        labelled=kind.labelled,
+        labelled=kind.labelled or bool(preference and not preference.loss.paired),
         label_lists=_label_lists(objective),
         label_numbers=_label_numbers(objective),
         rows=spec.rows,
+        preference=preference.loss if preference else None,
     )
 
 

@@ -26,6 +26,8 @@ class Encoded:
     """Words of each row that have a label and no token; zeros where labels are not of words."""
     chat: "ChatCounts | None" = None
     """What was found in conversations."""
+    answers: "AnswerParts | None" = None
+    """Of rows with two answers, where the second one begins."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,13 @@ class ChatCounts:
     """Places of the rows with a message that the template does not write."""
     dated: bool
     """Whether the template writes the date of today."""
+
+
+@dataclass(frozen=True)
+class AnswerParts:
+    """Rows of a preference: each has the tokens of the prompt with one answer, then of the prompt with the other."""
+
+    firsts: list[int]
+    """Tokens of the first."""
+    labels: list[float]
+    """1 for a first answer that is good, 0 for a bad one."""

@@ -10,9 +10,11 @@ import numpy as np
 
 from finetune_trainer.data.chat.encode import ChatEncoding, encode_chats
 from finetune_trainer.data.encoded import Encoded, Ints
+from finetune_trainer.data.preference import encode_answers
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.base import IGNORED
+from finetune_trainer.objectives.preference import Preference
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def encode(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Enc
     """Tokenize rows with special tokens, cut to `max_length`, without padding."""
     if how.chat is not None:
         return encode_chats(rows, how.tokenizer, how.max_length, how.chat)
+    if isinstance(objective, Preference):
+        return encode_answers(rows, how.tokenizer, how.max_length, paired=objective.spec.loss.paired)
     kind: Callable[..., Encoded] = _texts
     if objective.per_token:
         kind = _words if objective.labelled else _documents

@@ -124,10 +124,10 @@ def format_of(
             f"{field}: cannot infer the format of {name} from its extension; set {field}.format to one of {choices}",
             place,
         )
-    if found is DataFormat.TEXT and options.labelled:
+    if found is DataFormat.TEXT and (options.labelled or options.preference):
         raise ConfigurationError(
-            f"{field}: {name} has one text per line and no labels, which only objective.causalLM can use; for other"
-            " objectives use jsonl, json, csv, parquet or arrow",
+            f"{field}: {name} has one text per line and no other columns, which only objective.causalLM can use; for"
+            " other objectives use jsonl, json, csv, parquet or arrow",
             place,
         )
     if found in _JSON:

@@ -16,6 +16,9 @@ CHUNK = 1 << 20
 def check_learnable(model: Any, parts: list[Examples], *, headed: bool) -> None:
     """Raise DataError for rows that a model cannot learn; the training rows come first."""
     _check_targets(parts[0])
+    for part in parts:
+        if part.firsts is not None:
+            _check_answers(part)
     if model.config.is_encoder_decoder and not headed and not parts[0].per_token:
         for part in parts:
             _check_ends(model, part)
@@ -33,6 +36,20 @@ def _check_targets(train: Examples) -> None:
         " prompts fill dataset.preprocessing.maxLength completely; check the rows, or raise maxLength",
         FaultPlace(field="dataset.train", file=train.name),
     )
+
+
+def _check_answers(examples: Examples) -> None:
+    """Every answer has a token to predict."""
+    assert examples.firsts is not None
+    ends = np.stack([examples.offsets[:-1] + examples.firsts, examples.offsets[1:]], axis=1).ravel()
+    counted = np.concatenate([[0], np.cumsum(examples.targets != IGNORED)])[ends]
+    few = np.flatnonzero(np.diff(counted, prepend=0) == 0)
+    if len(few):
+        file, line = examples.place(int(few[0]) // 2)
+        raise DataError(
+            f"{file}, row {line} has an answer without a token to predict; remove the row, or give it a prompt",
+            FaultPlace(file=file, row=line),
+        )
 
 
 def _check_ends(model: Any, examples: Examples) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec, RowFormat
+from finetune_api.objective import PreferenceLoss
 from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.chat.forms import ChatForm, ColumnError
 from finetune_trainer.data.cleaning import Clean, cleaner
@@ -39,6 +40,8 @@ class Row:
     group: str | None
     chat: Conversation | None = None
     """The conversation that the text is a plain form of."""
+    rejected: str | None = None
+    """Of a pair of answers, the one that is not preferred; the text is the chosen one."""
 
     def digest(self) -> int:
         """Identity of the texts in 64 bits: among ten million texts two fall together with probability 3e-6."""
@@ -47,6 +50,8 @@ class Row:
         joined = self.text if isinstance(self.text, str) else "\0".join(self.text)
         if self.pair is not None:
             joined = f"{len(joined)}:{joined}{self.pair}"
+        if self.rejected is not None:
+            joined = f"{len(joined)}:{joined}{self.rejected}"
         return digest64(joined)
 
 
@@ -76,6 +81,8 @@ class ReadOptions:
     """What a row of a language model holds, as dataset.rows says."""
     chat: ChatForm | None = None
     """Rows are conversations of this form."""
+    preference: PreferenceLoss | None = None
+    """Rows are prompts with two answers, or with one and a label."""
 
     @cached_property
     def wanted(self) -> dict[str, str]:
@@ -83,6 +90,8 @@ class ReadOptions:
         if self.chat is not None:
             columns = {f"{self.chat.kind.value}.{name}": name for name in self.chat.columns}
             return columns | ({"group": self.group_by} if self.group_by else {})
+        if self.preference is not None:
+            return self._answers | ({"group": self.group_by} if self.group_by else {})
         names = {
             "text": self.columns.text,
             "pair": self.columns.text_pair,
@@ -93,9 +102,16 @@ class ReadOptions:
         return {part: name for part, name in names.items() if name is not None}
 
     @property
+    def _answers(self) -> dict[str, str]:
+        columns, prompt = self.columns, {"prompt": self.columns.prompt or "prompt"}
+        if self.preference is not None and self.preference.paired:
+            return prompt | {"text": columns.chosen or "chosen", "rejected": columns.rejected or "rejected"}
+        return prompt | {"text": columns.completion or "completion", "label": columns.label}
+
+    @property
     def of_words(self) -> bool:
         """Whether a text is a list of words."""
-        return self.per_token and self.labelled
+        return self.per_token and self.labelled and self.preference is None
 
 
 def rows_of(
@@ -160,8 +176,12 @@ def _row(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
     if options.of_words and len(values["text"]) != len(values["label"]):
         reason = f"has {len(values['label'])} labels for {len(values['text'])} words"
         return RowError(record.line, reason, options.columns.label)
-    pair = values.get("pair", values.get("prompt"))
-    return Row(record.line, values["text"], pair, values.get("label"), values.get("group"))
+    pair, rejected = values.get("pair", values.get("prompt")), values.get("rejected")
+    if rejected is not None and rejected == values["text"]:
+        reason = "has the same text as the chosen answer, so nothing is preferred; remove the row"
+        return RowError(record.line, reason, options.wanted["rejected"])
+    label, group = values.get("label"), values.get("group")
+    return Row(record.line, values["text"], pair, label, group, rejected=rejected)
 
 
 def _chat(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:

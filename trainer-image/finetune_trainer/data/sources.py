@@ -179,7 +179,7 @@ def scan(
         files = find_files(field, data)
         layout = layout_of(files, data.format, options)
         _log_layout(files, layout)
-        if not options.labelled:
+        if not options.labelled and options.preference is None:
             options = replace(options, chat=chat_form(files, layout, options))
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)

@@ -68,6 +68,12 @@ class Examples:
     per_token: bool = False
     files: tuple[str, ...] = ()
     """Names of the files that the rows are from, where there are several."""
+    firsts: npt.NDArray[np.int64] | None = None
+    """Of rows with two answers, the tokens of the prompt with the first; those with the second one follow."""
+    labels: npt.NDArray[np.float32] | None = None
+    """Of rows with two answers, whether the first one is good."""
+    reference: npt.NDArray[np.float32] | None = None
+    """Log-probabilities of both answers before training (rows, 2)."""
     packed_to: int | None = None
     """Tokens of a sequence that several examples share; None if each has a separate one."""
 
@@ -91,7 +97,7 @@ class Examples:
     @property
     def digest(self) -> str:
         """sha256 of the rows' numbers and tokens."""
-        parts = (self.lines, self.offsets, self.ids, self.types)
+        parts = (self.lines, self.offsets, self.ids, self.types, self.firsts)
         found = hashlib.sha256()
         for part in parts:
             if part is not None:
@@ -138,6 +144,8 @@ def examples_of(source: Source, objective: Objective[Any], arrays: dict[str, npt
         own_special=objective.per_token and not objective.labelled,
         per_token=objective.per_token,
         files=source.files,
+        firsts=arrays.get("firsts"),
+        labels=arrays.get("labels"),
     )
 
 
@@ -166,6 +174,9 @@ def arrays_of(
             "doubled": np.asarray(found.doubled, dtype=np.int8),
             "lost_words": np.asarray(found.lost_words, dtype=np.int32),
         }
+        if found.answers is not None:
+            part["firsts"] = np.asarray(found.answers.firsts, dtype=np.int64)
+            part["labels"] = np.asarray(found.answers.labels, dtype=np.float32)
         if found.types is not None:
             part["types"] = np.concatenate(found.types).astype(np.int8)
         total += int(lengths.sum())
@@ -244,7 +255,8 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     chunk: list[Row] = []
     characters = 0
     for row in rows:
-        size = (len(row.text) if isinstance(row.text, str) else sum(map(len, row.text))) + len(row.pair or "")
+        size = len(row.text) if isinstance(row.text, str) else sum(map(len, row.text))
+        size += len(row.pair or "") + len(row.rejected or "")
         if chunk and (len(chunk) == CHUNK_ROWS or characters + size > CHUNK_CHARACTERS):
             yield chunk
             chunk, characters = [], 0

@@ -65,12 +65,32 @@ def _report_part(part: str, examples: Examples, max_length: int, recorder: Recor
                 else " they now stand there twice, as they will for users of the model; remove them from the texts"
             )
         )
+    if same := _same_answers(examples):
+        recorder.caveat(
+            f"{part}: {same:,} of {len(examples):,} pairs have the same tokens in both answers"
+            f"{' after truncation' if counts['truncated_rows'] else ''}, and nothing is learned of them; raise"
+            " dataset.preprocessing.maxLength, or remove the rows"
+        )
     lost = int(examples.lost_words.sum())
     if lost:
         logger.warning(
             f"{part}: {lost:,} words have no token: they were cut off, or the tokenizer drops them; they are neither"
             " learned nor scored"
         )
+
+
+def _same_answers(examples: Examples) -> int:
+    """Pairs whose sequences are the same."""
+    if examples.firsts is None:
+        return 0
+    halves = np.flatnonzero(2 * examples.firsts == examples.lengths)
+    starts, sizes, ids = examples.offsets, examples.firsts, examples.ids
+    return sum(
+        np.array_equal(
+            ids[starts[row] : starts[row] + sizes[row]], ids[starts[row] + sizes[row] : starts[row + 1]]
+        )
+        for row in halves.tolist()
+    )
 
 
 def _report_lost_labels(train: Examples, names: dict[int, str], recorder: Recorder) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from finetune_trainer.objectives.base import Loss, Meter, Objective
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
+from finetune_trainer.objectives.preference import Preference
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
 
@@ -16,5 +17,6 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "regression": Regression,
     "token_classification": TokenClassification,
     "causal_lm": CausalLM,
+    "preference": Preference,
 }
 __all__ = ["OBJECTIVES", "Loss", "Meter", "Objective"]

@@ -45,6 +45,9 @@ class Answers(NamedTuple):
 class Meter(ABC):
     """Collects predictions of an evaluation in memory that does not grow with the model's outputs."""
 
+    has_loss: ClassVar[bool] = False
+    """Whether `scores` has the loss too, because it is no sum over the rows."""
+
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch as `Objective.loss` takes it; it is reduced on its device, and no outputs are kept."""
         self.count(self.reduce(outputs, targets).values)
@@ -133,6 +136,20 @@ class Objective(ABC, Generic[Options]):
     def prepare(self, model: Any) -> None:
         """Change, in place, how the model is computed, where this needs it."""
         del model
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with what the model predicts before training."""
+        return False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the loss of a row depends on all rows of a step, by `look_ahead`."""
+        return False
+
+    def look_ahead(self, forward: Forward, inputs: Inputs) -> Tensor:
+        """What a step needs of its rows before their losses, summed; `inputs["ahead"]` has the mean over the step."""
+        raise NotImplementedError
 
     def compute(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Tensor:
         """What loss and meter need of a model that `forward` calls: by default its logits, in float32."""

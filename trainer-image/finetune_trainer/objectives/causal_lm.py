@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from finetune_api.objective import CausalLMSpec
-from finetune_api.run import FaultPlace
-from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.objectives.base import IGNORED, Forward, Inputs, Label, Loss, Objective
+from finetune_trainer.objectives.base import Forward, Inputs, Label, Loss
+from finetune_trainer.objectives.language_model import LanguageModel, counted
 from finetune_trainer.objectives.meters import NextTokenMeter
 
 if TYPE_CHECKING:
@@ -18,17 +16,13 @@ if TYPE_CHECKING:
 
     from finetune_trainer.layers.vocabulary import Vocabulary
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class CausalLM(Objective[CausalLMSpec]):
+class CausalLM(LanguageModel[CausalLMSpec]):
     """Divided by its weight, the number of predicted tokens, it equals the loss of transformers' causal models."""
 
     labels: None = None
-    per_token: ClassVar[bool] = True
-    labelled: ClassVar[bool] = False
-    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    field: ClassVar[str] = "objective.causalLM"
 
     @classmethod
     def read_label(cls, options: CausalLMSpec, value: object, labels: list[str] | None) -> Label:
@@ -44,34 +38,6 @@ class CausalLM(Objective[CausalLMSpec]):
     def build(cls, options: CausalLMSpec, labels: list[str] | None, values: Sequence[Label]) -> CausalLM:
         """Nothing depends on the data; prompts are masked where the targets are made."""
         return cls()
-
-    @property
-    def outputs(self) -> None:
-        """None: the model's vocabulary."""
-        return
-
-    def encode(self, values: Sequence[Label]) -> Any:
-        """Never called: the targets are the tokens themselves."""
-        raise NotImplementedError
-
-    def check(self, model: Any) -> None:
-        """Refuse a model whose tokens attend to later ones: it would learn to copy, not to predict."""
-        from finetune_trainer.layers.probes import sees_what_follows
-
-        if sees_what_follows(model):
-            raise ConfigurationError(
-                f"objective.causalLM: {type(model).__name__} of this model is bidirectional and would see"
-                " the tokens to predict; use a left-to-right (causal) model, such as GPT-2 or Llama",
-                FaultPlace(field="model.uri"),
-            )
-
-    def prepare(self, model: Any) -> None:
-        """Have the last layer computed where tokens are predicted, and never for all positions at once."""
-        from finetune_trainer.layers.vocabulary import separate
-
-        reason = separate(model)
-        if reason is not None:
-            logger.info(f"scores of the vocabulary are computed for all positions at once: {reason}")
 
     def compute(self, forward: Forward, inputs: Inputs, targets: Tensor) -> Tensor:
         """(rows, longest, 2) at the place of every predicted token: its log-probability, and whether it was right.
@@ -109,8 +75,3 @@ class CausalLM(Objective[CausalLMSpec]):
     def meter(self) -> NextTokenMeter:
         """Counts of predicted tokens."""
         return NextTokenMeter()
-
-
-def counted(targets: Tensor) -> Tensor:
-    """Which of targets[:, 1:] are predicted, each from the position before it."""
-    return targets[:, 1:] != IGNORED

@@ -17,6 +17,7 @@ PIPELINES = {
     "regression": "text-classification",
     "token_classification": "token-classification",
     "causal_lm": "text-generation",
+    "preference": "text-generation",
 }
 """Tasks as model hubs name them, by objective."""
 WHOLE = """\
@@ -139,6 +140,7 @@ def snippet(
     auto_class, lines = {
         "token_classification": ("AutoModelForTokenClassification", WORDS),
         "causal_lm": ("AutoModelForCausalLM", CHAT if chat else NEXT_TOKENS),
+        "preference": ("AutoModelForCausalLM", NEXT_TOKENS),
     }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
     options = _options(objective, dataset, chat=chat)
     paired, cleaning = bool(dataset.columns.text_pair), CLEANING if options else ""
@@ -159,7 +161,7 @@ def snippet(
 def _options(objective: ObjectiveSpec, dataset: DatasetInput | CombineData, *, chat: bool) -> dict[str, Any]:
     """Those of the cleaner."""
     options = cleaning_options(dataset.preprocessing)
-    joined = objective.causal_lm and dataset.columns.prompt and not chat
+    joined = bool(objective.preference or (objective.causal_lm and dataset.columns.prompt and not chat))
     return options | {"joined": True} if options and joined else options
 
 

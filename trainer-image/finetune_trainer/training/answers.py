@@ -34,9 +34,9 @@ class RowAnswers:
         def of(times: Ints) -> float:
             total, weight = times @ self.losses
             loss = float(total / weight) if weight else float("nan")
-            if metric == "loss":
-                return loss
             meter = new_meter()
+            if metric == "loss" and not meter.has_loss:
+                return loss
             meter.count(values, np.repeat(times, lengths))
             return meter.scores(loss)[metric]
 

@@ -53,6 +53,7 @@ from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import Debug
 from finetune_trainer.training.evaluator import Evaluator
 from finetune_trainer.training.inputs import DEBUG_DIR, TOKENS, Inputs, stop_if_asked
+from finetune_trainer.training.reference import reference_of
 from finetune_trainer.training.task import Task
 from finetune_trainer.training.teaching import read_teaching
 from finetune_trainer.versions import versions
@@ -101,13 +102,20 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     tokenizer = words.tokenizer
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
-    train, validation, *others = build_examples(inputs, model, words, max_tokens, packed_to)
-    test = others.pop(0) if inputs.dataset.test else None
+    parts = build_examples(inputs, model, words, max_tokens, packed_to)
     compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     with memory_errors(model):
         ranks.place_model(model, layers_of(model), compute)
     model.train()
     stop_if_asked(inputs.stop)
+    objective = inputs.dataset.objective
+    task = Task(model, objective, compute, tokenizer.pad_token_id or 0)
+    if objective.needs_reference:
+        reference, size = reference_of(inputs, task, ranks), config.training.micro_batch_size or 1
+        with memory_errors(model):
+            parts = [reference.added_to(part, size) for part in parts]
+    train, validation, *others = parts
+    test = others.pop(0) if inputs.dataset.test else None
     optimizer = build_optimizer(
         model,
         config.training.optimizer,
@@ -117,9 +125,9 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     logger.info(f"parameter groups: {format_groups(groups_of(optimizer))}")
     ema = config.training.ema
     average = MovingAverage(model, optimizer, ema) if ema else None
-    objective, lesson = inputs.dataset.objective, config.distillation
-    teaching = read_teaching(lesson, train, objective) if lesson else None
-    task = Task(model, objective, compute, tokenizer.pad_token_id or 0, teaching)
+    lesson = config.distillation
+    if lesson:
+        task = replace(task, teaching=read_teaching(lesson, train, objective))
     run = Run(
         task,
         Evaluator(task, ranks, inputs.stop),

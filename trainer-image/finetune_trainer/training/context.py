@@ -12,6 +12,7 @@ from finetune_trainer.data.batching import Batches, Indices, epoch_batches, step
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.layers.batch_norm import norms_of
+from finetune_trainer.objectives.base import Inputs
 from finetune_trainer.optimization.clipping import Norms
 from finetune_trainer.optimization.ema import MovingAverage
 from finetune_trainer.optimization.spikes import Spikes
@@ -52,7 +53,16 @@ class Run:
     """Seconds that the step being taken has spent on building batches."""
     checkpoint_timer_due: bool = False
     """By rank 0's clock a checkpoint is due."""
+    ahead: float = 0.0
+    """The mean of the objective's `look_ahead` over the step being taken."""
     _epoch: tuple[int, Batches] | None = None
+
+    def collate(self, rows: Indices) -> tuple[Inputs, torch.Tensor]:
+        """Inputs and targets of some training rows of the step being taken."""
+        inputs, targets = self.task.collate(self.train, rows)
+        if self.task.objective.looks_ahead:
+            inputs["ahead"] = torch.tensor(self.ahead, device=targets.device)
+        return inputs, targets
 
     @property
     def steps_per_epoch(self) -> int:

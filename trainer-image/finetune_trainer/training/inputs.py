@@ -1,7 +1,7 @@
 """What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints.
 
-Beside the checkpoints lies, while the run lasts: tokens/  debug/  metrics.jsonl  baseline.npz  forgetting.json
-samples.json
+Beside the checkpoints lies, while the run lasts:
+tokens/  reference/  debug/  metrics.jsonl  baseline.npz  forgetting.json  samples.json
 """
 
 import logging
@@ -33,7 +33,7 @@ from finetune_trainer.reporting.tensorboard import history_of
 from finetune_trainer.training.base_model import find_base
 from finetune_trainer.training.chat import check_conversations
 
-TOKENS, DEBUG_DIR = "tokens", "debug"
+TOKENS, REFERENCE, DEBUG_DIR = "tokens", "reference", "debug"
 BASELINE, FORGETTING, SAMPLES = "baseline.npz", "forgetting.json", "samples.json"
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def fence_of(config: RunConfig) -> Fence:
 
 def clear(fence: Fence, config: RunConfig) -> None:
     """Remove the checkpoints, and what else of this job lies beside them."""
-    remove_all(fence, beside=(TOKENS, DEBUG_DIR, HISTORY, BASELINE, FORGETTING, SAMPLES))
+    remove_all(fence, beside=(TOKENS, REFERENCE, DEBUG_DIR, HISTORY, BASELINE, FORGETTING, SAMPLES))
     clear_beside(fence.folder, config)
 
 

@@ -160,6 +160,8 @@ def _gradients(run: Run, batch: Indices, size: int, errors: list[str]) -> Gradie
     """
     run.optimizer.zero_grad(set_to_none=True)
     loss_sum, weight, computed = 0.0, 0.0, 0.0
+    if run.task.objective.looks_ahead and not _look_ahead(run, batch, size, errors):
+        return None
     try:
         loss_sum, weight, computed = _accumulate(run, batch, size)
     except RuntimeError as error:
@@ -172,13 +174,28 @@ def _gradients(run: Run, batch: Indices, size: int, errors: list[str]) -> Gradie
     return GradientResult(loss_sum, weight, computed, scale)
 
 
+def _look_ahead(run: Run, batch: Indices, size: int, errors: list[str]) -> bool:
+    """What the objective needs to know of the whole batch, on all ranks; False if some rank was out of memory."""
+    total, task = 0.0, run.task
+    try:
+        with torch.no_grad():
+            for micro, counts in run.ranks.shard_batch(batch, size):
+                inputs, _ = run.collate(micro)
+                total += counts * task.objective.look_ahead(task.forward, inputs).item()
+    except RuntimeError as error:
+        errors.append(run.ranks.check_memory(error))
+    total, somewhere_full = run.ranks.all_reduce_sum(total, len(errors))
+    run.ahead = total / len(batch)
+    return not somewhere_full
+
+
 def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
     """Forward and backward passes of this rank; its loss as sum and weight, and the tokens it computed."""
     task, computed = run.task, 0
     total = torch.zeros(2, dtype=torch.float64, device=task.compute.device)
     for micro, counts in run.ranks.shard_batch(batch, size):
         began = time.perf_counter()
-        inputs, targets = task.collate(run.train, micro)
+        inputs, targets = run.collate(micro)
         run.waited += time.perf_counter() - began
         computed += inputs["input_ids"].numel()
         with nullcontext() if counts else rows_excluded(run.norms):

@@ -143,7 +143,7 @@ def _origin(run: Run, rows: Indices, size: int) -> str | None:
 
 def _pass(run: Run, rows: Indices) -> str | None:
     """Add to the gradients, if outputs and loss are finite on all ranks; else what is not, first."""
-    inputs, targets = run.task.collate(run.train, rows)
+    inputs, targets = run.collate(rows)
     with _first_output(run.task.model) as seen:
         loss = run.task.loss(inputs, targets, rows)
     found = f"the output of {seen[0]}" if seen else None

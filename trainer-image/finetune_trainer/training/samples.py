@@ -82,7 +82,7 @@ def _continuation(run: Run, tokenizer: Any, prompt: list[int]) -> str:
         inputs = {"input_ids": torch.tensor([ids], device=device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with torch.no_grad() if run.ranks.sharded else torch.inference_mode():
-            ids.append(int(run.task.logits(inputs)[0, -1].argmax()))
+            ids.append(int(run.task.forward(**inputs).logits[0, -1].argmax()))
         if ids[-1] in ends:
             return str(tokenizer.decode(ids[len(prompt) :]))
     return f"{tokenizer.decode(ids[len(prompt) :])} …"

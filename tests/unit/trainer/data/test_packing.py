@@ -11,8 +11,8 @@ from finetune_api.run import ExitCode
 from finetune_trainer.data.collation import collate
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.tokens import Examples
-from finetune_trainer.objectives.causal_lm import CausalLM
 from unit.trainer.architectures import build
+from unit.trainer.next_token import loss_of
 from unit.trainer.tiny import job, reviews
 
 VOCABULARY, WIDTH = 40, 24
@@ -54,7 +54,7 @@ def model_of(kind, attention):
 def loss_and_gradients(model, examples):
     batch = np.arange(len(examples))
     inputs, targets = collate(examples, batch, 0)
-    loss = CausalLM().loss(model(**inputs).logits.float(), targets)
+    loss = loss_of(model(**inputs).logits.float(), targets)
     model.zero_grad()
     loss.loss_sum.backward()
     return loss, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -94,9 +94,7 @@ def test_no_gradient_crosses_from_one_document_to_another(kind, attention):
     for span in (slice(0, 8), slice(8, 14), slice(14, 19)):
         alone = torch.full_like(targets, -100)
         alone[:, span] = targets[:, span]
-        (gradient,) = torch.autograd.grad(
-            CausalLM().loss(logits, alone).loss_sum, embedded, retain_graph=True
-        )
+        (gradient,) = torch.autograd.grad(loss_of(logits, alone).loss_sum, embedded, retain_graph=True)
         own = torch.zeros(19, dtype=torch.bool)
         own[span] = True
         assert (gradient[0, ~own] == 0).all()

@@ -13,6 +13,7 @@ from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.objectives.token_classification import TokenClassification
+from unit.trainer.next_token import loss_of, outputs_of
 
 LOGITS = [[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-1.5, 0.0, 3.0], [0.7, 0.7, 0.7]]
 TARGETS = [0, 2, 1, 1]
@@ -153,7 +154,7 @@ def test_word_and_token_losses_are_those_of_transformers():
     words = TokenClassification(["a", "b", "c"]).loss(logits, targets)
     config = BertConfig(num_labels=3)
     assert divided(words) == pytest.approx(ForTokenClassification(logits, targets, config).item(), abs=1e-6)
-    tokens = CausalLM().loss(logits, targets)
+    tokens = loss_of(logits, targets)
     assert divided(tokens) == pytest.approx(ForCausalLMLoss(logits, targets, 3).item(), abs=1e-6)
     assert (words.weight.item(), tokens.weight.item()) == (4, 4)
 
@@ -164,11 +165,11 @@ def test_the_next_token_is_predicted_from_those_before_it():
     logits = torch.zeros(1, 3, 4)
     logits[0, 0, 2] = math.log(9)  # after the first token: token 2 with 9/12
     targets = torch.tensor([[-100, 2, 1]])
-    loss = CausalLM().loss(logits, targets)
-    assert loss.loss_sum.item() == pytest.approx(math.log(12 / 9) + math.log(4))
-    assert loss.weight.item() == 2
+    for loss in (loss_of(logits, targets), CausalLM().loss(outputs_of(logits, targets), targets)):
+        assert loss.loss_sum.item() == pytest.approx(math.log(12 / 9) + math.log(4))
+        assert loss.weight.item() == 2
     meter = CausalLM().meter()
-    meter.update(logits, targets)
+    meter.update(outputs_of(logits, targets), targets)
     assert meter.scores(math.log(7)) == {"perplexity": pytest.approx(7), "accuracy": 0.5}
 
 
@@ -192,7 +193,7 @@ METERS = pytest.mark.parametrize(
         ),
         (Regression(2), (6, 2), np.arange(12, dtype=np.float32).reshape(6, 2)),
         (TokenClassification(["a", "b"]), (6, 2, 2), np.array([[0, -100], [1, 0]] * 3)),
-        (CausalLM(), (6, 4, 5), np.array([[-100, 1, 2, 4], [-100, -100, 3, 0]] * 3)),
+        (CausalLM(), (6, 4, 2), np.array([[-100, 1, 2, 4], [-100, -100, 3, 0]] * 3)),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -10,16 +10,18 @@ from finetune_trainer.errors import DivergedError
 from finetune_trainer.objectives.meters import ConfusionMeter, LabelSetMeter, NextTokenMeter
 from finetune_trainer.objectives.regression import Regression
 from finetune_trainer.publishing.folder import check_finite
+from unit.trainer.next_token import outputs_of
 from unit.trainer.runs import a_run
 from unit.trainer.tiny import reviews
 
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 
 
-def scores(meter, logits, targets):
+def scores(meter, logits, targets, computed=lambda logits, _: logits):
     import torch
 
-    meter.update(torch.tensor(logits), torch.tensor(targets))
+    expected = torch.tensor(targets)
+    meter.update(computed(torch.tensor(logits), expected), expected)
     return meter.scores(1.0)
 
 
@@ -48,7 +50,8 @@ def test_with_several_labels_too(value, truth):
 def test_of_words_and_of_tokens_too(value):
     words = scores(ConfusionMeter(2), [[[2.0, 1.0], [value, 1.0], [value, value]]], [[0, 0, -100]])
     assert words["accuracy"] == 0.5
-    tokens = scores(NextTokenMeter(), [[[2.0, 1.0], [value, 1.0], [1.0, 1.0]]], [[1, 0, 0]])
+    answers = [[[2.0, 1.0], [value, 1.0], [1.0, 1.0]]]
+    tokens = scores(NextTokenMeter(), answers, [[1, 0, 0]], outputs_of)
     assert tokens["accuracy"] == 0.5
 
 

@@ -24,7 +24,7 @@ KINDS = {
     "regression": (Regression(), (1,), RANDOM.normal(size=ROWS).astype(np.float32)),
     "regression of two": (Regression(2), (2,), RANDOM.normal(size=(ROWS, 2)).astype(np.float32)),
     "token_classification": (TokenClassification(["a", "b", "c"]), (4, 3), WORDS),
-    "causal_lm": (CausalLM(), (4, 5), np.where(WORDS < 0, -100, WORDS)),
+    "causal_lm": (CausalLM(), (4, 2), np.where(WORDS < 0, -100, WORDS)),
 }
 
 

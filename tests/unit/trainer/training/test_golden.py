@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.objective import PreferenceLoss
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
 from unit.trainer.tiny import job, reviews
@@ -33,6 +34,26 @@ def causal(packing):
         "objective": {"causalLM": {}},
         "dataset": {"columns": {"prompt": "prompt"}, "preprocessing": {"packing": packing}},
     }
+
+
+def preference(loss):
+    """The first words of a review, and whether what follows is good."""
+    return {"objective": {"preference": {"loss": loss.value}}}
+
+
+def answers(count):
+    """Of reviews with another's beginning; both columns of pairs, and those of single answers."""
+    rows, others = reviews(count), reviews(count, start=1000)
+    return [
+        {
+            "prompt": f"{row['prompt']}{other['words'][0]} ",
+            "chosen": row["text"],
+            "rejected": other["text"],
+            "completion": row["text"],
+            "label": row["label"] == "pos",
+        }
+        for row, other in zip(rows, others, strict=True)
+    ]
 
 
 OBJECTIVES = {
@@ -62,9 +83,10 @@ OBJECTIVES = {
         reviews,
     ),
     "causal LM, padded": (causal("Never"), reviews),
+    **{f"preference, {loss}": (preference(loss), answers) for loss in PreferenceLoss},
     "causal LM, packed": (causal("Always"), reviews),
 }
-ARCHITECTURE = {"causal LM, padded": "llama", "causal LM, packed": "llama"}
+ARCHITECTURE = {name: "llama" for name in OBJECTIVES if name.startswith(("causal LM", "preference"))}
 """Where not BERT, which reads from both sides."""
 
 
