@@ -183,7 +183,7 @@ def by_trl(folder: str, loss: str) -> dict[str, Any]:
 
 
 def by_us(folder: str, loss: str) -> dict[str, Any]:
-    """The same by the trainer's own run, the reference included in time and memory."""
+    """The same by the trainer's own run; time and memory are those of the steps, without assembly and reference."""
     import torch
 
     from finetune_trainer.config import read_config
