@@ -112,7 +112,7 @@ def test_a_restore_with_status_trains_no_finished_job_again(operator: Operator, 
     assert world.reason(failed) == "DataError"
     assert [len(world.children(name)) for name in names] == [0, 0, 0, 1]
     lost = world.status(runs)["attempts"][0]
-    assert (lost["reason"], lost["counted"]) == ("PodLost", True)
+    assert (lost["reason"], lost["counted"]) == ("PodLost", False)
     world.change(halfway, suspend=False)
     world.pod(halfway, attempt=2)
     for name in (runs, halfway):

@@ -16,6 +16,8 @@ import yaml
 import builders
 from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
 from chart.test_rbac import ON_JOBS, ON_WORKLOADS
+from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_api.status import PreflightFindings
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from integration.release import CRD, IMAGE, ROOT, Operator, Tools, answer_of, eventually, operator
@@ -53,17 +55,18 @@ def report(running: Operator, token: str, authority: str) -> int:
     return answer_of(f"{running.progress}/v1/progress", {"Authorization": f"Bearer {token}"}, tls)[0]
 
 
-def finish(tools: Tools, namespace: str, pod: str) -> None:
-    """What a kubelet would say of a pod whose program ended with 64, an error of its user."""
+def finish(tools: Tools, namespace: str, pod: str, code: int, report: RunReport | None = None) -> None:
+    """What a kubelet would say of a pod whose program ended with this code, and left this report."""
+    message = {"message": to_message(report)} if report else {}
     ended = {
         "name": "trainer",
-        "state": {"terminated": {"exitCode": 64, "reason": "Error"}},
+        "state": {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed"} | message},
         "ready": False,
         "restartCount": 0,
         "image": "trainer",
         "imageID": "",
     }
-    status = {"status": {"phase": "Failed", "containerStatuses": [ended]}}
+    status = {"status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": [ended]}}
     arguments = ["patch", "pod", pod, "--namespace", namespace, "--subresource", "status", "--type", "merge"]
     tools.kubectl(*arguments, "--patch", json.dumps(status))
 
@@ -104,16 +107,20 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
             tools.apply(job | {"metadata": {"name": "tune", "namespace": namespace}})
         selector = "finetune.dev/job-name=tune"
         eventually(lambda: tools.names("pods", "team-a", selector))
-        (name,) = tools.names("jobs", "team-a", selector)
-        assert tools.names("configmaps", "team-a", selector) == [name]
+        (checked,) = tools.names("jobs", "team-a", selector)
+        (pod,) = tools.names("pods", "team-a", selector)
+        finish(tools, "team-a", pod, 0, RunReport(exit_code=ExitCode.DONE, preflight=PreflightFindings()))
+        eventually(lambda: len(tools.names("pods", "team-a", selector)) == 2)
+        (name,) = set(tools.names("jobs", "team-a", selector)) - {checked}
+        assert set(tools.names("configmaps", "team-a", selector)) == {checked, name}
         assert len(tools.names("persistentvolumeclaims", "team-a", selector)) == 1
         assert tools.names("events", "team-a")
 
         config = tools.get("configmap", name, "--namespace", "team-a")
         assert report(running, "no-token", config["data"]["ca.crt"]) == 401
 
-        (pod,) = tools.names("pods", "team-a", selector)
-        finish(tools, "team-a", pod)
+        (pod,) = set(tools.names("pods", "team-a", selector)) - {pod}
+        finish(tools, "team-a", pod, 64)
         eventually(lambda: not tools.names("jobs,configmaps,pods", "team-a", selector))
         ended = tools.get("finetunejob", "tune", "--namespace", "team-a")
         assert ended["status"]["phase"] == "Failed"

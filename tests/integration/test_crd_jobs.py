@@ -347,7 +347,7 @@ def test_get_shows_how_far_the_job_is(jobs: Jobs, output: Output) -> None:
 
 
 def test_get_wide_shows_where_from_and_where_to_and_what_is_going_on(jobs: Jobs, output: Output) -> None:
-    jobs.create(job())
+    jobs.create(job(scheduling={"queue": "team-a"}))
     status = {
         "phase": "Running",
         "display": DISPLAY,
@@ -356,8 +356,8 @@ def test_get_wide_shows_where_from_and_where_to_and_what_is_going_on(jobs: Jobs,
     }
     jobs.patch_status("movie-sentiment", status)
     header, row = table(output("get", "ftj", "-o", "wide"))
-    assert header[9:] == ["MODEL", "ATTEMPT", "OUTPUT", "MESSAGE"]
-    assert row[9:] == ["pvc://demo/models/minilm", "2", "pvc://out/model", "Training on one node."]
+    assert header[9:] == ["MODEL", "QUEUE", "ATTEMPT", "OUTPUT", "MESSAGE"]
+    assert row[9:] == ["pvc://demo/models/minilm", "team-a", "2", "pvc://out/model", "Training on one node."]
 
 
 def test_wait_ends_when_the_job_is_finished(jobs: Jobs, output: Output) -> None:
