@@ -82,7 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     path, overrides = given.run_json, dict(given.set)
     os.environ.update(QUIET)
-    faulthandler.enable()
     process = Process.current()
     configure_logging(quiet=process.rank > 0)
     stop, recorder = Stop(), Recorder()
@@ -193,4 +192,5 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     end(main() if Process.launched() else supervised(main))

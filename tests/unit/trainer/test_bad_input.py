@@ -401,5 +401,5 @@ def test_a_kind_that_this_version_does_not_read_is_named_with_those_that_it_does
         read_config(path)
     assert str(caught.value) == (
         f"{path}: kind {kind!r} is not one that this version of the trainer reads (RunConfig, CombineConfig,"
-        " SummaryConfig); correct it, or use a newer trainer image"
+        " SummaryConfig, PreflightConfig); correct it, or use a newer trainer image"
     )

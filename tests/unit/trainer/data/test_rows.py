@@ -156,7 +156,7 @@ def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
     path.write_bytes("\ufeffone\n\ntwo \u00e9\r\n".encode())
     assert read(source(path, **DOCUMENTS)) == [(1, "one", None), (3, "two \u00e9", None)]
     with pytest.raises(
-        ConfigurationError, match=r"a\.txt has one text per line and no labels.*use jsonl"
+        ConfigurationError, match=r"a\.txt has one text per line and no other columns.*use jsonl"
     ) as caught:
         source(path)
     assert caught.value.place.field == "dataset.train.format"

@@ -13,7 +13,6 @@ import pytest
 from finetune_api.run import ExitCode, RunReport
 from finetune_api.status import EpochStatus, Weights
 from finetune_api.training import Sharding
-from finetune_trainer.process.launch import PEER_LOST
 from finetune_trainer.training.comparison import better_of, choice_sentence, own_metrics
 from unit.trainer.optimization.test_ema import averages
 from unit.trainer.optimization.test_optimizer import kill_before_step
@@ -449,7 +448,7 @@ def test_a_divided_model_publishes_its_average_and_resumes_exactly(noisy, plan):
     )
     assert undisturbed.run_ranks() == [ExitCode.DONE] * 2, undisturbed.log
     codes = killed.run_ranks(before=lambda rank: kill_before_step(13) if rank else None)
-    assert codes == [PEER_LOST, -signal.SIGKILL], killed.log
+    assert codes == [ExitCode.PEER_LOST, -signal.SIGKILL], killed.log
     assert killed.run_ranks() == [ExitCode.DONE] * 2, killed.log
     assert killed.report_of(0).from_step == 10
     assert digest(killed) == digest(undisturbed)
