@@ -45,7 +45,8 @@ CASES = {
         {"dataset": {"columns": {"prompt": "prompt"}}},
         None,
         64,
-        "run.json: dataset.columns.prompt is for objective.causalLM and preference; for a second text use columns.textPair",
+        "run.json: dataset.columns.prompt is for objective.causalLM and preference; for a second text use"
+        " columns.textPair",
     ),
     "stratify for numbers": (
         {"objective": {"regression": {}}, "dataset": {"split": {"stratify": True}}},
