@@ -26,6 +26,7 @@ from integration.operator_rig import (
 Json = dict[str, Any]
 
 _VOLATILE = {
+    "gpuSeconds",
     "lastTransitionTime",
     "startTime",
     "endTime",
