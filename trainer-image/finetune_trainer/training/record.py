@@ -89,7 +89,7 @@ def progress_of(run: Run, state: TrainState, step: StepResult) -> ProgressStatus
         memory_bytes=peak(),
         eta_seconds=round(per_step * (run.total_steps - state.step)),
         host_memory_bytes=host_peak(),
-        train_seconds=round(state.seconds, 1),
+        train_seconds=round(state.seconds, 3),
         last_update_time=datetime.now(UTC),
     )
 
