@@ -2,7 +2,7 @@
 
 from e2e.jobs import Jobs, tiny
 
-_STEPS = 300
+_STEPS = 1500
 
 
 def test_two_processes_train_stop_together_and_go_on(jobs: Jobs) -> None:
