@@ -95,7 +95,7 @@ class Children:
                 "FineTuneJob", job.namespace, meta["name"], meta["uid"], meta["resourceVersion"], spec
             )
         except (ConflictError, NotFoundError):
-            return  # changed or deleted meanwhile, which is an event of its own and brings the parent back
+            return  # changed or deleted meanwhile, which is a separate event and brings the parent back
         self._cache.put_finetunejob(patched)
 
     async def _create_once(self, kind: str, body: Body, job: FineTuneJob) -> Body:

@@ -6,7 +6,7 @@
 A real API server for each run. With `--pods kwok` its controllers and kube-scheduler work too, and KWOK plays the pods:
 each ends a second after it started. With `--pods none` nothing but the operator works on the jobs. `--flood` measures
 what one team's job waits for while another team submits all of these. `--finished` measures the visit of a job that has
-ended, of so many in the cache. Each run is a line of JSON.
+ended, of N in the cache. Each run is a line of JSON.
 
 The jobs run a command in an allowed image and write to a claim that is bound. The peer is training-operator v1.8.1,
 whose PyTorchJobs have one worker. Times are those at which watches of this process show a change.
@@ -244,7 +244,7 @@ def _restart(operator: Operator, number: int) -> Json:
 
 
 async def visits_of_finished(number: int) -> Json:
-    """CPU of a visit of each of so many finished jobs, by a reconcile whose client does not exist."""
+    """CPU of a visit of each of N finished jobs, by a reconcile whose client does not exist."""
     cache, nothing = Cache(), cast("Any", None)
     status = {"phase": "Succeeded", "observedGeneration": 1, "completionTime": "2026-01-01T00:00:00Z"}
     keys = [
@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--flood", action="store_true", help="what another team's job waits for meanwhile")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append each run to this file")
-    parser.add_argument("--finished", type=int, help="the visit of a finished job only, of so many")
+    parser.add_argument("--finished", type=int, help="the visit of a finished job only, of N")
     arguments = parser.parse_args()
     if arguments.finished:
         print(json.dumps(asyncio.run(visits_of_finished(arguments.finished))))

@@ -2,7 +2,7 @@
 
     python tests/bench/preference.py FOLDER [--parts memory trl movies]
 
-Each measurement of memory or time is a process of its own.
+Each measurement of memory or time is a separate process.
 """
 
 import argparse

@@ -66,7 +66,7 @@ class Jobs:
 
 
 def tiny(steps: int = 60, data: str = "few.jsonl", **spec: Any) -> Body:
-    """A job on the tiny model; a checkpoint every 20 steps. Without preflight, which has a test of its own."""
+    """A job on the tiny model; a checkpoint every 20 steps. Without preflight, which has a separate test."""
     training = {
         "maxSteps": steps,
         "batchSize": 8,

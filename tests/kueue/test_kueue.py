@@ -206,7 +206,7 @@ def report(world: World, name: str, *, step: int, saved: int | None) -> None:
 
 
 def unsaved_until_boosted(world: World, name: str) -> None:
-    """Report steps without a checkpoint until Kueue has been told of them."""
+    """Report steps without a checkpoint until Kueue knows of them."""
     steps = count(100)
 
     def boosted() -> bool:

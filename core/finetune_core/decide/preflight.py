@@ -198,8 +198,9 @@ def _pass(context: Context, found: PreflightStatus) -> Decision | Context:
 
 def _unknown_to_image(report: RunReport | None) -> bool:
     """Whether the trainer refused the kind of its configuration: it is older than preflight."""
-    refused = report is not None and report.exit_code == ExitCode.CONFIGURATION and report.place is not None
-    return refused and report is not None and report.place is not None and report.place.field == "kind"
+    if report is None or report.place is None:
+        return False
+    return report.exit_code == ExitCode.CONFIGURATION and report.place.field == "kind"
 
 
 def _failure(evidence: Evidence) -> Failure:

@@ -136,7 +136,7 @@ class Server:
 
 @dataclass
 class Replica:
-    """What the edge does with the decisions, on a clock of its own. `awake` is when it looks next."""
+    """What the edge does with the decisions, on a separate clock. `awake` is when it looks next."""
 
     name: str
     rate: float

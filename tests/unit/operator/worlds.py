@@ -34,7 +34,7 @@ NOTHING, CREATE, STOP, DELETE = (
 
 
 def settings(**fields: Any) -> OperatorSettings:
-    """Settings in which only `fields` differ from the defaults; without preflight, which has tests of its own."""
+    """Settings in which only `fields` differ from the defaults; without preflight, which has separate tests."""
     return OperatorSettings(**({"trainer_image": TRAINER, "preflight": Preflight.SKIP} | fields))
 
 

@@ -9,10 +9,11 @@ import time
 
 from finetune_api.metrics import improves, plain
 from finetune_api.status import CheckpointStatus, EpochStatus, Weights
+from finetune_trainer.data.tokens import Examples
 from finetune_trainer.reporting.recorder import short
 from finetune_trainer.training.comparison import Evaluation, better_of
 from finetune_trainer.training.context import Run
-from finetune_trainer.training.evaluator import EVALUATION_FACTOR, defined
+from finetune_trainer.training.evaluator import EVALUATION_FACTOR, Predict, defined
 from finetune_trainer.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,17 @@ def evaluation_step(run: Run, state: TrainState) -> bool:
         run.recorder.metrics.bad_evaluations.set(state.patience.bad_evaluations)
     run.recorder.evaluation(state.evaluations, state.best, improved=improved)
     return improved and stopping is not None and stopping.restore_best
+
+
+def score_apart(
+    run: Run, rows: Examples, while_doing: str, predict: Predict | None = None
+) -> dict[str, float]:
+    """Scores of rows before or after training. Raises StoppedError, whose message says what was being done."""
+    size = (run.training.micro_batch_size or 1) * EVALUATION_FACTOR
+    scores = run.evaluator.evaluate(rows, size, predict)
+    if scores is None:
+        raise run.stop.to_error(f" while {while_doing}")
+    return scores
 
 
 def _evaluate(run: Run, state: TrainState) -> Evaluation | None:

@@ -16,7 +16,7 @@ from finetune_trainer.errors import ConfigurationError, GateNotPassedError
 from finetune_trainer.files import read_json, replace_json
 from finetune_trainer.reporting.recorder import short
 from finetune_trainer.training.context import Run
-from finetune_trainer.training.evaluator import EVALUATION_FACTOR
+from finetune_trainer.training.evaluate import score_apart
 from finetune_trainer.training.inputs import FORGETTING
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,7 @@ def measure_after(run: Run, before: Before, asked: list[ForgettingSpec]) -> None
 
 
 def _value(run: Run, rows: Examples, metric: str) -> float | None:
-    size = (run.training.micro_batch_size or 1) * EVALUATION_FACTOR
-    scores = run.evaluator.evaluate(rows, size)
-    if scores is None:
-        raise run.stop.to_error(f" while {rows.name} was evaluated")
-    return short(scores[metric])
+    return short(score_apart(run, rows, f"{rows.name} was evaluated")[metric])
 
 
 def _text(value: float | None) -> str:

@@ -24,7 +24,8 @@ from finetune_trainer.reporting.recorder import short
 from finetune_trainer.training.answers import Keeping, RowAnswers, gather
 from finetune_trainer.training.bootstrap import gain_interval
 from finetune_trainer.training.context import Run
-from finetune_trainer.training.evaluator import EVALUATION_FACTOR, Predict
+from finetune_trainer.training.evaluate import score_apart
+from finetune_trainer.training.evaluator import Predict
 from finetune_trainer.training.inputs import BASELINE
 
 logger = logging.getLogger(__name__)
@@ -87,10 +88,7 @@ def _answers(run: Run, predict: Predict) -> tuple[dict[str, float], RowAnswers]:
     """Scores of the validation rows, and the answers that they are computed from. Raises StoppedError."""
     rows = replace(run.validation, packed_to=None)  # answers are kept by row
     keeping = Keeping(predict, run.task.objective, len(rows))
-    size = (run.training.micro_batch_size or 1) * EVALUATION_FACTOR
-    scores = run.evaluator.evaluate(rows, size, keeping)
-    if scores is None:
-        raise run.stop.to_error(" while the validation rows were evaluated")
+    scores = score_apart(run, rows, "the validation rows were evaluated", keeping)
     return scores, gather(keeping.kept, run.ranks)
 
 
