@@ -20,9 +20,9 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, check_cuda_p2p_ib_support, gather_object
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from finetune_api.training import Sharding
 from finetune_trainer.data.batching import Indices, micro_batches
@@ -113,6 +113,11 @@ class Ranks:
                     gradient.copy_(part.view_as(gradient))
         return 1.0 / weight
 
+    @property
+    def reading_mesh(self) -> DeviceMesh | None:
+        """The ranks that each read a part of a sharded model into the memory of the CPU."""
+        return init_device_mesh("cpu", (self.world_size,)) if self.sharded and self.world_size > 1 else None
+
     def place_model(self, model: nn.Module, layers: list[nn.Module], compute: Compute) -> None:
         """Move the model to the device with the weights of rank 0; with sharding, shard it layer by layer.
 
@@ -123,16 +128,19 @@ class Ranks:
         if self.world_size == 1:
             return
         for tensor in [*model.parameters(), *model.buffers()]:
-            dist.broadcast(tensor.detach(), src=0)
+            if not isinstance(tensor, DTensor):
+                dist.broadcast(tensor.detach(), src=0)
         if not self.sharded:
             return
         mesh = init_device_mesh(compute.device.type, (self.world_size,))
+        shards = _take_shards(model)
         exact = [module for module in model.modules() if isinstance(module, Float32Linear)]
         for module in [*exact, *layers, model]:
             dtype = torch.float32 if module in exact else compute.dtype
             policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
             # for the root too: after an evaluation its parameters would stay unsharded, unknown to the optimizer
             fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        _give_shards(shards, mesh)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -222,6 +230,37 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+Shards = dict[tuple[nn.Module, str], DTensor]
+"""Parameters by their module and name there; one that several modules share is there for each."""
+
+
+def _take_shards(model: nn.Module) -> Shards:
+    """Leave parameters without memory in the place of those that each rank read a part of."""
+    taken: Shards = {}
+    empty: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, DTensor):
+                taken[module, name] = parameter
+                shapes = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                empty.setdefault(parameter, nn.Parameter(shapes, parameter.requires_grad))
+                module._parameters[name] = empty[parameter]
+    return taken
+
+
+def _give_shards(taken: Shards, mesh: DeviceMesh) -> None:
+    """Put the parts into the model that fully_shard has divided in the same way."""
+    placed: dict[DTensor, nn.Parameter] = {}
+    for (module, name), shard in taken.items():
+        if shard not in placed:
+            local = shard.to_local().detach().to(mesh.device_type)
+            part = DTensor.from_local(
+                local, mesh, [Shard(0)], run_check=False, shape=shard.shape, stride=shard.stride()
+            )
+            placed[shard] = nn.Parameter(part, shard.requires_grad)
+        module.register_parameter(name, placed[shard])
 
 
 def unshard(model: nn.Module) -> None:

@@ -55,7 +55,10 @@ def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any
 
 
 def not_finite(tensor: Any) -> int:
-    """How many numbers of a tensor are NaN or infinite."""
+    """How many numbers of a tensor are NaN or infinite; of a sharded one on all ranks, which take part."""
     import torch
 
-    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+    if not tensor.is_floating_point():
+        return 0
+    count = (~torch.isfinite(tensor)).sum()
+    return int(count.full_tensor() if hasattr(count, "full_tensor") else count)

@@ -32,6 +32,7 @@ from finetune_trainer.process.memory import Need
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,12 @@ def load_model(
     objective: Objective[Any],
     pad_id: int | None,
     added: ReplacedIds | None = None,
+    mesh: "DeviceMesh | None" = None,
 ) -> LoadedModel:
     """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
 
+    With a `mesh`, each of its ranks reads only its rows of the matrices; a base model that is an adapter, and random
+    weights, are whole on every rank.
     Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
     what of the spec does not fit the model.
     """
@@ -76,7 +80,9 @@ def load_model(
         if random:
             model = _auto_class(spec, objective).from_config(config).float()
         else:
-            model, absent = read_pretrained(weights, folder.name, config, _auto_class(spec, objective))
+            model, absent = read_pretrained(
+                weights, folder.name, config, _auto_class(spec, objective), mesh, embeddings=not added
+            )
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
     extend_embeddings(model, added or {})

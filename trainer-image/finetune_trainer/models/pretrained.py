@@ -10,6 +10,7 @@ from finetune_trainer.layers.find import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,17 @@ class Absent:
 
 
 def read_pretrained(
-    source: "Path | dict[str, Tensor]", name: str, config: Any, auto_class: Any
+    source: "Path | dict[str, Tensor]",
+    name: str,
+    config: Any,
+    auto_class: Any,
+    mesh: "DeviceMesh | None" = None,
+    *,
+    embeddings: bool = True,
 ) -> tuple[Any, Absent]:
     """The model with the weights of a folder or of another model, and the tensors that these lack, such as a head.
 
+    With a `mesh`, each of its ranks reads and keeps only its rows of the matrices of a folder, of the `embeddings` too.
     Raises NotFoundError for a tensor of the body that is missing or not finite.
     """
     import torch
@@ -40,13 +48,22 @@ def read_pretrained(
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
-    if isinstance(source, Path):
-        model, info = auto_class.from_pretrained(
-            str(source), local_files_only=True, trust_remote_code=False, use_safetensors=True, **how
-        )
-    else:
+    concrete: Any = auto_class
+    if mesh is not None or not isinstance(source, Path):
         with torch.device("meta"):  # only the concrete class takes weights without a folder
             concrete = type(auto_class.from_config(config))
+    if isinstance(source, Path):
+        kind: Any = concrete
+        if mesh is not None:
+            from finetune_trainer.models.slices import reading_slices
+
+            kind = reading_slices(concrete, mesh, embeddings=embeddings)
+        model, info = kind.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=False, use_safetensors=True, **how
+        )
+        if mesh is not None:
+            model.__class__ = concrete
+    else:
         model, info = concrete.from_pretrained(None, state_dict=source, **how)
     absent = Absent(frozenset(info["missing_keys"]), frozenset(key[0] for key in info["mismatched_keys"]))
     lacking = sorted(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from torch.distributed.device_mesh import DeviceMesh
 
 from finetune_api.dataset import Packing
 from finetune_api.model import Initialize
@@ -36,6 +37,7 @@ from finetune_trainer.models.load import (
     load_model,
 )
 from finetune_trainer.models.precision import resolve_precision
+from finetune_trainer.models.slices import gathered
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.ema import MovingAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
@@ -98,12 +100,13 @@ def log_compute(compute: Compute, threads: int, process: Process) -> None:
 def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     """Load the model, tokenize the rows, build the optimizer."""
     config = inputs.config
-    model, words, head = build_model(inputs, compute)
+    model, words, head = build_model(inputs, compute, ranks.reading_mesh)
     tokenizer = words.tokenizer
     max_tokens = limit_tokens(config.dataset.preprocessing.max_length, longest_input(model, tokenizer))
-    packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
+    with gathered(model):
+        packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
+        compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     parts = build_examples(inputs, model, words, max_tokens, packed_to)
-    compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     with memory_errors(model):
         ranks.place_model(model, layers_of(model), compute)
     model.train()
@@ -150,21 +153,25 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     return Assembly(run, tokenizer, test, others, new_head=objective.outputs is not None and random)
 
 
-def build_model(inputs: Inputs, compute: Compute) -> tuple[Any, Words, HeadChoice]:
-    """The model, not on its device yet, its tokenizer, and which head it has."""
+def build_model(
+    inputs: Inputs, compute: Compute, mesh: DeviceMesh | None = None
+) -> tuple[Any, Words, HeadChoice]:
+    """The model, not on its device yet, its tokenizer, and which head it has; with a `mesh`, this rank's part of it."""
     config, objective = inputs.config, inputs.dataset.objective
     words = prepare_tokenizer(config, inputs.folder, inputs.dataset)
     _check_memory(inputs, compute)
-    loaded = load_model(inputs.folder, config.model, objective, words.tokenizer.pad_token_id, words.added)
+    pad_id = words.tokenizer.pad_token_id
+    loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh)
     model = loaded.model
     check_fit(model, words.tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
-    if config.model.head is not None:
-        check_encoder(model, inputs.folder.name)
     if config.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
-    objective.check(model)
-    objective.prepare(model)
+    with gathered(model):
+        if config.model.head is not None:
+            check_encoder(model, inputs.folder.name)
+        objective.check(model)
+        objective.prepare(model)
     narrow_last_layer(model)
     if compute.device.type == "cpu":
         use_fast_dropout(model)

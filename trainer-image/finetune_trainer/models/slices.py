@@ -1,0 +1,78 @@
+"""Reads a model that no rank holds whole: of each matrix a rank reads and keeps its own rows.
+
+transformers reads a tensor that is sharded in the model by slices of its file. So the class that it builds shards its
+matrices before anything is read. `place_model` puts these shards to work; until then `gathered` lets a few
+tokens through the model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+
+def reading_slices(concrete: type[nn.Module], mesh: DeviceMesh, *, embeddings: bool) -> type[nn.Module]:
+    """A class of transformers whose new models have their matrices sharded over the ranks of a mesh, by rows.
+
+    Vectors, heads and poolers stay whole on every rank: they are small, and may be drawn anew. So do the `embeddings`
+    where they are to be changed.
+    """
+
+    def build(model: Any, *args: Any, **settings: Any) -> None:
+        concrete.__init__(model, *args, **settings)
+        _shard(model, mesh, embeddings=embeddings)
+
+    names = {"__init__": build, "__module__": concrete.__module__, "__qualname__": concrete.__qualname__}
+    return type(concrete.__name__, (concrete,), names)
+
+
+def _shard(model: Any, mesh: DeviceMesh, *, embeddings: bool) -> None:
+    output = model.get_output_embeddings()
+    kept = () if embeddings else (model.get_input_embeddings(), output)
+    known: dict[nn.Parameter, nn.Parameter] = {}
+    for part in (model.base_model, *([] if output is None else [output])):
+        for path, module in part.named_modules():
+            if "pooler" in path or any(module is each for each in kept):
+                continue
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.ndim > 1 and not isinstance(parameter, DTensor):
+                    known.setdefault(parameter, _sharded(parameter, mesh))
+                    module._parameters[name] = known[parameter]
+
+
+def _sharded(parameter: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
+    shard = distribute_tensor(parameter, mesh, [Shard(0)], src_data_rank=None)
+    return nn.Parameter(shard, parameter.requires_grad)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within it, a module of a model that was read in slices computes with whole weights, gathered for it alone.
+
+    All ranks take part: they compute the same.
+    """
+    shards: dict[nn.Module, dict[str, Any]] = {}
+
+    def gather(module: nn.Module, _inputs: Any) -> None:
+        own: dict[str, Any] = {
+            name: value for name, value in module._parameters.items() if isinstance(value, DTensor)
+        }
+        shards[module] = own
+        for name, shard in own.items():
+            module._parameters[name] = nn.Parameter(shard.full_tensor(), requires_grad=False)
+
+    def drop(module: nn.Module, *_: Any) -> None:
+        module._parameters.update(shards.pop(module, {}))
+
+    handles = []
+    for module in model.modules():
+        if any(isinstance(value, DTensor) for value in module._parameters.values()):
+            handles.append(module.register_forward_pre_hook(gather))
+            handles.append(module.register_forward_hook(drop, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
