@@ -43,4 +43,4 @@ class GateSpec(ApiModel):
     max: Threshold | None = None
     """Largest value that passes, for a metric where lower is better. For example 0.5."""
     better_than_baseline_by: Annotated[float, Field(ge=0, le=_LIMIT)] | None = None
-    """How much better than the baseline (training.evaluation.baseline, which this turns on) the model must be, in units of the metric. For example 0.02."""
+    """How much better than the baseline (training.evaluation.baseline, which this turns on) the model must be, in units of the metric. For example 0.02. With 0 any gain passes; an equal value never does."""

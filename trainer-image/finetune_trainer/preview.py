@@ -89,7 +89,12 @@ def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding)
             yield _dropped(row, source)
             continue
         number = kept.index(place)
-        ids = found.ids[number]
+        ids, targets = found.ids[number], np.asarray(found.targets[number])
+        second = found.answers.firsts[number] if found.answers is not None else None
+        if (
+            dataset.objective.looks_ahead
+        ):  # the second answer is that of another row, which may not be among these
+            ids, targets, second = ids[:second], targets[:second], None
         file, line = source.place(row.line)
         shown: Json = {
             "file": file,
@@ -105,10 +110,10 @@ def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding)
             shown["prompt" if dataset.objective.per_token else "textPair"] = row.pair
         if row.rejected is not None:
             shown["rejected"] = row.rejected
-        if found.answers is not None:
-            shown["secondAt"] = found.answers.firsts[number]
+        if second is not None:
+            shown["secondAt"] = second
         if dataset.objective.per_token:
-            shown["learned"] = (np.asarray(found.targets[number]) != IGNORED).tolist()
+            shown["learned"] = (targets != IGNORED).tolist()
         yield shown
 
 

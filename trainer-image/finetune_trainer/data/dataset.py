@@ -14,7 +14,7 @@ from finetune_trainer.data.chat.choice import check_alike
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.files import splits_of
 from finetune_trainer.data.rows import ReadLabel, ReadOptions
-from finetune_trainer.data.sources import FileIndex, Source, scan, shared_texts
+from finetune_trainer.data.sources import FileIndex, Source, scan, shared_prompts, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
@@ -26,6 +26,8 @@ from finetune_trainer.reporting.recorder import Recorder
 logger = logging.getLogger(__name__)
 
 LOOK_ALIKES_NAMED = 3
+REPEATING_SHARE = 0.5
+"""Share of rows from which on answers that begin with their prompt are no accident."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     options = getattr(config.objective, config.objective.kind)
     split = None if spec.validation else spec.split or ValidationSplit()
     reading = read_options(spec, config.objective, kind.fixed_labels(options), split)
-    train = scan("dataset.train", spec.train, reading, duplicates, check)
+    whole = train = scan("dataset.train", spec.train, reading, duplicates, check)
     fixed = kind.fixed_labels(options)
     if train.layout.class_names and not fixed and not reading.label_numbers:
         options = options.model_copy(update={"labels": list(train.layout.class_names)})
@@ -85,6 +87,8 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     _warn_unlearned(labels or [], train)
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
+    _warn_repeating([whole, *([] if split else [validation]), *([test] if test else [])], recorder)
+    _warn_shared_prompts(train, [validation, *([test] if test else [])], recorder)
     word_labels = _present(labels or [], train) if kind.per_token else {}
     others = tuple(
         scan(
@@ -141,6 +145,29 @@ def _warn_splits(inputs: Sequence[FileIndex], recorder: Recorder) -> None:
             recorder.caveat(
                 f"{index.field}: {index.name} matches files of several splits ({', '.join(sorted(splits))}), and all"
                 " are read; if that is not meant, name one split"
+            )
+
+
+def _warn_repeating(parts: Sequence[FileIndex], recorder: Recorder) -> None:
+    """An answer behind its prompt that begins with the prompt again teaches a model to repeat what it is asked."""
+    for index in parts:
+        rows = len(index) + (index.resolved.duplicate_rows or 0)
+        if index.repeating > REPEATING_SHARE * rows:
+            recorder.caveat(
+                f"{index.field}: in {index.repeating:,} of {rows:,} rows of {index.name} the answer begins with the"
+                " whole prompt, which it follows, so that the model learns to repeat it; if that is not meant, remove the"
+                " prompt from the answers"
+            )
+
+
+def _warn_shared_prompts(train: FileIndex, parts: Sequence[FileIndex], recorder: Recorder) -> None:
+    """Which answers to a prompt people prefer is learned: other answers to it are no new test."""
+    for index in parts:
+        if shared := shared_prompts(train, index):
+            recorder.caveat(
+                f"{index.field}: {shared:,} of {len(index):,} rows answer prompts that training rows answer too, which"
+                " makes the evaluation look better than it is; keep a prompt on one side, by"
+                f" dataset.validation.groupBy: {index.options.wanted['prompt']} or in separate files"
             )
 
 

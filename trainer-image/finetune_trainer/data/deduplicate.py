@@ -25,7 +25,8 @@ class Deduplicator:
         """Compare a row with those before it if near-duplicates count; call it in file order."""
         if self._near is not None:
             text = row.text if isinstance(row.text, str) else " ".join(row.text)
-            self._is_new.append(self._near.add(f"{text}\n{row.pair or ''}"))
+            parts = [text, row.pair or "", *([] if row.rejected is None else [row.rejected])]
+            self._is_new.append(self._near.add("\n".join(parts)))
 
     def is_new(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Whether each text since the last call is the first of its kind, (rows,); all are if duplicates may stay.

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -15,17 +13,15 @@ from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.chat.forms import ChatForm, ColumnError
 from finetune_trainer.data.cleaning import Clean, cleaner
 from finetune_trainer.data.files import place_of
+from finetune_trainer.data.missing import RECORDS, UNSEEN, missing_column
 from finetune_trainer.data.records import HEADER_AGAIN, LONGEST_ROW, Record, RowError, too_long
 from finetune_trainer.objectives.base import Label
 from finetune_trainer.objectives.labels import is_ignored, named_type
-from finetune_trainer.objectives.lookalikes import INVISIBLE
 
 ReadLabel = Callable[[object], Label]
 """Reads a label as written in the file; raises ValueError with the end of a sentence, 'is not …'."""
 Text = str | tuple[str, ...]
 """A text, or the words of one."""
-RECORDS = "write it with orient='records', lines=True"
-UNSEEN = string.whitespace + "\u00a0\u2028\u2029\u3000" + INVISIBLE
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,16 @@ class Row:
         if self.rejected is not None:
             joined = f"{len(joined)}:{joined}{self.rejected}"
         return digest64(joined)
+
+    @property
+    def repeats_prompt(self) -> bool:
+        """Whether each answer begins with the whole prompt that it follows."""
+        if self.chat is not None:
+            *before, last = self.chat.messages
+            prompt, answers = before[-1].get("content", "") if before else "", [last.get("content", "")]
+        else:
+            prompt, answers = self.pair or "", [str(self.text), self.rejected or str(self.text)]
+        return bool(prompt.strip()) and all(each.lstrip().startswith(prompt.strip()) for each in answers)
 
 
 def digest64(text: str) -> int:
@@ -100,6 +106,13 @@ class ReadOptions:
             "group": self.group_by,
         }
         return {part: name for part, name in names.items() if name is not None}
+
+    @property
+    def asks(self) -> bool:
+        """Whether a row is a prompt with an answer or two, in columns of their own."""
+        if self.chat is not None:
+            return self.chat.kind in (RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA)
+        return "prompt" in self.wanted
 
     @property
     def _answers(self) -> dict[str, str]:
@@ -165,7 +178,8 @@ def _row(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
     values: dict[str, Any] = {}
     for name in options.wanted.values():
         if name not in record.fields:
-            return RowError(record.line, missing_column(name, record.fields), name)
+            asks = name == options.columns.text and not options.labelled
+            return RowError(record.line, missing_column(name, record.fields, asks=asks), name)
     if len(options.wanted) > 1 and all(record.fields[name] == name for name in options.wanted.values()):
         return RowError(record.line, HEADER_AGAIN)
     for part, name in options.wanted.items():
@@ -266,18 +280,3 @@ def _remedy(value: object) -> str:
     if isinstance(value, list):
         return "; write one text per row"
     return ""
-
-
-def missing_column(name: str, fields: Mapping[str, Any]) -> str:
-    """The reason of an error: the column that is not there, those that are, and the nearest."""
-    names = [str(field) for field in fields]
-    known = {field.strip(UNSEEN).casefold(): field for field in names}
-    near = get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.75)
-    hint = f"; did you mean {known[near[0]]!r}?" if near else ""
-    if "messages" in fields or "conversations" in fields:
-        hint = "; conversations are read for objective.causalLM, with dataset.rows: Messages or ShareGPT"
-    elif "data" in fields and ("columns" in fields or "schema" in fields):
-        hint = f"; this is pandas' to_json() with another orient: {RECORDS}"
-    elif any(isinstance(value, list) and value and isinstance(value[0], dict) for value in fields.values()):
-        hint = "; the rows seem to be nested in a column: write one JSON object per line"
-    return f"is missing; available columns: {', '.join(map(repr, names[:20])) or 'none'}{hint}"

@@ -81,6 +81,10 @@ class FileIndex:
     digests: Digests
     groups: Digests | None
     labels: Labels
+    prompts: Digests | None = None
+    """Of preferences, those of the prompts."""
+    repeating: int = 0
+    """Rows of the files, duplicates too, whose answers begin with their prompt."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -107,6 +111,7 @@ class FileIndex:
             lines=self.lines[rows],
             digests=self.digests[rows],
             groups=None if self.groups is None else self.groups[rows],
+            prompts=None if self.prompts is None else self.prompts[rows],
             labels=self.labels.take(rows) if self.labels else self.labels,
             resolved=self.resolved.model_copy(update={"rows": len(rows)}),
         )
@@ -265,6 +270,7 @@ class IndexBuilder:
     def __init__(self, files: Files, options: ReadOptions, duplicates: Deduplicator) -> None:
         self.files, self.options, self.duplicates = files, options, duplicates
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
+        self.prompts, self.repeating = array("Q"), 0
         self.rejected, self.first = Rejected(files), RowError(0, "")
         self.ungrouped = 0
 
@@ -281,6 +287,9 @@ class IndexBuilder:
             self.groups.append(digest64(f"\0{found.line}" if found.group is None else found.group))
         if self.options.labelled:
             self.labels.append(found.label)
+        if self.options.preference:
+            self.prompts.append(digest64(found.pair or ""))
+        self.repeating += self.options.asks and found.repeats_prompt
 
     def _count(self, error: RowError) -> None:
         if not self.rejected.rows or error.fatal:
@@ -324,9 +333,19 @@ class IndexBuilder:
             digests=np.asarray(self.digests, dtype=np.uint64),
             groups=np.asarray(self.groups, dtype=np.uint64) if self.options.group_by else None,
             labels=self.labels,
+            prompts=np.asarray(self.prompts, dtype=np.uint64) if self.options.preference else None,
+            repeating=self.repeating,
         )
 
 
 def shared_texts(train: FileIndex, held_out: FileIndex) -> int:
     """How many held-out rows have a text that stands in the training rows."""
     return int(np.isin(held_out.digests, train.digests).sum())
+
+
+def shared_prompts(train: FileIndex, held_out: FileIndex) -> int:
+    """How many held-out rows answer a prompt that training rows answer too, without being equal to one of them."""
+    if train.prompts is None or held_out.prompts is None:
+        return 0
+    other = ~np.isin(held_out.digests, train.digests)
+    return int((np.isin(held_out.prompts, train.prompts) & other).sum())

@@ -18,16 +18,19 @@ CHUNK = 1 << 20
 
 
 def report_truncation(
-    parts: dict[str, Examples], max_length: int, names: dict[int, str], recorder: Recorder
+    parts: dict[str, Examples], max_length: int, names: dict[int, str], recorder: Recorder, *, paired: bool
 ) -> None:
     """Log what each part lost, as a caveat where it is much, and add the counts to status.resolved.
 
-    `names` are the labels, by their id, that words of the training rows have.
+    `names` are the labels, by their id, that words of the training rows have; `paired` says that a row's two answers
+    are compared with each other.
     """
     resolved = recorder.report.resolved or ResolvedStatus()
     counted = {}
     for part, examples in parts.items():
         _report_part(part, examples, max_length, recorder)
+        if paired:
+            _report_same(part, examples, recorder)
         if examples.is_chat:
             report_chats(part, examples, max_length, recorder)
         known: ResolvedData = getattr(resolved, part) or ResolvedData()
@@ -65,17 +68,20 @@ def _report_part(part: str, examples: Examples, max_length: int, recorder: Recor
                 else " they now stand there twice, as they will for users of the model; remove them from the texts"
             )
         )
-    if same := _same_answers(examples):
-        recorder.caveat(
-            f"{part}: {same:,} of {len(examples):,} pairs have the same tokens in both answers"
-            f"{' after truncation' if counts['truncated_rows'] else ''}, and nothing is learned of them; raise"
-            " dataset.preprocessing.maxLength, or remove the rows"
-        )
     lost = int(examples.lost_words.sum())
     if lost:
         logger.warning(
             f"{part}: {lost:,} words have no token: they were cut off, or the tokenizer drops them; they are neither"
             " learned nor scored"
+        )
+
+
+def _report_same(part: str, examples: Examples, recorder: Recorder) -> None:
+    if same := _same_answers(examples):
+        recorder.caveat(
+            f"{part}: {same:,} of {len(examples):,} pairs have the same tokens in both answers"
+            f"{' after truncation' if examples.cut.any() else ''}, and nothing is learned of them; raise"
+            " dataset.preprocessing.maxLength, or remove the rows"
         )
 
 

@@ -30,9 +30,10 @@ def why_not_passed(gate: GateSpec, metrics: Metrics, improvement: ImprovementSta
     if improvement is None:
         return f"{name} of the baseline is not defined"
     gain = improvement.delta if direction(gate.metric) is Direction.MAXIMIZE else -improvement.delta
-    if gain >= gate.better_than_baseline_by:
+    wanted = gate.better_than_baseline_by
+    if gain >= wanted and gain > 0:
         return None
     return (
-        f"{name} is {improvement.to:.4g}, and {improvement.from_:.4g} of the baseline:"
-        f" not better by {gate.better_than_baseline_by:g}"
+        f"{name} is {improvement.to:.4g}, and {improvement.from_:.4g} of the baseline: not better"
+        f"{f' by {wanted:g}' if wanted else ''}"
     )

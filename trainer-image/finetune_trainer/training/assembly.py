@@ -223,7 +223,8 @@ def build_examples(
         examples = [cache.examples(part, dataset.objective, how) for part in dataset.sources]
     evaluated = len(dataset.sources) - len(dataset.forgetting)
     named = dict(zip(("train", "validation", "test"), examples[:evaluated], strict=False))
-    report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder)
+    paired = not dataset.objective.looks_ahead
+    report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder, paired=paired)
     check_learnable(model, examples, headed=inputs.config.model.head is not None)
     if packed_to is None:
         return examples

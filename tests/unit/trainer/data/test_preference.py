@@ -166,9 +166,72 @@ def test_pairs_that_are_the_same_after_truncation_are_a_caveat(llama):
         per_token=True,
         firsts=np.array(found.answers.firsts),
     )
+    pairs, single = Recorder(), Recorder()
+    report_truncation({"train": examples}, 6, {}, pairs, paired=True)
+    report_truncation({"train": examples}, 6, {}, single, paired=False)
+    same = "1 of 2 pairs have the same tokens in both answers after truncation"
+    assert any(same in each for each in pairs.caveats)
+    assert not any(same in each for each in single.caveats)
+
+
+def caveats(folder, llama, rows, **changes):
+    """Of the data of a run."""
+    from finetune_trainer.config import read_config
+    from finetune_trainer.data.dataset import read_dataset
+    from finetune_trainer.reporting.recorder import Recorder
+
     recorder = Recorder()
-    report_truncation({"train": examples}, 6, {}, recorder)
-    assert any(
-        "1 of 2 pairs have the same tokens in both answers after truncation" in each
-        for each in recorder.caveats
-    )
+    read_dataset(read_config(job(folder, llama, rows, **changes).write()), recorder)
+    return recorder.caveats
+
+
+def repeating(count):
+    """Answers of which this many begin with their prompts, and six do not."""
+    rows = [GOOD_ROW | {"prompt": f"the film {number} is "} for number in range(count + 6)]
+    for row in rows[:count]:
+        row |= {name: row["prompt"] + row[name] for name in ("chosen", "rejected")}
+    return rows
+
+
+def test_answers_that_begin_with_their_prompts_are_a_caveat(llama, tmp_path):
+    pairs = {"objective": {"preference": {}}}
+    (found,) = caveats(tmp_path / "pairs", llama, repeating(10), **pairs)
+    assert "in 10 of 16 rows of pvc://data/train.jsonl the answer begins with the whole prompt" in found
+    assert caveats(tmp_path / "some", llama, repeating(5), **pairs) == []
+    texts = [{"prompt": row["prompt"], "text": row["chosen"]} for row in repeating(10)]
+    asked = {"objective": {"causalLM": {}}, "dataset": {"columns": {"prompt": "prompt"}}}
+    assert "in 10 of 16 rows" in caveats(tmp_path / "texts", llama, texts, **asked)[0]
+    chats = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in repeating(10)]
+    assert "in 10 of 16 rows" in caveats(tmp_path / "chats", llama, chats, objective={"causalLM": {}})[0]
+
+
+@pytest.mark.parametrize("loss", ["DPO", "KTO"])
+def test_held_out_answers_to_prompts_of_training_rows_are_a_caveat_unless_prompts_stay_together(
+    llama, tmp_path, loss
+):
+    kinds = {"DPO": {"chosen": "good", "rejected": "bad"}, "KTO": {"completion": "good"}}
+    rows = [
+        {"prompt": f"the film {number // 4} is ", "number": number, "label": number % 2, **kinds[loss]}
+        for number in range(32)
+    ]
+    for row in rows:
+        row.update({name: f"{row[name]} {row['number']}" for name in kinds[loss]})
+    pairs = {"objective": {"preference": {"loss": loss}}}
+    (found,) = caveats(tmp_path / "split", llama, rows, **pairs)
+    assert "of 8 rows answer prompts that training rows answer too" in found
+    assert "dataset.validation.groupBy: prompt" in found
+    apart = pairs | {"dataset": {"split": {"groupBy": "prompt"}}}
+    assert caveats(tmp_path / "apart", llama, rows, **apart) == []
+
+
+def test_near_duplicates_are_compared_with_both_answers(llama, tmp_path):
+    from finetune_trainer.config import read_config
+    from finetune_trainer.data.dataset import read_dataset
+    from finetune_trainer.reporting.recorder import Recorder
+
+    rejected = ["one two three four", "five six seven eight", "nine ten eleven twelve"]
+    rows = [{"prompt": "a ", "chosen": "b c", "rejected": words} for words in rejected]
+    near = {"preprocessing": {"deduplicate": "Near"}}
+    made = job(tmp_path, llama, rows * 4, objective={"preference": {}}, dataset=near)
+    found = read_dataset(read_config(made.write()), Recorder()).train.resolved
+    assert found.duplicate_rows == 9

@@ -170,9 +170,9 @@ def test_a_text_file_is_one_document_a_line_and_for_causal_lm_only(tmp_path):
 def test_parquet_rows_are_numbered_over_row_groups_and_unused_columns_are_not_read(tmp_path):
     rows = [{"text": f"t{n}", "label": n, "other": {"deep": [n]}} for n in range(5)]
     assert read(source(parquet(tmp_path, rows))) == [(n + 1, f"t{n}", str(n)) for n in range(5)]
-    assert refusal(parquet(tmp_path, rows), columns={"text": "review"}) == (
-        "a.parquet, row 1, column review is missing; available columns: 'text', 'label', 'other'",
-        (1, "review"),
+    assert refusal(parquet(tmp_path, rows), columns={"text": "stars"}) == (
+        "a.parquet, row 1, column stars is missing; available columns: 'text', 'label', 'other'",
+        (1, "stars"),
     )
 
 
@@ -266,6 +266,7 @@ def test_a_text_that_shows_nothing_is_no_usable_row(tmp_path, text):
             {"columns": ["text"], "index": [0], "data": [["a"]]},
             "pandas' to_json() with another orient: write it",
         ),
+        ({"sentence": "a", "label": "x"}, "did you mean 'sentence'? Columns are named in dataset.columns"),
     ],
 )
 def test_a_missing_column_says_what_is_there_instead(tmp_path, fields, hint):

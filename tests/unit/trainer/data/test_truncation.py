@@ -26,7 +26,7 @@ def text(words, pair=None):
 def reported(parts, names=None, max_length=6):
     recorder = Recorder()
     recorder.update(resolved=ResolvedStatus(train=ResolvedData(rows=3)))
-    report_truncation(parts, max_length, names or {}, recorder)
+    report_truncation(parts, max_length, names or {}, recorder, paired=False)
     return recorder
 
 

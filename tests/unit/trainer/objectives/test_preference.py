@@ -116,6 +116,24 @@ def test_before_training_the_loss_of_dpo_is_ln_2_and_that_of_kto_one_half():
         assert (found.loss_sum / found.weight).item() == pytest.approx(start, abs=1e-15)
 
 
+@pytest.mark.parametrize("loss", [PreferenceLoss.DPO, PreferenceLoss.KTO])
+def test_before_training_half_of_the_answers_are_right_so_that_a_guess_is_no_gain(loss):
+    import torch
+
+    meter = Preference(PreferenceSpec(loss=loss)).meter()
+    meter.update(outputs(REFERENCE).detach(), torch.from_numpy(LABELS))
+    assert meter.scores(math.nan)["accuracy"] == 0.5
+
+
+def test_a_reward_that_is_no_number_is_never_right():
+    import torch
+
+    for loss in (PreferenceLoss.DPO, PreferenceLoss.KTO):
+        meter = Preference(PreferenceSpec(loss=loss)).meter()
+        meter.update(torch.full((4, 6), math.nan), torch.tensor([1.0, 0.0, 1.0, 0.0]))
+        assert meter.scores(math.nan)["accuracy"] == 0.0
+
+
 @pytest.mark.parametrize("loss", list(PreferenceLoss))
 def test_rewards_are_what_answers_gained_or_their_mean_without_a_reference(loss):
     import torch

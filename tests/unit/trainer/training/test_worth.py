@@ -157,6 +157,13 @@ FOUND = ImprovementStatus(metric="eval_accuracy", from_=0.5, to=0.7, delta=0.2)
             None,
             "eval_accuracy of the baseline is not defined",
         ),
+        ({"metric": "accuracy", "betterThanBaselineBy": 0}, {"eval_accuracy": 0.7}, FOUND, None),
+        (
+            {"metric": "accuracy", "betterThanBaselineBy": 0},
+            {"eval_accuracy": 0.5},
+            FOUND.model_copy(update={"to": 0.5, "delta": 0.0}),
+            "eval_accuracy is 0.5, and 0.5 of the baseline: not better",
+        ),
     ],
 )
 def test_the_gate_says_what_is_not_reached(gate, metrics, improvement, reason):

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 from finetune_api.dataset import DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
-from finetune_trainer.data.chat.forms import ChatForm, form_of, forms_of
+from finetune_trainer.data.chat.forms import ChatForm, form_asked, form_of, forms_of
 from finetune_trainer.data.files import Files
 from finetune_trainer.data.formats import Layout, read_records
 from finetune_trainer.data.records import Record
@@ -17,7 +18,7 @@ from finetune_trainer.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 20
-"""Records in which one that can be read is looked for."""
+"""Records in which one that can be read, and one with messages, is looked for."""
 
 
 def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | None:
@@ -29,11 +30,11 @@ def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | 
         return None
     if asked is RowFormat.TEXT:
         return None
-    first = _first(files, layout)
-    there = set(first.fields if first else ()) | set(layout.columns or ())
+    rows = _first(files, layout)
+    there = set(rows[0] if rows else ()) | set(layout.columns or ())
     if asked.is_chat:
         return form_of(asked, columns, there)
-    found = forms_of(columns, there, first.fields if first else None)
+    found = forms_of(columns, there, rows)
     if columns.text in there and not (columns.messages or columns.completion):
         if found:
             logger.warning(
@@ -47,7 +48,7 @@ def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | 
             files, f"the rows of {files.name} can be read as {forms}; set dataset.rows, or rename columns"
         )
     if not found:
-        return None
+        return form_asked(columns, there)
     logger.info(f"{files.name}: the rows are read as {found[0].described}")
     return found[0]
 
@@ -83,9 +84,9 @@ def check_alike(forms: Mapping[str, RowFormat | None], options: CausalLMSpec) ->
         )
 
 
-def _first(files: Files, layout: Layout) -> Record | None:
+def _first(files: Files, layout: Layout) -> list[dict[str, Any]]:
     records = islice(read_records(files, layout.format, ()), LOOKED_AT)
-    return next((each for each in records if isinstance(each, Record)), None)
+    return [each.fields for each in records if isinstance(each, Record)]
 
 
 def _refused(files: Files, why: str) -> ConfigurationError:

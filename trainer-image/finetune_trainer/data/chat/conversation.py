@@ -30,8 +30,10 @@ RESERVED = ("\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3")
 """Noncharacters of Unicode that mark places in a rendered conversation; no text may have them."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's thoughts; templates read the first, some the second."""
-_FLAGS = ("train", "weight")
-"""Whether a message is learned; the second is OpenAI's name."""
+FLAGS = ("train", "weight", "loss", "training")
+"""Whether a message is learned, by the names that formats have for it: ours, OpenAI's, ms-swift's and axolotl's."""
+_IN_PARTS = ("train_detail", "training_detail")
+"""Axolotl's names of what is learned inside a message, which is all or nothing here."""
 
 
 class ToolsError(ValueError):
@@ -106,6 +108,8 @@ def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool]:
         message["tool_calls"] = _calls(where, role, message["tool_calls"])
         if not message["tool_calls"]:
             del message["tool_calls"]
+    if "tool_calls" in message:
+        message.setdefault("content", "")  # templates read it, and null would be written as a word
     _alias_reasoning(where, message)
     if "content" not in message and role in ("system", "tool"):
         raise ValueError(f"has in {where} no content")
@@ -130,13 +134,19 @@ def _role(place: int, message: Json) -> str:
 
 def _trained(place: int, role: str, message: Json) -> bool:
     """Takes the flags out of the message: templates do not know them."""
-    flags = {name: message.pop(name) for name in _FLAGS if name in message}
+    if part := next((name for name in _IN_PARTS if name in message), None):
+        raise ValueError(
+            f"has in {named(place, role)} {part}: a message is learned whole or not at all; split it, or write train:"
+            " true or false"
+        )
+    flags = {name: message.pop(name) for name in FLAGS if name in message}
     for name, value in flags.items():
         if value not in (True, False, 0, 1) or isinstance(value, str):
-            kinds = "true or false" if name == "train" else "0 or 1"
+            kinds = "0 or 1" if name == "weight" else "true or false"
             raise ValueError(f"has in {named(place, role)} {name}: {_shown(value)}; write {kinds}")
     if len(set(map(bool, flags.values()))) > 1:
-        raise ValueError(f"has in {named(place, role)} a train and a weight that differ; remove one")
+        names = " and a ".join(flags)
+        raise ValueError(f"has in {named(place, role)} a {names} that differ; remove one")
     return all(map(bool, flags.values()))
 
 

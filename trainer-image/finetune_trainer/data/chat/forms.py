@@ -1,6 +1,6 @@
 """The forms that conversations have in files, and which one a file has. Pure."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,14 @@ class ChatForm:
             raise ColumnError(column, str(error)) from None
 
 
-def forms_of(columns: ColumnsSpec, there: Collection[str], first: Mapping[str, Any] | None) -> list[ChatForm]:
-    """Those that the columns of a file allow; `first` is a row of it, which tells Messages from ShareGPT."""
+def forms_of(
+    columns: ColumnsSpec, there: Collection[str], rows: Sequence[Mapping[str, Any]]
+) -> list[ChatForm]:
+    """Those that the columns of a file allow; the first of its `rows` with messages tells Messages from ShareGPT."""
     found = []
-    names = [columns.messages] if columns.messages else [name for name in MESSAGE_COLUMNS if name in there]
+    names = [columns.messages] if columns.messages else MESSAGE_COLUMNS
     for name in names:
-        kind = _kind_of_messages(first.get(name)) if first else RowFormat.MESSAGES
+        kind = next(filter(None, (_kind_of_messages(row.get(name)) for row in rows)), None)
         if name in there and kind:
             found.append(form_of(kind, columns, [name]))
     candidates = (RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA)
@@ -88,6 +90,13 @@ def forms_of(columns: ColumnsSpec, there: Collection[str], first: Mapping[str, A
         if set(form.required) <= set(there) and not columns.messages:
             found.append(form)
     return found
+
+
+def form_asked(columns: ColumnsSpec, there: Collection[str]) -> ChatForm | None:
+    """The form that the names of columns ask for, though its columns are not there or cannot be read."""
+    if columns.messages or set(MESSAGE_COLUMNS) & set(there):
+        return form_of(RowFormat.MESSAGES, columns, there)
+    return form_of(RowFormat.PROMPT_COMPLETION, columns, there) if columns.completion else None
 
 
 def form_of(kind: RowFormat, columns: ColumnsSpec, there: Collection[str]) -> ChatForm:
@@ -132,12 +141,15 @@ def _from_value(place: int, given: Any) -> Any:
         return given
     if "from" not in given and "role" in given:
         raise ValueError(f"has in {named(place)} role and content; set dataset.rows: Messages")
-    name, beside = given.get("from"), {key: given[key] for key in ("train", "weight") if key in given}
+    name, beside = (
+        given.get("from"),
+        {key: each for key, each in given.items() if key not in ("from", "value")},
+    )
     if name not in _FROM:
         raise ValueError(f"has in {named(place)} from: {str(name)[:40]!r}; write one of {', '.join(_FROM)}")
     value = given.get("value")
     if name != "function_call":
-        return {"role": _FROM[name], "content": value, **beside}
+        return beside | {"role": _FROM[name], "content": value}
     where = named(place, name)
     try:
         calls = from_json(value, "a tool call")
@@ -145,7 +157,7 @@ def _from_value(place: int, given: Any) -> Any:
         raise ValueError(f"has in {where} a value that {error}; write name and arguments as JSON") from None
     calls = calls if isinstance(calls, list) else [calls]
     whole = [tool_call(where, number, call) for number, call in enumerate(calls, start=1)]
-    return {"role": "assistant", "tool_calls": whole, **beside}
+    return beside | {"role": "assistant", "tool_calls": whole}
 
 
 def _prompt_completion(form: ChatForm, fields: Mapping[str, Any]) -> Any:
@@ -160,7 +172,8 @@ def _prompt_completion(form: ChatForm, fields: Mapping[str, Any]) -> Any:
 
 
 def _turns(column: str, value: Any, role: str) -> list[Any]:
-    """A text as one message; a list of messages as it is."""
+    """A text as one message; a list of messages as it is, also where it is JSON text, which is all that CSV has."""
+    value = _listed(value) or value
     if isinstance(value, str):
         if not value.strip():
             raise ColumnError(column, "is empty")
@@ -168,6 +181,18 @@ def _turns(column: str, value: Any, role: str) -> list[Any]:
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise ColumnError(column, "is neither a text nor a list of messages")
     return value
+
+
+def _listed(value: Any) -> list[Json] | None:
+    """The messages that a JSON text holds; None for any other text."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return None
+    try:
+        found = from_json(value, "a list of messages")
+    except ValueError:
+        return None
+    whole = isinstance(found, list) and all(isinstance(each, dict) and "role" in each for each in found)
+    return found if whole else None
 
 
 def _alpaca(form: ChatForm, fields: Mapping[str, Any]) -> Any:

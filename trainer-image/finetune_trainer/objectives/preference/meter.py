@@ -55,7 +55,7 @@ class RewardMeter(Meter):
         """The metrics of finetune_api.metrics.PREFERENCE: accuracy is the share of pairs with a positive margin."""
         del loss
         chosen, rejected = self.parts()[0].T
-        return _scores(chosen, rejected, float((chosen > rejected).mean()) if len(chosen) else math.nan)
+        return _scores(chosen, rejected, _above(chosen, rejected))
 
 
 class SingleMeter(RewardMeter):
@@ -71,16 +71,23 @@ class SingleMeter(RewardMeter):
     def scores(self, loss: float) -> dict[str, float]:
         """With the loss against the baseline of all rows: that of a batch would depend on its size.
 
-        An answer is right if its reward is above the baseline and its label true, or neither.
+        An answer is right if its reward is above the baseline and its label true, or below it and its label false.
         """
         del loss
         reward, other, desirable = self.parts()[0].T
         good = desirable == 1
         baseline = max(0.0, float(other.mean())) if len(other) else math.nan
-        right = np.where(good, reward > baseline, reward < baseline)
-        losses = 1 - 1 / (1 + np.exp(-np.where(good, 1, -1) * (reward - baseline)))
-        found = _scores(reward[good], reward[~good], float(right.mean()) if len(right) else math.nan)
+        sign = np.where(good, 1.0, -1.0)
+        losses = 1 - 1 / (1 + np.exp(-sign * (reward - baseline)))
+        found = _scores(reward[good], reward[~good], _above(sign * reward, sign * baseline))
         return found | {"loss": float(losses.mean()) if len(losses) else math.nan}
+
+
+def _above(rewards: Floats, others: Floats) -> float:
+    """The share of rewards above others. Equal ones count half, as a guess would be right: before training all are."""
+    if not len(rewards):
+        return math.nan
+    return float(np.where(rewards == others, 0.5, rewards > others).mean())
 
 
 def _scores(chosen: Floats, rejected: Floats, accuracy: float) -> dict[str, float]:

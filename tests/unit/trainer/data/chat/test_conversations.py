@@ -24,6 +24,9 @@ CALLING: Json = {"role": "assistant", "tool_calls": [CALL]}
 TOLD: Json = {"role": "tool", "content": "21"}
 WHOLE: Json = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 
+CALLED: Json = {"role": "assistant", "content": "", "tool_calls": [WHOLE]}
+"""The message of CALLING as templates take it."""
+
 
 def read(
     folder: Path, *rows: Json, rows_are: RowFormat | None = None, invalid: str = "0", **columns: str
@@ -100,7 +103,7 @@ def test_calls_in_sharegpt_and_results_of_tools(tmp_path: Path) -> None:
         "tools": '[{"name": "weather", "parameters": {}}]',
     }
     index = read(tmp_path, row)
-    assert messages(index) == [ASKED, {"role": "assistant", "tool_calls": [WHOLE]}, TOLD, ANSWERED]
+    assert messages(index) == [ASKED, CALLED, TOLD, ANSWERED]
     (found,) = index.source.rows
     assert found.chat is not None
     assert found.chat.tools == ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
@@ -206,6 +209,11 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
         ([{"role": "user", "content": [{"type": "image_url"}]}], "that is no text: 'image_url'"),
         ([ASKED, ANSWERED | {"train": "no"}], 'train: "no"; write true or false'),
         ([ASKED, ANSWERED | {"train": True, "weight": 0}], "a train and a weight that differ"),
+        ([ASKED, ANSWERED | {"loss": True, "train": False}], "a train and a loss that differ"),
+        (
+            [ASKED, ANSWERED | {"train_detail": [{"begin_offset": 0, "end_offset": 2, "train": False}]}],
+            "train_detail: a message is learned whole or not at all; split it, or write train: true or false",
+        ),
         ([{"role": "user", "content": "a\ufdd0"}], "U+FDD0, which is no character"),
     ],
 )
@@ -262,6 +270,69 @@ def test_what_is_wrong_with_a_column_names_it(
     with pytest.raises(DataError) as refused:
         read(tmp_path, row, rows_are=rows_are)
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize("flag", [{"train": False}, {"weight": 0}, {"loss": False}, {"training": False}])
+def test_what_is_not_learned_is_said_by_the_names_that_formats_have_for_it(
+    tmp_path: Path, flag: Json
+) -> None:
+    shared = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b", **flag}
+    for column, given in (("messages", [ASKED, ANSWERED | flag]), ("conversations", list(shared))):
+        (row,) = read(tmp_path, {column: given}).source.rows
+        assert row.chat is not None
+        assert row.chat.trained == (True, False)
+        assert not {*flag} & {*row.chat.messages[1]}
+
+
+def test_a_call_without_a_text_has_an_empty_one_for_templates_that_read_it(tmp_path: Path) -> None:
+    for call in (CALLING, CALLING | {"content": None}):
+        assert messages(read(tmp_path, {"messages": [ASKED, call, TOLD]}))[1]["content"] == ""
+
+
+def test_thoughts_of_sharegpt_are_kept(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "reasoning_content": "hm"}]
+    assert messages(read(tmp_path, {"conversations": turns}))[1]["reasoning_content"] == "hm"
+
+
+def test_prompts_and_answers_are_lists_of_messages_also_as_json_text(tmp_path: Path) -> None:
+    for asked, answered in (([ASKED], [ANSWERED]), (json.dumps([ASKED]), json.dumps([ANSWERED]))):
+        found = messages(read(tmp_path, {"prompt": asked, "completion": answered}))
+        assert [each["content"] for each in found] == [ASKED["content"], ANSWERED["content"]]
+    text = '["no", "messages"]'
+    assert messages(read(tmp_path, {"prompt": text, "completion": "[1"}))[0]["content"] == text
+
+
+@pytest.mark.parametrize("given", [None, [], "", {"role": ["user"], "content": ["a"]}, ["hello"]])
+def test_the_form_is_that_of_the_first_row_with_messages(tmp_path: Path, given: Any) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    index = read(tmp_path, {"conversations": given}, {"conversations": turns}, invalid="1")
+    assert (index.resolved.read_as, index.resolved.rows) == (RowFormat.SHAREGPT, 1)
+    with pytest.raises(DataError, match=r"row 1, column conversations (is not a list|has )"):
+        read(tmp_path, {"conversations": given})
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"messages": "turn"}, "column turn is missing; available columns: 'turns'; did you mean 'turns'"),
+        ({"prompt": "turns", "completion": "answer"}, "column answer is missing"),
+    ],
+)
+def test_columns_that_are_asked_for_are_missing_and_not_a_text(
+    tmp_path: Path, columns: Any, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, {"turns": "a"}, **columns)
+
+
+def test_questions_and_answers_of_other_names_are_named_in_the_remedy(tmp_path: Path) -> None:
+    row = {"instruction": "a", "context": "b", "response": "c"}
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, row)
+    remedy = "dataset.columns: {prompt: instruction, completion: response}; 'context' would not be read"
+    assert remedy in refused.value.message
+    columns = {"prompt": "instruction", "completion": "response"}
+    assert messages(read(tmp_path, row, rows_are=RowFormat.PROMPT_COMPLETION, **columns))[1]["content"] == "c"
 
 
 def test_conversations_that_differ_only_in_what_is_learned_are_no_duplicates(tmp_path: Path) -> None:
