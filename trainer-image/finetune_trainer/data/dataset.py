@@ -154,8 +154,8 @@ def _warn_repeating(parts: Sequence[FileIndex], recorder: Recorder) -> None:
         rows = len(index) + (index.resolved.duplicate_rows or 0)
         if index.repeating > REPEATING_SHARE * rows:
             recorder.caveat(
-                f"{index.field}: in {index.repeating:,} of {rows:,} rows of {index.name} the answer begins with the"
-                " whole prompt, which it follows, so that the model learns to repeat it; if that is not meant, remove the"
+                f"{index.field}: in {index.repeating:,} of {rows:,} rows of {index.name} the answer begins with"
+                " the whole prompt that it follows, so the model learns to repeat it; if that is not meant, remove the"
                 " prompt from the answers"
             )
 
