@@ -109,7 +109,7 @@ class ReadOptions:
 
     @property
     def asks(self) -> bool:
-        """Whether a row is a prompt with an answer or two, in columns of their own."""
+        """Whether a row is a prompt with an answer or two, in separate columns."""
         if self.chat is not None:
             return self.chat.kind in (RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA)
         return "prompt" in self.wanted
