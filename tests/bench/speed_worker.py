@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from unittest.mock import patch
 
 from finetune_api.run import RunConfig
 from finetune_trainer.process import allocator
+from finetune_trainer.process.heartbeat import Heartbeat
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.threads import configure
 from finetune_trainer.reporting.log import configure_logging
@@ -149,15 +151,14 @@ def ours(setup: Setup, gate: Gate) -> None:
     from finetune_trainer.training.loop import train
 
     run = setup.run
-    batch_of = run.batch
 
-    def gated(step: int) -> Any:
-        gate.step()
-        batch = batch_of(step)
-        gate.tokens(int(run.train.lengths[batch].sum()))
-        return batch
+    class Gated(Heartbeat):
+        def step(self, number: int) -> AbstractContextManager[None]:
+            gate.step()
+            gate.tokens(int(run.train.lengths[run.batch(number - 1)].sum()))
+            return super().step(number)
 
-    run.batch = gated
+    run.heartbeat = Gated()
     train(run, setup.state)
 
 

@@ -44,7 +44,7 @@ NONFINITE = _counter("train_nonfinite", "Steps with a NaN or infinite loss or gr
 SKIPPED = _counter("train_skipped_steps", "Steps skipped because of a NaN or infinite loss or gradient")
 ROLLBACKS = _counter("train_rollbacks", "Rollbacks to a checkpoint after a NaN or infinite loss or gradient")
 SPIKES = _counter("train_loss_spikes", "Steps with a loss spike")
-DATA_WAIT = _counter("train_data_wait_seconds", "Time spent building batches, on rank 0", Unit.SECONDS)
+DATA_WAIT = _counter("train_data_wait_seconds", "Time that steps waited for batches, on rank 0", Unit.SECONDS)
 STEP_DURATION = Metric(
     "finetune_train_step_duration_seconds",
     Kind.HISTOGRAM,

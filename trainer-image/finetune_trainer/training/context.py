@@ -1,8 +1,10 @@
 """A run while it trains: its parts, and what its plan asks for at a step."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import torch
 
@@ -22,6 +24,7 @@ from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.debug import Debug
 from finetune_trainer.training.evaluator import Evaluator, name_rows
+from finetune_trainer.training.feed import Feed, MicroBatch, Place
 from finetune_trainer.training.state import TrainState
 from finetune_trainer.training.task import Task
 
@@ -50,16 +53,47 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
     waited: float = 0.0
-    """Seconds that the step being taken has spent on building batches."""
+    """Seconds that the step being taken has waited for batches."""
     checkpoint_timer_due: bool = False
     """By rank 0's clock a checkpoint is due."""
     ahead: float = 0.0
     """The mean of the objective's `look_ahead` over the step being taken."""
-    _epoch: tuple[int, Batches] | None = None
+    _epochs: dict[int, Batches] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     def collate(self, rows: Indices) -> tuple[Inputs, torch.Tensor]:
         """Inputs and targets of some training rows of the step being taken."""
-        inputs, targets = self.task.collate(self.train, rows)
+        return self._with_ahead(*self.task.collate(self.train, rows))
+
+    def micro_batches(self, step: int, size: int, number: int = 0) -> Iterator[MicroBatch]:
+        """Those of this rank in a pass over a step, on the device; adds the time until each is there to `waited`."""
+        ready = self.feed.micro_batches(Place(step, size, number))
+        while True:
+            began = time.perf_counter()
+            micro = next(ready, None)
+            if micro is None:
+                return
+            inputs, targets = self._with_ahead(*self.task.on_device(micro.inputs, micro.targets))
+            self.waited += time.perf_counter() - began
+            yield micro._replace(inputs=inputs, targets=targets)
+
+    @cached_property
+    def feed(self) -> Feed:
+        """Builds the micro-batches of training in a thread."""
+
+        def rows_of(step: int, size: int) -> list[tuple[Indices, bool]]:
+            return self.ranks.shard_batch(self.batch(step), size)
+
+        def make(rows: Indices) -> tuple[Inputs, torch.Tensor]:
+            try:
+                return self.task.on_host(self.train, rows)
+            except Exception as error:
+                error.add_note(f"while a batch was built of {rows_named(self, rows)}")
+                raise
+
+        return Feed(rows_of, make, self.total_steps, passes=1 + self.task.objective.looks_ahead)
+
+    def _with_ahead(self, inputs: Inputs, targets: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
         if self.task.objective.looks_ahead:
             inputs["ahead"] = torch.tensor(self.ahead, device=targets.device)
         return inputs, targets
@@ -92,14 +126,17 @@ class Run:
         return totals
 
     def batch(self, step: int) -> Indices:
-        """The examples of an optimizer step: a function of the step alone."""
+        """The examples of an optimizer step: a function of the step alone, in any thread."""
         if self.training.debug and self.training.debug.overfit_one_batch:
             step = 0
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            spec = self.training
-            self._epoch = epoch, epoch_batches(self.train.lengths, spec.batch_size, spec.seed, epoch)
-        return self._epoch[1][position]
+        with self._lock:
+            if epoch not in self._epochs:
+                spec = self.training
+                # the feed may be one epoch ahead
+                self._epochs = {known: kept for known, kept in self._epochs.items() if known == epoch - 1}
+                self._epochs[epoch] = epoch_batches(self.train.lengths, spec.batch_size, spec.seed, epoch)
+            return self._epochs[epoch][position]
 
 
 def rows_named(run: Run, rows: Indices) -> str:
@@ -119,7 +156,7 @@ class StepResult:
     tokens: int
     seconds: float
     waited: float
-    """Of these, seconds that this rank spent on building batches."""
+    """Of these, seconds that this rank waited for batches."""
 
 
 def evaluation_due(run: Run, state: TrainState) -> bool:

@@ -2,8 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.data.batching import Indices, evaluation_batches
+from finetune_trainer.data.prefetch import prefetched
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.objectives import Meter
@@ -25,8 +28,12 @@ logger = logging.getLogger(__name__)
 ROWS_NAMED = 8
 EVALUATION_FACTOR = 4
 """Without gradients, this many times more examples fit than in training."""
-Predict = Callable[[Examples, Indices], tuple[torch.Tensor, torch.Tensor]]
+Outputs = tuple[torch.Tensor, torch.Tensor]
+"""With targets."""
+Predict = Callable[[Examples, Indices], Outputs]
 """Outputs and targets of some examples, as `Task.predict` gives them."""
+Batch = tuple[Indices, bool, Callable[[], Outputs]]
+"""This rank's examples, whether they count, and what computes their outputs."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,7 @@ class Evaluator:
         size, model, objective = batch_size, self.task.model, self.task.objective
         while True:
             meter, broken, errors = objective.meter(), list[int](), list[str]()
-            loss_sum, weight, full = self._measure(
-                examples, size, meter, broken, errors, predict or self.task.predict
-            )
+            loss_sum, weight, full = self._measure(examples, size, meter, broken, errors, predict)
             if self.stop.agreed:
                 return None
             if not full:
@@ -89,7 +94,7 @@ class Evaluator:
         meter: Meter,
         broken: list[int],
         errors: list[str],
-        predict: Predict,
+        predict: Predict | None,
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of all ranks, and whether one of them was out of memory.
 
@@ -98,26 +103,40 @@ class Evaluator:
         loss_sum, weight, full = 0.0, 0.0, 0.0
         self.task.model.eval()
         try:
-            for everyones in evaluation_batches(examples.lengths, size * self.ranks.world_size):
-                ((batch, counts),) = self.ranks.shard_batch(everyones, size)
-                own = self._score(examples, batch, meter if counts else None, broken, errors, predict)
-                *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
-                self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
-                if full or stop:
-                    break
-                loss_sum, weight = loss_sum + sums[0], weight + sums[1]
+            with closing(self._batches(examples, size, predict)) as batches:
+                for batch, counts, outputs in batches:
+                    own = self._score(batch, outputs, meter if counts else None, broken, errors)
+                    *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
+                    self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
+                    if full or stop:
+                        break
+                    loss_sum, weight = loss_sum + sums[0], weight + sums[1]
         finally:
             self.task.model.train()
         return loss_sum, weight, full > 0
 
+    def _batches(self, examples: Examples, size: int, predict: Predict | None) -> Generator[Batch]:
+        """The task's own inputs are built in a thread, ahead of their use."""
+        everyones = evaluation_batches(examples.lengths, size * self.ranks.world_size)
+        keys = (part for each in everyones for part in self.ranks.shard_batch(each, size))
+        if predict is not None:
+            for batch, counts in keys:
+                yield batch, counts, partial(predict, examples, batch)
+            return
+
+        def make(key: tuple[Indices, bool]) -> Batch:
+            return *key, partial(self.task.outputs, *self.task.on_host(examples, key[0]))
+
+        with closing(prefetched(make, keys)) as ready:
+            yield from ready
+
     def _score(
         self,
-        examples: Examples,
         batch: Indices,
+        outputs: Callable[[], Outputs],
         meter: Meter | None,
         broken: list[int],
         errors: list[str],
-        predict: Predict,
     ) -> tuple[float, float, bool]:
         """Sum and weight of the losses of a batch, and whether it did not fit into memory.
 
@@ -126,7 +145,7 @@ class Evaluator:
         try:
             # buffers that a sharded model makes in its first pass are written to in training
             with torch.no_grad() if self.ranks.sharded else torch.inference_mode():
-                logits, targets = predict(examples, batch)
+                logits, targets = outputs()
                 if meter is None:
                     return 0.0, 0.0, False
                 loss = self.task.objective.loss(logits, targets)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from finetune_api.status import CheckpointStatus
-from finetune_trainer.data.batching import Indices
 from finetune_trainer.errors import PrunedError, StoppedError
 from finetune_trainer.layers.batch_norm import (
     Statistics,
@@ -54,6 +53,13 @@ def train(run: Run, state: TrainState) -> None:
 
     Raises StoppedError (with a checkpoint saved), PrunedError (without), DivergedError, DeviceMemoryError.
     """
+    try:
+        _train(run, state)
+    finally:
+        run.feed.close()
+
+
+def _train(run: Run, state: TrainState) -> None:
     run.exchange()
     if needs_start(run, state):
         run.checkpoints.save(state)
@@ -88,13 +94,14 @@ def unfreeze(run: Run, state: TrainState) -> None:
 
 def train_step(run: Run, state: TrainState) -> StepResult | None:
     """One update of the weights, or None after NaN or infinity. Raises DivergedError, DeviceMemoryError."""
-    began, batch, run.waited = time.perf_counter(), run.batch(state.step), 0.0
+    began, batch = time.perf_counter(), run.batch(state.step)
+    run.waited = time.perf_counter() - began
     rate = learning_rate(run, state)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     statistics = running_statistics(run.norms)
     with run.debug.watch(state.step + 1) if run.debug else nullcontext():
-        passes = _gradients_that_fit(run, state, batch, statistics)
+        passes = _gradients_that_fit(run, state, statistics)
     # a step may predict nothing: only prompts, only cut words
     loss = passes.loss_sum / passes.weight if passes.weight else 0.0
     norms = scale_and_clip(_parameters(run), passes.scale, run.training.gradient_clipping)
@@ -123,9 +130,7 @@ def learning_rate(run: Run, state: TrainState) -> float:
     return spec.optimizer.learning_rate * share * state.rate_factor
 
 
-def _gradients_that_fit(
-    run: Run, state: TrainState, batch: Indices, statistics: Statistics
-) -> GradientResult:
+def _gradients_that_fit(run: Run, state: TrainState, statistics: Statistics) -> GradientResult:
     """`_gradients`, with the micro-batch halved as long as a device is full.
 
     Every time from the same random state and the same running `statistics`.
@@ -135,10 +140,11 @@ def _gradients_that_fit(
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     while True:
         errors = list[str]()
-        passes = _gradients(run, batch, state.micro_batch_size, errors)
+        passes = _gradients(run, state.step, state.micro_batch_size, errors)
         if passes is not None:
             return passes
-        longest = int(run.train.lengths[batch].max())
+        run.feed.close()
+        longest = int(run.train.lengths[run.batch(state.step)].max())
         parts = memory_estimate(run.task.model, run.optimizer)
         reason = run.ranks.first(errors)
         state.micro_batch_size = next_micro_batch_size(state.micro_batch_size, longest, parts, reason)
@@ -153,17 +159,17 @@ def _gradients_that_fit(
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _gradients(run: Run, batch: Indices, size: int, errors: list[str]) -> GradientResult | None:
-    """Leave the gradient of the loss over the whole batch in `.grad`, the same on all ranks, but for its scale.
+def _gradients(run: Run, step: int, size: int, errors: list[str]) -> GradientResult | None:
+    """Leave the gradient of the loss over the batch of a step in `.grad`, the same on all ranks, but for its scale.
 
     None if some rank was out of memory, which leaves no gradient; this rank's error is added to `errors`.
     """
     run.optimizer.zero_grad(set_to_none=True)
     loss_sum, weight, computed = 0.0, 0.0, 0.0
-    if run.task.objective.looks_ahead and not _look_ahead(run, batch, size, errors):
+    if run.task.objective.looks_ahead and not _look_ahead(run, step, size, errors):
         return None
     try:
-        loss_sum, weight, computed = _accumulate(run, batch, size)
+        loss_sum, weight, computed = _accumulate(run, step, size)
     except RuntimeError as error:
         errors.append(run.ranks.check_memory(error))
     loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, len(errors))
@@ -174,34 +180,30 @@ def _gradients(run: Run, batch: Indices, size: int, errors: list[str]) -> Gradie
     return GradientResult(loss_sum, weight, computed, scale)
 
 
-def _look_ahead(run: Run, batch: Indices, size: int, errors: list[str]) -> bool:
+def _look_ahead(run: Run, step: int, size: int, errors: list[str]) -> bool:
     """What the objective needs to know of the whole batch, on all ranks; False if some rank was out of memory."""
     total, task = 0.0, run.task
     try:
         with torch.no_grad():
-            for micro, counts in run.ranks.shard_batch(batch, size):
-                inputs, _ = run.collate(micro)
-                total += counts * task.objective.look_ahead(task.forward, inputs).item()
+            for micro in run.micro_batches(step, size):
+                total += micro.counts * task.objective.look_ahead(task.forward, micro.inputs).item()
     except RuntimeError as error:
         errors.append(run.ranks.check_memory(error))
     total, somewhere_full = run.ranks.all_reduce_sum(total, len(errors))
-    run.ahead = total / len(batch)
+    run.ahead = total / len(run.batch(step))
     return not somewhere_full
 
 
-def _accumulate(run: Run, batch: Indices, size: int) -> tuple[float, float, int]:
+def _accumulate(run: Run, step: int, size: int) -> tuple[float, float, int]:
     """Forward and backward passes of this rank; its loss as sum and weight, and the tokens it computed."""
     task, computed = run.task, 0
     total = torch.zeros(2, dtype=torch.float64, device=task.compute.device)
-    for micro, counts in run.ranks.shard_batch(batch, size):
-        began = time.perf_counter()
-        inputs, targets = run.collate(micro)
-        run.waited += time.perf_counter() - began
-        computed += inputs["input_ids"].numel()
-        with nullcontext() if counts else rows_excluded(run.norms):
-            loss = task.loss(inputs, targets, micro)
-            (loss.loss_sum * counts).backward()  # type: ignore[no-untyped-call]
-        total += counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
+    for micro in run.micro_batches(step, size, int(task.objective.looks_ahead)):
+        computed += micro.inputs["input_ids"].numel()
+        with nullcontext() if micro.counts else rows_excluded(run.norms):
+            loss = task.loss(micro.inputs, micro.targets, micro.rows)
+            (loss.loss_sum * micro.counts).backward()  # type: ignore[no-untyped-call]
+        total += micro.counts * torch.stack([loss.loss_sum.detach().double(), loss.weight.double()])
     loss_sum, weight = total.tolist()
     return loss_sum, weight, computed
 

@@ -25,9 +25,23 @@ class Task:
     teaching: Teaching | None = None
     """What it learns beside the labels of the training rows."""
 
+    def on_host(self, examples: Examples, batch: Indices) -> tuple[Inputs, torch.Tensor]:
+        """Inputs and targets of some examples, in memory that a GPU copies from while it computes; in any thread."""
+        inputs, targets = collate(examples, batch, self.pad_id)
+        if self.compute.device.type != "cuda":
+            return inputs, targets
+        torch.cuda.set_device(self.compute.device)  # a new thread's own is the first one
+        return {name: tensor.pin_memory() for name, tensor in inputs.items()}, targets.pin_memory()
+
+    def on_device(self, inputs: Inputs, targets: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
+        """What `on_host` gave, on the device."""
+        device = self.compute.device
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        return moved, targets.to(device, non_blocking=True)
+
     def collate(self, examples: Examples, batch: Indices) -> tuple[Inputs, torch.Tensor]:
         """Inputs and targets of some examples, on the device."""
-        return collate(examples, batch, self.pad_id, self.compute.device)
+        return self.on_device(*self.on_host(examples, batch))
 
     def forward(self, **inputs: Any) -> Any:
         """Call the model in the number format of the run."""
@@ -43,5 +57,9 @@ class Task:
 
     def predict(self, examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and targets of some examples."""
-        inputs, targets = self.collate(examples, batch)
+        return self.outputs(*self.on_host(examples, batch))
+
+    def outputs(self, inputs: Inputs, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of what `on_host` gave, with its targets."""
+        inputs, targets = self.on_device(inputs, targets)
         return self.objective.compute(self.forward, inputs, targets), targets

@@ -27,26 +27,33 @@ SCRIPT = """
     from finetune_trainer.__main__ import end, main
     from finetune_trainer.process.launch import Process
     from finetune_trainer.process.supervisor import supervised
-    from finetune_trainer.training import loop
+    from finetune_trainer.training import loop, task
 
-    gradients = loop._gradients_that_fit
+    gradients, collate, batches = loop._gradients_that_fit, task.collate, iter(range(1000))
 
     def hang(run, state, *rest):
         if state.step == 2:
-            {hang}
+            {step}
         return gradients(run, state, *rest)
 
-    loop._gradients_that_fit = hang
+    def read(*given):
+        if next(batches) == 2:
+            {batch}
+        return collate(*given)
+
+    loop._gradients_that_fit, task.collate = hang, read
     end(supervised(lambda: main(sys.argv[1:])))
 """
 
 
-def started(made: Job, tmp_path: Path, hang: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """A run that hangs in its third step, and its report."""
+def started(
+    made: Job, tmp_path: Path, step: str = "pass", batch: str = "pass"
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """A run that hangs in its third step or batch, and its report."""
     report = tmp_path / "report"
     made = made.changed({"terminationLog": str(report)})
     folders = os.pathsep.join(folder for folder in sys.path if folder)
-    script = textwrap.dedent(SCRIPT).format(hang=hang)
+    script = textwrap.dedent(SCRIPT).format(step=step, batch=batch)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(made.write())],
@@ -83,6 +90,18 @@ def test_a_step_that_does_not_end_ends_the_run_with_the_stack_of_every_thread(
     assert "line" in (report.traceback or "") and "in hang" in (report.traceback or "")
     assert "in hang" in stacks.read_text()
     assert "in hang" in (tmp_path / "log").read_text()
+
+
+def test_a_batch_that_is_read_without_end_ends_the_run_with_the_stack_of_the_thread_that_reads(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    made = make_job(training={"epochs": None, "maxSteps": 9, "batchSize": 8, "microBatchSize": 8})
+    process, written = started(made, tmp_path, batch=WAITS)
+    assert process.wait(SECONDS) == ExitCode.STALLED
+    report = RunReport.model_validate_json(written.read_text())
+    assert "did not end within" in report.message
+    assert "in prefetched" in (report.traceback or "")
+    assert "in read" in next(tmp_path.rglob("stacks-attempt-1.txt")).read_text()
 
 
 def test_a_trainer_ends_with_the_process_that_started_it(
