@@ -36,7 +36,12 @@ def dashboard() -> Dashboard:
     ).with_variable(
         panels.variable("namespace", "Namespace", "label_values(finetune_jobs, namespace)", several=True)
     )
-    parts = {"": _numbers(), "Over time": (*_curves(), *_bars()), "Jobs": (_live(), _failed(), _alerts())}
+    parts = {
+        "": _numbers(),
+        "Over time": (*_curves(), *_bars()),
+        "Queues and preflight": _before_training(),
+        "Jobs": (_live(), _failed(), _alerts(), _compared()),
+    }
     return panels.assemble(made, parts)
 
 
@@ -46,13 +51,15 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Jobs that train now. Trials of a search and members of an ensemble are part of their job.",
         "short",
         Query(panels.or_zero(f'sum(finetune_jobs{{{HERE},phase="Running"}})')),
+        width=3,
         colors=steps(BLUE),
     )
     yield panels.number(
         "Pending",
-        "Jobs that wait: for quota, a node, a volume, an image or a retry. The list below has each reason.",
+        "Jobs that wait: for quota, a node, a volume, an image, preflight or a retry. The list below has each reason.",
         "short",
         Query(panels.or_zero(f'sum(finetune_jobs{{{HERE},phase="Pending"}})')),
+        width=3,
         colors=steps(GREY, (1, YELLOW)),
     )
     yield panels.number(
@@ -60,6 +67,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Age of the oldest pending job.",
         "s",
         Query(f"max({now('Pending', f'time() - finetune_job_created_timestamp_seconds{{{HERE}}}')})"),
+        width=3,
         absent="–",
         colors=steps(GREY, (600, YELLOW), (3600, RED)),
     )
@@ -68,6 +76,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Jobs that ended with a model in the period.",
         "short",
         Query(panels.or_zero(f"count({ended('Succeeded')})")),
+        width=3,
         colors=steps(GREY, (0, GREEN)),
     )
     yield panels.number(
@@ -75,6 +84,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "Jobs that ended without a model in the period.",
         "short",
         Query(panels.or_zero(f"count({ended('Failed')})")),
+        width=3,
         colors=steps(GREY, (0, GREEN), (1, RED)),
     )
     yield panels.number(
@@ -82,7 +92,30 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "GPUs that running containers hold, whether busy or not.",
         "short",
         Query(panels.or_zero(f"sum(rate(finetune_job_gpu_seconds_total{{{HERE}}}[$__rate_interval]))")),
+        width=3,
         decimals=1,
+    )
+    spent, ratio = (
+        f"max by (namespace, name) (finetune_job_{metric}{{{HERE}}})"
+        for metric in ("gpu_seconds_total", "goodput_ratio")
+    )
+    yield panels.number(
+        "Goodput",
+        "Share of the GPU time that was spent on training that no retry had to repeat, of the jobs shown here.",
+        "percentunit",
+        Query(f"sum({ratio} * {spent}) / sum({spent} and {ratio})"),
+        width=3,
+        absent="–",
+        colors=steps(GREY, (0, RED), (0.5, YELLOW), (0.8, GREEN)),
+    )
+    yield panels.number(
+        "Avoided nodes",
+        "Nodes on which two of the last three failures of a job happened; the job avoids each for a day. "
+        "Several jobs that avoid one: look at its GPUs.",
+        "short",
+        Query(panels.or_zero("count(max by (node) (finetune_excluded_node_jobs))")),
+        width=3,
+        colors=steps(GREY, (0, GREEN), (1, YELLOW)),
     )
 
 
@@ -149,14 +182,44 @@ def _bars() -> Iterator[Builder[Panel]]:
         colors=steps(PURPLE),
     )
     yield panels.bars(
-        "Goodput",
-        "Share of the optimizer steps that did not have to be repeated after a retry, of the ten jobs with the least.",
+        "Lowest goodput",
+        "Share of the GPU time that was spent on training that no retry had to repeat, of the ten jobs with the least.",
         "percentunit",
         Query(f"sort(bottomk(10, min by (name) (finetune_job_goodput_ratio{{{HERE}}})))", "{{name}}"),
         width=7,
         height=6,
         colors=steps(RED, (0.5, YELLOW), (0.9, GREEN)),
         highest=1,
+    )
+
+
+def _before_training() -> Iterator[Builder[Panel]]:
+    waiting = f'finetune_job_info{{{HERE},queue!=""}} and on (namespace, name) finetune_job_state{{phase="Pending"}}'
+    yield panels.lines(
+        "Jobs that wait in a queue",
+        "Pending jobs by namespace and scheduling.queue, a LocalQueue of Kueue.",
+        "short",
+        [Query(f"count by (namespace, queue) ({waiting})", "{{namespace}}/{{queue}}")],
+        stacked=True,
+    )
+    by_queue = "sum by (le, queue) (increase(finetune_job_queue_wait_seconds_bucket[1h]))"
+    named = 'label_replace({}, "queue", "no queue", "queue", "")'
+    yield panels.lines(
+        "Wait by queue",
+        "From the start of an attempt to the start of its container: nine of ten of the last hour waited less.",
+        "s",
+        [Query(named.format(f"histogram_quantile(0.9, {by_queue})"), "{{queue}}")],
+        limit=steps(GREEN, (3600, RED)),
+    )
+    yield panels.bars(
+        "Preflight by result",
+        "Ended checks of data, model and output in the period. What failed here asked for no GPU.",
+        "short",
+        Query(
+            "sort_desc(sum by (reason) (round(increase(finetune_job_preflights_total[$__range]))) > 0)",
+            "{{reason}}",
+        ),
+        colors=steps(BLUE),
     )
 
 
@@ -237,4 +300,41 @@ def _alerts() -> Builder[Panel]:
         width=12,
         height=7,
         sort_by="Severity",
+    )
+
+
+def _compared() -> Builder[Panel]:
+    """What training gained, by jobs."""
+
+    def last(metric: str, kept: str = "") -> str:
+        found = f"last_over_time(finetune_job_{metric}{{{HERE}{kept}}}[$__range])"
+        return f"max by (namespace, name, metric) ({found})"
+
+    queries = {
+        "baseline": Query(last("baseline_value")),
+        "estimate": Query(last("improvement", ',bound="estimate"')),
+        "low": Query(last("improvement", ',bound="low"')),
+        "high": Query(last("improvement", ',bound="high"')),
+    }
+    columns = {
+        "namespace": "Namespace",
+        "name": "Job",
+        "metric": "Metric",
+        "baseline": "Baseline",
+        "estimate": "Better by",
+        "low": "at least",
+        "high": "at most",
+    }
+    table = panels.rows(
+        "Models compared with their baseline in the period",
+        "One row for each job with training.evaluation.baseline or spec.gate. Negative: training made it worse. "
+        "At least, at most: the ends of the 95 % interval.",
+        queries,
+        columns,
+        height=7,
+        sort_by="Better by",
+    )
+    better = steps(RED, (0, GREEN))
+    return table.override_by_name("Job", list(panels.link_to_job())).override_by_name(
+        "at least", [field("thresholds", better.build()), panels.colored_text()]
     )

@@ -46,7 +46,7 @@ def dashboard() -> Dashboard:
         .annotation(_attempts())
     )
     parts = {
-        "": _numbers(),
+        "": (*_numbers(), *_usage()),
         "Learning": _learning(),
         "Speed": _speed(),
         "Memory, checkpoints, faults": _faults(),
@@ -125,6 +125,74 @@ def _numbers() -> Iterator[Builder[Panel]]:
     )
 
 
+def _usage() -> Iterator[Builder[Panel]]:
+    ends = {"Running": BLUE, "Succeeded|Skipped": GREEN}
+    others = "|".join(ends)
+    ended = f"finetune_job_preflight_info{{{JOB},reason"
+    state = " or ".join(
+        [
+            *(
+                f'{number} * max by (reason) ({ended}=~"{reasons}"}})'
+                for number, reasons in enumerate(ends, start=1)
+            ),
+            f'3 * max by (reason) ({ended}!~"{others}"}})',
+        ]
+    )
+    yield panels.number(
+        "Preflight",
+        "The check of data, model and output before a GPU is requested: the reason of its end.",
+        "none",
+        Query(state, "{{reason}}"),
+        width=6,
+        name_only=True,
+        absent="–",
+        colors=steps(GREY, (1, BLUE), (2, GREEN), (3, RED)),
+    )
+    yield panels.number(
+        "Waited",
+        "Time for which attempts waited for their containers: queue, node, volume, image.",
+        "s",
+        Query(of_job("queued_seconds")),
+        width=3,
+        absent="–",
+    )
+    yield panels.number(
+        "Goodput",
+        "Share of the GPU time that was spent on training that no retry had to repeat.",
+        "percentunit",
+        Query(of_job("goodput_ratio")),
+        width=3,
+        absent="–",
+        colors=steps(GREY, (0, RED), (0.5, YELLOW), (0.8, GREEN)),
+    )
+    yield panels.number(
+        "Lost steps",
+        "Optimizer steps that attempts had done after their last checkpoint, and that are repeated.",
+        "short",
+        Query(f"{of_job('steps_lost')} or 0 * {of_job('attempt')}"),
+        width=3,
+        absent="–",
+        colors=steps(GREY, (0, GREEN), (1, YELLOW)),
+    )
+    yield panels.number(
+        "Baseline",
+        "What the compared metric would be without training, on the same validation rows.",
+        "short",
+        Query(f"max by (metric) (finetune_job_baseline_value{{{JOB}}})", "{{metric}}"),
+        width=3,
+        absent="–",
+    )
+    yield panels.number(
+        "Better than the baseline by",
+        "On the same validation rows, with the ends of the 95 % interval; negative if training made it worse.",
+        "short",
+        Query(f"max by (bound) (finetune_job_improvement{{{JOB}}})", "{{bound}}"),
+        width=6,
+        absent="–",
+        colors=steps(RED, (0, GREEN)),
+    )
+
+
 def _learning() -> Iterator[Builder[Panel]]:
     yield panels.lines(
         "Loss",
@@ -171,7 +239,7 @@ def _learning() -> Iterator[Builder[Panel]]:
     yield panels.lines(
         "Progress",
         "Share of the steps done; a flat line while the job runs: it is stuck, or repeats lost steps. "
-        "Goodput: share of the steps that did not have to be repeated.",
+        "Goodput: share of the GPU time that was spent on training that no retry had to repeat.",
         "percentunit",
         [
             Query(of_job("progress_ratio"), "done", BLUE),
@@ -220,9 +288,12 @@ def _speed() -> Iterator[Builder[Panel]]:
 def _faults() -> Iterator[Builder[Panel]]:
     yield panels.lines(
         "Memory",
-        "Peak so far: allocated by torch on the GPU; on a CPU, resident in the process.",
+        "Peak so far: allocated by torch on the GPU; on a CPU, resident in the process. Expected: by preflight.",
         "bytes",
-        [Query(f"max by (pod) (finetune_train_memory_bytes{{{JOB}}})", "{{pod}}")],
+        [
+            Query(f"max by (pod) (finetune_train_memory_bytes{{{JOB}}})", "{{pod}}"),
+            Query(of_job("preflight_memory_bytes"), "expected", GREY),
+        ],
     )
     yield panels.lines(
         "GPU utilisation",

@@ -32,7 +32,7 @@ def dashboard() -> Dashboard:
 
 def _numbers() -> Iterator[Builder[Panel]]:
     yield panels.number(
-        "Operators",
+        "Leader",
         "Operators that reconcile. With 0, jobs that train go on, but nothing starts, retries or ends.",
         "short",
         Query("sum(finetune_operator_leader)"),
@@ -41,11 +41,28 @@ def _numbers() -> Iterator[Builder[Panel]]:
         width=3,
     )
     yield panels.number(
+        "Standbys",
+        "Replicas that would take over. 0 is normal with replicas: 1.",
+        "short",
+        Query(panels.or_zero("count(finetune_operator_leader == 0)")),
+        width=3,
+        colors=steps(GREY, (1, GREEN)),
+    )
+    yield panels.number(
+        "Takeovers",
+        "Replicas that began to lead in the period, after another one had led.",
+        "short",
+        Query("count(max_over_time(finetune_operator_leader[$__range]) == 1) - 1"),
+        width=3,
+        colors=steps(GREY, (0, GREEN), (1, YELLOW)),
+    )
+    yield panels.number(
         "Waiting",
         "FineTuneJobs that wait for a reconcile. More than a few for minutes: the operator cannot keep up.",
         "short",
         Query("sum(finetune_operator_queue_depth)"),
         history=True,
+        width=3,
         colors=steps(GREY, (0, GREEN), (50, YELLOW), (500, RED)),
     )
     yield panels.number(
@@ -54,6 +71,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "short",
         Query("round(sum(increase(finetune_operator_reconcile_errors_total[$__range])))"),
         colors=steps(GREY, (0, GREEN), (1, YELLOW), (20, RED)),
+        width=3,
         decimals=0,
     )
     yield panels.number(
@@ -63,14 +81,15 @@ def _numbers() -> Iterator[Builder[Panel]]:
         "s",
         Query("max(finetune_operator_watch_age_seconds)"),
         colors=steps(GREY, (0, GREEN), (660, YELLOW), (1200, RED)),
+        width=3,
     )
     yield panels.number(
-        "Namespaces without permission",
+        "Not permitted",
         "Namespaces that the operator should serve and may not list.",
         "short",
         Query(panels.or_zero("sum(finetune_operator_namespace_unserved)")),
         colors=steps(GREY, (0, GREEN), (1, RED)),
-        width=6,
+        width=3,
     )
     yield panels.number(
         "Without series",
@@ -141,16 +160,26 @@ def _requests() -> Iterator[Builder[Panel]]:
 
 def _process() -> Iterator[Builder[Panel]]:
     yield panels.lines(
+        "Who leads",
+        "1 for the replica that reconciles, 0 for standbys. A gap in which none leads: nobody starts or retries jobs.",
+        "short",
+        [Query("max by (pod) (finetune_operator_leader)", "{{pod}}")],
+        width=6,
+        highest=1,
+    )
+    yield panels.lines(
         "Memory",
-        "Resident memory of the operator's process.",
+        "Resident memory of each replica's process.",
         "bytes",
-        [Query(f"process_resident_memory_bytes {OURS}", "{{instance}}", BLUE)],
+        [Query(f"max by (pod) (process_resident_memory_bytes {OURS})", "{{pod}}")],
+        width=6,
     )
     yield panels.lines(
         "CPU",
-        "Cores that the operator's process uses.",
+        "Cores that each replica's process uses.",
         "short",
-        [Query(f"rate(process_cpu_seconds_total[$__rate_interval]) {OURS}", "{{instance}}", BLUE)],
+        [Query(f"max by (pod) (rate(process_cpu_seconds_total[$__rate_interval]) {OURS})", "{{pod}}")],
+        width=6,
     )
     yield panels.lines(
         "Refused connections for progress",
@@ -163,4 +192,5 @@ def _process() -> Iterator[Builder[Panel]]:
                 RED,
             )
         ],
+        width=6,
     )

@@ -199,6 +199,18 @@ CASES = {
         "Pods that train go on. New jobs do not start, and failed ones are not retried.",
         {"namespace": NAMESPACE},
     ),
+    "FineTuneNodeAvoided": Case(
+        [operator("finetune_excluded_node_jobs", "_x5 1x5 2x60", node="gpu-7")],
+        [
+            operator("finetune_excluded_node_jobs", "2x5 _x60", node="gpu-7"),
+            operator("finetune_excluded_node_jobs", "1x60", node="gpu-8"),
+            operator("finetune_excluded_node_jobs", "1x60", node="gpu-9"),
+        ],
+        "15m",
+        "2 FineTuneJobs avoid the node gpu-7, on which their attempts failed",
+        "Two of the last three failures of each happened there. Each job avoids it for a day; new jobs do not.",
+        {"node": "gpu-7"},
+    ),
     "FineTuneOperatorNoLeader": Case(
         [
             operator("finetune_operator_leader", "1x5 _x60"),

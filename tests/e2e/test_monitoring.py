@@ -36,7 +36,7 @@ METRICS = [one for one in [*definitions(), *trainer.definitions()] if one != UNS
 """Without the one for a namespace that may not be listed, which takes an operator without rights."""
 DASHBOARDS = sorted((ROOT / "charts" / "finetune-operator" / "dashboards").glob("*.json"))
 NOT_IN_THIS_RUN = {
-    "finetune-operator: Namespaces without permission",
+    "finetune-operator: Not permitted",
     "finetune-operator: Refused requests",
 }
 """Panels that are empty where everything is allowed."""
@@ -143,6 +143,7 @@ def _train_and_retry(run: Run, dcgm: DcgmExporter) -> None:
 def _run_the_others(jobs: Jobs) -> None:
     jobs.apply("stuck", tiny(resources={"gpusPerNode": 16}))
     jobs.apply("resting", tiny(suspend=True))
+    jobs.apply("queued", tiny(scheduling={"queue": "team-a"}))  # without a Kueue, so it waits
     jobs.apply("broken", tiny(data="broken.jsonl"))
     jobs.wait_phase("broken", "Failed", SLOW)
     script = yaml.safe_load((EXAMPLES / "own-script" / "job.yaml").read_text())["spec"]
@@ -154,10 +155,21 @@ def _run_the_others(jobs: Jobs) -> None:
         "script": script | {"env": [{"name": "EPOCHS", "value": "1"}]},
         "tune": tiny(steps=20, search={"algorithm": "Grid", "parameters": [rates]}, **cpu),
         "both": tiny(steps=20, ensemble={"members": 2}, **cpu),
+        "compared": _compared(),
     }
     for name, spec in specs.items():  # one after the other: two cores
         jobs.apply(name, spec)
         jobs.wait_phase(name, "Succeeded", SLOW)
+    broken_gpu = ["sh", "-c", "echo 'NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus'; exit 1"]
+    jobs.apply("unlucky", script | {"command": broken_gpu})
+    jobs.wait("unlucky", "away from its node", lambda status: bool(status.get("excludedNodes")), SLOW)
+
+
+def _compared() -> Body:
+    """A job that preflight looks at, and that is compared with what could be had without training."""
+    spec = tiny(steps=20, preflight="Required")
+    spec["training"]["evaluation"]["baseline"] = True
+    return spec
 
 
 @pytest.mark.parametrize("one", METRICS, ids=lambda one: one.name)

@@ -35,6 +35,9 @@ LOST_STEPS = _counter(
     "Optimizer steps that an attempt had done after the checkpoint from which the next one resumed",
     "namespace",
 )
+PREFLIGHTS = _counter(
+    "job_preflights", "Ended tries of preflight; each that failed did so before a GPU was requested", "reason"
+)
 QUEUE_WAIT = _histogram(
     "job_queue_wait",
     "From the start of an attempt, or its eviction by Kueue, to the start of its container: queue, quota, scheduling,"
@@ -72,8 +75,19 @@ DEADLINE = _of_job(
 )
 REPORTED = _of_job(
     "job_last_report_timestamp_seconds",
-    "Time of the trainer's last progress report in the status",
+    "Time of the trainer's last progress report in the status, until the job has finished",
     unit=Unit.TIMESTAMP,
+)
+PREFLIGHT = _of_job(
+    "job_preflight_info",
+    "The latest try of preflight: the reason of its end, or Running; no series without preflight",
+    "reason",
+    unit=Unit.ONE,
+)
+PREFLIGHT_MEMORY = _of_job(
+    "job_preflight_memory_bytes",
+    "Peak memory of each training process that preflight expects, until the job has finished",
+    unit=Unit.BYTES,
 )
 POD = _of_job("job_pod_info", "A pod of the job that has not ended", "pod", unit=Unit.ONE)
 ATTEMPT = _of_job("job_attempt", "Number of the latest attempt")
@@ -87,6 +101,18 @@ STEP = _of_job("job_step", "Optimizer steps done")
 LOSS = _of_job("job_loss", "Training loss, as last reported")
 EVAL_LOSS = _of_job("job_eval_loss", "Loss on the validation rows at the newest evaluation")
 EVAL_METRIC = _of_job("job_eval_metric", "Metric on the validation rows at the newest evaluation", "metric")
+BASELINE = _of_job(
+    "job_baseline_value",
+    "What the compared metric would be without training, on the validation rows",
+    "metric",
+)
+IMPROVEMENT = _of_job(
+    "job_improvement",
+    "How much better than the baseline the trained model is, whether higher or lower values are better; negative if"
+    " it is worse. bound is estimate, or low or high: the ends of the 95 % interval",
+    "metric",
+    "bound",
+)
 MODEL_METRIC = _of_job(
     "job_model_metric",
     "Metric of the published model: eval_ on validation rows, test_ on test rows",
@@ -99,6 +125,13 @@ GPU_SECONDS = Metric(
     "Time for which the job's containers ran times the GPUs that they held, trials and members included",
     _JOB,
     Unit.SECONDS,
+)
+QUEUED_SECONDS = _of_job(
+    "job_queued_seconds", "Time for which attempts have waited for their containers", unit=Unit.SECONDS
+)
+STEPS_LOST = _of_job(
+    "job_steps_lost",
+    "Optimizer steps that ended attempts had done after their last checkpoint; no series before a second attempt",
 )
 GOODPUT = _of_job(
     "job_goodput_ratio",
@@ -144,6 +177,12 @@ WATCH_AGE = _gauge(
     unit=Unit.SECONDS,
 )
 LEADER = _gauge("operator_leader", "1 for the replica that reconciles, 0 for a standby", unit=Unit.ONE)
+EXCLUDED = _gauge(
+    "excluded_node_jobs",
+    "Unfinished FineTuneJobs, trials and members included, that avoid a node on which two of their last three"
+    " failures happened; of at most 50 nodes",
+    "node",
+)
 UNSERVED = _gauge(
     "operator_namespace_unserved",
     "1 for a namespace that the operator should serve and may not list",

@@ -10,10 +10,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from finetune_api.exposition import Metric
+from finetune_api.metrics import ALL, Direction, plain
 from finetune_api.status import ENDED, Phase, Reason
+from finetune_core.decide.preflight import SKIPPED
 from finetune_core.wire import at, items, number, text, time_of
 from finetune_operator.metrics.definitions import (
     ATTEMPT,
+    BASELINE,
     BEST_VALUE,
     COMPLETED,
     CONDITION,
@@ -26,11 +29,15 @@ from finetune_operator.metrics.definitions import (
     GAIN,
     GOODPUT,
     GPU_SECONDS,
+    IMPROVEMENT,
     INFO,
     LOSS,
     MEMBERS,
     MODEL_METRIC,
+    PREFLIGHT,
+    PREFLIGHT_MEMORY,
     PROGRESS,
+    QUEUED_SECONDS,
     REPORTED,
     REPORTED_METRIC,
     SAVED_SECONDS,
@@ -38,6 +45,7 @@ from finetune_operator.metrics.definitions import (
     STARTED,
     STATE,
     STEP,
+    STEPS_LOST,
     TRIALS,
     TRIALS_PLANNED,
 )
@@ -45,7 +53,7 @@ from finetune_operator.metrics.definitions import (
 Body = dict[str, Any]
 
 _PHASES = frozenset(phase.value for phase in Phase)
-_REASONS = frozenset(reason.value for reason in Reason)
+_REASONS = frozenset({*(reason.value for reason in Reason), SKIPPED})
 ENDS = (
     Reason.SUCCEEDED,
     Reason.IMAGE_NOT_ALLOWED,
@@ -62,6 +70,7 @@ ENDS = (
     Reason.OUT_OF_MEMORY,
     Reason.HOST_OUT_OF_MEMORY,
     Reason.DIVERGED,
+    Reason.GATE_NOT_PASSED,
     Reason.STORAGE_FAILED,
     Reason.INTERRUPTED,
     Reason.PREEMPTED,
@@ -73,6 +82,7 @@ ENDS = (
     Reason.CRASHED,
     Reason.STALLED,
     Reason.PEER_LOST,
+    Reason.PODS_APART,
     Reason.GPU_FAULT,
     Reason.SCRIPT_FAILED,
     Reason.UNKNOWN,
@@ -98,10 +108,14 @@ def figures(body: Body, now: datetime, gpu_seconds: float) -> Iterator[Figure]:
     status = body.get("status")
     yield from _life(body, status)
     yield Figure(GPU_SECONDS, gpu_seconds)
-    yield from _progress(status, live=not text(status, "completionTime"))
+    live = not text(status, "completionTime")
+    yield from _progress(status, live=live)
+    yield from _usage(status)
+    yield from _preflight(at(status, "preflight"), live=live)
     yield from _deadline(body, status)
     yield from _search(at(status, "trials"))
     yield from _ensemble(status)
+    yield from _improvement(at(status, "improvement"))
     yield from _metrics(MODEL_METRIC, at(status, "model", "metrics"))
     yield from _metrics(EVAL_METRIC, at(_newest_evaluation(status), "metrics"))
     yield from _metrics(REPORTED_METRIC, at(status, "progress", "metrics"))
@@ -182,12 +196,43 @@ def _progress(status: Any, *, live: bool) -> Iterator[Figure]:
         yield Figure(PROGRESS, ratio)
     if live:
         yield from _number(ETA, progress, "etaSeconds")
+        yield from _time(REPORTED, at(progress, "lastUpdateTime"))
     yield from _number(STEP, progress, "step")
     yield from _number(LOSS, progress, "loss")
     yield from _number(EVAL_LOSS, _newest_evaluation(status), "evalLoss")
-    yield from _time(REPORTED, at(progress, "lastUpdateTime"))
+
+
+def _usage(status: Any) -> Iterator[Figure]:
     if (ratio := goodput(status)) is not None:
         yield Figure(GOODPUT, ratio)
+    yield from _number(QUEUED_SECONDS, at(status, "usage"), "queuedSeconds")
+    attempts = items(status, "attempts")
+    lost = sum(number(one, "lostSteps") or 0 for one in attempts)
+    if lost or len(attempts) > 1:
+        yield Figure(STEPS_LOST, lost)
+
+
+def _preflight(found: Any, *, live: bool) -> Iterator[Figure]:
+    if not isinstance(found, dict):
+        return
+    reason = text(found, "reason")
+    yield Figure(PREFLIGHT, 1, (known_reason(reason) if reason else Reason.RUNNING.value,))
+    if live:
+        yield from _number(PREFLIGHT_MEMORY, at(found, "memory"), "total")
+
+
+def _improvement(found: Any) -> Iterator[Figure]:
+    metric = text(found, "metric") or ""
+    if plain(metric) not in ALL:
+        return
+    yield from _number(BASELINE, found, "from", labels=(metric,))
+    sign = 1 if ALL[plain(metric)] is Direction.MAXIMIZE else -1
+    if (delta := number(found, "delta")) is not None:
+        yield Figure(IMPROVEMENT, sign * delta, (metric, "estimate"))
+    edges = sorted(sign * edge for edge in items(found, "ci95") if number({"edge": edge}, "edge") is not None)
+    if len(edges) == 2:
+        for bound, edge in zip(("low", "high"), edges, strict=True):
+            yield Figure(IMPROVEMENT, edge, (metric, bound))
 
 
 def progress_ratio(status: Any) -> float | None:

@@ -17,9 +17,16 @@ from finetune_api import exposition
 from finetune_api.exposition import Kind
 from finetune_api.status import Phase
 from finetune_core.decide.observation import PodView
-from finetune_core.wire import text
+from finetune_core.wire import at, items, text, time_of
 from finetune_operator.cache import Cache, Child, Key, parent_key
-from finetune_operator.metrics.definitions import DROPPED_JOBS, DROPPED_SERIES, JOBS, POD, UNSERVED
+from finetune_operator.metrics.definitions import (
+    DROPPED_JOBS,
+    DROPPED_SERIES,
+    EXCLUDED,
+    JOBS,
+    POD,
+    UNSERVED,
+)
 from finetune_operator.metrics.figures import Figure, figures, is_parent, own_gpu_seconds, phase_of
 
 Body = dict[str, Any]
@@ -31,6 +38,8 @@ SERIES_KEPT = 25
 """Series of one job."""
 PODS_KEPT = 8
 """Of them, those of its pods: a job may have more pods than series."""
+NODES_KEPT = 50
+"""Nodes of which the jobs that avoid them are counted: anybody who may write a status may write any name."""
 
 
 class Jobs(Collector):
@@ -58,6 +67,8 @@ class Jobs(Collector):
             (key.namespace, phase_of(body)) for key, body in jobs.items()
         ).items():
             families.add(JOBS, (namespace, phase), count)
+        for node, count in _excluded(bodies, now).most_common(NODES_KEPT):
+            families.add(EXCLUDED, (node,), count)
         for namespace in list(self._cache.unserved):
             families.add(UNSERVED, (namespace,), 1)
         families.add(DROPPED_JOBS, (), dropped_jobs)
@@ -110,6 +121,21 @@ def _gpu_seconds(
         if of in spent and not is_parent(body):
             spent[of] += own_gpu_seconds(body, now)
     return spent
+
+
+def _excluded(bodies: Iterable[tuple[Key, Body]], now: datetime) -> Tally[str]:
+    """Unfinished jobs, trials and members by the nodes that they avoid."""
+    living = (body for _, body in bodies if not text(body, "status", "completionTime"))
+    return Tally(node for body in living for node in _avoided(body, now))
+
+
+def _avoided(body: Body, now: datetime) -> set[str]:
+    found = set()
+    for one in items(body, "status", "excludedNodes"):
+        until, node = time_of(at(one, "until")), text(one, "node")
+        if node and until and until > now:
+            found.add(node)
+    return found
 
 
 def _runs(child: Child) -> bool:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from finetune_api import exposition
 from finetune_api.status import Phase, Reason
+from finetune_core.decide.preflight import SKIPPED
 from finetune_core.wire import at, items, number, text, time_of
 from finetune_operator.cache import Cache, parent_key
 from finetune_operator.metrics import definitions as all_of
@@ -44,6 +45,7 @@ class Metrics:
         self._finished = self._made(Counter, all_of.FINISHED)
         self._attempts = self._made(Counter, all_of.ATTEMPTS)
         self._lost_steps = self._made(Counter, all_of.LOST_STEPS)
+        self._preflights = self._made(Counter, all_of.PREFLIGHTS)
         self._queue_wait = self._histogram(all_of.QUEUE_WAIT)
         self._duration = self._histogram(all_of.DURATION)
         self._reconcile = self._histogram(all_of.RECONCILE)
@@ -83,6 +85,8 @@ class Metrics:
         self._queue_wait.labels("")
         for reason in (*ENDS, Reason.SUSPENDED):
             self._attempts.labels(reason)
+        for reason in (*ENDS, Reason.SUSPENDED, SKIPPED):
+            self._preflights.labels(reason)
         for result in RESULTS:
             self._duration.labels(result)
 
@@ -132,6 +136,7 @@ class Metrics:
         known = {number(one, "number"): one for one in items(old, "attempts")}
         for one in items(new, "attempts"):
             self._attempt_changed(after, known, one)
+        self._preflight_changed(at(old, "preflight"), at(new, "preflight"))
         if at(new, "completionTime") and not at(old, "completionTime"):
             self._end(after)
 
@@ -147,6 +152,12 @@ class Metrics:
         if at(attempt, "fromStep") is not None and at(before, "fromStep") is None:
             lost = lost_steps(known.get((number(attempt, "number") or 0) - 1), attempt)
             self._lost_steps.labels(body["metadata"]["namespace"]).inc(lost)
+
+    def _preflight_changed(self, before: Any, after: Any) -> None:
+        """The status keeps the latest try only: one that is repeated in the same write is not seen."""
+        same = number(before, "number") == number(after, "number")
+        if at(after, "endTime") and not (same and at(before, "endTime")):
+            self._preflights.labels(known_reason(text(after, "reason"))).inc()
 
     def _end(self, body: Body) -> None:
         status, result = body.get("status"), phase_of(body)

@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from builders import job, script_job, stored
 from finetune_api.exposition import Kind, Unit
 from finetune_api.exposition import Metric as Definition
-from finetune_api.status import METRICS_KEPT, Phase, TrialState
+from finetune_api.status import METRICS_KEPT, Phase, Reason, TrialState
 from finetune_core.plan.naming import MEMBER, PARENT_UID, TRIAL
 from finetune_operator.cache import Cache
 from finetune_operator.metrics.definitions import definitions
+from finetune_operator.metrics.figures import ENDS
 from finetune_operator.metrics.jobs import FINISHED_KEPT, SERIES_KEPT
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.watches import KINDS, Watches
@@ -176,6 +177,37 @@ COMBINATION = {
 }
 
 
+PREFLIGHT = {"number": 1, "reason": "Succeeded", "endTime": moment(20), "memory": {"total": 5_000}}
+IMPROVEMENT = {"metric": "accuracy", "from": 0.5, "to": 0.8, "delta": 0.3, "ci95": [0.1, 0.4]}
+NO_ENDS = {
+    Reason.ACCEPTED,
+    Reason.QUEUED,
+    Reason.STARTING,
+    Reason.PENDING,
+    Reason.UNSCHEDULABLE,
+    Reason.CLAIM_NOT_BOUND,
+    Reason.CLAIM_NOT_SHARED,
+    Reason.MISSING_OBJECT,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.PREFLIGHT,
+    Reason.WAITING_TO_RETRY,
+    Reason.STOPPING,
+    Reason.RUNNING,
+    Reason.NOT_SUSPENDED,
+    Reason.SUSPENDED,
+    Reason.IMPROVED,
+    Reason.NOT_IMPROVED,
+    Reason.WITHIN_UNCERTAINTY,
+    Reason.NOT_FINISHED,
+    Reason.FAILED,
+    Reason.INVALID_SPEC,
+    Reason.NOT_ALLOWED,
+    Reason.CHILD_NAME_CONFLICT,
+    Reason.PRUNED,
+}
+"""With which a job waits, goes on or is compared; only trials are pruned, and they are not counted."""
+
+
 def test_a_running_job_says_where_it_is() -> None:
     world = World()
     world.put("one", running(), job("one", activeDeadlineSeconds=600))
@@ -254,6 +286,87 @@ def test_repeated_steps_lower_the_goodput_and_are_counted_once() -> None:
     assert world.of("finetune_job_lost_steps_total", namespace="default") == [20]
 
 
+def test_steps_after_the_last_checkpoint_are_lost_steps_of_the_job() -> None:
+    world = World()
+    world.put("one", running())
+    assert world.of("finetune_job_steps_lost", name="one") == []
+    first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted", lostSteps=12)
+    second = attempt(2, fromStep=48, toStep=90, endTime=moment(90), reason="Killed", lostSteps=6)
+    world.put("one", running(attempts=[first, second, attempt(3)], usage={"queuedSeconds": 45}))
+    assert world.of("finetune_job_steps_lost", name="one") == [18]
+    assert world.of("finetune_job_queued_seconds", name="one") == [45]
+
+
+def test_preflight_says_its_result_and_each_try_is_counted_once() -> None:
+    world = World()
+    world.put("one", {"preflight": {"number": 1}})
+    assert world.of("finetune_job_preflight_info", name="one", reason="Running") == [1]
+    lost = {"number": 1, "reason": "PodLost", "endTime": moment(10)}
+    for seen in (lost, lost, {"number": 2}, PREFLIGHT | {"number": 2}):
+        world.put("one", {"preflight": seen})
+    world.put("one", running(preflight=PREFLIGHT | {"number": 2}))
+    assert world.of("finetune_job_preflight_info", name="one") == [1]
+    assert world.of("finetune_job_preflight_info", name="one", reason="Succeeded") == [1]
+    assert world.of("finetune_job_preflight_memory_bytes", name="one") == [5_000]
+    assert world.total("finetune_job_preflights_total", reason="PodLost") == 1
+    assert world.total("finetune_job_preflights_total", reason="Succeeded") == 1
+    assert world.total("finetune_job_preflights_total") == 2
+    world.put("one", finished(preflight=PREFLIGHT | {"number": 2}))
+    assert world.of("finetune_job_preflight_memory_bytes", name="one") == []
+
+
+def test_an_improvement_is_positive_whether_higher_or_lower_is_better() -> None:
+    world = World()
+    world.put("higher", finished(improvement=IMPROVEMENT))
+    lower = {"metric": "eval_loss", "from": 0.9, "to": 0.7, "delta": -0.2, "ci95": [-0.35, 0.05]}
+    world.put("lower", finished(improvement=lower))
+    few = {"metric": "loss", "from": 0.9, "to": 1.0, "delta": 0.1}
+    world.put("few-rows", finished(improvement=few))
+    assert world.of("finetune_job_baseline_value", name="higher", metric="accuracy") == [0.5]
+    assert world.of("finetune_job_improvement", name="higher", bound="estimate") == [0.3]
+    assert world.of("finetune_job_improvement", name="higher", bound="low") == [0.1]
+    assert world.of("finetune_job_improvement", name="lower", bound="estimate", metric="eval_loss") == [0.2]
+    assert world.of("finetune_job_improvement", name="lower", bound="low") == [-0.05]
+    assert world.of("finetune_job_improvement", name="lower", bound="high") == [0.35]
+    assert world.of("finetune_job_improvement", name="few-rows") == [-0.1]
+
+
+def test_what_everybody_may_write_into_a_status_breaks_no_scrape_and_makes_up_no_label() -> None:
+    world = World()
+    strange: list[Body] = [
+        {"improvement": {"metric": "mine-81723", "from": 1, "delta": 1}},
+        {"improvement": {"metric": "accuracy", "from": "x", "delta": None, "ci95": [1, "x", None]}},
+        {"preflight": "x", "usage": [], "excludedNodes": [{}, 1, {"node": "n", "until": "x"}]},
+        {"preflight": {"reason": "mine-81723", "endTime": moment(1)}, "attempts": [{"lostSteps": "x"}]},
+    ]
+    for number, status in enumerate(strange):
+        world.put(f"job-{number}", {})
+        world.put(f"job-{number}", status)
+    assert "mine-81723" not in world.metrics.expose().decode()
+    assert world.of("finetune_excluded_node_jobs") == []
+    assert world.of("finetune_job_preflight_info", reason="Unknown") == [1]
+
+
+def test_jobs_are_counted_by_the_nodes_that_they_avoid_until_they_end() -> None:
+    world = World()
+    bad, over = ({"node": node, "until": moment(until)} for node, until in (("gpu-7", 900), ("gpu-8", 60)))
+    world.put("one", running(excludedNodes=[bad, over]))
+    world.put("two", running(excludedNodes=[bad]))
+    assert world.of("finetune_excluded_node_jobs", node="gpu-7") == [2]
+    assert world.of("finetune_excluded_node_jobs", node="gpu-8") == []
+    world.put("two", finished(excludedNodes=[bad]))
+    assert world.of("finetune_excluded_node_jobs", node="gpu-7") == [1]
+    many = [{"node": f"n-{number}", "until": moment(900)} for number in range(200)]
+    world.put("three", running(excludedNodes=many))
+    assert len(world.of("finetune_excluded_node_jobs")) == 50
+
+
+def test_every_reason_is_one_of_an_end_or_not() -> None:
+    """A counter begins with each end: increase() does not see the first value of a new series."""
+    assert set(ENDS) | NO_ENDS == set(Reason)
+    assert not set(ENDS) & NO_ENDS
+
+
 def test_an_end_is_counted_once_whoever_shows_it() -> None:
     world = World()
     world.put("one", {})
@@ -305,6 +418,7 @@ def test_ten_thousand_jobs_have_a_bounded_number_of_series() -> None:
     world = World(at=3000)
     metrics = {f"metric_{number}": 0.5 for number in range(METRICS_KEPT)}
     many = {"epochs": [{"epoch": 1, "step": 1, "evalLoss": 0.6, "metrics": metrics}]}
+    many |= {"preflight": PREFLIGHT, "improvement": IMPROVEMENT, "model": {"metrics": metrics}}
     for number in range(10_000):
         status = running(**many) if number < 500 else finished(seconds=number / 4, **many)
         world.put(f"job-{number}", status)
@@ -316,7 +430,7 @@ def test_ten_thousand_jobs_have_a_bounded_number_of_series() -> None:
     assert samples["finetune_operator_finished_jobs_dropped", frozenset()] == 8500
     assert samples["finetune_operator_job_series_dropped", frozenset()] > 1500 * 10
     assert sum(value for (name, _), value in samples.items() if name == "finetune_jobs") == 10_000
-    assert len(samples) - sum(per_job.values()) < 250
+    assert len(samples) - sum(per_job.values()) < 300
 
 
 def test_the_pods_of_a_job_on_many_nodes_leave_room_for_its_figures() -> None:
@@ -335,12 +449,17 @@ def test_the_pods_of_a_job_on_many_nodes_leave_room_for_its_figures() -> None:
 def test_what_a_job_cannot_be_without_is_among_its_first_series() -> None:
     world = World()
     metrics = {f"m{number}": 0.5 for number in range(METRICS_KEPT)}
-    world.put("one", finished(epochs=[{"evalLoss": 0.6, "metrics": metrics}], model={"metrics": metrics}))
+    lost = attempt(2, endTime=moment(80), lostSteps=3)
+    new = {"preflight": PREFLIGHT, "improvement": IMPROVEMENT, "usage": {"goodput": 0.9, "queuedSeconds": 4}}
+    old = {"epochs": [{"evalLoss": 0.6, "metrics": metrics}], "model": {"metrics": metrics}}
+    world.put("one", finished(**old, **new, attempts=[lost]))
     kept = world.series_of("one")
     assert kept.total() == SERIES_KEPT
-    assert {"finetune_job_info", "finetune_job_state", "finetune_job_loss", "finetune_job_eval_loss"} <= set(
-        kept
-    )
+    first = ("info", "state", "loss", "eval_loss", "goodput_ratio", "steps_lost", "preflight_info")
+    assert {f"finetune_job_{name}" for name in first} <= set(kept)
+    assert kept["finetune_job_improvement"] == 3
+    assert kept["finetune_job_model_metric"] >= 3, "the published model's, which are not in the last epoch"
+    assert kept["finetune_job_eval_metric"] == 0
 
 
 def test_no_label_takes_a_value_that_somebody_made_up() -> None:
@@ -363,9 +482,14 @@ def everything() -> World:
     first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted")
     world.put("two", running(attempts=[first, attempt(2)]))
     progress = running()["progress"] | {"metrics": {"bleu": 0.3}}
-    world.put("two", running(attempts=[first, attempt(2, fromStep=40)], progress=progress))
+    avoided = [{"node": "gpu-7", "until": moment(900)}]
+    usage = {"queuedSeconds": 30, "goodput": 0.9}
+    first["lostSteps"] = 20
+    more: Body = {"preflight": PREFLIGHT, "usage": usage, "excludedNodes": avoided}
+    world.put("two", running(attempts=[first, attempt(2, fromStep=40)], progress=progress, **more))
     world.put("done", running())
-    world.put("done", finished(model={"metrics": {"eval_loss": 0.5}, "combination": COMBINATION}))
+    model = {"metrics": {"eval_loss": 0.5}, "combination": COMBINATION}
+    world.put("done", finished(model=model, improvement=IMPROVEMENT))
     world.put("search", {"phase": "Running", "trials": TRIALS})
     world.put("ensemble", {"members": [{"state": state.value} for state in TrialState]})
     world.cache.put_child("Pod", pod_of("one", "Pending"))
