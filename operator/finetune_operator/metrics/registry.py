@@ -85,8 +85,8 @@ class Metrics:
         self._queue_wait.labels("")
         for reason in (*ENDS, Reason.SUSPENDED):
             self._attempts.labels(reason)
-        for reason in (*ENDS, Reason.SUSPENDED, SKIPPED):
-            self._preflights.labels(reason)
+        for end in (*ENDS, Reason.SUSPENDED, SKIPPED):
+            self._preflights.labels(end)
         for result in RESULTS:
             self._duration.labels(result)
 
