@@ -55,7 +55,11 @@ test-examples: install ## Train every example, from its YAML through the operato
 
 test-integration: install ## Run tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm kstatus
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart tests/security --ignore tests/security/test_flood.py
+
+test-security: install ## Run the tests of tenants, rights and the audit log, and a flood of the progress port; three minutes
+	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm
+	@$(PYTHON) -m pytest -v tests/security
 
 test-chart: install ## Run tests of the chart with Helm 3, OCI, an earlier version and the schemas of Flux, Argo CD, Prometheus
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm helm3 registry kubeconform controller-gen
@@ -164,4 +168,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +43,29 @@ class ApiServer:
     _keepers: list["subprocess.Popen[bytes]"]
 
     @classmethod
-    def start(cls, *, controllers: bool = False) -> "ApiServer":
-        """Start on free ports and return when it is ready."""
+    def start(
+        cls,
+        *,
+        controllers: bool = False,
+        flags: Sequence[str] = (),
+        fill: Callable[[str], None] | None = None,
+    ) -> "ApiServer":
+        """Start on free ports and return when it is ready. `flags` are more of kube-apiserver's.
+
+        `fill` gets etcd's address before any controller sees what is there.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return cls._start_once(controllers=controllers)
+                return cls._start_once(controllers, flags, fill)
             except ClusterError as error:
                 if attempt == _ATTEMPTS or "address already in use" not in str(error):
                     raise
         raise AssertionError
 
     @classmethod
-    def _start_once(cls, *, controllers: bool) -> "ApiServer":
+    def _start_once(
+        cls, controllers: bool, flags: Sequence[str], fill: Callable[[str], None] | None
+    ) -> "ApiServer":
         folder = Path(tempfile.mkdtemp(prefix="finetune-apiserver-"))
         port, etcd_port, peer_port = _free_ports(3)
         url = f"https://127.0.0.1:{port}"
@@ -63,11 +75,14 @@ class ApiServer:
         api_server = [
             *controlplane.api_server(binary("kube-apiserver"), etcd, made, port),
             *controlplane.listening_on_loopback(controllers=controllers),
+            *flags,
         ]
         server = cls(folder, url, made.kubeconfig(_ADMIN), made.token(_ADMIN), made.ca, [])
         try:
             server._keep({"etcd": etcd.command(binary("etcd")), "kube-apiserver": api_server}, folder)
             server._wait()
+            if fill:
+                fill(etcd.url)
             if controllers:  # now: the roles they need are made while the API server gets ready
                 server._keep(_controllers(made), folder / "controllers")
         except BaseException:

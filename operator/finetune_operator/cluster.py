@@ -56,7 +56,11 @@ class RateLimiter:
         self._time = now
         self._tokens -= 1
         if self._tokens < 0:
-            await asyncio.sleep(-self._tokens / self._rate)
+            try:
+                await asyncio.sleep(-self._tokens / self._rate)
+            except asyncio.CancelledError:
+                self._tokens += 1
+                raise
 
 
 @dataclass(frozen=True)

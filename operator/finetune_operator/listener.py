@@ -1,8 +1,10 @@
 """The progress port: TLS connections, limited in number, by address and in time.
 
 Any pod may connect, and asyncio's TLS buffers take 0.3 MiB for a connection that has sent nothing yet. So a connection
-is counted from its first packet on: where `total` are open the kernel queues further ones, those of an address with
-`per_address` open ones are closed at once, and each is closed after `seconds`, whether its request is complete or not.
+is counted from its first packet on: those of an address with `per_address` open ones are closed at once, and each is
+closed after `seconds`, whether its request is complete or not. Where `total` are open, a further one takes the place of
+the oldest one of the address that has most, so that a few addresses keep out no other; the kernel queues it where each
+address has one only.
 """
 
 import asyncio
@@ -10,7 +12,6 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -73,24 +74,34 @@ class _Listener:
         self._socket, self._factory, self._tls, self._limits = listening, factory, tls, limits
         self._on_refused = on_refused
         self._free = asyncio.Semaphore(limits.total)
-        self._open: Counter[str] = Counter()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._open: dict[str, list[asyncio.Task[None]]] = {}
+        """The connections of each address, the oldest first."""
 
     async def accept(self) -> None:
         """Until cancelled."""
         try:
             while True:
-                await self._free.acquire()
+                await asyncio.sleep(0)  # else a queue of connections would leave no time to anything else
                 connection, address = await self._accepted()
-                if self._open[address] >= self._limits.per_address:
+                if len(self._open.get(address, ())) >= self._limits.per_address:
                     connection.close()
-                    self._free.release()
                     self._on_refused()
-                else:
-                    self._begin(connection, address)
+                    continue
+                if self._free.locked():
+                    self._close_one()
+                await self._free.acquire()
+                self._begin(connection, address)
         finally:
-            for task in self._connections:
-                task.cancel()
+            for tasks in self._open.values():
+                for task in tasks:
+                    task.cancel()
+
+    def _close_one(self) -> None:
+        """Close the oldest connection of the address with most of them, unless none has more than one."""
+        busiest = max(self._open.values(), key=len)
+        if len(busiest) > 1:
+            busiest[0].cancel()
+            self._on_refused()
 
     async def _accepted(self) -> tuple[socket.socket, str]:
         while True:
@@ -103,13 +114,14 @@ class _Listener:
                 return connection, str(address[0])
 
     def _begin(self, connection: socket.socket, address: str) -> None:
-        self._open[address] += 1
         task = asyncio.create_task(self._serve(connection))
-        self._connections.add(task)
+        self._open.setdefault(address, []).append(task)
 
         def end(ended: "asyncio.Task[None]") -> None:
-            self._connections.discard(ended)
-            self._open -= Counter([address])
+            connection.close()  # of one that gave way before it began
+            self._open[address].remove(ended)
+            if not self._open[address]:
+                del self._open[address]
             self._free.release()
 
         task.add_done_callback(end)
@@ -144,7 +156,13 @@ async def serving_strangers(
 ) -> AsyncIterator[None]:
     """Serve over TLS while the context lasts, one request a connection."""
     app.on_response_prepare.append(_last_of_its_connection)
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=1)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        shutdown_timeout=1,
+        handler_cancellation=True,  # else requests of closed connections would go on, in any number
+    )
     await runner.setup()
     assert runner.server
     with _listening(port) as listening:

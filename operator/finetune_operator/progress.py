@@ -20,7 +20,7 @@ from finetune_api.run import ProgressAnswer, Prune, RunReport
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.report_body import parse_report
 from finetune_operator.cache import Cache, Child, Key, uid_of
-from finetune_operator.cluster import Cluster
+from finetune_operator.cluster import Cluster, RateLimiter
 from finetune_operator.errors import ApiError
 from finetune_operator.reports import Reports
 
@@ -30,9 +30,11 @@ Body = dict[str, Any]
 
 PATH = "/v1/progress"
 _BODY_LIMIT = 64 * 1024
-_TOKEN_TRUST = 60.0
+_TOKEN_TRUST, _TOKEN_LIFE, _REFUSAL_TRUST = 60.0, 3600.0, 10.0
 _REPORTS, _WINDOW = 4, 1.0
 _REVIEWS = 16
+_NEW_TOKENS_PER_SECOND = 200
+"""Anybody may send tokens: reviews of unknown ones leave most of the requests to the API server to the reconciles."""
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 _REMEMBERED = 20_000
 """Tokens and jobs to remember: more than pods that train at once. A forgotten token is reviewed again."""
@@ -53,8 +55,11 @@ class ProgressEndpoint:
     ) -> None:
         self._cluster, self._cache, self._reports = cluster, cache, reports
         self._audience, self._enqueue, self._why_pruned, self._now = audience, enqueue, why_pruned, now
-        self._reviews = asyncio.Semaphore(_REVIEWS)
+        self._reviews, self._renewals = asyncio.Semaphore(_REVIEWS), asyncio.Semaphore(_REVIEWS)
+        self._pace = RateLimiter(_NEW_TOKENS_PER_SECOND, _NEW_TOKENS_PER_SECOND)
         self._pod_uids: TTLCache[str, str] = TTLCache(_REMEMBERED, _TOKEN_TRUST)
+        self._accepted: TTLCache[str, bool] = TTLCache(_REMEMBERED, _TOKEN_LIFE)
+        self._refused: TTLCache[str, bool] = TTLCache(_REMEMBERED, _REFUSAL_TRUST)
         self._reported: TTLCache[str, list[datetime]] = TTLCache(_REMEMBERED, _WINDOW)
 
     def app(self, *middlewares: Middleware) -> web.Application:
@@ -99,18 +104,22 @@ class ProgressEndpoint:
         digest = hashlib.sha256(token.encode()).hexdigest()
         if known := self._pod_uids.get(digest):
             return known
-        uid = await self._review(token)
+        uid = None if digest in self._refused else await self._review(token, known=digest in self._accepted)
         if uid is None:
+            self._refused[digest] = True
             raise web.HTTPUnauthorized(text="the token is not a pod's token for this audience")
-        self._pod_uids[digest] = uid
+        self._pod_uids[digest], self._accepted[digest] = uid, True
         return uid
 
-    async def _review(self, token: str) -> str | None:
-        """Ask the API server. Anybody may send tokens, so only a few are reviewed at the same time."""
-        if self._reviews.locked():
-            raise web.HTTPTooManyRequests(text="too many new tokens at once; retry later")
+    async def _review(self, token: str, *, known: bool) -> str | None:
+        """Ask the API server. Unknown tokens wait for each other, and those that were accepted before for none of them.
+
+        No more wait than there are connections, as the end of its connection cancels a request.
+        """
         try:
-            async with self._reviews:
+            async with self._renewals if known else self._reviews:
+                if not known:
+                    await self._pace()
                 status = await self._cluster.review_token(token, self._audience)
         except (ApiError, ClientError, TimeoutError) as error:
             raise web.HTTPServiceUnavailable(text="the token cannot be reviewed now; retry later") from error

@@ -16,7 +16,7 @@ ON_JOBS: set[Right] = {
     ),
     *(("finetune.dev", "finetunejobs/status", verb) for verb in ("get", "update")),
     *(("batch", "jobs", verb) for verb in ("create", "delete", "get", "list", "watch")),
-    *(("", "pods", verb) for verb in ("get", "list", "watch")),
+    *(("", "pods", verb) for verb in ("list", "watch")),
     *(("", "configmaps", verb) for verb in ("create", "delete", "get")),
     *(("", "services", verb) for verb in ("create", "delete", "get")),
     *(("", "persistentvolumeclaims", verb) for verb in ("create", "get")),

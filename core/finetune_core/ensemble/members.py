@@ -65,6 +65,8 @@ def _unfit(spec: FineTuneJobSpec, path: str) -> str | None:
     assert spec.ensemble and spec.objective
     if path.split(".")[0] == "dataset" or path.startswith("model.tokenizer"):
         return "the members of an ensemble read the same rows as the same tokens; remove it"
+    if f"{path}.".startswith("model.credentials."):
+        return "whoever creates the job must be allowed to read its Secret; remove it, the members have that of the job"
     if path == "model.adapter.lora.merge":
         return "the members of an ensemble are published merged; remove it"
     rule = spec.ensemble.rule(spec.objective.kind)

@@ -48,6 +48,18 @@ async def test_rest_fills_the_bucket_up_to_the_burst(clock: Clock) -> None:
     assert clock.now == pytest.approx(1000.1)
 
 
+async def test_requests_that_are_cancelled_while_they_wait_hold_up_no_other() -> None:
+    limiter = RateLimiter(rate=100, burst=1, clock=lambda: 0)
+    await limiter()
+    for _ in range(3000):
+        waiting = asyncio.create_task(limiter())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    async with asyncio.timeout(10):
+        await limiter()
+
+
 def told(life: Life, *steps: tuple[float, object]) -> list[str]:
     body, found = stored(job()), []
     for at, observation in steps:

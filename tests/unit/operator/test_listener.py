@@ -145,15 +145,57 @@ async def test_an_address_with_too_many_connections_is_refused_at_once_and_other
         assert await port.post(source="127.0.0.2") == b"{}"
 
 
-async def test_beyond_the_total_a_request_waits_until_a_connection_ends() -> None:
-    async with port_with(SHORT) as port:
-        for number in range(2, 4):
-            for _ in range(4):
-                await port.connect(f"127.0.0.{number}")
-        begun = time.monotonic()
+async def test_beyond_the_total_the_oldest_connection_of_the_busiest_address_gives_way() -> None:
+    async with port_with(Limits(total=8, per_address=5, handshake_seconds=30, seconds=60)) as port:
+        few = [await port.connect("127.0.0.2") for _ in range(3)]
+        many = [await port.connect("127.0.0.3") for _ in range(5)]
         assert await port.post() == b"{}"
-        assert 0.3 < time.monotonic() - begun < 5
+        assert await closes_within(5, many[0][0])
+        assert port.refused == [1]
+        assert not any([await closes_within(0.01, one) for one, _ in few + many[1:]])
+
+
+async def test_beyond_the_total_a_request_waits_where_every_address_has_one_connection() -> None:
+    async with port_with(SHORT) as port:
+        for number in range(2, 10):
+            await port.connect(f"127.0.0.{number}")
+        assert await port.post() == b"{}"
         assert port.refused == []
+
+
+async def test_slow_requests_of_many_addresses_keep_out_no_other() -> None:
+    """Each time as many as the port takes, and none of them ends by itself."""
+    limits = Limits(total=8, per_address=4, handshake_seconds=30, seconds=60)
+    async with port_with(limits) as port:
+        for number in range(20):
+            for _ in range(limits.total):
+                _, writer = await port.connect(f"127.0.1.{number % 4 + 1}")
+                writer.write(b"\x16")
+            assert await port.post() == b"{}"
+
+
+async def test_the_request_of_a_closed_connection_ends_with_it() -> None:
+    """Else those that wait for a review would be more than there are connections."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: web.Request) -> web.Response:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    app, number = web.Application(), free_port()
+    app.router.add_post("/", wait)
+    limits = Limits(total=8, per_address=4, handshake_seconds=30, seconds=60)
+    async with serving_strangers(app, number, server_context(CERTIFICATE), lambda: None, limits):
+        _, writer = await asyncio.open_connection("localhost", number, ssl=trusting())
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        async with asyncio.timeout(10):
+            await begun.wait()
+            writer.transport.abort()
+            await ended.wait()
 
 
 async def test_a_compressed_body_is_not_unpacked() -> None:

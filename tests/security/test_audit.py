@@ -1,0 +1,171 @@
+"""What the operator asks of the API server over the lives of jobs of every kind in two teams' namespaces: nothing
+outside of them, nothing about a Secret of theirs, and every right of the chart but those listed here.
+
+By the audit log of a kube-apiserver; the operator has its own account with the rights that the chart grants. The teams'
+namespaces admit restricted pods only.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chart.rendering import CHART, NAMESPACE, RELEASE
+from chart.test_rbac import ON_ITS_LEASE, ON_ITS_SECRET, ON_JOBS, ON_TOKENS, ON_WORKLOADS
+from finetune_api.run import ExitCode
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import CHILDREN, CONFIG_MAPS, MERGE, Rest, World, make_namespace
+from integration.release import CRD, IMAGE, Operator, Tools, eventually, operator
+from integration.test_chart_install import report
+from integration.test_operator_nodes import ON_ONE_MACHINE, TWO, pods_of
+from integration.test_operator_preflight import PASSED
+from integration.test_operator_search import GRID, concluded, train, until_trials
+from security.audit import Audit, Request, Right, audited
+
+Json = dict[str, Any]
+
+TEAMS = ("team-a", "team-b")
+OUTSIDE = "outside"
+SECRETS = "/api/v1/namespaces/{}/secrets"
+SCOPES: dict[str, list[str]] = {
+    "cluster": ["--set", "rbac.scope=cluster"],
+    "namespaces": ["--set", f"rbac.scope=namespaces,rbac.namespaces={{{','.join(TEAMS)}}}"],
+}
+GRANTED = {*ON_JOBS, *ON_WORKLOADS, *ON_TOKENS, *ON_ITS_LEASE, *ON_ITS_SECRET}
+NOT_USED: set[Right] = {
+    ("finetune.dev", "finetunejobs/status", "get"),  # only `helm test` asks for it
+    ("resource.k8s.io", "resourceclaimtemplates", "get"),  # only for a job with a claim from a template
+}
+EVERYWHERE = {("finetune.dev", "finetunejobs"), ("batch", "jobs"), ("", "pods")}
+OURS = "finetune.dev/job-uid"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ApiServer, Audit]]:
+    with audited(tmp_path_factory.mktemp("audit")) as started:
+        rest = Rest(started[0])
+        make_namespace(rest, NAMESPACE, inputs=False)
+        restricted = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        for name in (*TEAMS, OUTSIDE):
+            make_namespace(rest, name)
+            rest("PATCH", f"/api/v1/namespaces/{name}", restricted, MERGE)
+            rest("POST", SECRETS.format(name), {"metadata": {"name": "hub"}, "stringData": {"token": "hf_x"}})
+        yield started
+
+
+@pytest.fixture
+def release(server: tuple[ApiServer, Audit], scope: str) -> Iterator[Tools]:
+    tools = Tools(server[0])
+    tools.helm("install", str(CHART), "--set", IMAGE, *SCOPES[scope])
+    yield tools
+    for team in (*TEAMS, OUTSIDE):
+        tools.kubectl(
+            "delete", "finetunejobs,jobs,pods,configmaps", "--all", "--namespace", team, "--wait=false"
+        )
+    tools.helm("uninstall")
+    tools.kubectl("delete", CRD, "--ignore-not-found")
+    tools.kubectl(
+        "delete", "leases", "--all", "--namespace", NAMESPACE
+    )  # the next release elects its own leader
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_life_of_jobs_in_two_namespaces_asks_for_nothing_outside_of_them(
+    release: Tools, server: tuple[ApiServer, Audit], scope: str, tmp_path: Path
+) -> None:
+    api, audit = server
+    mark, rest = audit.mark(), Rest(api)
+    a_decoy(World(rest, OUTSIDE))
+    with operator(release, tmp_path) as running:
+        for team in TEAMS:
+            live(World(rest, team), running)
+    asked = list(audit.requests(mark))
+    assert {one.code for one in asked if one.code in (401, 403)} == set()
+    used = {one.right for one in asked}
+    assert used <= GRANTED
+    assert GRANTED - used == NOT_USED
+    assert {one.namespace for one in asked if one.namespace} == {*TEAMS, NAMESPACE}
+    assert [one for one in asked if not one.namespace and not may_ask_everywhere(one, scope)] == []
+    secrets = {(one.namespace, one.name) for one in asked if one.right[1] == "secrets"}
+    assert secrets == {(NAMESPACE, f"{RELEASE}-tls")}
+    here = {one.right for one in asked if one.namespace == NAMESPACE}
+    assert here <= {*ON_ITS_LEASE, *ON_ITS_SECRET}
+
+
+def may_ask_everywhere(asked: Request, scope: str) -> bool:
+    """Reviews of tokens; and in the scope of the cluster, lists and watches: of Jobs and pods, the operator's only."""
+    if asked.right in ON_TOKENS:
+        return True
+    group, resource, verb = asked.right
+    known = scope == "cluster" and (group, resource) in EVERYWHERE and verb in ("list", "watch")
+    return known and (resource == "finetunejobs" or OURS in asked.selector)
+
+
+def a_decoy(outside: World) -> None:
+    """Objects with our names and labels, and a Secret, in a namespace without FineTuneJobs."""
+    labels = {"app.kubernetes.io/managed-by": "finetune-operator", "finetune.dev/job-name": "x"}
+    meta = {"labels": labels | {"finetune.dev/job-uid": "7d2c1e8a", "finetune.dev/attempt": "1"}}
+    container: Json = {"name": "trainer", "image": "x"}
+    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod: Json = {"restartPolicy": "Never", "containers": [container]}
+    pod["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    body = {"metadata": meta | {"name": "x-7d2c1e8a-a1"}, "spec": {"template": {"spec": pod}}}
+    outside.rest("POST", outside.at(CHILDREN), body)
+    outside.rest("POST", outside.at(CONFIG_MAPS), {"metadata": meta | {"name": "x-7d2c1e8a-a1"}})
+
+
+def live(world: World, running: Operator) -> None:
+    """Jobs of every kind, from their creation to their ends."""
+    hub = {"uri": "hf://org/base", "credentials": {"secretName": "hub"}}
+    apart = world.apply(resources=TWO, scheduling=ON_ONE_MACHINE, ttlSecondsAfterFinished=0)
+    refused = world.apply(scheduling={"priorityClassName": "no-such-class"})
+    queued = world.apply(scheduling={"queue": "team"})
+    checked = world.apply(resources={"gpusPerNode": 1})
+    trained = world.apply(
+        model=hub, env=[{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+    )
+    failing = world.apply(ttlSecondsAfterFinished=0)
+    searched = world.apply(search=GRID | {"parallelism": 3})
+    stopped = world.apply()
+    large = world.apply(env=[{"name": f"V{number}", "value": "x" * 4000} for number in range(16)])
+    paused = world.apply(search=GRID)
+
+    pod = world.run(trained)
+    authority = world.config_maps(trained)[0]["data"]["ca.crt"]
+    assert report(running, world.token(pod), authority) == 400, (
+        "the token is the pod's own; the body is empty"
+    )
+    world.end(world.run(failing), ExitCode.DATA)
+    world.succeed(pod)
+    world.until_phase(trained, "Succeeded")
+    world.succeed(world.preflight_pod(checked), PASSED)
+    world.pod(checked)
+    world.until_reason(refused, "ChildRefused")
+    eventually(lambda: world.children(queued))
+
+    pod = world.run(stopped)
+    world.until_phase(stopped, "Running")
+    world.change(stopped, suspend=True)
+    world.obey(pod)
+    world.until_phase(stopped, "Suspended")
+    world.change(stopped, suspend=False)
+    world.succeed(world.run(stopped, attempt=2))
+    world.until_phase(stopped, "Succeeded")
+
+    (trial,) = until_trials(world, paused, 1)
+    world.run(trial)
+    world.change(paused, suspend=True)
+    eventually(lambda: world.job(trial)["spec"].get("suspend"))
+    world.succeed(world.run(large))
+    world.until_phase(large, "Succeeded")
+
+    eventually(lambda: not world.config_maps(failing))
+    for trial in until_trials(world, searched, 3):
+        train(world, trial)
+    concluded(world, searched)
+    for pod in pods_of(world, apart):
+        world.bind(pod)
+        world.start_container(pod)
+        world.succeed(pod)
+    eventually(lambda: not world.children(apart))
