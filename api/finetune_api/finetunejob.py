@@ -12,7 +12,7 @@ from finetune_api.combine import METRICS_REPORTED, RULES, VOTES_HAVE_NO_LOSS, Co
 from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.ensemble import EnsembleSpec
 from finetune_api.gate import GateSpec
-from finetune_api.metrics import ALL, COMMON, OBJECTIVES, plain
+from finetune_api.metrics import ALL, COMMON, OBJECTIVES, SHARES, plain, written
 from finetune_api.model import Dtype, ModelSpec
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_language_models
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
@@ -352,6 +352,20 @@ class FineTuneJobSpec(ApiModel):
             " the best values in a job that has it",
             lambda s: (
                 not (s.search or s.ensemble) or s.training is None or not s.training.evaluation.forgetting
+            ),
+            ".training.evaluation.forgetting",
+        ),
+        Rule(
+            "!has(self.training) || !has(self.training.evaluation) || !has(self.training.evaluation.forgetting)"
+            " || !((has(self.gate) ? self.gate.metric : has(self.training.evaluation.bestMetric)"
+            f" ? self.training.evaluation.bestMetric : 'eval_loss') in {written(SHARES)})"
+            " || self.training.evaluation.forgetting.all(each, !has(each.maxDrop) || each.maxDrop < 1.0)",
+            "maxDrop is 1 or more, by which a metric from 0 to 1 cannot become worse, so no model would be refused; for 2"
+            " percentage points write 0.02",
+            lambda s: (
+                s.training is None
+                or plain(s.gate.metric if s.gate else s.training.evaluation.best_metric) not in SHARES
+                or all((each.max_drop or 0) < 1 for each in s.training.evaluation.forgetting)
             ),
             ".training.evaluation.forgetting",
         ),

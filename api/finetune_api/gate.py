@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.metrics import ALL, Direction, MetricName, direction
+from finetune_api.metrics import ALL, AT_MOST_ONE, SHARES, Direction, MetricName, direction, plain, written
 
 _LIMIT = 1_000_000_000
 Threshold = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT)]
@@ -14,10 +14,9 @@ Threshold = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT)]
 def _fits(wanted: Direction, field: str) -> Rule:
     """`min` is for metrics of which higher is better, `max` for the others."""
     fitting = [name for name in ALL if direction(name) is wanted]
-    names = ", ".join(f"'{prefix}{name}'" for name in fitting for prefix in ("", "eval_"))
     better, other = ("lower", "max") if wanted is Direction.MAXIMIZE else ("higher", "min")
     return Rule(
-        f"!has(self.{field}) || self.metric in [{names}]",
+        f"!has(self.{field}) || self.metric in {written(fitting)}",
         f"{field} does not fit a metric where {better} is better; write {other} instead",
         lambda gate: getattr(gate, field) is None or direction(gate.metric) is wanted,
         f".{field}",
@@ -35,6 +34,23 @@ class GateSpec(ApiModel):
         ),
         _fits(Direction.MAXIMIZE, "min"),
         _fits(Direction.MINIMIZE, "max"),
+        Rule(
+            f"!has(self.min) || self.min <= 1.0 || !(self.metric in {written(AT_MOST_ONE)})",
+            "min is above 1, which this metric never is; for 80 % write 0.8",
+            lambda gate: gate.min is None or gate.min <= 1 or plain(gate.metric) not in AT_MOST_ONE,
+            ".min",
+        ),
+        Rule(
+            "!has(self.betterThanBaselineBy) || self.betterThanBaselineBy < 1.0"
+            f" || !(self.metric in {written(SHARES)})",
+            "betterThanBaselineBy is 1 or more, which a metric from 0 to 1 cannot gain; for 2 percentage points write 0.02",
+            lambda gate: (
+                gate.better_than_baseline_by is None
+                or gate.better_than_baseline_by < 1
+                or plain(gate.metric) not in SHARES
+            ),
+            ".betterThanBaselineBy",
+        ),
     )
     metric: MetricName
     """Metric on the validation rows, for example accuracy or eval_loss."""

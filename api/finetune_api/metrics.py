@@ -3,6 +3,7 @@
 One table for the schema, the trainer, the status and the columns. Names may have the prefix `eval_`.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -61,6 +62,10 @@ DEFAULTS = {
 }
 """Metrics that are reported if the spec names none."""
 ALL = COMMON | CLASSIFICATION | REGRESSION | LANGUAGE | PREFERENCE
+SHARES = ("accuracy", "f1", "f1_micro", "f1_macro", "precision", "recall")
+"""Metrics from 0 to 1."""
+AT_MOST_ONE = (*SHARES, "mcc", "r2", "pearson", "spearman")
+"""Metrics that are never above 1."""
 
 MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
 
@@ -68,6 +73,11 @@ MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)
 def plain(name: str) -> str:
     """The name without `eval_`: the key in status and reports."""
     return name.removeprefix("eval_")
+
+
+def written(names: Iterable[str]) -> str:
+    """A CEL list of metrics as they may be written, with `eval_` or without."""
+    return f"[{', '.join(repr(prefix + name) for name in names for prefix in ('', 'eval_'))}]"
 
 
 def direction(name: str) -> Direction:

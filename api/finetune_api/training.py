@@ -1,12 +1,13 @@
 """`spec.training`: optimizer, schedule, batch size, and when to evaluate, save and stop."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel, OneOf, Rule
-from finetune_api.metrics import DEFAULTS, MetricName
+from finetune_api.metrics import DEFAULTS, SHARES, MetricName, plain, written
 from finetune_api.uris import LocalDataUri
 
 BATCH_SIZE = 32
@@ -298,6 +299,19 @@ class DebugSpec(ApiModel):
     """Also write the metrics for TensorBoard, to the folder tensorboard in the output folder."""
 
 
+_BEST = "(has(self.evaluation) && has(self.evaluation.bestMetric) ? self.evaluation.bestMetric : 'eval_loss')"
+
+
+def _reachable(delta: str, given: str, metric: str, named: Callable[[Any], tuple[float, str] | None]) -> Rule:
+    """A `delta` is smaller than all that its metric, from 0 to 1, can change by."""
+    return Rule(
+        f"!({given}) || self.{delta} < 1.0 || !({metric} in {written(SHARES)})",
+        f"{delta} is 1 or more, by which a metric from 0 to 1 never improves; for 1 percentage point write 0.01",
+        lambda s: (found := named(s)) is None or found[0] < 1 or plain(found[1]) not in SHARES,
+        f".{delta}",
+    )
+
+
 class TrainingSpec(ApiModel):
     """Training settings: optimizer, learning-rate schedule, batch size, evaluation and checkpoints."""
 
@@ -318,6 +332,21 @@ class TrainingSpec(ApiModel):
             "ema.every must not be larger than maxSteps, or the average never gets an update; lower ema.every",
             lambda s: s.max_steps is None or s.ema is None or s.ema.every <= s.max_steps,
             ".ema.every",
+        ),
+        _reachable(
+            "earlyStopping.minDelta",
+            "has(self.earlyStopping) && has(self.earlyStopping.minDelta)",
+            f"(has(self.earlyStopping.metric) ? self.earlyStopping.metric : {_BEST})",
+            lambda s: (
+                s.early_stopping
+                and (s.early_stopping.min_delta, s.early_stopping.metric or s.evaluation.best_metric)
+            ),
+        ),
+        _reachable(
+            "schedule.plateau.minDelta",
+            "has(self.schedule) && has(self.schedule.plateau) && has(self.schedule.plateau.minDelta)",
+            _BEST,
+            lambda s: s.schedule.plateau and (s.schedule.plateau.min_delta, s.evaluation.best_metric),
         ),
     )
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None

@@ -250,6 +250,13 @@ ACCEPTED = [
     ),
     Case("a smallest accuracy", spec(gate={"metric": "accuracy", "min": 0.8})),
     Case("a largest loss", spec(gate={"metric": "eval_loss", "max": 0.5})),
+    Case("all right", spec(gate={"metric": "accuracy", "min": 1})),
+    Case("a gain of a metric without an upper end", spec(gate={"metric": "loss", "betterThanBaselineBy": 2})),
+    Case(
+        "a drop of a metric without an end",
+        spec(training={"evaluation": {"forgetting": [{"uri": REVIEWS, "maxDrop": 5}]}}),
+    ),
+    Case("an improvement of the loss by 1", spec(training={"earlyStopping": {"minDelta": 1}})),
     Case("better than the baseline", spec(gate={"metric": "f1", "betterThanBaselineBy": 0.02})),
     Case(
         "a gate on what a search finds",
@@ -871,6 +878,53 @@ BROKEN_RULES += [
         "a smallest loss",
         spec(gate={"metric": "loss", "min": 0.5}),
         "min does not fit a metric where lower is better; write max instead",
+    ),
+    Case(
+        "an accuracy in percent",
+        spec(gate={"metric": "eval_accuracy", "min": 80}),
+        "min is above 1, which this metric never is; for 80 % write 0.8",
+    ),
+    Case(
+        "a gain in percentage points",
+        spec(gate={"metric": "f1", "betterThanBaselineBy": 2}),
+        "which a metric from 0 to 1 cannot gain; for 2",
+    ),
+    Case(
+        "a drop in percentage points",
+        spec(
+            training={
+                "evaluation": {"forgetting": [{"uri": REVIEWS, "maxDrop": 5}], "bestMetric": "accuracy"}
+            }
+        ),
+        "so no model would be refused; for 2 percentage points write 0.02",
+    ),
+    Case(
+        "a drop in percentage points of the gate's metric",
+        spec(
+            training={"evaluation": {"forgetting": [{"uri": REVIEWS, "maxDrop": 1}]}},
+            gate={"metric": "f1", "min": 0.5},
+        ),
+        "so no model would be refused; for 2 percentage points write 0.02",
+    ),
+    Case(
+        "an improvement in percentage points",
+        spec(training={"earlyStopping": {"minDelta": 1}, "evaluation": {"bestMetric": "accuracy"}}),
+        "earlyStopping.minDelta is 1 or more",
+    ),
+    Case(
+        "an improvement in percentage points of the stopping metric",
+        spec(training={"earlyStopping": {"minDelta": 1, "metric": "eval_f1"}}),
+        "earlyStopping.minDelta is 1 or more",
+    ),
+    Case(
+        "a plateau in percentage points",
+        spec(
+            training={
+                "schedule": {"name": "Plateau", "plateau": {"minDelta": 1}},
+                "evaluation": {"bestMetric": "accuracy"},
+            }
+        ),
+        "schedule.plateau.minDelta is 1 or more",
     ),
     Case(
         "a largest accuracy",

@@ -20,6 +20,7 @@ from finetune_trainer.models.skeleton import skeleton
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.preflight.disk import check_disk, estimate_disk
+from finetune_trainer.preflight.head import check_forgetting
 from finetune_trainer.preflight.memory import check_memory, described, estimate_memory
 from finetune_trainer.process.memory import readable
 from finetune_trainer.reporting.recorder import notes, with_caveats
@@ -41,6 +42,7 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     model = skeleton(inputs.folder, run.model, objective, tokenizer.pad_token_id, words.added)
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
+    check_forgetting(run, inputs.folder, model, objective)
     if run.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
         model.gradient_checkpointing_disable()

@@ -40,11 +40,7 @@ def measure_before(
     Raises ConfigurationError for a model that cannot do the task yet, StoppedError.
     """
     if new_head:
-        raise ConfigurationError(
-            f"{FIELD}: the model's head is new, so it has nothing to forget; remove the field, or start from a model"
-            " that was trained for this task",
-            FaultPlace(field=FIELD),
-        )
+        raise nothing_to_forget()
     metric, path = plain(gate.metric if gate else run.training.evaluation.best_metric), folder / FORGETTING
     kept = read_json(path) if run.ranks.is_main else None
     known = kept["values"] if kept and kept["fingerprint"] == fingerprint else None
@@ -54,6 +50,15 @@ def measure_before(
         if run.ranks.is_main:
             replace_json(path, {"fingerprint": fingerprint, "values": values})
     return Before(sets, metric, values)
+
+
+def nothing_to_forget() -> ConfigurationError:
+    """Of a model whose head is new."""
+    return ConfigurationError(
+        f"{FIELD}: the model's head is new, so it has nothing to forget; remove the field, or start from a model that"
+        " was trained for this task",
+        FaultPlace(field=FIELD),
+    )
 
 
 def measure_after(run: Run, before: Before, asked: list[ForgettingSpec]) -> None:

@@ -6,7 +6,6 @@ more. It is compared row by row with the model that is published (paired bootstr
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,10 +18,10 @@ from finetune_api.status import BaselineKind, BaselineStatus, ImprovementStatus
 from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.files import sync
-from finetune_trainer.objectives import Objective
 from finetune_trainer.reporting.recorder import short
 from finetune_trainer.training.answers import Keeping, RowAnswers, gather
 from finetune_trainer.training.bootstrap import gain_interval
+from finetune_trainer.training.constant import constant_of
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.evaluate import score_apart
 from finetune_trainer.training.evaluator import Predict
@@ -48,8 +47,7 @@ def measure_baseline(run: Run, folder: Path, fingerprint: str, *, new_head: bool
     found = run.ranks.broadcast(_read(path, fingerprint) if run.ranks.is_main else None)
     if found is None:
         kind = BaselineKind.CONSTANT_PREDICTION if new_head else BaselineKind.UNTRAINED_MODEL
-        predict = _constant(run) if new_head else run.task.predict
-        scores, answers = _answers(run, predict)
+        scores, answers = _constant_answers(run) if new_head else _answers(run, run.task.predict)
         metrics = {
             f"eval_{name}": value for name in _names(run) if (value := short(scores[name])) is not None
         }
@@ -92,9 +90,18 @@ def _answers(run: Run, predict: Predict) -> tuple[dict[str, float], RowAnswers]:
     return scores, gather(keeping.kept, run.ranks)
 
 
-def _constant(run: Run) -> Predict:
-    """Predicts for every row the same: what the training rows suggest without reading them."""
-    outputs = torch.from_numpy(constant_outputs(run.task.objective, run.train.targets))
+def _constant_answers(run: Run) -> tuple[dict[str, float], RowAnswers]:
+    """As `_answers` of a model that predicts the same for every row: the likeliest, and for the loss the cheapest."""
+    constant = constant_of(run.task.objective, run.train.targets)
+    scores, answers = _answers(run, _predicting(run, constant.likely))
+    if np.array_equal(constant.likely, constant.cheapest):
+        return scores, answers
+    cheapest, with_losses = _answers(run, _predicting(run, constant.cheapest))
+    return scores | {"loss": cheapest["loss"]}, replace(answers, losses=with_losses.losses)
+
+
+def _predicting(run: Run, constant: npt.NDArray[np.float32]) -> Predict:
+    outputs = torch.from_numpy(constant)
 
     def predict(examples: Examples, batch: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         inputs, targets = run.task.collate(examples, batch)
@@ -102,25 +109,6 @@ def _constant(run: Run) -> Predict:
         return outputs.to(targets.device).expand(*shape, -1), targets
 
     return predict
-
-
-def constant_outputs(objective: Objective[Any], targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The head's outputs (outputs,) with the smallest mean loss, if they are the same for all rows.
-
-    Log frequencies of the labels, each counted once more (Laplace); for several labels a row, log odds; for numbers the
-    mean. `targets` are those of `Objective.encode`, or of tokens.
-    """
-    assert objective.outputs is not None
-    rows = targets.reshape(len(targets), -1)
-    if objective.problem_type == "regression":
-        constant = rows.mean(axis=0)
-    elif objective.problem_type == "multi_label_classification":
-        share = (rows.sum(axis=0) + 1) / (len(rows) + 2)
-        constant = np.log(share / (1 - share))
-    else:
-        counts = np.bincount(rows[rows >= 0].ravel(), minlength=objective.outputs) + 1
-        constant = np.log(counts / counts.sum())
-    return np.asarray(constant, dtype=np.float32)
 
 
 def _write(path: Path, baseline: Baseline, fingerprint: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.run import ExitCode, RunReport
 from unit.trainer.forks import fork
-from unit.trainer.tiny import Job, build_model, reviews
+from unit.trainer.tiny import Job, build_model, reviews, write_jsonl
 
 ROW = 6
 
@@ -104,6 +104,26 @@ def test_what_would_end_the_run_ends_preflight_and_leaves_nothing(make_job, name
     ended, report = check(job)
     assert (ended, part in report.message) == (code, True), report.message
     assert left(job) == []
+
+
+def test_a_new_head_has_nothing_to_forget_and_a_known_one_has(make_job, tmp_path, model_folder):
+    from transformers import AutoModelForSequenceClassification
+
+    known = shutil.copytree(model_folder, tmp_path / "known")
+    labels = {0: "neg", 1: "pos"}
+    AutoModelForSequenceClassification.from_pretrained(
+        model_folder, id2label=labels, label2id={label: number for number, label in labels.items()}
+    ).save_pretrained(known)
+    other = {"uri": "pvc://data/other.jsonl"}
+    asked = {
+        "dataset": {"forgetting": [other | {"path": str(write_jsonl(tmp_path / "other.jsonl", reviews(8)))}]},
+        "training": {"evaluation": {"forgetting": [other]}},
+    }
+    ended, report = check(make_job("new", **asked))
+    assert ended == ExitCode.CONFIGURATION
+    assert "the model's head is new, so it has nothing to forget" in report.message
+    ended, report = check(make_job("known", **asked, model={"path": str(known)}))
+    assert ended == ExitCode.DONE, report.message
 
 
 def test_truncated_weights_are_found(make_job, tmp_path, model_folder):

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from finetune_api.gate import GateSpec
+from finetune_api.objective import RegressionLoss
 from finetune_api.run import ExitCode
 from finetune_api.status import ImprovementStatus
 from finetune_trainer.publishing.gate import why_not_passed
+from finetune_trainer.training.constant import constant_of
 from finetune_trainer.training.inputs import BASELINE
-from finetune_trainer.training.worth import constant_outputs
 from unit.trainer.runs import LANGUAGE, OBJECTIVES, examples
 from unit.trainer.tiny import job, reviews, write_jsonl
 from unit.trainer.training.test_crash import die, digest, do_at
@@ -20,23 +21,56 @@ from unit.trainer.training.test_crash import die, digest, do_at
 WITH_BASELINE = {"evaluation": {"baseline": True, "metrics": ["accuracy"]}}
 
 
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name not in LANGUAGE])
-def test_the_constant_prediction_has_the_smallest_mean_loss_of_all_constants(objective):
-    task, rows = OBJECTIVES[objective], examples(objective, count=400)
-    plain = replace(task, label_smoothing=0.0, class_weights=None) if task.labels else task
-    targets = torch.from_numpy(np.asarray(rows.targets))
-    best = torch.from_numpy(constant_outputs(plain, rows.targets))
+TASKS = {name: task for name, task in OBJECTIVES.items() if name not in LANGUAGE} | {
+    "weighted labels": replace(OBJECTIVES["several labels"], class_weights=(0.3, 2.0, 5.0)),
+    "weighted tokens": replace(
+        OBJECTIVES["token classification"], class_weights=(0.2, 3.0, 1.0), label_smoothing=0.2
+    ),
+    "huber": replace(OBJECTIVES["several targets"], kind=RegressionLoss.HUBER),
+}
+LIKE = {
+    "weighted labels": "several labels",
+    "weighted tokens": "token classification",
+    "huber": "several targets",
+}
 
-    def mean_loss(outputs):
-        shape = (1, len(targets), -1) if plain.per_token else (len(targets), -1)
-        loss = plain.loss(outputs.expand(*shape), targets[None] if plain.per_token else targets)
+
+@pytest.mark.parametrize("objective", TASKS)
+def test_the_constant_prediction_has_the_smallest_mean_loss_of_all_constants(objective):
+    task, rows = TASKS[objective], examples(LIKE.get(objective, objective), count=400)
+    given = rows.targets * np.array([1.0, 9.0]) ** 2 if objective == "huber" else np.asarray(rows.targets)
+    targets = torch.from_numpy(np.asarray(given))
+    found = constant_of(task, given)
+
+    def mean_loss(task, outputs):
+        shape = (1, len(targets), -1) if task.per_token else (len(targets), -1)
+        loss = task.loss(outputs.expand(*shape), targets[None] if task.per_token else targets)
         return (loss.loss_sum / loss.weight).item()
 
-    for output in range(len(best)):
-        for shift in (-0.1, 0.1):
-            other = best.clone()
-            other[output] += shift
-            assert mean_loss(other) > mean_loss(best)
+    plain = replace(task, label_smoothing=0.0, class_weights=None) if task.labels else task
+    for weighed, outputs in ((task, found.cheapest), (plain, found.likely)):
+        if objective == "huber" and outputs is found.likely:
+            assert outputs == pytest.approx(given.mean(axis=0), rel=1e-6)
+            continue
+        best = torch.from_numpy(outputs).double()
+        for output in range(len(best)):
+            for shift in (-0.1, 0.1):
+                other = best.clone()
+                other[output] += shift
+                assert mean_loss(weighed, other) > mean_loss(weighed, best)
+
+
+def test_a_model_that_learns_nothing_has_no_smaller_loss_than_the_constant_with_balanced_classes(make_job):
+    good, bad = ([row for row in reviews(200) if row["label"] == label] for label in ("pos", "neg"))
+    made = make_job(
+        "job",
+        rows=good + bad[:12],
+        objective={"classification": {"classWeights": "Balanced"}},
+        training=WITH_BASELINE | {"optimizer": {"learningRate": 1e-9}},
+    )
+    assert made.run_apart() == ExitCode.DONE
+    assert made.report.baseline.metrics["eval_loss"] == pytest.approx(math.log(2), abs=0.01)
+    assert made.report.improvement.delta > -0.01
 
 
 def test_a_new_head_is_compared_with_the_label_frequencies(make_job):
