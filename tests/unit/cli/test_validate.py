@@ -30,6 +30,21 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
             GOOD.replace("epochs:", "epoch:"),
             "spec.training.epoch: unknown field; did you mean spec.training.epochs?",
         ),
+        (GOOD.replace("epochs: 2", "epochs: '2'"), "a valid integer, not the text '2'; remove the quotes"),
+        (GOOD.replace("epochs: 2", "epochs: 2%"), "a valid integer, not the text '2%'\n"),
+        (
+            GOOD.replace("classification:", "classification: {labels: [no, yes]}\n    x:"),
+            "not false: YAML reads",
+        ),
+        (
+            GOOD.replace("  training:", "  gate: {metric: Accuracy, min: 0}\n  training:"),
+            "did you mean accuracy?",
+        ),
+        (
+            GOOD.replace("  training:", "  training:\n    evaluation: {metrics: accuracy}"),
+            "spec.training.evaluation.metrics: Input should be a valid array; write it in brackets: [accuracy]",
+        ),
+        (GOOD.replace("classification:", "dpo:"), "spec.objective.dpo: unknown field\n"),
         (GOOD.replace("movie-sentiment", "Movie"), "metadata.name must have at most 40 characters"),
         (GOOD.replace("kind: FineTuneJob", "kind: FinetuneJob"), "kind: write FineTuneJob"),
         (GOOD.replace("v1alpha1", "v1"), "apiVersion: write finetune.dev/v1alpha1"),

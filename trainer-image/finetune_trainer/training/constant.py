@@ -57,4 +57,5 @@ def _huber_minimum(rows: Floats) -> Floats:
         middle = (low + high) / 2
         above = np.clip(rows - middle, -1, 1).sum(axis=0) > 0
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return (low + high) / 2
+    minimum: Floats = (low + high) / 2
+    return minimum
