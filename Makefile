@@ -70,7 +70,10 @@ test-kueue: install ## Run Kueue itself: queues, quotas, preemption, priorities;
 	@$(PYTHON) -m pytest -q tests/kueue
 
 test-e2e: install ## Run tests on a real node, with pods that train models
-	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py
+	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py --ignore tests/e2e/test_signals_long.py
+
+test-signals: install ## Run trainers that are killed, evicted or on a lost node, on a real node; some minutes
+	@$(PYTHON) -m pytest -v tests/e2e/test_signals.py tests/e2e/test_signals_long.py
 
 test-faults: install ## Run the operator under faults: paused, cut off and killed leaders; ten minutes
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager
@@ -168,4 +171,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help

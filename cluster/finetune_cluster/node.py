@@ -119,6 +119,10 @@ class NodeCluster:
                 self._sandbox.run([*ctr, "pull", "--plain-http", "--local", reference])
         return references
 
+    def pid_of(self, program: str) -> int | None:
+        """The process of a program of the node, such as the kubelet."""
+        return self._sandbox.pid_of(program)
+
     def import_image(self, archive: Path) -> None:
         """Give containerd an image archive directly."""
         self._sandbox.run(
