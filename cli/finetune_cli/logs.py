@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from finetune_api import uris
 from finetune_api.status import AttemptStatus
 from finetune_core.plan.naming import ATTEMPT, PREFLIGHT, index_in
 from finetune_sdk import Job
@@ -65,7 +66,7 @@ def _attempt(job: Job, number: int, wanted: Wanted) -> Iterator[str]:
     record = next((one for one in job.status.attempts if one.number == number), None)
     if not pods:
         which = f" of node {wanted.node}" if wanted.node else ""
-        yield f"── attempt {number}{which}: {_gone(record)}"
+        yield f"── attempt {number}{which}: {_gone(record, _kept(job, number, wanted.node))}"
     for pod in pods:
         yield from _pod(job, number, pod, wanted)
 
@@ -107,11 +108,23 @@ def _pods_of(job: Job, number: int, wanted: Wanted) -> list[Body]:
         job.refresh()
 
 
-def _gone(record: AttemptStatus | None) -> str:
+def _gone(record: AttemptStatus | None, kept: str) -> str:
     if record is None or record.end_time is None:
         return "it has no pod yet"
     why = f" It ended with {record.reason}: {record.message}" if record.reason and record.message else ""
-    return f"its pod is gone, and its log with it.{why}"
+    return f"its pod is gone{kept or ', and its log with it'}.{why}"
+
+
+def _kept(job: Job, number: int, node: int | None) -> str:
+    """Where a trainer keeps the end of its log, as part of a sentence. To read a claim takes a pod that mounts it."""
+    uri = job.status.effective.output_uri if job.status.effective else None
+    if uri is None or job.spec.command or job.spec.search or job.spec.ensemble:
+        return ""
+    of_node = f"-node-{node}" if node else ""
+    return (
+        f"; the end of its log is on the claim {uris.parse(uri).name} in"
+        f" .finetune/{job.uid}/logs/attempt-{number}{of_node}.log, for a pod that mounts the claim"
+    )
 
 
 def readable(line: str) -> str:

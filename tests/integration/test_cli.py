@@ -102,8 +102,12 @@ def test_a_failure_is_explained_with_its_exit_code(world: World) -> None:
     assert "what to do: fix the row" in text
     assert "docs/troubleshooting.md#failed" in text
     world.remove(pod)
-    assert f"attempt 1: its pod is gone, and its log with it. It ended with DataError: {report.message}" in (
-        cli("logs", name).out
+    uid = world.job(name)["metadata"]["uid"]
+    claim = world.status(name)["effective"]["outputUri"].removeprefix("pvc://").partition("/")[0]
+    kept = f"the end of its log is on the claim {claim} in .finetune/{uid}/logs/attempt-1.log"
+    assert (
+        f"attempt 1: its pod is gone; {kept}, for a pod that mounts the claim. It ended with DataError:"
+        in (cli("logs", name).out)
     )
     assert "its log with it" in cli("explain-failure", name).out
 

@@ -17,13 +17,14 @@ from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.combine import CombineConfig
 from finetune_api.overrides import read_assignment
 from finetune_api.preflight import PreflightConfig
-from finetune_api.run import ENDINGS, ExitCode, RunReport, to_message
+from finetune_api.run import ENDINGS, ExitCode, RunConfig, RunReport, to_message
 from finetune_api.summary import SummaryConfig
 from finetune_trainer.config import read_config, termination_log
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.hub.fetch import at_one_commit, uses_hub
 from finetune_trainer.process.allocator import keep_freed_memory
 from finetune_trainer.process.environment import OFFLINE, QUIET
+from finetune_trainer.process.kept_log import FOLDER
 from finetune_trainer.process.launch import Node, Process, launch
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.process.supervisor import Places, supervised
@@ -114,9 +115,7 @@ def _run(
         return _preflight(config, recorder, stop)
     os.environ.update({} if uses_hub(config) else OFFLINE)
     if process.report is None and not isinstance(config, CombineConfig):
-        stacks = Path(config.output.checkpoint_dir).parent / f"stacks-attempt-{config.job.attempt}.txt"
-        log = config.termination_log
-        Places(config.job.attempt, str(stacks.absolute()), str(log) if log else None).tell()
+        _places(config).tell()
     if isinstance(config, CombineConfig):
         return _combine(config, recorder, stop)
     if (config.devices.gpus > 1 or config.nodes) and process.report is None:
@@ -131,6 +130,16 @@ def _run(
     from finetune_trainer.training.run import run
 
     return ExitCode.DONE, run(config, recorder, stop, process, threads)
+
+
+def _places(config: RunConfig) -> Places:
+    """Beside the checkpoints; the log where the report is read later, as of a pod."""
+    own = Path(config.output.checkpoint_dir).absolute().parent
+    attempt, report = config.job.attempt, config.termination_log
+    node = Node.of(config.nodes).rank
+    log = own / FOLDER / f"attempt-{attempt}{f'-node-{node}' if node else ''}.log"
+    stacks = own / f"stacks-attempt-{attempt}.txt"
+    return Places(attempt, str(stacks), str(report) if report else None, str(log) if report else None)
 
 
 def _combine(config: CombineConfig, recorder: Recorder, stop: Stop) -> tuple[int, RunReport]:

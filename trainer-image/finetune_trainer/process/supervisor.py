@@ -1,4 +1,4 @@
-"""The parent of a trainer: it watches for a step that does not end, and does nothing else.
+"""The parent of a trainer: it passes on and keeps the log, and watches for a step that does not end.
 
 A process cannot end itself while C code holds the interpreter's lock, and process 1 of a container cannot be killed
 from inside. So the trainer is a child, forked before it has threads or torch.
@@ -20,6 +20,7 @@ from types import FrameType
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_trainer.process.heartbeat import DUMP, FOLDER, Beat, Beats
+from finetune_trainer.process.kept_log import Relay
 
 STARTED_BY = "FINETUNE_STARTED_BY"
 """Variable: the process without which the run stops, as it would on SIGTERM."""
@@ -34,11 +35,12 @@ _DEATH_SIGNAL_OF_PARENT = 1
 
 @dataclass(frozen=True)
 class Places:
-    """What the trainer tells its parent: where stacks and report are to be written."""
+    """What the trainer tells its parent: where stacks, report and log are to be written."""
 
     attempt: int
     stacks: str
     report: str | None
+    log: str | None = None
 
     def tell(self) -> None:
         """Nobody listens where nobody watches."""
@@ -56,9 +58,14 @@ def supervised(run: Callable[[], int]) -> int:
         supervisor.listen()
         parent, child = os.getpid(), os.fork()
         if child == 0:
+            supervisor.relay.in_child()
             return _as_child(run, parent)
         supervisor.child = child
-        return supervisor.watch()
+        supervisor.relay.in_parent()
+        try:
+            return supervisor.watch()
+        finally:
+            supervisor.relay.close()
 
 
 def _as_child(run: Callable[[], int], parent: int) -> int:
@@ -99,6 +106,7 @@ class _Supervisor:
     def __init__(self, beats: Beats) -> None:
         self.beats = beats
         self.child = 0
+        self.relay = Relay(self._log)
         self._early: list[int] = []
 
     def listen(self) -> None:
@@ -133,7 +141,7 @@ class _Supervisor:
             if number == signal.SIGKILL
             else ""
         )
-        print(f"finetune_trainer: killed by {name}{hint}", file=sys.stderr)
+        self.relay.say(f"finetune_trainer: killed by {name}{hint}")
         return 128 + number
 
     def _end(self, stalled: dict[int, Beat]) -> int:
@@ -146,9 +154,9 @@ class _Supervisor:
             _kill(beat.pid)
         os.waitpid(self.child, 0)
         text = "".join(f"process {slot}, pid {beats[slot].pid}:\n{stack}\n" for slot, stack in stacks.items())
-        print(text, file=sys.stderr)
+        self.relay.say(text)
         report = _report_of(stalled, stacks, places, _kept(text, places))
-        print(f"finetune_trainer: exit {ExitCode.STALLED:d}: {report.message}", file=sys.stderr)
+        self.relay.say(f"finetune_trainer: exit {ExitCode.STALLED:d}: {report.message}")
         if places and places.report:
             try:
                 Path(places.report).write_text(to_message(report))
@@ -161,6 +169,10 @@ class _Supervisor:
             return Places(**json.loads((self.beats.folder / _PLAN).read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def _log(self) -> Path | None:
+        places = self._places()
+        return Path(places.log) if places and places.log else None
 
     def _stack_of(self, slot: int, beat: Beat) -> str:
         """The stack of every thread of a process; a process that waits for a disk may not answer."""
