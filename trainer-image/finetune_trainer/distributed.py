@@ -10,7 +10,7 @@ is not a tensor. Sharding is torch's fully_shard."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -225,9 +225,9 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of a full tensor where `like` is sharded, on its device."""
+    """This rank's shard of a full tensor where `like` is sharded, on its device; a shard stays what it is."""
     tensor = tensor.to(like.device)
-    if not isinstance(like, DTensor) or tensor.ndim == 0:
+    if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
@@ -263,14 +263,16 @@ def _give_shards(taken: Shards, mesh: DeviceMesh) -> None:
         module.register_parameter(name, placed[shard])
 
 
-def unshard(model: nn.Module) -> None:
-    """Replace sharded parameters by full ones, on every rank: to save the model, not to compute with it."""
+def unshard(model: nn.Module, kept: Collection[nn.Parameter] = ()) -> None:
+    """Replace sharded parameters, but not the `kept`, by full ones, on every rank: to save it, not to compute."""
     known: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if isinstance(parameter, DTensor) and parameter not in known:
+            if not isinstance(parameter, DTensor) or parameter in kept:
+                continue
+            if parameter not in known:
                 known[parameter] = nn.Parameter(full_tensor(parameter.detach()), parameter.requires_grad)
-            module.register_parameter(name, known.get(parameter, parameter))
+            module.register_parameter(name, known[parameter])
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -189,6 +189,19 @@ def a_run(
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
 
 
+def checkpoints_in(folder: Path, run: Any) -> Any:
+    """Real checkpoints of a run, all of which are kept."""
+    from finetune_trainer.checkpoints.fence import Fence
+    from finetune_trainer.checkpoints.store import CheckpointStore
+    from finetune_trainer.training.checkpointing import CheckpointIO
+
+    fence = Fence(folder, 1)
+    if run.ranks.is_main:
+        fence.claim()
+    store = CheckpointStore(fence, "same", {}, keep=100)
+    return CheckpointIO(store, run.task.model, run.optimizer, run.average, run.ranks)
+
+
 def weights(run: Any) -> dict[str, Any]:
     """Every parameter, whole, as an array."""
     from finetune_trainer.distributed import full_tensor

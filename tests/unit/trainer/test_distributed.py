@@ -3,7 +3,6 @@
 Every rank is a process of its own, forked from this one, over gloo. All of them end in time, or the test fails.
 """
 
-import copy
 import os
 import signal
 
@@ -19,7 +18,15 @@ from finetune_trainer.errors import (
     PrunedError,
     StoppedError,
 )
-from unit.trainer.runs import OBJECTIVES, a_run, examples, largest_difference, on_ranks, weights
+from unit.trainer.runs import (
+    OBJECTIVES,
+    a_run,
+    checkpoints_in,
+    examples,
+    largest_difference,
+    on_ranks,
+    weights,
+)
 
 SGD = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
 TRAINING = {"maxSteps": 4, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"every": {"steps": 2}}}
@@ -366,38 +373,30 @@ def test_a_killed_rank_is_noticed_at_once(tmp_path, sharding, world):
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_a_checkpoint_of_several_ranks_resumes_exactly_on_them_and_loads_on_one(tmp_path, sharding):
     """With dropout: the random state of every rank is part of it."""
-    from finetune_trainer.checkpoints.snapshot import restore
+    folder = tmp_path / "checkpoints"
 
     def body(ranks):
-        from finetune_trainer.checkpoints.snapshot import capture, restore
         from finetune_trainer.training.loop import train
 
-        kept = {}
-
-        def save(state):
-            files = capture(run.task.model, run.optimizer, ranks)
-            ordered = {file: dict(sorted(part.items())) for file, part in files.items()}  # as a file has them
-            kept[state.step] = copy.deepcopy(ordered), state.to_json()
-
-        run, state = a_run("classification", ranks, dropout=0.3, save=save, **TRAINING)
+        run, state = a_run("classification", ranks, dropout=0.3, **TRAINING)
+        run.checkpoints = checkpoints_in(folder, run)
         train(run, state)
-        undisturbed, saved = weights(run), kept[2]
+        undisturbed = weights(run)
         run, _ = a_run("classification", ranks, dropout=0.3, **TRAINING)
-        restore(saved[0], run.task.model, run.optimizer, ranks)
-        train(run, type(state).from_json(saved[1]))
+        run.checkpoints = checkpoints_in(folder, run)
+        state = run.checkpoints.restore(before=4)
+        assert state.step == 2
+        saved = weights(run)
+        train(run, state)
         resumed = weights(run)
         assert all(np.array_equal(undisturbed[name], resumed[name]) for name in resumed)
-        return {name: {key: value.numpy() for key, value in part.items()} for name, part in saved[0].items()}
-
-    import torch
+        return saved
 
     saved, _ = on_ranks(2, body, tmp_path, sharding)
     alone, _ = a_run("classification")
-    tensors = {
-        file: {key: torch.tensor(value) for key, value in part.items()} for file, part in saved.items()
-    }
-    restore(tensors, alone.task.model, alone.optimizer, alone.ranks)
-    assert all(np.array_equal(value, saved["model"][name]) for name, value in weights(alone).items())
+    assert checkpoints_in(folder, alone).restore(before=4).step == 2
+    assert all(np.array_equal(value, saved[name]) for name, value in weights(alone).items())
+    assert all(len(values) == 3 for values in alone.optimizer.state.values())
 
 
 def joined_alone():

@@ -4,22 +4,24 @@ The optimizer is `<parameter>/<exp_avg|exp_avg_sq|step|momentum_buffer>`; the ge
 Learning rate and position in the data depend on the step only and are not stored."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune_trainer.distributed import Ranks, full_tensor, shard_like
+from finetune_trainer.checkpoints.parts import shapes_of
+from finetune_trainer.distributed import Ranks, shard_like
 from finetune_trainer.models.adapters import untrained
 
 Tensors = dict[str, Tensor]
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensors]:
-    """All tensors by file: model, optimizer, random. Every rank takes part; rank 0 gets the whole of them."""
+    """All tensors by file: model, optimizer, random. Every rank takes part; of a sharded model each has its shards."""
     return {
-        "model": {name: full_tensor(tensor) for name, tensor in _model_tensors(model).items()},
+        "model": model_tensors(model),
         "optimizer": _optimizer_tensors(model, optimizer),
         "random": {
             f"{_of_rank(rank)}{name}": tensor
@@ -47,14 +49,14 @@ def _of_rank(rank: int) -> str:
 
 def restore_model(saved: Tensors, model: nn.Module) -> None:
     """Copy weights and buffers into a model of the same shape."""
-    current = _model_tensors(model)
+    current = model_tensors(model)
     assert current.keys() == saved.keys(), f"other tensors: {sorted(current.keys() ^ saved.keys())[:5]}"
     with torch.no_grad():
         for name, tensor in current.items():
             tensor.copy_(shard_like(saved[name], tensor))
 
 
-def _model_tensors(model: nn.Module) -> Tensors:
+def model_tensors(model: nn.Module) -> Tensors:
     """Parameters once each, however many names they have, and the buffers that belong to the state."""
     known, left_out = model.state_dict(keep_vars=True), untrained(model)
     parameters = {
@@ -67,11 +69,24 @@ def _model_tensors(model: nn.Module) -> Tensors:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": full_tensor(value).contiguous()
+        f"{names[parameter]}/{key}": value.contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if value is not None
     }
+
+
+def empty_states(folder: Path, model: nn.Module) -> Tensors:
+    """Tensors to read the parts of an optimizer's state into, sharded as the parameters are."""
+    parameters = dict(model.named_parameters())
+    states: Tensors = {}
+    for path, found in shapes_of(folder).items():
+        like = parameters[path.rpartition("/")[0]].detach()
+        whole = found.size == like.shape
+        states[path] = (
+            torch.zeros_like(like) if whole else torch.zeros(found.size, dtype=found.properties.dtype)
+        )
+    return states
 
 
 def _restore_optimizer(saved: Tensors, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

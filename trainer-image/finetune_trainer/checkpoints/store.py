@@ -3,6 +3,8 @@
     step-00000400/  model.safetensors  optimizer.safetensors  random.safetensors  state.json  manifest.json
                     ema.safetensors, where weights are averaged
 
+Of a sharded run model, optimizer and ema are folders, in which each rank has written its part.
+
 Everything is written into a temporary folder and flushed; manifest.json with the sha256 of every file comes last;
 then the folder is renamed. A folder without a true manifest is no checkpoint."""
 
@@ -21,7 +23,6 @@ from finetune_trainer.checkpoints.fence import Fence
 from finetune_trainer.checkpoints.folder import path_of, steps_in
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.files import (  # fmt: skip
-    files_of,
     fresh_folder,
     rename_folder,
     sha256,
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 MANIFEST, STATE = "manifest.json", "state.json"
 START = 0
 """Saved for rollbacks alone, and kept: the last resort when the newer ones have gone wrong too."""
-FORMAT = 1
-"""Of the checkpoint's files; a trainer reads its own only."""
+WHOLE, PARTS = 1, 2
+"""Formats of the checkpoint's files, in its manifest; a trainer without parts reads the first only."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Loaded:
     step: int
     state: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
+    """By file."""
+    parts: dict[str, Path]
+    """Folders with parts, by their name."""
 
 
 class CheckpointStore:
@@ -70,12 +74,29 @@ class CheckpointStore:
         self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], best: int | None
     ) -> None:
         """Write the checkpoint of a step, unless it is already there whole; then drop the ones no longer needed."""
+        if self.begin(step) is not None:
+            self.finish(step, tensors, state, best)
+
+    def begin(self, step: int) -> Path | None:
+        """An empty folder for the checkpoint of a step; None if it is already there whole."""
         if step in self._whole:
-            return
+            return None
         with storage_errors(f"the checkpoint of step {step}", self.folder):
             self.fence.assert_owner()
-            temporary = fresh_folder(self.fence.temporary)
-            self._write(temporary, step, tensors, state)
+            return fresh_folder(self.fence.temporary)
+
+    def finish(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        best: int | None,
+        parts: dict[str, str] | None = None,
+    ) -> None:
+        """Write the rest into the folder that was begun, and give it its name; `parts` are digests of what is there."""
+        with storage_errors(f"the checkpoint of step {step}", self.folder):
+            temporary = self.fence.temporary
+            self._write(temporary, step, tensors, state, parts or {})
             self.fence.assert_owner()
             target = path_of(self.folder, step)
             shutil.rmtree(target, ignore_errors=True)
@@ -106,14 +127,15 @@ class CheckpointStore:
         path = path_of(self.folder, step)
         self._compare(json.loads((path / MANIFEST).read_text())["environment"])
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
-        return Loaded(step, json.loads((path / STATE).read_text()), tensors)
+        parts = {folder.name: folder for folder in path.iterdir() if folder.is_dir()}
+        return Loaded(step, json.loads((path / STATE).read_text()), tensors, parts)
 
     def integrity_error(self, path: Path) -> str | None:
         """Why a folder is no checkpoint of this configuration; None if it is one. Reads every byte."""
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            if manifest["version"] != FORMAT:
-                return f"its format is {manifest['version']}, and this trainer reads {FORMAT}"
+            if manifest["version"] not in (WHOLE, PARTS):
+                return f"its format is {manifest['version']}, and this trainer reads {WHOLE} and {PARTS}"
             if manifest.pop("sha256") != _digest(manifest):
                 return f"{MANIFEST} is damaged"
             for name, expected in manifest["files"].items():
@@ -153,19 +175,25 @@ class CheckpointStore:
             )
 
     def _write(
-        self, folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
+        self,
+        folder: Path,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        parts: dict[str, str],
     ) -> None:
         for name, content in tensors.items():
             save_file(content, folder / f"{name}.safetensors")
         write_json(folder / STATE, state)
         sync_tree(folder)
+        own = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
         manifest = {
-            "version": FORMAT,
+            "version": PARTS if parts else WHOLE,
             "step": step,
             "attempt": self.fence.attempt,
             "fingerprint": self.fingerprint,
             "environment": self.environment,
-            "files": {path.name: sha256(path) for path in files_of(folder)},
+            "files": dict(sorted((own | parts).items())),
         }
         write_json(folder / MANIFEST, manifest | {"sha256": _digest(manifest)})
         sync(folder)

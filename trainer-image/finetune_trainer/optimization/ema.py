@@ -13,7 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from finetune_api.run import FaultPlace
 from finetune_api.training import EmaSpec
-from finetune_trainer.distributed import full_tensor, shard_like
+from finetune_trainer.distributed import shard_like
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.batch_norm import norms_of
 
@@ -85,8 +85,8 @@ class MovingAverage:
             self.swap()
 
     def capture(self) -> dict[str, Tensor]:
-        """Whole tensors for a checkpoint; every rank takes part."""
-        averages = {name: full_tensor(value).contiguous() for name, value in self._averages.items()}
+        """Tensors for a checkpoint, the very ones; of a sharded model this rank's shards."""
+        averages = {name: value.contiguous() for name, value in self._averages.items()}
         return averages | {UPDATES: torch.tensor(self.updates)}
 
     def restore(self, saved: dict[str, Tensor]) -> None:

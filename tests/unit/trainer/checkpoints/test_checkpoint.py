@@ -148,7 +148,7 @@ def test_a_missing_file_sends_back_too(tmp_path, name):
         ("{}", "manifest.json cannot be read: 'version'"),
         ('{"version": 1}', "manifest.json cannot be read: 'sha256'"),
         ('{"version": 1, "sha256": "x"}', "manifest.json is damaged"),
-        ('{"version": 2}', "its format is 2, and this trainer reads 1"),
+        ('{"version": 3}', "its format is 3, and this trainer reads 1 and 2"),
     ],
 )
 def test_a_manifest_that_is_none_sends_back_too(tmp_path, text, why):

@@ -7,6 +7,7 @@ import pytest
 
 from finetune_api.model import FreezeSpec
 from finetune_api.training import EmaSpec, OptimizerSpec
+from finetune_trainer.distributed import full_tensor
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.models.freezing import apply_unfreezing, freeze, unfrozen_later
 from finetune_trainer.optimization.ema import UPDATES, MovingAverage, check_average_starts, decay_after
@@ -17,8 +18,9 @@ NOISY = {"name": "SGD", "learningRate": 0.5, "weightDecay": 0.0}
 
 
 def averages(average):
-    """Of the parameters and statistics, as arrays."""
-    return {name: value.numpy().copy() for name, value in average.capture().items() if name != UPDATES}
+    """Of the parameters and statistics, whole, as arrays."""
+    found = {name: value for name, value in average.capture().items() if name != UPDATES}
+    return {name: full_tensor(value).clone().numpy() for name, value in found.items()}
 
 
 def stepped(count, **ema):

@@ -1,6 +1,5 @@
 """Runs with `training.ema`: what is evaluated, chosen and published, and that interruptions change nothing."""
 
-import copy
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from finetune_api.training import Sharding
 from finetune_trainer.training.comparison import better_of, choice_sentence, own_metrics
 from unit.trainer.optimization.test_ema import averages
 from unit.trainer.optimization.test_optimizer import kill_before_step
-from unit.trainer.runs import a_run, largest_difference, on_ranks, weights
+from unit.trainer.runs import a_run, checkpoints_in, largest_difference, on_ranks, weights
 from unit.trainer.test_sharding import error_of, sharded
 from unit.trainer.tiny import reviews, write_jsonl
 from unit.trainer.training.test_crash import die, digest, do_at
@@ -402,41 +401,27 @@ def test_the_average_of_several_ranks_is_that_of_one_process(tmp_path, world, sh
 
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_an_average_of_two_ranks_resumes_on_them_and_on_one(tmp_path, sharding):
-    from finetune_trainer.checkpoints.snapshot import capture, restore
     from finetune_trainer.training.loop import train
 
+    folder = tmp_path / "checkpoints"
+
     def body(ranks):
-        kept = {}
-
-        def save(state):
-            files = capture(run.task.model, run.optimizer, ranks) | {"ema": run.average.capture()}
-            kept[state.step] = copy.deepcopy(files), state.to_json()
-
-        run, state = a_run("classification", ranks, save=save, **PLAN)
+        run, state = a_run("classification", ranks, **PLAN)
+        run.checkpoints = checkpoints_in(folder, run)
         train(run, state)
-        undisturbed, (files, written) = averages(run.average), kept[3]
+        undisturbed = averages(run.average)
         run, _ = a_run("classification", ranks, **PLAN)
-        restore(files, run.task.model, run.optimizer, ranks)
-        run.average.restore(files["ema"])
-        train(run, type(state).from_json(written))
+        run.checkpoints = checkpoints_in(folder, run)
+        train(run, run.checkpoints.restore(before=4))
         assert all(np.array_equal(undisturbed[name], value) for name, value in averages(run.average).items())
-        return (
-            undisturbed,
-            written,
-            {file: {name: value.numpy() for name, value in part.items()} for file, part in files.items()},
-        )
+        return undisturbed
 
-    import torch
-
-    average, written, saved = on_ranks(2, body, tmp_path, sharding)[0]
-    files = {
-        file: {name: torch.tensor(value) for name, value in part.items()} for file, part in saved.items()
-    }
-    alone, state = a_run("classification", **PLAN)
-    restore(files, alone.task.model, alone.optimizer, alone.ranks)
-    alone.average.restore(files["ema"])
-    assert alone.average.updates == 1
-    train(alone, type(state).from_json(written))
+    average = on_ranks(2, body, tmp_path, sharding)[0]
+    alone, _ = a_run("classification", **PLAN)
+    alone.checkpoints = checkpoints_in(folder, alone)
+    state = alone.checkpoints.restore(before=4)
+    assert (state.step, alone.average.updates) == (3, 1)
+    train(alone, state)
     assert largest_difference(average, averages(alone.average)) < 1e-6
 
 

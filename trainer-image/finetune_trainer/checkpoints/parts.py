@@ -1,0 +1,64 @@
+"""Tensors of a sharded run as files: each rank writes its own part, and reads what it needs of all of them.
+
+    model/00001-of-00002.safetensors  model/00002-of-00002.safetensors
+
+The format is that of torch's HuggingFaceStorageWriter, whose reader finds the rows of a tensor at any number of ranks.
+The writer itself holds a part in memory twice, and exchanges a plan between the ranks before it writes."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint._hf_utils import CUSTOM_METADATA_KEY, SAVED_OFFSETS_KEY
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.tensor import DTensor
+
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.files import sha256, sync
+
+Tensors = dict[str, Tensor]
+
+
+def write_part(folder: Path, tensors: Tensors, ranks: Ranks) -> tuple[str, str]:
+    """Write this rank's part of some tensors and flush it; its path inside the folder above, and its digest.
+
+    What is whole on every rank is in the part of rank 0.
+    """
+    own: Tensors = {}
+    places: dict[str, dict[str, list[int]]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            (chunk, *_) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+            local, offsets = tensor.to_local(), list(chunk.offsets)
+        elif ranks.is_main:
+            local, offsets = tensor, [0] * tensor.ndim
+        else:
+            continue
+        if local.numel() or not isinstance(tensor, DTensor):
+            own[name], places[name] = local.detach().cpu().contiguous(), {SAVED_OFFSETS_KEY: offsets}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{ranks.rank + 1:05}-of-{ranks.world_size:05}.safetensors"
+    save_file(own, path, {"format": "pt", CUSTOM_METADATA_KEY: json.dumps(places)})
+    sync(path)
+    sync(folder)
+    return f"{folder.name}/{path.name}", sha256(path)
+
+
+def shapes_of(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """The tensors that all parts together have."""
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
+
+
+def read_parts(folder: Path, into: Tensors) -> None:
+    """Read these very tensors, in place: of a sharded one this rank's rows, whoever wrote them."""
+    found = shapes_of(folder).keys()
+    assert into.keys() == found, f"other tensors: {sorted(into.keys() ^ found)[:5]}"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
