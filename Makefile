@@ -108,6 +108,9 @@ bench-equivalence: install ## Compare updates for micro-batches x processes x ob
 bench-sharding: install ## Measure the host memory of a rank with training.sharding: Full
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/sharded_memory.py
 
+bench-all-reduce: install ## Measure the all-reduce of a step on gloo, after and during the backward pass
+	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/all_reduce.py
+
 bench-trainer: install ## Measure the trainer's speed against a bare PyTorch loop and transformers.Trainer
 	@$(PYTHON) tests/bench/trainer_speed.py
 
@@ -171,4 +174,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help bench-all-reduce

@@ -1,7 +1,8 @@
-"""Host memory of a rank with `sharding: Full`: reading a model whole, as every rank did before, and in slices.
+"""Host memory of a rank with `sharding: Full`: with the whole model in its hands, as before, and without.
 
-`make bench-sharding` reads a Llama of 640 MiB in float32 (stored in bfloat16, one layer has 64 MiB) on 2 and 4 ranks,
-and prints the most anonymous memory that a rank needed beyond what it had before, as a share of the model.
+`make bench-sharding` reads a Llama of 640 MiB in float32 (stored in bfloat16, a layer has 64 MiB) on 2 and 4 ranks, and
+publishes it in bfloat16: with every rank reading and gathering the whole model, and in slices and tensor by tensor. It
+prints the most anonymous memory that a rank needed beyond what it had before.
 """
 
 import tempfile
@@ -13,40 +14,56 @@ import torch
 
 from finetune_api.run import ModelInput
 from finetune_api.training import Sharding
+from finetune_trainer.distributed import unshard
+from finetune_trainer.models.adapters import save_weights
 from finetune_trainer.models.load import load_model
+from finetune_trainer.models.precision import cast
 from finetune_trainer.objectives.causal_lm import CausalLM
+from finetune_trainer.publishing.sharded import take_part, write_sharded
 from unit.trainer.peak import Llama, Peak, llama, placed
 from unit.trainer.runs import on_ranks
 
 HIDDEN = 1024
 
 
-def reading(model: Llama, ranks: Any, *, slices: bool) -> float:
-    """MiB that this rank needed to get ready to train."""
-    folder: Any = SimpleNamespace(path=model.folder, name="base", adapter=None)
+def needed(model: Llama, ranks: Any, folder: Path, *, whole: bool) -> tuple[float, float]:
+    """MiB that this rank needed to get ready to train, and to publish."""
+    given: Any = SimpleNamespace(path=model.folder, name="base", adapter=None)
     spec = ModelInput(path=str(model.folder), uri="pvc://models/base")
-    with Peak() as peak:
-        loaded = load_model(folder, spec, CausalLM(), 0, mesh=ranks.reading_mesh if slices else None)
-        placed(loaded.model, ranks)
-    return peak.grown
+    with Peak() as reading:
+        loaded = load_model(given, spec, CausalLM(), 0, mesh=None if whole else ranks.reading_mesh).model
+        placed(loaded, ranks)
+    with Peak() as publishing:
+        if whole:
+            unshard(loaded)
+            cast(loaded, torch.bfloat16)
+            if ranks.is_main:
+                save_weights(loaded, spec, folder)
+        elif ranks.is_main:
+            write_sharded(loaded, folder, torch.bfloat16)
+        else:
+            take_part(loaded, torch.bfloat16)
+    return reading.grown, publishing.grown
 
 
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = llama(folder / "model", HIDDEN)
+        model = llama(Path(name) / "model", HIDDEN)
         print(f"a model of {model.size:.0f} MiB in float32, a layer {model.layer:.0f} MiB")
         for world in (2, 4):
-            for slices in (False, True):
-                grown = on_ranks(
-                    world, lambda ranks, how=slices: reading(model, ranks, slices=how), folder, Sharding.FULL
-                )
-                how = "in slices" if slices else "whole"
-                print(
-                    f"{world} ranks, read {how}: {max(grown):.0f} MiB, {max(grown) / model.size:.2f} models"
-                )
+            for whole in (True, False):
+                folder = Path(name) / f"published-{world}-{whole}"
+                folder.mkdir()
+
+                def body(ranks: Any, folder: Path = folder, whole: bool = whole) -> tuple[float, float]:
+                    return needed(model, ranks, folder, whole=whole)
+
+                grown = on_ranks(world, body, Path(name), Sharding.FULL)
+                read, written = (max(numbers) for numbers in zip(*grown, strict=True))
+                how = "whole" if whole else "in parts"
+                print(f"{world} ranks, {how}: {read:.0f} MiB to read, {written:.0f} MiB to publish")
 
 
 if __name__ == "__main__":

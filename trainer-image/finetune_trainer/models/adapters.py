@@ -18,6 +18,10 @@ TASKS = {
 """peft's names. By these it knows heads called classifier or score, whatever else they end in; `_head` the others."""
 
 
+SHARD_SIZE = "5GB"
+"""Of a file of weights at most; a larger model has several, and model.safetensors.index.json."""
+
+
 def check_adapter(spec: ModelInput, *, on_adapter: bool = False) -> None:
     """Refuse settings that an adapter's folder cannot represent; `on_adapter`: model.uri is merged from an adapter."""
     lora = spec.adapter.lora if spec.adapter else None
@@ -144,9 +148,9 @@ def save_weights(model: Any, spec: ModelInput, folder: Path) -> None:
     """Write a complete model, or only the adapter with the config.json that has the labels, to a folder."""
     lora = spec.adapter.lora if spec.adapter else None
     if lora is None:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), max_shard_size=SHARD_SIZE)
     elif lora.merge:
-        merged(model, spec).save_pretrained(str(folder))
+        merged(model, spec).save_pretrained(str(folder), max_shard_size=SHARD_SIZE)
     else:
         model.save_pretrained(str(folder), save_embedding_layers=False)
         model.config.to_json_file(str(folder / "config.json"))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from finetune_api.model import Dtype
 from finetune_api.run import FaultPlace
@@ -95,9 +96,10 @@ def published_part(model: Any) -> Any:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert floating-point parameters and buffers in place; `Module.to` refuses a sharded model."""
+    """Convert floating-point parameters and buffers in place, but those that are sharded; `Module.to` refuses these."""
     for tensor in _floating_tensors(model):
-        tensor.data = tensor.data.to(dtype)
+        if not isinstance(tensor, DTensor):
+            tensor.data = tensor.data.to(dtype)
 
 
 def _floating_tensors(model: nn.Module) -> Iterator[torch.Tensor]:

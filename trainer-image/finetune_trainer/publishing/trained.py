@@ -17,6 +17,7 @@ from finetune_trainer.models.precision import cast, dtype_name, published_part
 from finetune_trainer.models.tokenizer import reset_tokenizer
 from finetune_trainer.publishing.card import Sample, model_card
 from finetune_trainer.publishing.curve import draw_curve
+from finetune_trainer.publishing.sharded import is_sharded, write_sharded
 from finetune_trainer.reporting.history import HISTORY, History
 from finetune_trainer.shipped import preprocessing
 
@@ -57,7 +58,10 @@ class Trained:
         spec = self.config.model
         cast(published_part(self.model), self.dtype)
         stop_at(self.model, self.stops)
-        save_weights(self.model, spec, folder)
+        if is_sharded(self.model, spec):
+            write_sharded(self.model, folder, self.dtype)
+        else:
+            save_weights(self.model, spec, folder)
         if self.stops and not (folder / GENERATION).exists():  # beside an adapter peft writes none
             self.model.generation_config.save_pretrained(str(folder))
         reset_tokenizer(self.tokenizer)

@@ -156,11 +156,15 @@ class HeadedModel(nn.Module):
         logits = self.head(pool(hidden, mask, self.description["pooling"]))
         return SequenceClassifierOutput(logits=logits)
 
-    def save_pretrained(self, folder: str) -> None:
-        """The encoder as transformers saves it; the head, its description and this file beside it."""
+    def save_pretrained(self, folder: str, **options: Any) -> None:
+        """The encoder as transformers saves it with these options, and the head beside it."""
+        self.encoder.save_pretrained(folder, **options)
+        self.save_head(folder)
+
+    def save_head(self, folder: str) -> None:
+        """The head, its description and this file."""
         from safetensors.torch import save_file
 
-        self.encoder.save_pretrained(folder)
         path = Path(folder)
         save_file(
             {name: value.contiguous() for name, value in self.head.state_dict().items()}, path / WEIGHTS

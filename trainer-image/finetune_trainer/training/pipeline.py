@@ -16,7 +16,6 @@ from finetune_trainer.distributed import (
     destroy_process_group,
     init_process_group,
     lost_peers,
-    unshard,
 )
 from finetune_trainer.errors import DivergedError
 from finetune_trainer.models.adapters import merged, merges
@@ -26,6 +25,7 @@ from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import ended_by_signals
 from finetune_trainer.publishing.card import Sample
 from finetune_trainer.publishing.folder import publish
+from finetune_trainer.publishing.sharded import gather_small, is_sharded, take_part
 from finetune_trainer.publishing.trained import Trained
 from finetune_trainer.reporting.recorder import duration, short
 from finetune_trainer.training.agreement import check_same_inputs, check_shared_output
@@ -278,8 +278,10 @@ def publish_model(
     """Publish the folder, then remove the checkpoints; a crash between the two is found by `published`."""
     parts, run, task = final.parts, final.parts.run, final.parts.run.task
     recorder, fence = inputs.recorder, inputs.fence
-    unshard(task.model)
+    gather_small(task.model, inputs.config.model)
     if not run.ranks.is_main:
+        if is_sharded(task.model, inputs.config.model):
+            take_part(task.model, final.dtype)
         received: ModelStatus | None = run.ranks.broadcast(None)
         return received
     assert recorder.history is not None
