@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from finetune_api.run import ModelInput
 from finetune_trainer.distributed import full_tensor, unshard
@@ -40,12 +41,19 @@ def gather_small(model: Any, spec: ModelInput) -> None:
     part = published_part(model)
     if spec.adapter is not None and not merges(spec):
         unshard(model, kept={parameter for parameter in model.parameters() if not parameter.requires_grad})
-    elif merges(spec) or getattr(part, "_weight_conversions", None):
+    elif merges(spec) or _file_differs(part):
         unshard(model)
     else:
         head = part.get_output_embeddings() if part is model else None
         kept = [*model.base_model.parameters(), *(() if head is None else head.parameters())]
         unshard(model, kept=set(kept))
+
+
+def _file_differs(model: Any) -> bool:
+    """Whether a file of this architecture has other tensors than the model in memory."""
+    shapes = {name: torch.empty(each.shape, device="meta") for name, each in model.state_dict().items()}
+    written = revert_weight_conversion(model, dict(shapes))
+    return written.keys() != shapes.keys() or any(written[name] is not shapes[name] for name in shapes)
 
 
 def is_sharded(model: Any, spec: ModelInput) -> bool:

@@ -10,7 +10,7 @@ from finetune_api.training import Sharding
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from unit.trainer.architectures import build
-from unit.trainer.models.test_slices import CLASSES, loaded, state
+from unit.trainer.models.test_slices import CLASSES, loaded, moe, state
 from unit.trainer.peak import Peak, llama, placed
 from unit.trainer.runs import largest_difference, on_ranks
 
@@ -21,6 +21,8 @@ MODELS = {
     "bert with merged LoRA": ("bert", CLASSES, {"adapter": {"lora": {"rank": 2, "merge": True}}}),
     "gpt2, tied": ("gpt2", CausalLM(), {}),
     "llama": ("llama", CausalLM(), {}),
+    "a mixture of experts": ("mixtral", CausalLM(), {}),
+    "a mixture of experts from random weights": ("mixtral", CausalLM(), {"initialize": "Random"}),
     "llama for classification": ("llama", Classification(["a", "b"]), {}),
 }
 
@@ -72,7 +74,7 @@ def test_the_folder_is_that_of_a_whole_model(tmp_path, name, dtype):
     import torch
 
     architecture, objective, settings = MODELS[name]
-    path = build(architecture, tmp_path / "model")
+    path = moe(tmp_path / "model") if architecture == "mixtral" else build(architecture, tmp_path / "model")
     spec = ModelInput.model_validate({"path": str(path), "uri": "pvc://models/base", **settings})
     wanted = getattr(torch, dtype)
     written(loaded(path, objective, **settings), spec, tmp_path / "whole", wanted)
@@ -82,7 +84,7 @@ def test_the_folder_is_that_of_a_whole_model(tmp_path, name, dtype):
         return written(model, spec, tmp_path / "sharded", wanted, ranks.is_main)
 
     first, _, _ = on_ranks(3, body, tmp_path, Sharding.FULL)
-    assert first == ("LoRA" not in name)
+    assert first == ("LoRA" not in name and "experts" not in name)
     check_same(tmp_path / "whole", tmp_path / "sharded")
 
 
