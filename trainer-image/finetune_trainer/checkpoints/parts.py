@@ -43,7 +43,7 @@ def write_part(folder: Path, tensors: Tensors, ranks: Ranks) -> tuple[str, str]:
             own[name], places[name] = local.detach().cpu().contiguous(), {SAVED_OFFSETS_KEY: offsets}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{ranks.rank + 1:05}-of-{ranks.world_size:05}.safetensors"
-    save_file(own, path, {"format": "pt", CUSTOM_METADATA_KEY: json.dumps(places)})
+    save_file(own, path, {CUSTOM_METADATA_KEY: json.dumps(places)})
     sync(path)
     sync(folder)
     return f"{folder.name}/{path.name}", sha256(path)
