@@ -126,6 +126,9 @@ bench-ensembles: install ## Compare ensembles, soups, EMA and a student with the
 bench-preference: install ## Measure the memory of language models' losses, and preferences beside TRL; some minutes
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/bench/preference.py
 
+bench-gpu: install ## Check every CUDA path on this machine's GPU, and measure its speed beside others; minutes
+	@$(PYTHON) tests/bench/gpu.py
+
 bench-architectures: install ## Train every objective on real checkpoints of five architectures; 20 minutes
 	@$(PYTHON) tests/bench/architectures.py
 
@@ -174,4 +177,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference install format docs lint types generate lock verify audit sbom release help bench-all-reduce
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference bench-gpu install format docs lint types generate lock verify audit sbom release help bench-all-reduce

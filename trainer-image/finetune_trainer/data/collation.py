@@ -10,6 +10,7 @@ from finetune_trainer.data.batching import Indices
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.layers.masks import block_causal
+from finetune_trainer.layers.varlen import BOUNDS
 from finetune_trainer.objectives.base import IGNORED
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -21,12 +22,13 @@ def collate(
     """Inputs of the model (rows, longest) padded on the right, and targets (rows, …), per token (rows, longest).
 
     Packed examples share rows; attention_mask is then (rows, 1, longest, longest), to be added to attention scores, and
-    position_ids begin at 0 with every example. The first target of an example being IGNORED, none is predicted by
-    another one.
+    position_ids begin at 0 with every example. Those of `varlen` share one row without padding, and BOUNDS stand in
+    place of a mask. The first target of an example being IGNORED, none is predicted by another one.
     """
     if examples.firsts is not None:
         return _answers(examples, batch, pad_id, device)
-    arrays, targets = (_padded if examples.packed_to is None else _packed)(examples, batch, pad_id)
+    packed = _joined if examples.varlen else _packed
+    arrays, targets = (_padded if examples.packed_to is None else packed)(examples, batch, pad_id)
     inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return inputs, torch.from_numpy(targets).to(device)
 
@@ -98,6 +100,18 @@ def _packed(examples: Examples, batch: Indices, pad_id: int) -> tuple[Arrays, np
         "attention_mask": block_causal(_filled(mask, np.repeat(order, lengths[order]), -1)),
     }
     return arrays, _filled(mask, examples.targets[where], IGNORED)
+
+
+def _joined(examples: Examples, batch: Indices, _pad_id: int) -> tuple[Arrays, npt.NDArray[Any]]:
+    lengths, where = examples.lengths[batch], _tokens_of(examples, batch)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    arrays: Arrays = {
+        "input_ids": examples.ids[where].astype(np.int64)[None],
+        "position_ids": (np.arange(len(where)) - np.repeat(bounds[:-1], lengths))[None],
+        "attention_mask": np.ones((1, len(where)), np.int64),
+        BOUNDS: bounds.astype(np.int32),
+    }
+    return arrays, examples.targets[where].astype(np.int64)[None]
 
 
 def _tokens_of(examples: Examples, batch: Indices) -> Indices:

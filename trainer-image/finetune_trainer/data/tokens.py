@@ -76,6 +76,8 @@ class Examples:
     """Log-probabilities of both answers before training (rows, 2)."""
     packed_to: int | None = None
     """Tokens of a sequence that several examples share; None if each has a separate one."""
+    varlen: bool = False
+    """Examples that share a sequence are kept apart by their bounds, without a mask and without padding."""
 
     def __len__(self) -> int:
         return len(self.lines)

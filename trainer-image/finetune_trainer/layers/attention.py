@@ -5,7 +5,7 @@ bfloat16 takes two to seven times as long as the plain computation, and with dro
 number by number in one thread. Here the plain computation is written out, with the masks of `dropout`. Where torch's is
 faster or its memory counts, in long texts, it is used. Measured by tests/bench/attention_speed.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,19 +23,18 @@ OTHER_KINDS = ("softcap", "position_bias", "s_aux", "cache")
 
 def use_fast_attention(model: nn.Module) -> None:
     """Have every model of transformers in `model` whose attention can be chosen compute it here."""
-    from transformers import AttentionInterface, PreTrainedModel
+    from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, eager_mask)
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
-            part.config._attn_implementation = NAME
+    for part in of_transformers(model, "sdpa"):
+        part.config._attn_implementation = NAME
 
 
 def use_attention_for_shapes(model: nn.Module, *, fused: bool) -> None:
     """Have attention computed without values: `fused` as on a GPU, which keeps no mask of its dropout, else as here."""
-    from transformers import AttentionInterface, PreTrainedModel
+    from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
@@ -45,9 +44,17 @@ def use_attention_for_shapes(model: nn.Module, *, fused: bool) -> None:
     computed = without_dropout if fused else partial(attend, draw=_any_mask)
     AttentionInterface.register(SHAPES, computed)
     AttentionMaskInterface.register(SHAPES, sdpa_mask if fused else eager_mask)
+    for part in of_transformers(model, "sdpa"):
+        part.config._attn_implementation = SHAPES
+
+
+def of_transformers(model: nn.Module, attention: str) -> Iterator[Any]:
+    """Its models of transformers that compute attention in the named way."""
+    from transformers import PreTrainedModel
+
     for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
-            part.config._attn_implementation = SHAPES
+        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == attention:
+            yield part
 
 
 def attend(
@@ -68,7 +75,7 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-    query, key, value = _as_autocast(query, key, value)
+    query, key, value = as_autocast(query, key, value)
     long = key.shape[2] > (LONGEST_FLOAT32 if query.dtype is torch.float32 else LONGEST)
     unmasked_decoder = attention_mask is None and getattr(module, "is_causal", False)
     if (
@@ -96,7 +103,7 @@ def _any_mask(like: Tensor, _probability: float) -> Tensor:
     return torch.empty_like(like)
 
 
-def _as_autocast(*parts: Tensor) -> tuple[Tensor, ...]:
+def as_autocast(*parts: Tensor) -> tuple[Tensor, ...]:
     """In the number format that autocast gives to torch's attention: rotated positions leave it in float32."""
     kind = parts[0].device.type
     if not torch.is_autocast_enabled(kind):

@@ -3,11 +3,13 @@
 Configurations do not say: transformers has hundreds of architectures, with new ones every month.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from finetune_trainer.layers.masks import block_causal
+from finetune_trainer.layers.varlen import BOUNDS
 
 TOKENS = 3
 """Of a tiny text; ids from 1 on, which every vocabulary has."""
@@ -47,6 +49,42 @@ def why_not_packed(model: Any, longest: int) -> str | None:
         return f"{name} does not take them ({describe(error)})"
     if not torch.allclose(alone, together, rtol=1e-3, atol=1e-4 * float(alone.abs().max())):
         return f"{name} does not keep them apart"
+    return None
+
+
+def why_not_varlen(model: Any, forward: Callable[..., Any], device: torch.device) -> str | None:
+    """Why texts cannot be kept apart by their bounds alone, in a model with varlen attention; None if they can.
+
+    Called with everything in place: the kernels depend on device, number format and the size of heads.
+    """
+    first, second = torch.arange(1, 1 + TOKENS), torch.arange(2, 3 + TOKENS)
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])
+
+    def together(before: torch.Tensor) -> dict[str, torch.Tensor]:
+        ids = torch.cat([before, second])[None]
+        bounds = torch.tensor([0, TOKENS, ids.shape[1]], dtype=torch.int32)
+        inputs = {"input_ids": ids, "position_ids": positions[None], "attention_mask": torch.ones_like(ids)}
+        return {name: tensor.to(device) for name, tensor in (inputs | {BOUNDS: bounds}).items()}
+
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            model.train()
+            forward(**together(first))  # refused with dropout in attention
+            model.eval()
+            ids = second[None].to(device)
+            alone = forward(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            packed, after_others = (
+                forward(**together(before)).logits[:, TOKENS:] for before in (first, first.flip(0))
+            )
+    except REFUSALS as error:
+        return describe(error)
+    finally:
+        model.train(training)
+    if not torch.equal(packed, after_others):
+        return f"{type(model).__name__} does not keep them apart"
+    if not torch.allclose(alone, packed, rtol=0.02, atol=0.02 * float(alone.abs().max())):
+        return f"{type(model).__name__} computes them otherwise"
     return None
 
 

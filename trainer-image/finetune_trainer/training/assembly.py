@@ -25,7 +25,8 @@ from finetune_trainer.layers.attention import use_fast_attention
 from finetune_trainer.layers.dropout import use_fast_dropout
 from finetune_trainer.layers.find import layers_of
 from finetune_trainer.layers.first_token import narrow_last_layer
-from finetune_trainer.layers.probes import why_not_packed
+from finetune_trainer.layers.probes import why_not_packed, why_not_varlen
+from finetune_trainer.layers.varlen import leave_varlen_attention, use_varlen_attention
 from finetune_trainer.models.base_head import HeadChoice
 from finetune_trainer.models.embeddings import check_fit
 from finetune_trainer.models.freezing import unfrozen_later
@@ -113,6 +114,8 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     stop_if_asked(inputs.stop)
     objective = inputs.dataset.objective
     task = Task(model, objective, compute, tokenizer.pad_token_id or 0)
+    if packed_to is not None and compute.device.type == "cuda" and _by_varlen(task, packed_to):
+        parts = [replace(part, varlen=True) for part in parts]
     if objective.needs_reference:
         reference, size = reference_of(inputs, task, ranks), config.training.micro_batch_size or 1
         with memory_errors(model):
@@ -203,6 +206,21 @@ def _packs(inputs: Inputs, model: Any, max_tokens: int, compute: Compute) -> boo
             f"dataset.preprocessing.packing: texts cannot share sequences: {reason}; set Auto", place
         )
     logger.info(f"texts do not share sequences: {reason}")
+    return False
+
+
+def _by_varlen(task: Task, longest: int) -> bool:
+    """Whether texts that share sequences are kept apart by torch's kernels for GPUs, else by a mask; says why not."""
+    if torch.are_deterministic_algorithms_enabled():
+        reason: str | None = "training.deterministic is set"
+    else:
+        use_varlen_attention(task.model, longest)
+        reason = why_not_varlen(task.model, task.forward, task.compute.device)
+    if reason is None:
+        logger.info("texts in one sequence are kept apart by varlen attention, without padding")
+        return True
+    leave_varlen_attention(task.model)
+    logger.info(f"texts in one sequence are kept apart by a mask, as varlen attention cannot: {reason}")
     return False
 
 

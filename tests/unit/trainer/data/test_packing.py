@@ -1,6 +1,7 @@
 """Several documents in one sequence: best fit, the same loss and gradients as apart, nothing crosses over."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,6 +52,32 @@ def model_of(kind, attention):
     return GPT2LMHeadModel(config).eval()
 
 
+def text_by_text(query, key, value, bounds, _, longest, __, *, scale, window_size, enable_gqa):
+    """What torch's varlen kernel computes on a GPU: (tokens, heads, size), each text by itself."""
+    import torch
+
+    assert window_size == (-1, 0)
+    assert bounds.diff().max() <= longest
+    found = [
+        torch.nn.functional.scaled_dot_product_attention(
+            *(part[start:end].transpose(0, 1)[None] for part in (query, key, value)),
+            is_causal=True,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )[0].transpose(0, 1)
+        for start, end in pairwise(bounds.tolist())
+    ]
+    return torch.cat(found)
+
+
+def varlen_model(kind):
+    from finetune_trainer.layers.varlen import use_varlen_attention
+
+    model = model_of(kind, "sdpa")
+    use_varlen_attention(model, WIDTH, text_by_text)
+    return model
+
+
 def loss_and_gradients(model, examples):
     batch = np.arange(len(examples))
     inputs, targets = collate(examples, batch, 0)
@@ -78,6 +105,56 @@ def test_packed_documents_have_the_loss_and_the_gradients_of_the_same_apart(kind
     assert got.loss_sum.item() == pytest.approx(expected.loss_sum.item(), rel=1e-6)
     for name, gradient in gradients.items():
         assert (gradient - reference[name]).abs().max() < 1e-5 * (1 + reference[name].abs().max()), name
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_documents_that_are_kept_apart_by_their_bounds_have_the_same_loss_and_gradients_without_padding(kind):
+    apart = documents(9, 7, 12, 3, 10, 5)
+    together = replace(apart, packed_to=WIDTH, varlen=True)
+    expected, reference = loss_and_gradients(model_of(kind, "sdpa"), apart)
+    got, gradients = loss_and_gradients(varlen_model(kind), together)
+    assert positions(together) == 46
+    assert got.weight == expected.weight == 46 - 6
+    assert got.loss_sum.item() == pytest.approx(expected.loss_sum.item(), rel=1e-6)
+    for name, gradient in gradients.items():
+        assert (gradient - reference[name]).abs().max() < 1e-5 * (1 + reference[name].abs().max()), name
+
+
+def test_a_model_with_varlen_attention_takes_other_inputs_as_before():
+    apart = documents(9, 7, 12, 3, 10, 5)
+    expected, _ = loss_and_gradients(model_of("llama", "sdpa"), apart)
+    padded, _ = loss_and_gradients(varlen_model("llama"), apart)
+    masked, _ = loss_and_gradients(varlen_model("llama"), replace(apart, packed_to=WIDTH))
+    assert padded.loss_sum.item() == expected.loss_sum.item()
+    assert masked.loss_sum.item() == pytest.approx(expected.loss_sum.item(), rel=1e-6)
+
+
+def test_before_bounds_replace_a_mask_the_model_is_tried():
+    import torch
+
+    from finetune_trainer.layers.probes import why_not_varlen
+    from finetune_trainer.layers.varlen import leave_varlen_attention, use_varlen_attention
+
+    device, model = torch.device("cpu"), model_of("llama", "sdpa")
+    assert why_not_varlen(model, model, device) == "LlamaForCausalLM does not keep them apart"
+    use_varlen_attention(model, WIDTH, text_by_text)
+    assert why_not_varlen(model, model, device) is None
+    model.config.attention_dropout = model.model.layers[0].self_attn.attention_dropout = 0.1
+    assert why_not_varlen(model, model, device) == "ValueError: torch's kernel has no dropout"
+    leave_varlen_attention(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert not model.training
+
+
+def test_a_device_without_the_kernel_keeps_the_mask():
+    import torch
+
+    from finetune_trainer.layers.probes import why_not_varlen
+    from finetune_trainer.layers.varlen import use_varlen_attention
+
+    model = model_of("llama", "sdpa")
+    use_varlen_attention(model, WIDTH)
+    assert "CPU" in (why_not_varlen(model, model, torch.device("cpu")) or "")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
