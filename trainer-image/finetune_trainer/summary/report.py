@@ -5,10 +5,11 @@ from pathlib import Path
 
 from finetune_api.run import JobIdentity
 from finetune_api.search_history import SearchHistory
+from finetune_api.status import CombinationStatus
 from finetune_trainer.errors import storage_errors
 from finetune_trainer.files import sync
 from finetune_trainer.summary.page import Picture, page
-from finetune_trainer.summary.plots import PLOTS, Plot
+from finetune_trainer.summary.plots import Plot, plots
 from finetune_trainer.summary.plots.figure import png_of
 
 REPORT = "report.html"
@@ -16,14 +17,19 @@ REPORT = "report.html"
 logger = logging.getLogger(__name__)
 
 
-def write_report(history: SearchHistory, job: JobIdentity, model: str = "") -> list[str]:
+def write_report(
+    history: SearchHistory,
+    job: JobIdentity,
+    model: str = "",
+    combination: CombinationStatus | None = None,
+) -> list[str]:
     """Write the report; returns a sentence about every plot that could not be drawn.
 
-    `model` is a sentence about the job's model, if that is not the best trial's. Files that are there already with the
-    same content are left alone. Raises StorageError.
+    `model` is a sentence about the job's model, if that is not the best trial's, and `combination` what it reaches. Files
+    that are there already with the same content are left alone. Raises StorageError.
     """
     pictures, caveats = [], []
-    for plot in PLOTS:
+    for plot in plots(combination):
         picture, caveat = _drawn(plot, history)
         pictures.append(picture)
         caveats += [caveat] if caveat else []

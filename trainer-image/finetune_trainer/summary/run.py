@@ -62,7 +62,8 @@ def conclude(
     removed, and what could not be done. The page of a search whose best trials became an ensemble has the message of
     `report` too. Raises StorageError, StoppedError.
     """
-    caveats = write_report(history, job, f"The model: {report.message}." if ensemble else "")
+    combination = report.model.combination if ensemble and report.model else None
+    caveats = write_report(history, job, f"The model: {report.message}." if ensemble else "", combination)
     logger.info(f"the report is in {history.report_dir}")
     removed = remove_discarded(history, job.namespace, stop)
     caveats += removed.kept

@@ -1,9 +1,11 @@
 """The plots show the numbers of the search: a picture without marks would be one too."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
+from finetune_api.status import CombinationStatus
 from finetune_trainer.summary.plots import history as history_plot
 from finetune_trainer.summary.plots import importances, learning_curves, parallel
 from finetune_trainer.summary.plots.axes import ABSENT, axis_of, number_axis
@@ -51,6 +53,40 @@ def test_the_history_has_a_mark_for_each_trial_and_the_best_so_far():
     assert lines(axes, "best so far") == [[(1, 0.6), (2, 0.6), (3, 0.8), (6, 0.8), (6, 0.8)]]
     assert lines(axes, "best: trial 3") == [[(3, 0.8)]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial", "eval_accuracy")
+
+
+COMBINED = {
+    "combine": "AverageProbabilities",
+    "metric": "eval_accuracy",
+    "members": 3,
+    "used": 2,
+    "combined": 0.95,
+    "gain": 0.15,
+    "published": "Combination",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "ensemble of 2: 0.95 (gain +0.15)"),
+        ({"gain": None}, "ensemble of 2: 0.95"),
+        ({"metric": "test_accuracy"}, None),
+        ({"metric": "eval_f1"}, None),
+        ({"combined": None}, None),
+    ],
+)
+def test_the_history_has_the_ensemble_where_it_is_compared_on_the_same_rows_by_the_same_metric(
+    changes, label
+):
+    combination = CombinationStatus.model_validate(COMBINED | changes)
+    axes = drawn(partial(history_plot.draw, combination=combination), *TRIALS)
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_label() for line in dashed] == ([label] if label else [])
+    if label:
+        assert set(dashed[0].get_ydata()) == {0.95}
+        assert axes.get_ylim()[1] > 0.95
+        assert label in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_the_history_of_a_loss_goes_down_and_failures_are_above():

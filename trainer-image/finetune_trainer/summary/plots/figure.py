@@ -10,6 +10,7 @@ from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
 
 BEST = "#2a7f3f"
+ENSEMBLE = "#7a3fa0"
 COLOURS = {
     TrialState.SUCCEEDED: "#4878a8",
     TrialState.PRUNED: "#d9731a",

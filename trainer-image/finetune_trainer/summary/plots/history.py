@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from finetune_api.metrics import improves
+from finetune_api.metrics import improves, plain
 from finetune_api.search_history import SearchHistory
-from finetune_api.status import TrialState
+from finetune_api.status import CombinationStatus, TrialState
 from finetune_trainer.summary.plots.figure import (
     BEST,
     COLOURS,
+    ENSEMBLE,
     MARKERS,
     frame,
     maximizes,
@@ -19,7 +20,9 @@ from finetune_trainer.summary.plots.figure import (
 
 EXPLANATION = (
     "The value of each trial. Pruned and failed trials have their best value so far; those without any are at the"
-    " edge of bad values. The line is the best value of the successful trials so far."
+    " edge of bad values. The line is the best value of the successful trials so far. If the best trials became an"
+    " ensemble that was compared on validation rows, a dashed line has its value, and the legend its gain over the"
+    " best of them."
 )
 
 
@@ -28,14 +31,17 @@ def absent(history: SearchHistory) -> str:
     return "" if history.trials else "there are no trials"
 
 
-def draw(history: SearchHistory) -> Any:
+def draw(history: SearchHistory, combination: CombinationStatus | None = None) -> Any:
     """The figure."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(9, 4.2)
     axis = figure.subplots()
     values = [trial.value for trial in history.trials if trial.value is not None]
+    combined = _combined(history, combination)
     limits = value_range(values, maximize=maximizes(history)) if values else (0.0, 1.0)
+    if combined is not None:
+        limits = min(limits[0], combined), max(limits[1], combined)
     low, high = padded(limits)
     for state in COLOURS:
         _points(axis, history, state, (low, high))
@@ -46,6 +52,9 @@ def draw(history: SearchHistory) -> Any:
         label = f"best: trial {best.number}"
         star = {"marker": "*", "markersize": 15, "linestyle": "none", "color": BEST, "zorder": 6}
         axis.plot([best.number], [best.value], label=label, **star)
+    if combination is not None and combined is not None:
+        label = f"ensemble of {combination.used}: {combined:.4g}{_gain(combination)}"
+        axis.axhline(combined, label=label, linestyle="--", linewidth=1.6, color=ENSEMBLE, zorder=4)
     axis.set_ylim(low, high)
     last = max(trial.number for trial in history.trials)
     axis.set_xlim(1 - max(0.5, last * 0.02), last + max(0.5, last * 0.02))
@@ -57,6 +66,17 @@ def draw(history: SearchHistory) -> Any:
         axis.set_yticks([])
     frame(axis, 6)
     return figure
+
+
+def _combined(history: SearchHistory, combination: CombinationStatus | None) -> float | None:
+    """The value of the ensemble, if it has the metric and the kind of rows of the trials."""
+    if combination is None or combination.metric != f"eval_{plain(history.metric)}":
+        return None
+    return combination.combined
+
+
+def _gain(combination: CombinationStatus) -> str:
+    return "" if combination.gain is None else f" (gain {combination.gain:+.2g})"
 
 
 def _points(axis: Any, history: SearchHistory, state: TrialState, limits: tuple[float, float]) -> None:
