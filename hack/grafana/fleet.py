@@ -322,8 +322,8 @@ def _compared() -> Builder[Panel]:
         "metric": "Metric",
         "baseline": "Baseline",
         "estimate": "Better by",
-        "low": "at least",
-        "high": "at most",
+        "low": "At least",
+        "high": "At most",
     }
     table = panels.rows(
         "Models compared with their baseline in the period",
@@ -336,5 +336,5 @@ def _compared() -> Builder[Panel]:
     )
     better = steps(RED, (0, GREEN))
     return table.override_by_name("Job", list(panels.link_to_job())).override_by_name(
-        "at least", [field("thresholds", better.build()), panels.colored_text()]
+        "At least", [field("thresholds", better.build()), panels.colored_text()]
     )

@@ -25,6 +25,7 @@ VALUES = {
     "code": ["200", "409"],
     "reason": ["DataError"],
     "metric": ["accuracy", "f1"],
+    "bound": ["estimate", "low", "high"],
 }
 """Values of labels; others have the label's name as value."""
 RUNS = [{"name": JOB, "attempt": "1"}, {"name": f"{JOB}-01234567-t001", "attempt": "1"}]
@@ -95,4 +96,6 @@ def _series(metric: Metric) -> list[tuple[str, dict[str, str]]]:
 def _value(metric: Metric, number: int) -> float:
     if metric.unit is Unit.TIMESTAMP:
         return BEGIN + number * STEP / 2
+    if metric.unit is Unit.ONE:
+        return 1
     return number / 120 if metric.unit is Unit.RATIO else number

@@ -36,7 +36,7 @@ def spec(rows: str = "few.jsonl", **training: Any) -> Json:
             "epochs": 10,
             "microBatchSize": 32,
             "optimizer": {"learningRate": 5e-4},
-            "evaluation": {"every": {"steps": 6}, "bestMetric": "accuracy"},
+            "evaluation": {"every": {"steps": 6}, "bestMetric": "accuracy", "baseline": True},
             "earlyStopping": {"patience": 20},
             "checkpoint": {"every": {"steps": 12}},
         }
@@ -54,8 +54,9 @@ def search() -> Json:
 
 
 def live(jobs: Jobs) -> None:
-    """One that cannot start, one that fails, one whose pod is deleted, and a search."""
+    """One that cannot start, one in a queue, one that fails, one whose pod is deleted, and a search."""
     jobs.apply("wants-8-gpus", spec() | {"resources": ONE_GPU | {"gpusPerNode": 8}})
+    jobs.apply("in-a-queue", spec() | {"scheduling": {"queue": "team-a"}})
     jobs.apply("broken-rows", spec("broken.jsonl"))
     jobs.apply("movie-sentiment", spec())
     jobs.wait("movie-sentiment", "past two checkpoints", lambda status: _step(status) >= 40, 600)
@@ -89,7 +90,7 @@ def cluster() -> Iterator[Platform]:
     try:
         chosen.up()
         platform = Platform(chosen.kubeconfig, chosen.images())
-        platform.install_operator("defaults.output.size=1Gi")
+        platform.install_operator("defaults.output.size=1Gi", "replicas=2")
         platform.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield platform
     finally:

@@ -113,6 +113,7 @@ def run(jobs: Jobs) -> Iterator[Run]:
         found = Run(server, jobs)
         _train_and_retry(found, dcgm)
         _run_the_others(jobs)
+        _fail_twice_on_a_node(found)
         found.wait('finetune_job_state{name="both",phase="Succeeded"}')
         yield found
     dcgm.server.shutdown()
@@ -146,13 +147,10 @@ def _run_the_others(jobs: Jobs) -> None:
     jobs.apply("queued", tiny(scheduling={"queue": "team-a"}))  # without a Kueue, so it waits
     jobs.apply("broken", tiny(data="broken.jsonl"))
     jobs.wait_phase("broken", "Failed", SLOW)
-    script = yaml.safe_load((EXAMPLES / "own-script" / "job.yaml").read_text())["spec"]
-    script["model"]["uri"] = "pvc://demo/models/tiny"
-    script["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
     rates = {"path": "training.optimizer.learningRate", "choice": [1e-3, 3e-3]}
     cpu = {"resources": {"gpusPerNode": 0}}
     specs = {
-        "script": script | {"env": [{"name": "EPOCHS", "value": "1"}]},
+        "script": _script() | {"env": [{"name": "EPOCHS", "value": "1"}]},
         "tune": tiny(steps=20, search={"algorithm": "Grid", "parameters": [rates]}, **cpu),
         "both": tiny(steps=20, ensemble={"members": 2}, **cpu),
         "compared": _compared(),
@@ -160,9 +158,23 @@ def _run_the_others(jobs: Jobs) -> None:
     for name, spec in specs.items():  # one after the other: two cores
         jobs.apply(name, spec)
         jobs.wait_phase(name, "Succeeded", SLOW)
-    broken_gpu = ["sh", "-c", "echo 'NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus'; exit 1"]
-    jobs.apply("unlucky", script | {"command": broken_gpu})
-    jobs.wait("unlucky", "away from its node", lambda status: bool(status.get("excludedNodes")), SLOW)
+
+
+def _fail_twice_on_a_node(run: Run) -> None:
+    """Suspended as soon as it avoids its node, so that nothing runs while the tests look."""
+    jobs, fault = run.jobs, "NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus"
+    jobs.apply("unlucky", _script() | {"command": ["sh", "-c", f"echo '{fault}'; exit 1"]})
+    run.wait("finetune_excluded_node_jobs", SLOW)
+    jobs.patch("unlucky", '{"suspend": true}')
+    jobs.wait_phase("unlucky", "Suspended", SLOW)
+    run.wait('finetune_job_state{name="unlucky",phase="Suspended"}')
+
+
+def _script() -> Body:
+    spec: Body = yaml.safe_load((EXAMPLES / "own-script" / "job.yaml").read_text())["spec"]
+    spec["model"]["uri"] = "pvc://demo/models/tiny"
+    spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
+    return spec
 
 
 def _compared() -> Body:
