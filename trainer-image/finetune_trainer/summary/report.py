@@ -25,8 +25,8 @@ def write_report(
 ) -> list[str]:
     """Write the report; returns a sentence about every plot that could not be drawn.
 
-    `model` is a sentence about the job's model, if that is not the best trial's, and `combination` what it reaches. Files
-    that are there already with the same content are left alone. Raises StorageError.
+    `model` is a sentence about the job's model, if that is not the best trial's, and `combination` what it reaches.
+    Files that are there already with the same content are left alone. Raises StorageError.
     """
     pictures, caveats = [], []
     for plot in plots(combination):
