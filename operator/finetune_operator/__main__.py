@@ -25,7 +25,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.certificate import Certificate
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import OperatorError
+from finetune_operator.errors import OperatorError, RewoundError
 from finetune_operator.forwarding import Forwarding
 from finetune_operator.handlers import WATCH_REFUSED, kopf_settings, log_filter, registry
 from finetune_operator.inputs import Inputs
@@ -259,9 +259,15 @@ async def _work(queue: WorkQueue, resync: Resync, leadership: Leadership) -> Non
             queue.add(key)
         await queue.work()
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(resync.repeat())
-        group.create_task(reconcile())
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(resync.repeat())
+            group.create_task(reconcile())
+    except* RewoundError as group:
+        rewound = group.exceptions[0]
+    else:
+        return
+    raise rewound
 
 
 def main() -> int:

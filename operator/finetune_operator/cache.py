@@ -256,6 +256,13 @@ class Cache:
                 if not child.deleted and child.uid in uids:
                     self._drop(kind, child)
 
+    def newest(self, kind: str, namespace: str | None) -> int:
+        """The highest resourceVersion of a kind that is known in a namespace, or in all; 0 without any."""
+        if kind == "FineTuneJob":
+            return max((_version(self.finetunejobs[key]) for key in self.keys_in(namespace)), default=0)
+        known = (child for family in self.children[kind].values() for child in family.values())
+        return max((one.version for one in known if namespace in (None, one.at.namespace)), default=0)
+
     def keys_in(self, namespace: str | None) -> set[Key]:
         """The keys of all known FineTuneJobs, or of those of one namespace."""
         return {key for key in self.finetunejobs if namespace in (None, key.namespace)}

@@ -133,6 +133,11 @@ class Cluster:
         """The object. Raises NotFoundError."""
         return await self._request("GET", _path(kind, namespace, name))
 
+    async def version(self, kind: str, namespace: str | None) -> int:
+        """The resourceVersion of a kind, read consistently: no object that was seen before has a higher one."""
+        found = await self._request("GET", _path(kind, namespace), {"limit": "1"})
+        return int(found["metadata"]["resourceVersion"])
+
     async def list_all(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:
         """All objects of a kind. The items carry neither kind nor apiVersion."""
         return [item async for page in self.pages(kind, namespace, selector) for item in page]

@@ -4,6 +4,7 @@ OperatorError
 ├── SettingsError          an environment variable is wrong or unknown; the process does not start
 ├── NotLeaderError         a write was stopped before it was sent: this process does not lead
 ├── LeadershipLostError    another process leads now, or the Lease could not be renewed; the process ends
+├── RewoundError           the API server's data went back in time, as etcd's does from a backup; the process ends
 ├── ApiError               the API server refused a request
 │   ├── NotFoundError      404
 │   ├── ConflictError      409 on a write: the object changed meanwhile; reconcile again
@@ -35,6 +36,16 @@ class NotLeaderError(OperatorError):
 
 class LeadershipLostError(OperatorError):
     """This process led and does not lead any more."""
+
+
+class RewoundError(OperatorError):
+    """The API server's data went back in time: what this process knows is another history's."""
+
+    def __init__(self, what: str, before: int, now: int) -> None:
+        super().__init__(
+            f"the resourceVersion of {what} went back from {before} to {now}: etcd was restored from a backup; this"
+            " process ends, and the next one reads everything again"
+        )
 
 
 class ApiError(OperatorError):

@@ -23,6 +23,8 @@ from finetune_operator.storages import NoDiffBase, NoProgress
 from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
 
+Body = dict[str, Any]
+
 WATCH_REFUSED = (APIError, WatchingError)
 """What ends Kopf when the API server refuses a watch: 404 without the CRD, 410, 400. Kopf retries the others itself."""
 
@@ -52,6 +54,11 @@ def registry(
     """
     handlers = kopf.OperatorRegistry()
 
+    def changed(kind: str, event: kopf.RawEvent) -> None:
+        watches.event(kind)
+        for key in update(cache, kind, str(event["type"]), dict(event["object"])):
+            queue.add(key)
+
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return _connection(await cluster.credentials())
@@ -62,23 +69,15 @@ def registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def finetunejob_changed(event: kopf.RawEvent, **_: Any) -> None:
-        watches.event("FineTuneJob")
-        body = dict(event["object"])
-        if event["type"] == "DELETED":
-            queue.add(cache.drop_finetunejob(body))
-        elif not cache.settled(body):
-            queue.add(cache.put_finetunejob(body))
-        _enqueue(queue, parent_key(body))
+        changed("FineTuneJob", event)
 
     @kopf.on.event("batch", "v1", "jobs", registry=handlers)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
-        watches.event("Job")
-        _enqueue(queue, _update(cache, "Job", event))
+        changed("Job", event)
 
     @kopf.on.event("", "v1", "pods", registry=handlers)
     async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
-        watches.event("Pod")
-        _enqueue(queue, _update(cache, "Pod", event))
+        changed("Pod", event)
 
     return handlers
 
@@ -97,14 +96,21 @@ def _connection(found: Credentials) -> kopf.ConnectionInfo:
     )
 
 
-def _update(cache: Cache, kind: str, event: kopf.RawEvent) -> Key | None:
-    body = dict(event["object"])
-    return cache.drop_child(kind, body) if event["type"] == "DELETED" else cache.put_child(kind, body)
+def update(cache: Cache, kind: str, event: str, body: Body) -> list[Key]:
+    """Bring the cache up to date with an event of a watch; returns the keys to reconcile."""
+    if kind == "FineTuneJob":
+        keys = [_update_finetunejob(cache, event, body), parent_key(body)]
+    elif event == "DELETED":
+        keys = [cache.drop_child(kind, body)]
+    else:
+        keys = [cache.put_child(kind, body)]
+    return [key for key in keys if key is not None]
 
 
-def _enqueue(queue: WorkQueue, key: Key | None) -> None:
-    if key is not None:
-        queue.add(key)
+def _update_finetunejob(cache: Cache, event: str, body: Body) -> Key | None:
+    if event == "DELETED":
+        return cache.drop_finetunejob(body)
+    return None if cache.settled(body) else cache.put_finetunejob(body)
 
 
 def kopf_settings() -> kopf.OperatorSettings:

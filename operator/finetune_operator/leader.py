@@ -23,6 +23,7 @@ from finetune_operator.errors import (
     ConflictError,
     LeadershipLostError,
     NotLeaderError,
+    RewoundError,
 )
 from finetune_operator.lease import (
     RENEW_SECONDS,
@@ -108,6 +109,7 @@ class Election:
         self._identity, self._address = identity, _address(settings)
         self._predecessors = settings.predecessors
         self._sight: Sight | None = None
+        self._uid, self._version = "", 0
         self._leads = self._waits = False
         self._trouble = ""
 
@@ -149,6 +151,7 @@ class Election:
 
     async def _step(self) -> None:
         found = await self._cluster.get("Lease", self._namespace, self._name)
+        self._check_history(found)
         self._see(look(self._sight, found, self._clock()))
         step = decide(self._sight, self._identity, self._clock(), leads=self._leads)
         if step is Step.END:
@@ -157,6 +160,17 @@ class Election:
             raise LeadershipLostError(f"{holder} holds the Lease {self._place} now; this process ends")
         if step is Step.TAKE and (self._leads or await self._may_begin()):
             await self._take(found)
+
+    def _check_history(self, found: Body | None) -> None:
+        """The Lease changes every two seconds, so it tells at once that etcd was restored. Raises RewoundError."""
+        if found is None:
+            return
+        uid, version = found["metadata"]["uid"], int(found["metadata"]["resourceVersion"])
+        before = self._version if self._uid == uid else 0
+        if version < before:
+            self._leadership.end()
+            raise RewoundError(f"the Lease {self._place}", before, version)
+        self._uid, self._version = uid, version
 
     def _see(self, sight: Sight | None) -> None:
         if (

@@ -17,8 +17,9 @@ from finetune_core.backoff import jitter
 from finetune_core.plan.naming import SELECTOR
 from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, uid_of
-from finetune_operator.cluster import Cluster
-from finetune_operator.errors import ApiError
+from finetune_operator.cluster import PATHS, Cluster
+from finetune_operator.errors import ApiError, RewoundError
+from finetune_operator.watches import KINDS
 from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class Resync:
                 else:
                     due = time.monotonic() + jitter(self.settings.resync_interval)
                     await self.once()
+            except RewoundError:
+                raise
             except FAILURES as error:
                 _log_failure(error)
                 due = min(due, time.monotonic() + jitter(_RETRY))
@@ -149,7 +152,14 @@ class Resync:
             logger.warning("namespace %s is not served, retrying: %s%s", namespace, _text_of(error), remedy)
         self.cache.unserved[namespace] = _text_of(error)
 
+    async def _check_history(self, scope: Scope) -> None:
+        """Raises RewoundError if what is known is newer than what the API server has."""
+        for kind in KINDS:
+            if (before := self.cache.newest(kind, scope)) > (now := await self.cluster.version(kind, scope)):
+                raise RewoundError(PATHS[kind][1], before, now)
+
     async def _compare(self, scope: Scope) -> None:
+        await self._check_history(scope)
         for kind in (
             "Pod",
             "Job",

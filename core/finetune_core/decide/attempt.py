@@ -98,13 +98,15 @@ def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context
 def _observed(
     context: Context, attempt: AttemptStatus, pods: tuple[PodView, ...]
 ) -> tuple[Context, AttemptStatus]:
-    """The attempt's record with the node, and the time at which its container started.
+    """The attempt's record with the node, its image, and the time at which its container started.
 
     Pods that were evicted have been counted already; they stay in the cache until newer ones are created.
     """
     pods = tuple(pod for pod in pods if not _counted_already(attempt, pod))
     node = next((pod.node for pod in pods if pod.node), attempt.node)
     first = min((pod for pod in pods if pod.started), key=_started, default=None)
+    if first is not None:  # also of one that has ended before anybody looked
+        context = _with_image(context, pods)
     if first is not None and _all_newer(pods, attempt.running_time):
         context, attempt = without_seen_end(context, attempt, _started(first))
     if first is not None and attempt.running_time is None:
@@ -169,7 +171,7 @@ def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
     if not running or len(begun) < context.nodes:
         return _pending(context, attempt)
     context, attempt, progress_due = _with_progress(context, attempt)
-    context = _with_image(context.with_attempt(attempt), pods)
+    context = context.with_attempt(attempt)
     return context.conclude(
         _runs(context.job, attempt, running),
         requeue_at=earliest(progress_due, deadline_of(context, attempt), *map(_overdue, running)),

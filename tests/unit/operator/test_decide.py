@@ -140,6 +140,15 @@ def test_running_says_where_and_records_node_start_and_image() -> None:
     assert (decision.action, decision.requeue_at) == (NOTHING, None)
 
 
+def test_of_a_pod_that_ended_before_it_was_seen_to_run_the_image_is_recorded_too() -> None:
+    life = Life()
+    life.reconcile()
+    life.reconcile(seen(child(succeeded=True), ended_pod(0, report=REPORT, image_id="img@sha256:1")), at=9)
+    assert life.phase == "Succeeded"
+    assert life.status.resolved
+    assert life.status.resolved.image == "img@sha256:1"
+
+
 def test_a_pod_that_ended_is_no_news_before_its_job_has_taken_note() -> None:
     life = Life().running()
     before = life.status

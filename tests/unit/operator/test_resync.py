@@ -10,7 +10,7 @@ from aiohttp import ClientConnectionError
 
 from builders import job, stored
 from finetune_operator.cache import Cache, Key
-from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.errors import ApiError, NotFoundError, RewoundError
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.resync import Resync
 from unit.operator.worlds import settings
@@ -24,10 +24,14 @@ class ApiServer:
     def __init__(self, **jobs: list[str]) -> None:
         self.jobs, self.refused = jobs, dict[str, int | Exception]()
         self.open = self.most_open = 0
+        self.revision = 1
         self.defined = True
 
     async def serves_finetunejobs(self) -> bool:
         return self.defined
+
+    async def version(self, kind: str, namespace: str | None) -> int:
+        return self.revision
 
     async def pages(self, kind: str, namespace: str | None, selector: str = "") -> AsyncIterator[list[Body]]:
         self.open += 1
@@ -257,3 +261,21 @@ async def test_a_comparison_follows_soon_after_the_start_and_then_at_the_interva
     async with running(resync.repeat()), asyncio.timeout(10):
         while resync.last == first:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def test_data_that_went_back_in_time_end_the_process_which_knows_another_history() -> None:
+    server = ApiServer(a=["one"])
+    resync = resync_of(server)
+    await resync.once()
+    known = resync.cache.finetunejobs[Key("a", "one")]
+    newer = known | {"metadata": known["metadata"] | {"resourceVersion": "9"}}
+    resync.cache.put_finetunejob(newer)
+    server.revision = 9
+    await resync.once()
+    server.revision = 8
+    with pytest.raises(RewoundError, match="finetunejobs went back from 9 to 8: etcd was restored"):
+        await resync.once()
+    resync.settings = settings(resync_interval=1)
+    async with asyncio.timeout(10):
+        with pytest.raises(RewoundError):
+            await resync.repeat()
