@@ -24,6 +24,7 @@ from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache
 from finetune_operator.certificate import Certificate
 from finetune_operator.children import Children
+from finetune_operator.clock import SteadyClock
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import OperatorError, RewoundError
 from finetune_operator.forwarding import Forwarding
@@ -35,7 +36,7 @@ from finetune_operator.listener import serving_strangers
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.progress import ProgressEndpoint
-from finetune_operator.reconcile import Reconciler, utc_now
+from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import Reports
 from finetune_operator.resync import FAILURES, Resync, passes
 from finetune_operator.runs import Runs
@@ -58,7 +59,7 @@ _STABLE = 60.0
 
 async def run(settings: OperatorSettings) -> None:
     """Wire the parts together and run until Kopf ends."""
-    cache, reports, leadership = Cache(), Reports(), Leadership()
+    cache, reports, leadership, clock = Cache(), Reports(), Leadership(), SteadyClock()
     metrics = Metrics(cache, leads=lambda: leadership.leads)
     async with AsyncExitStack() as stack:
         cluster = await Cluster.connect(settings, metrics.request, leadership.check)
@@ -71,7 +72,7 @@ async def run(settings: OperatorSettings) -> None:
         kueue = Kueue(cluster, settings)
         inputs, poster = Inputs(cluster), Poster(cluster)
         reconciler = Reconciler(
-            cache, cluster, children, runs, reports, metrics, settings, inputs, kueue, poster
+            cache, cluster, children, runs, reports, metrics, settings, inputs, kueue, poster, clock
         )
         queue = WorkQueue(
             reconciler,
@@ -92,7 +93,7 @@ async def run(settings: OperatorSettings) -> None:
         if settings.progress_url and settings.progress_port:
             pruning = Pruning(cluster, cache, reports)
             endpoint = ProgressEndpoint(
-                cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, utc_now
+                cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, clock
             )
             host = urlsplit(settings.progress_url).hostname or ""
             forwarding = Forwarding(leadership, certificate.authority, host)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from json import JSONDecodeError
 from typing import Any
 
 import kopf
@@ -25,8 +26,11 @@ from finetune_operator.workqueue import WorkQueue
 
 Body = dict[str, Any]
 
-WATCH_REFUSED = (APIError, WatchingError)
-"""What ends Kopf when the API server refuses a watch: 404 without the CRD, 410, 400. Kopf retries the others itself."""
+WATCH_REFUSED = (APIError, WatchingError, JSONDecodeError, UnicodeDecodeError)
+"""What ends Kopf when the API server refuses a watch: 404 without the CRD, 410, 400. Kopf retries the others itself.
+
+So does an event that is no JSON, as where a load balancer writes its own page into the stream.
+"""
 
 _LOGIN_LASTS = timedelta(minutes=10)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 25.0

@@ -7,7 +7,7 @@ process may be killed between any two lines. The state of a search is its trials
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -55,11 +55,6 @@ _REQUEUE_AFTER_REFUSAL = 30.0
 _REQUEUE_AFTER_NOT_FOUND = 5.0
 
 
-def utc_now() -> datetime:
-    """Now, in the resolution of Kubernetes times."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 @dataclass(frozen=True)
 class Reconciler:
     """Reconciles one FineTuneJob."""
@@ -74,7 +69,7 @@ class Reconciler:
     inputs: Inputs
     kueue: Kueue
     poster: Poster
-    clock: Callable[[], datetime] = utc_now
+    clock: Callable[[], datetime]
 
     async def __call__(self, key: Key) -> float | None:
         """Reconcile once; returns the seconds after which to requeue."""

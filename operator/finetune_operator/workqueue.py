@@ -10,6 +10,8 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
+from aiohttp import ClientError
+
 from finetune_core.backoff import backoff, jitter
 from finetune_operator.cache import Key
 from finetune_operator.errors import OperatorError
@@ -122,9 +124,10 @@ class WorkQueue:
         try:
             async with asyncio.timeout(self._time_limit):
                 requeue_after = await self._reconcile(key)
-        except OperatorError as error:  # an error of the API server needs no traceback
-            pause = self._retry(key)
-            logger.warning("reconcile of %s/%s failed, retrying in %.1f s: %s", *key, pause, error)
+        except (OperatorError, ClientError, TimeoutError) as error:
+            # what the API server or the network does needs no traceback
+            pause, text = self._retry(key), str(error) or repr(error)
+            logger.warning("reconcile of %s/%s failed, retrying in %.1f s: %s", *key, pause, text)
             return
         except Exception:
             pause = self._retry(key)

@@ -40,6 +40,7 @@ from finetune_cluster.apiserver import ApiServer  # noqa: E402
 from finetune_cluster.binaries import binary  # noqa: E402
 from finetune_core.settings import OperatorSettings  # noqa: E402
 from finetune_operator.cache import Cache  # noqa: E402
+from finetune_operator.clock import SteadyClock  # noqa: E402
 from finetune_operator.reconcile import Reconciler  # noqa: E402
 from finetune_operator.reports import Reports  # noqa: E402
 from integration.operator_rig import (  # noqa: E402
@@ -262,6 +263,7 @@ async def visits_of_finished(number: int) -> Json:
         inputs=nothing,
         kueue=nothing,
         poster=nothing,
+        clock=SteadyClock(),
     )
     start = time.process_time()
     for key in keys:

@@ -8,7 +8,8 @@ from finetune_core.backoff import backoff
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 
-_LONGEST_PAUSE = 300.0
+LONGEST_PAUSE = timedelta(minutes=5)
+"""Before a retry."""
 _SOON = 600
 RETRY_WINDOW = 21_600
 """Seconds for which a failure counts when the job does not say: as long as HyperPod's."""
@@ -18,13 +19,13 @@ def started_by_our_clock(
     moment: datetime, created: datetime | None, attempt: AttemptStatus, now: datetime
 ) -> datetime:
     """When a container started, as its node wrote. Its clock may be wrong: not before its pod was made, nor later."""
-    return min(max(moment, created or moment, attempt.start_time or moment), now)
+    return max(min(max(moment, created or moment), now), attempt.start_time or moment)
 
 
 def ended_by_our_clock(moment: datetime | None, attempt: AttemptStatus, now: datetime) -> datetime:
     """When it ended, as its node wrote, if that can be."""
     begun = attempt.running_time or attempt.start_time or now
-    return moment if moment and begun <= moment <= now else now
+    return moment if moment and begun <= moment <= now else max(now, begun)
 
 
 def over_deadline(context: Context, attempt: AttemptStatus | None = None) -> bool:
@@ -80,7 +81,7 @@ def startup_limit(context: Context, *, missing: bool) -> int | None:
 
 def pause_before_retry(context: Context, retries: int) -> timedelta:
     """The delay doubles with every counted retry, up to five minutes."""
-    return timedelta(seconds=backoff(retries, context.settings.retry_backoff, _LONGEST_PAUSE))
+    return timedelta(seconds=backoff(retries, context.settings.retry_backoff, LONGEST_PAUSE.total_seconds()))
 
 
 def pause_before_free_retry(context: Context) -> timedelta | None:

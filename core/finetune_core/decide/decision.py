@@ -26,7 +26,7 @@ from finetune_core.decide.attempt import USUAL_START, during_attempt
 from finetune_core.decide.claims import why_devices_unknown, with_claimed_devices
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
-from finetune_core.decide.deadlines import deadline_verdict, end_of_children, over_deadline
+from finetune_core.decide.deadlines import LONGEST_PAUSE, deadline_verdict, end_of_children, over_deadline
 from finetune_core.decide.ending import fail
 from finetune_core.decide.host_memory import next_micro_batch_size
 from finetune_core.decide.images import image_allowed
@@ -101,8 +101,8 @@ def _between_attempts(context: Context) -> Decision:
         return context.conclude(stalled)
     if unknown := why_devices_unknown(context):
         return context.conclude(unknown, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
-    if context.status.retry_time and context.now < context.status.retry_time:
-        return _waiting(context, context.status.retry_time)
+    if (retry := context.status.retry_time) and context.now < retry < context.now + 2 * LONGEST_PAUSE:
+        return _waiting(context, retry)  # a later time was written by a clock that was ahead
     if alone := why_not_shared(context):
         verdict = Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
         return context.conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_NOT_SHARED)

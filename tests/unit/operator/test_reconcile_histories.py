@@ -7,7 +7,6 @@ every job has to end, and a second look at everything has nothing left to write.
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
 from aiohttp import ClientError
@@ -21,6 +20,7 @@ from finetune_core.plan.naming import PREFLIGHT
 from finetune_core.settings import OperatorSettings
 from finetune_operator.cache import Cache, Key
 from finetune_operator.children import Children
+from finetune_operator.clock import SteadyClock
 from finetune_operator.errors import OperatorError
 from finetune_operator.handlers import update
 from finetune_operator.inputs import Inputs
@@ -81,12 +81,13 @@ class Operator:
             Inputs(cluster),
             kueue,
             self.poster,
-            clock=self.time,
+            clock=SteadyClock(self.wall, lambda: self.cluster.now),
         )
         self.resync = Resync(cluster, self.cache, self, self.settings)  # type: ignore[arg-type]
 
-    def time(self) -> datetime:
-        return T0 + timedelta(seconds=int(self.cluster.now + self.skew))
+    def wall(self) -> float:
+        """What the machine's clock says."""
+        return T0.timestamp() + self.cluster.now + self.skew
 
     def add(self, key: Key) -> None:
         self.keys[key] = None
@@ -216,7 +217,7 @@ class Histories(RuleBasedStateMachine):
             self.life_goes_on(2)
         for pod in self.cluster.of("Pod"):
             if pod["status"]["phase"] == "Running":
-                self.cluster.end_pod(pod, code, _report(pod, code))
+                self.cluster.end_pod(pod, code, report_of(pod, code))
 
     @rule(kind=st.sampled_from(["Job", "Pod", "ConfigMap"]), settled=st.booleans())
     def somebody_deletes(self, kind: str, settled: bool) -> None:
@@ -261,7 +262,7 @@ class Histories(RuleBasedStateMachine):
             self.life_goes_on(1)
             for pod in self.cluster.of("Pod"):
                 if pod["status"]["phase"] == "Running":
-                    self.cluster.end_pod(pod, 0, _report(pod, 0))
+                    self.cluster.end_pod(pod, 0, report_of(pod, 0))
             self.tick(10)
             if self._ended():
                 break
@@ -303,7 +304,7 @@ class Histories(RuleBasedStateMachine):
             self.start_operator()
 
 
-def _report(pod: Body, code: int) -> str:
+def report_of(pod: Body, code: int) -> str:
     """What a pod says at its end."""
     said = RunReport(message="x")
     if code == 0 and PREFLIGHT in pod["metadata"]["labels"]:
