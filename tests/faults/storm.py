@@ -1,0 +1,57 @@
+"""Random faults of every kind from a seed, one after the other."""
+
+import random
+import time
+
+from faults.rig import Rig
+from faults.script import (
+    Answer,
+    EventFault,
+    code,
+    cut,
+    cut_in_the_line,
+    dropped,
+    error,
+    garbage,
+    late,
+    lost_after,
+    lost_before,
+    page,
+    twice,
+)
+
+_WATCHES = ("/finetunejobs", "/batch/v1/.*/jobs", "/pods")
+_REQUESTS = ("^POST ", "^PUT .*/status", "^DELETE ", "^GET (?!.*watch=)")
+_ANSWERS: list[Answer] = [
+    code(409),
+    code(429, Retry_After="1"),
+    code(500),
+    code(503),
+    code(504),
+    page(502),
+    late(1.0),
+    lost_after,
+    lost_before,
+]
+_EVENTS: list[EventFault] = [cut, cut_in_the_line, dropped, twice, garbage, error(410), error(500)]
+_CHANCE_OF_A_KILL = 0.15
+
+
+def storm(found: Rig, seed: int, seconds: float) -> int:
+    """Faults for some time, then none; returns how many there were."""
+    chance, faults = random.Random(seed), 0
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if chance.random() < _CHANCE_OF_A_KILL or not found.operator.alive:
+            found.kill()
+        elif chance.random() < 0.5:
+            found.proxy.add(chance.choice(_REQUESTS), chance.choice(_ANSWERS), times=chance.randint(1, 3))
+        else:
+            watch = f"GET .*{chance.choice(_WATCHES)}\\?.*watch="
+            found.proxy.add(watch, event=chance.choice(_EVENTS), times=chance.randint(1, 3))
+        faults += 1
+        time.sleep(chance.uniform(0.1, 1.0))
+    found.proxy.heal()
+    if not found.operator.alive:
+        found.operator.start()
+    return faults
