@@ -27,8 +27,8 @@ from bench.trainer_runs import run_trainer, write_rows  # noqa: E402
 VOCABULARY, WIDTH = 50_000, 128
 TOKENS = (1024, 2048, 4096)
 STEPS, PAIRS, RATE = 4, 16, 0.5
-LOSSES = {"DPO": "sigmoid", "IPO": "ipo"}
-"""With TRL's names."""
+LOSSES = ("DPO", "IPO", "SimPO", "ORPO")
+"""Also of TRL; its KTO has another baseline. ORPO's cross-entropy counts the prompt too there."""
 MOVIE_PAIRS, TEST_PAIRS = 1500, 500
 WITH_ADAPTER = {"adapter": {"lora": {"rank": 16, "merge": True}}}
 """Of SmolLM2, one epoch at a third of the rate that fine-tuned its adapter."""
@@ -145,11 +145,12 @@ def by_trl(folder: str, loss: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
 
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in (Path(folder) / "pairs.jsonl").read_text().splitlines()]
-    arguments = DPOConfig(
+    kind, configuration, options = _trl_trainer(loss)
+    arguments = configuration(
+        **options,
         output_dir=f"{folder}/trl",
         per_device_train_batch_size=PAIRS,
         max_steps=STEPS,
@@ -157,9 +158,6 @@ def by_trl(folder: str, loss: str) -> dict[str, Any]:
         optim="sgd",
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
-        loss_type=LOSSES[loss],
-        beta=0.1,
-        precompute_ref_log_probs=True,
         gradient_checkpointing=False,
         bf16=False,
         max_length=64,
@@ -170,7 +168,7 @@ def by_trl(folder: str, loss: str) -> dict[str, Any]:
         save_strategy="no",
     )
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.float32)
-    trainer = DPOTrainer(
+    trainer = kind(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
@@ -183,6 +181,23 @@ def by_trl(folder: str, loss: str) -> dict[str, Any]:
         "seconds": time.process_time() - began,
         "bytes": peak() - before,
     }
+
+
+def _trl_trainer(loss: str) -> tuple[Any, Any, dict[str, Any]]:
+    """TRL's trainer of a loss, with the options that make it ours."""
+    if loss == "SimPO":
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        simpo = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}
+        return CPOTrainer, CPOConfig, simpo
+    if loss == "ORPO":
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        return ORPOTrainer, ORPOConfig, {"beta": 0.1}
+    from trl import DPOConfig, DPOTrainer
+
+    name = {"DPO": "sigmoid", "IPO": "ipo"}[loss]
+    return DPOTrainer, DPOConfig, {"loss_type": name, "beta": 0.1, "precompute_ref_log_probs": True}
 
 
 def by_us(folder: str, loss: str) -> dict[str, Any]:

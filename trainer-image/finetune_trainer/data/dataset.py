@@ -99,7 +99,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     found = Dataset(
         train.source, validation.source, test.source if test else None, objective, others, word_labels, leaked
     )
-    if config.objective.causal_lm:
+    if config.objective.causal_lm or config.objective.preference:
         check_alike({part.field: part.chat for part in found.sources}, config.objective.causal_lm)
     return found
 

@@ -39,10 +39,11 @@ class Encoding:
 
 def encode(rows: Sequence[Row], objective: Objective[Any], how: Encoding) -> Encoded:
     """Tokenize rows with special tokens, cut to `max_length`, without padding."""
+    if isinstance(objective, Preference):
+        paired = objective.spec.loss.paired
+        return encode_answers(rows, how.tokenizer, how.max_length, how.chat, paired=paired)
     if how.chat is not None:
         return encode_chats(rows, how.tokenizer, how.max_length, how.chat)
-    if isinstance(objective, Preference):
-        return encode_answers(rows, how.tokenizer, how.max_length, paired=objective.spec.loss.paired)
     kind: Callable[..., Encoded] = _texts
     if objective.per_token:
         kind = _words if objective.labelled else _documents

@@ -1,11 +1,12 @@
 """Tokenizes prompts with two answers: a chosen and a rejected one, or one and that of another prompt. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
+from finetune_trainer.data.chat.encode import ChatEncoding, answer_tokens
 from finetune_trainer.data.encoded import AnswerParts, Encoded, Ints
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives.base import IGNORED
@@ -48,16 +49,17 @@ class _Sequence:
         return len(self.prompt) + len(self.answer)
 
 
-def encode_answers(rows: Sequence[Row], tokenizer: Any, max_length: int, *, paired: bool) -> Encoded:
+def encode_answers(
+    rows: Sequence[Row], tokenizer: Any, max_length: int, chat: ChatEncoding | None = None, *, paired: bool
+) -> Encoded:
     """Each answer behind its prompt as one string, with the tokenizer's first token and an end-of-text token.
+
+    Answers in messages are written by the `chat` template, and end with the token that ends a turn.
 
     Where a sequence is longer than `max_length` the prompt gives way first, from its left, and by as much for both
     answers: they have to be judged in the same context.
     """
-    prompts = [row.pair or "" for row in rows]
-    firsts = [str(row.text) for row in rows]
-    seconds = [cast("str", row.rejected) for row in rows] if paired else mismatched(prompts, firsts)
-    pairs = zip(_sequences(prompts, firsts, tokenizer), _sequences(prompts, seconds, tokenizer), strict=True)
+    pairs = _texts(rows, tokenizer, paired=paired) if chat is None else _messages(rows, chat)
     left = tokenizer.truncation_side == "left"
     ids, targets, cut, doubled, parts = [], [], [], [], []
     for pair in pairs:
@@ -71,6 +73,23 @@ def encode_answers(rows: Sequence[Row], tokenizer: Any, max_length: int, *, pair
     labels = [1.0 if row.label is None else float(cast("float", row.label)) for row in rows]
     answers = AnswerParts(parts, labels)
     return Encoded(ids, None, targets, cut, doubled, [0] * len(rows), answers=answers)
+
+
+def _texts(rows: Sequence[Row], tokenizer: Any, *, paired: bool) -> Iterable[tuple[_Sequence, _Sequence]]:
+    prompts = [row.pair or "" for row in rows]
+    firsts = [str(row.text) for row in rows]
+    seconds = [cast("str", row.rejected) for row in rows] if paired else mismatched(prompts, firsts)
+    return zip(_sequences(prompts, firsts, tokenizer), _sequences(prompts, seconds, tokenizer), strict=True)
+
+
+def _messages(rows: Sequence[Row], chat: ChatEncoding) -> Iterator[tuple[_Sequence, _Sequence]]:
+    start = chat.tokenizer.bos_token_id
+    for row in rows:
+        first, second = (
+            _Sequence(prompt, answer, has_start=len(prompt) > 0 and prompt[0] == start, doubled=False)
+            for prompt, answer in answer_tokens(row, chat)
+        )
+        yield first, second
 
 
 def mismatched(prompts: Sequence[str], answers: Sequence[str]) -> list[str]:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec, RowFormat
 from finetune_api.objective import PreferenceLoss
+from finetune_trainer.data.chat.answers import AnswerColumns, answers
 from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.chat.forms import ChatForm, ColumnError
 from finetune_trainer.data.cleaning import Clean, cleaner
@@ -38,11 +39,14 @@ class Row:
     """The conversation that the text is a plain form of."""
     rejected: str | None = None
     """Of a pair of answers, the one that is not preferred; the text is the chosen one."""
+    rejected_chat: Conversation | None = None
+    """The conversation that ends with `rejected`, where `chat` ends with the text."""
 
     def digest(self) -> int:
         """Identity of the texts in 64 bits: among ten million texts two fall together with probability 3e-6."""
         if self.chat is not None:
-            return digest64(self.chat.identity)
+            other = self.rejected_chat.identity if self.rejected_chat else ""
+            return digest64(self.chat.identity + other)
         joined = self.text if isinstance(self.text, str) else "\0".join(self.text)
         if self.pair is not None:
             joined = f"{len(joined)}:{joined}{self.pair}"
@@ -53,7 +57,7 @@ class Row:
     @property
     def repeats_prompt(self) -> bool:
         """Whether each answer begins with the whole prompt that it follows."""
-        if self.chat is not None:
+        if self.chat is not None and self.rejected_chat is None:
             *before, last = self.chat.messages
             prompt, answers = before[-1].get("content", "") if before else "", [last.get("content", "")]
         else:
@@ -89,6 +93,8 @@ class ReadOptions:
     """Rows are conversations of this form."""
     preference: PreferenceLoss | None = None
     """Rows are prompts with two answers, or with one and a label."""
+    in_messages: bool = False
+    """Of two answers: they are lists of messages."""
 
     @cached_property
     def wanted(self) -> dict[str, str]:
@@ -106,6 +112,11 @@ class ReadOptions:
             "group": self.group_by,
         }
         return {part: name for part, name in names.items() if name is not None}
+
+    @property
+    def form(self) -> RowFormat | None:
+        """Of conversations; None for texts."""
+        return RowFormat.MESSAGES if self.in_messages else self.chat.kind if self.chat else None
 
     @property
     def asks(self) -> bool:
@@ -137,7 +148,7 @@ def rows_of(
         if isinstance(record, RowError):
             yield record
             continue
-        read = _row if options.chat is None else _chat
+        read = _answers if options.in_messages else _row if options.chat is None else _chat
         row = read(record, options, clean)
         yield row if isinstance(row, RowError) else kind.error(record, row) or row
 
@@ -218,6 +229,43 @@ def _chat(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
         return RowError(record.line, f"has {size} characters, fewer than {least}", options.chat.required[0])
     group = _value("group", record.fields[options.group_by], options, clean) if options.group_by else None
     return Row(record.line, chat.text, None, None, group if isinstance(group, str) else None, chat)
+
+
+def _answers(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
+    """Of two answers in messages. The texts are those of the last messages; the prompt's are a line for each."""
+    names = AnswerColumns(*(options.wanted[part] for part in ("prompt", "text", "rejected")))
+    for name in names[1:]:
+        if name not in record.fields:
+            return RowError(record.line, missing_column(name, record.fields), name)
+    try:
+        chosen, rejected = answers(record.fields, names, clean)
+    except ColumnError as error:
+        return RowError(record.line, str(error), error.column)
+    size, least = len(chosen.text) + len(rejected.text), options.preprocessing.min_characters
+    if size > LONGEST_ROW:
+        return RowError(record.line, too_long(size, "characters"), names.chosen)
+    prompt = replace(chosen, messages=chosen.messages[:-1], trained=chosen.trained[:-1]).text
+    texts = [
+        replace(each, messages=each.messages[-1:]).text.partition(": ")[2] for each in (chosen, rejected)
+    ]
+    for text, name in zip(texts, names[1:], strict=True):
+        if len(text) < least:
+            return RowError(record.line, f"has {len(text)} characters, fewer than {least}", name)
+    group = None
+    if options.group_by:
+        if options.group_by not in record.fields:
+            return RowError(record.line, missing_column(options.group_by, record.fields), options.group_by)
+        group = _value("group", record.fields[options.group_by], options, clean)
+    return Row(
+        record.line,
+        texts[0],
+        prompt,
+        None,
+        group if isinstance(group, str) else None,
+        chosen,
+        texts[1],
+        rejected,
+    )
 
 
 def _value(part: str, value: Any, options: ReadOptions, clean: Clean) -> Label:

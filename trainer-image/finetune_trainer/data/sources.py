@@ -17,7 +17,7 @@ import numpy.typing as npt
 from finetune_api.dataset import RowFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.chat.choice import chat_form
+from finetune_trainer.data.chat.choice import answers_in_messages, chat_form
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
@@ -120,10 +120,11 @@ class FileIndex:
     def source(self) -> Source:
         """The rows, to be read again."""
         read = self.options.preprocessing.model_dump_json(exclude={"packing"})
-        decisive = f"{self.resolved.digest} {self.layout.format} {self.options.wanted} {read} ".encode()
+        wanted = f"{self.options.wanted}{' in messages' * self.options.in_messages}"
+        decisive = f"{self.resolved.digest} {self.layout.format} {wanted} {read} ".encode()
         digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
-        chat = self.options.chat.kind if self.options.chat else None
-        return Source(self.field, self.name, _Streamed(self), self.resolved, digest, self.files.names, chat)
+        streamed, form = _Streamed(self), self.options.form
+        return Source(self.field, self.name, streamed, self.resolved, digest, self.files.names, form)
 
 
 class _Streamed:
@@ -186,6 +187,7 @@ def scan(
         _log_layout(files, layout)
         if not options.labelled and options.preference is None:
             options = replace(options, chat=chat_form(files, layout, options))
+        options = replace(options, in_messages=answers_in_messages(files, layout, options))
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
             options = replace(options, read_label=read)
@@ -205,7 +207,7 @@ def scan(
         rows=len(kept.lines),
         invalid_rows=kept.rejected.rows,
         invalid_reasons=kept.rejected.reported() or None,
-        read_as=options.chat.kind if options.chat else None,
+        read_as=options.form,
     )
     everything = kept.build(versions, layout, resolved)
     new = duplicates.is_new(everything.digests)

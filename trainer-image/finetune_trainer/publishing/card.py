@@ -275,6 +275,8 @@ def _dropped(data: ResolvedData) -> str:
 
 def _chats(data: ResolvedData) -> str:
     """What became of conversations."""
+    if data.trained_tokens is None:
+        return f"read as {data.read_as}"
     return (
         f"read as {data.read_as}: {data.trained_tokens or 0:,} tokens learned,"
         f" {data.untrained_rows or 0} conversations without one, {data.cut_turns or 0} turns without their end,"

@@ -38,7 +38,7 @@ def prepare_tokenizer(config: RunConfig, folder: ModelFolder, dataset: Dataset) 
     """
     tokenizer = load_tokenizer(folder, config.dataset.preprocessing.truncation.value.lower())
     options, path = config.objective.causal_lm, config.dataset.chat_template_path
-    chat = chat_encoding(tokenizer, options, path) if options and dataset.train.chat else None
+    chat = chat_encoding(tokenizer, options, path) if dataset.train.chat else None
     words = config.model.add_tokens
     added = add_tokens(tokenizer, words, control=chat.template.control_words(words) if chat else [])
     if chat is not None:

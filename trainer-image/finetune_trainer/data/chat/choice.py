@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.dataset import DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
-from finetune_trainer.data.chat.forms import ChatForm, form_asked, form_of, forms_of
+from finetune_trainer.data.chat.forms import ChatForm, are_messages, form_asked, form_of, forms_of
 from finetune_trainer.data.files import Files
 from finetune_trainer.data.formats import Layout, read_records
 from finetune_trainer.data.records import Record
@@ -53,7 +53,18 @@ def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | 
     return found[0]
 
 
-def check_alike(forms: Mapping[str, RowFormat | None], options: CausalLMSpec) -> None:
+def answers_in_messages(files: Files, layout: Layout, options: ReadOptions) -> bool:
+    """Whether the chosen answers are lists of messages."""
+    if options.preference is None or not options.preference.paired or layout.format is DataFormat.TEXT:
+        return False
+    column = options.wanted["text"]
+    found = any(are_messages(row.get(column)) for row in _first(files, layout))
+    if found:
+        logger.info(f"{files.name}: the answers are read as messages (column {column})")
+    return found
+
+
+def check_alike(forms: Mapping[str, RowFormat | None], options: CausalLMSpec | None) -> None:
     """Raise ConfigurationError where parts of a data set differ, or options are for the other kind of rows.
 
     `forms` are those of the parts by their field, the training rows first.
@@ -65,6 +76,8 @@ def check_alike(forms: Mapping[str, RowFormat | None], options: CausalLMSpec) ->
             f"dataset.rows: the parts of the data differ: {kinds}; name one form, and give all parts that form",
             FaultPlace(field="dataset.rows"),
         )
+    if options is None:
+        return
     set_for_chats = [
         name
         for name, value in (("train", options.train), ("chatTemplate", options.chat_template))

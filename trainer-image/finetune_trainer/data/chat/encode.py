@@ -1,6 +1,6 @@
 """Turns rows that are conversations into token ids and targets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from finetune_api.objective import CausalLMSpec, TrainedTurns
+from finetune_trainer.data.chat.conversation import Conversation, named
 from finetune_trainer.data.chat.templates import ChatTemplate, template_of
 from finetune_trainer.data.chat.tokens import Chats, ChatTokens
-from finetune_trainer.data.encoded import ChatCounts, Encoded
+from finetune_trainer.data.encoded import ChatCounts, Encoded, Ints
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives.base import IGNORED
 
@@ -34,11 +35,13 @@ class ChatEncoding:
         return Chats(self.tokenizer, self.template, self.train)
 
 
-def chat_encoding(tokenizer: Any, options: CausalLMSpec, path: str | None = None) -> ChatEncoding:
-    """How conversations are written, with the template of the file `path` if it is in one. Raises as `template_of`."""
-    return ChatEncoding(
-        tokenizer, template_of(tokenizer, options, path), options.train or TrainedTurns.ASSISTANT
-    )
+def chat_encoding(tokenizer: Any, options: CausalLMSpec | None, path: str | None = None) -> ChatEncoding:
+    """How conversations are written, with the template of the file `path` if it is in one. Raises as `template_of`.
+
+    Without options they are answers, which are their last turns.
+    """
+    train = (options.train or TrainedTurns.ASSISTANT) if options else TrainedTurns.LAST_TURN
+    return ChatEncoding(tokenizer, template_of(tokenizer, options, path), train)
 
 
 class RowChatError(ValueError):
@@ -85,10 +88,22 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
     return Encoded(ids, None, targets, cut, [False] * len(ids), nothing, counts)
 
 
-def _tokens(row: Row, how: ChatEncoding) -> ChatTokens:
-    assert row.chat is not None
+def answer_tokens(row: Row, how: ChatEncoding) -> Iterator[tuple[Ints, Ints]]:
+    """Of both answers the tokens before them, and their own with the one that ends the turn. Raises RowChatError."""
+    for chat in (row.chat, row.rejected_chat):
+        assert chat is not None
+        found = _tokens(row, how, chat)
+        if found.omitted:
+            raise RowChatError(row, f"the chat template does not write {named(found.omitted[0])}")
+        ((start, end),) = found.turns
+        yield found.ids[:start], found.ids[start:end]
+
+
+def _tokens(row: Row, how: ChatEncoding, chat: Conversation | None = None) -> ChatTokens:
+    chat = chat or row.chat
+    assert chat is not None
     try:
-        return how.chats.tokens(row.chat)
+        return how.chats.tokens(chat)
     except ValueError as error:
         raise RowChatError(row, str(error)) from error
 

@@ -112,6 +112,11 @@ def form_of(kind: RowFormat, columns: ColumnsSpec, there: Collection[str]) -> Ch
     return ChatForm(kind, (name,), (tools, SYSTEM))
 
 
+def are_messages(value: Any) -> bool:
+    """Whether it is a list of messages with roles, or such a list as JSON text."""
+    return _kind_of_messages(value) is RowFormat.MESSAGES
+
+
 def _kind_of_messages(value: Any) -> RowFormat | None:
     """By the first message; None for what is no list of messages."""
     try:

@@ -62,9 +62,12 @@ class ChatTemplate:
         return [word for word in words if word in self.source]
 
 
-def template_of(tokenizer: Any, options: CausalLMSpec, path: str | None) -> ChatTemplate:
-    """The template of a run. Raises ConfigurationError where there is none, NotFoundError for a file."""
-    asked = options.chat_template
+def template_of(tokenizer: Any, options: CausalLMSpec | None, path: str | None) -> ChatTemplate:
+    """The template of a run; without options the tokenizer's own.
+
+    Raises ConfigurationError where there is none, NotFoundError for a file.
+    """
+    asked = options.chat_template if options else None
     if asked in BUILT_IN:
         return ChatTemplate(BUILT_IN[asked], FIELD, asked)
     if asked is not None:
@@ -72,6 +75,12 @@ def template_of(tokenizer: Any, options: CausalLMSpec, path: str | None) -> Chat
     own = tokenizer.chat_template
     if isinstance(own, dict):
         own = own.get("default")
+    if not own and options is None:
+        raise ConfigurationError(
+            "the tokenizer has no chat template, which writes messages as text: take the tokenizer of a chat model"
+            f" with {TOKENIZER_FIELD}, or write prompt, chosen and rejected as texts",
+            FaultPlace(field=TOKENIZER_FIELD),
+        )
     if not own:
         raise ConfigurationError(
             "the tokenizer has no chat template, which writes conversations as text: set"

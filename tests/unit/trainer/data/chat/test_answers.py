@@ -1,0 +1,163 @@
+"""Pairs of answers that are lists of messages: the forms that data sets have, their tokens, refusals, a run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune_api.run import ExitCode
+from unit.trainer.architectures import build
+from unit.trainer.data.chat.models import COLOURS, build_llama
+from unit.trainer.tiny import job
+
+ASKED = {"role": "user", "content": "What is blue?"}
+GOOD = {"role": "assistant", "content": "It is blue."}
+BAD = {"role": "assistant", "content": "It is red."}
+FORMS = {
+    "prompt of messages": {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+    "prompt inside": {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "prompt inside, and as a text": {
+        "prompt": "What is blue?",
+        "chosen": [ASKED, GOOD],
+        "rejected": [ASKED, BAD],
+    },
+    "prompt inside, and as messages": {"prompt": [ASKED], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "prompt as a text": {"prompt": "What is blue?", "chosen": [GOOD], "rejected": [BAD]},
+    "JSON text": {"prompt": "", "chosen": json.dumps([ASKED, GOOD]), "rejected": json.dumps([ASKED, BAD])},
+}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    return build_llama(tmp_path_factory.mktemp("gemma") / "model")
+
+
+def examples(folder, model, rows, length=64):
+    from finetune_trainer.config import read_config
+    from finetune_trainer.data.dataset import read_dataset
+    from finetune_trainer.data.tokens import tokenize
+    from finetune_trainer.models.folder import check_folder
+    from finetune_trainer.reporting.recorder import Recorder
+    from finetune_trainer.training.chat import encoding, prepare_tokenizer
+
+    made = job(folder, model, rows, objective={"preference": {}})
+    same = {"path": str(folder / "train.jsonl")}
+    config = read_config(made.changed({"dataset": {"split": None, "validation": same}}).write())
+    dataset = read_dataset(config, Recorder())
+    words = prepare_tokenizer(config, check_folder(config.model), dataset)
+    how = encoding(config, words, length)
+    return tokenize(dataset.train, dataset.objective, words.tokenizer, length, chat=how.chat), words.tokenizer
+
+
+def parts(found, tokenizer, row=0):
+    """Text and learned text of both answers."""
+    ids = found.ids[found.offsets[row] : found.offsets[row + 1]]
+    targets = found.targets[found.offsets[row] : found.offsets[row + 1]]
+    first = found.firsts[row]
+    return [
+        (tokenizer.decode(ids[part]), tokenizer.decode(ids[part][targets[part] != -100]))
+        for part in (slice(None, first), slice(first, None))
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_written_by_the_template_and_the_answer_is_learned_with_the_token_that_ends_it(
+    gemma, tmp_path, form
+):
+    found, tokenizer = examples(tmp_path, gemma, [FORMS[form]])
+    before = "<bos><start_of_turn>user\nWhat is blue?<end_of_turn>\n<start_of_turn>model\n"
+    assert parts(found, tokenizer) == [
+        (f"{before}It is blue.<end_of_turn>", "It is blue.<end_of_turn>"),
+        (f"{before}It is red.<end_of_turn>", "It is red.<end_of_turn>"),
+    ]
+
+
+def test_a_long_prompt_in_messages_is_cut_from_its_left_by_as_much_for_both_answers(gemma, tmp_path):
+    long = {"role": "user", "content": "What is blue? " * 9}
+    found, tokenizer = examples(
+        tmp_path, gemma, [{"chosen": [long, GOOD], "rejected": [long, BAD]}], length=24
+    )
+    (one, learned), (other, _) = parts(found, tokenizer)
+    assert max(np.diff([0, *found.firsts, *found.offsets[1:]])) == 24
+    assert learned == "It is blue.<end_of_turn>"
+    assert one.removesuffix(learned) == other.removesuffix("It is red.<end_of_turn>")
+    assert one.startswith("<bos>")
+    assert found.cut[0] > 0
+
+
+LATER = [ASKED, GOOD, {"role": "user", "content": "And red?"}]
+REFUSED = {
+    "row 9, column rejected differs from chosen in message 1 (user)".replace(" (user)", ""): {
+        "chosen": [ASKED, GOOD],
+        "rejected": [{"role": "user", "content": "What is red?"}, BAD],
+    },
+    "row 9, column rejected is no list of messages": {"chosen": [ASKED, GOOD], "rejected": "It is red."},
+    "row 9, column rejected has the same text as the chosen answer": {
+        "chosen": [ASKED, GOOD],
+        "rejected": [ASKED, GOOD],
+    },
+    "row 9, column chosen ends with message 3 (user), which is not of the assistant": {
+        "chosen": LATER,
+        "rejected": [*LATER, BAD],
+    },
+    "row 9, column chosen has an answer without a message before it": {"chosen": [GOOD], "rejected": [BAD]},
+    "row 9, column chosen begins with other messages than the prompt": {
+        "prompt": [{"role": "user", "content": "What is red?"}],
+        "chosen": [ASKED, GOOD],
+        "rejected": [ASKED, BAD],
+    },
+    "row 9, column rejected is missing": {"chosen": [ASKED, GOOD]},
+    "row 9, column chosen has an empty message 2 (assistant)": {
+        "chosen": [ASKED, GOOD | {"content": ""}],
+        "rejected": [ASKED, BAD],
+    },
+}
+
+
+def pairs(count):
+    """What people prefer is an answer that repeats the colour."""
+    asked = [f"What is {COLOURS[number % 5]}{'?' * (1 + number // 5)}" for number in range(count)]
+    return [
+        {
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": [{"role": "assistant", "content": f"It is {COLOURS[number % 5]}."}],
+            "rejected": [{"role": "assistant", "content": "What is it?"}],
+        }
+        for number, question in enumerate(asked)
+    ]
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_row_that_cannot_be_learned_is_named_before_a_model_is_loaded(gemma, tmp_path, message):
+    rows = [*[{"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}] * 8, REFUSED[message]]
+    made = job(tmp_path, gemma, rows, objective={"preference": {}})
+    assert made.run() == ExitCode.DATA
+    assert message in made.report.message
+
+
+def test_a_tokenizer_without_a_template_is_refused_with_the_remedy(tmp_path):
+    base = build("llama", tmp_path / "llama")
+    made = job(tmp_path / "job", base, pairs(20), objective={"preference": {}})
+    assert made.run() == ExitCode.CONFIGURATION
+    assert "the tokenizer has no chat template" in made.report.message
+    assert "model.tokenizer.uri" in made.report.message
+
+
+def test_a_model_learns_to_prefer_answers_in_messages(gemma, tmp_path):
+    made = job(
+        tmp_path,
+        gemma,
+        pairs(100),
+        objective={"preference": {"loss": "DPO"}},
+        dataset={"preprocessing": {"maxLength": 64}},
+        training={
+            "epochs": 4,
+            "batchSize": 8,
+            "optimizer": {"learningRate": 0.01},
+            "evaluation": {"metrics": ["accuracy"]},
+        },
+    )
+    assert made.run() == ExitCode.DONE, made.report.message
+    assert made.report.resolved.train.read_as == "Messages"
+    assert made.report.model.metrics["eval_accuracy"] > 0.9
+    assert "read as Messages" in (made.model_dir / "README.md").read_text()
