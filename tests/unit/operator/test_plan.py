@@ -11,7 +11,7 @@ import yaml
 
 from builders import job, script_job, stored
 from finetune_api import uris
-from finetune_api.run import RunConfig
+from finetune_api.run import RUN_CONFIG_PATH, RunConfig
 from finetune_core.plan.effective import resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.reading import parse
@@ -356,3 +356,13 @@ def test_where_the_platform_chooses_ids_the_pod_names_none() -> None:
     security = pod_of(of(job(), given=settings(platform_ids=True)))["securityContext"]
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & security.keys()
     assert security["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize("text", ["; rm -rf /", "$(HOME)", "$HOME `id`", "--set job.name=x", "a\nb", "'\"\\"])
+def test_a_text_of_a_job_reaches_the_trainer_verbatim_and_no_command_line(text: str) -> None:
+    made = of(job(objective={"classification": {"labels": [text, "b"]}}))
+    config = RunConfig.from_json(json.loads(made.config_map["data"]["run.json"]))
+    assert config.objective.classification
+    assert config.objective.classification.labels == [text, "b"]
+    assert container_of(made)["args"] == [RUN_CONFIG_PATH]
+    assert json.dumps(text) not in json.dumps(made.job)
