@@ -133,10 +133,18 @@ class Checkpoints:
     """Calls `on_save` in place of writing; nothing can be restored."""
 
     on_save: Callable[[TrainState], None] = lambda _: None
+    background = written = False
+    step: int | None = None
+
+    def settle(self) -> int | None:
+        """The step that was saved last."""
+        step, self.step = self.step, None
+        return step
 
     def save(self, state: TrainState) -> None:
         """In place of a checkpoint."""
         self.on_save(state)
+        self.step = state.step
 
     def restore(self, before: int | None = None) -> None:
         """No run on generated tokens rolls back."""
@@ -189,7 +197,7 @@ def a_run(
     return run, TrainState(micro_batch_size=spec.micro_batch_size or 1)
 
 
-def checkpoints_in(folder: Path, run: Any) -> Any:
+def checkpoints_in(folder: Path, run: Any, *, background: bool = False) -> Any:
     """Real checkpoints of a run, all of which are kept."""
     from finetune_trainer.checkpoints.fence import Fence
     from finetune_trainer.checkpoints.store import CheckpointStore
@@ -199,7 +207,7 @@ def checkpoints_in(folder: Path, run: Any) -> Any:
     if run.ranks.is_main:
         fence.claim()
     store = CheckpointStore(fence, "same", {}, keep=100)
-    return CheckpointIO(store, run.task.model, run.optimizer, run.average, run.ranks)
+    return CheckpointIO(store, run.task.model, run.optimizer, run.average, run.ranks, background)
 
 
 def weights(run: Any) -> dict[str, Any]:

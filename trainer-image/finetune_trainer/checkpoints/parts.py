@@ -7,6 +7,7 @@ The writer itself holds a part in memory twice, and exchanges a plan between the
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,11 +25,16 @@ from finetune_trainer.files import sha256, sync
 Tensors = dict[str, Tensor]
 
 
-def write_part(folder: Path, tensors: Tensors, ranks: Ranks) -> tuple[str, str]:
-    """Write this rank's part of some tensors and flush it; its path inside the folder above, and its digest.
+@dataclass(frozen=True)
+class Part:
+    """What a rank writes of some tensors: its rows, in the memory of the CPU, and where they begin."""
 
-    What is whole on every rank is in the part of rank 0.
-    """
+    tensors: Tensors
+    places: dict[str, dict[str, list[int]]]
+
+
+def part_of(tensors: Tensors, ranks: Ranks, *, copied: bool) -> Part:
+    """This rank's part; what is whole on every rank is in that of rank 0. A copied one stays what it is."""
     own: Tensors = {}
     places: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
@@ -40,10 +46,21 @@ def write_part(folder: Path, tensors: Tensors, ranks: Ranks) -> tuple[str, str]:
         else:
             continue
         if local.numel() or not isinstance(tensor, DTensor):
-            own[name], places[name] = local.detach().cpu().contiguous(), {SAVED_OFFSETS_KEY: offsets}
+            own[name] = on_cpu(local, copied=copied)
+            places[name] = {SAVED_OFFSETS_KEY: offsets}
+    return Part(own, places)
+
+
+def on_cpu(tensor: Tensor, *, copied: bool) -> Tensor:
+    """A tensor in the memory of the CPU, as a file wants it."""
+    return tensor.detach().to("cpu", copy=copied).contiguous()
+
+
+def write_part(folder: Path, part: Part, ranks: Ranks) -> tuple[str, str]:
+    """Write and flush a part; its path inside the folder above, and its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{ranks.rank + 1:05}-of-{ranks.world_size:05}.safetensors"
-    save_file(own, path, {CUSTOM_METADATA_KEY: json.dumps(places)})
+    save_file(part.tensors, path, {CUSTOM_METADATA_KEY: json.dumps(part.places)})
     sync(path)
     sync(folder)
     return f"{folder.name}/{path.name}", sha256(path)

@@ -134,6 +134,9 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
     lesson = config.distillation
     if lesson:
         task = replace(task, teaching=read_teaching(lesson, train, objective))
+    background = (
+        compute.device.type == "cuda"
+    )  # on a CPU the copy would take the memory that a run is sized by
     run = Run(
         task,
         Evaluator(task, ranks, inputs.stop),
@@ -143,7 +146,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         config.training,
         train,
         validation,
-        CheckpointIO(_store(inputs, compute), model, optimizer, average, ranks),
+        CheckpointIO(_store(inputs, compute), model, optimizer, average, ranks, background),
         inputs.recorder,
         average,
         config.model.freeze,

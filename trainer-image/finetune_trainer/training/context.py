@@ -56,6 +56,8 @@ class Run:
     """Seconds that the step being taken has waited for batches."""
     checkpoint_timer_due: bool = False
     """By rank 0's clock a checkpoint is due."""
+    checkpoint_written: bool = False
+    """All ranks have written their part of a checkpoint."""
     ahead: float = 0.0
     """The mean of the objective's `look_ahead` over the step being taken."""
     _epochs: dict[int, Batches] = field(default_factory=dict)
@@ -120,9 +122,11 @@ class Run:
 
     def exchange(self, *numbers: float) -> list[float]:
         """The numbers summed over all ranks; what a signal or the clock asks for is agreed upon along the way."""
-        *totals, stop, save = self.ranks.all_reduce_sum(*numbers, self.stop.requested, _timer_due(self))
+        own = self.stop.requested, _timer_due(self), self.checkpoints.written
+        *totals, stop, save, written = self.ranks.all_reduce_sum(*numbers, *own)
         self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
         self.checkpoint_timer_due = save > 0
+        self.checkpoint_written = written == self.ranks.world_size
         return totals
 
     def batch(self, step: int) -> Indices:

@@ -63,14 +63,17 @@ def _train(run: Run, state: TrainState) -> None:
     run.exchange()
     if needs_start(run, state):
         run.checkpoints.save(state)
+        run.checkpoints.settle()
     taken: StepResult | None = None
     while True:
         improved = evaluation_due(run, state) and evaluation_step(run, state)
         stopping, finished = run.stopping, is_finished(run, state)
+        settle(run, wait=stopping)
         if stopping and run.stop.pruned is not None:
             raise PrunedError(pruned_message(run, state))
         if stopping or finished or improved or checkpoint_due(run, state):
             save_now(run, state)
+        settle(run, wait=stopping or finished or not run.checkpoints.background)
         if stopping:
             record_last_step(run, state, taken)
             raise StoppedError(f"stopped by {run.stop.signal_name} at step {state.step}; {_saved(state)}")
@@ -213,15 +216,23 @@ def _parameters(run: Run) -> list[torch.nn.Parameter]:
 
 
 def save_now(run: Run, state: TrainState) -> None:
-    """Write a checkpoint and say so; before the first step there is nothing to lose."""
+    """Begin to write a checkpoint; before the first step there is nothing to lose."""
+    settle(run)
     run.saved_at = time.monotonic()
-    if state.step == 0:
+    if state.step > 0:
+        run.checkpoints.save(state)
+
+
+def settle(run: Run, *, wait: bool = True) -> None:
+    """Say that the checkpoint that is being written is whole: now if all ranks have written it, else after a `wait`."""
+    step = run.checkpoints.settle() if wait or run.checkpoint_written else None
+    run.checkpoint_written = False
+    if step is None:
         return
-    run.checkpoints.save(state)
     metrics = run.recorder.metrics
     metrics.checkpoint_duration.set(time.monotonic() - run.saved_at)
     metrics.checkpoint_success.set_to_current_time()
-    run.recorder.update(latest=CheckpointStatus(step=state.step))
+    run.recorder.update(latest=CheckpointStatus(step=step))
 
 
 def _saved(state: TrainState) -> str:

@@ -238,11 +238,12 @@ def test_the_memory_of_a_gpu_is_what_torch_allocated_there(monkeypatch):
 
 
 def test_how_long_a_checkpoint_took_and_when_it_was_saved_is_told(model_folder):
-    from finetune_trainer.training.loop import save_now
+    from finetune_trainer.training.loop import save_now, settle
 
     run, state, *_ = a_run(model_folder)
     run.checkpoints, state.step, before = Checkpoints(lambda _: time.sleep(0.02)), 1, time.time()
     save_now(run, state)
+    settle(run)
     sample = run.recorder.metrics.registry.get_sample_value
     assert sample("finetune_train_checkpoint_duration_seconds") >= 0.02
     assert sample("finetune_train_checkpoint_last_success_timestamp_seconds") >= before
