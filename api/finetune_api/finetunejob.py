@@ -13,7 +13,7 @@ from finetune_api.dataset import DatasetSpec, PreprocessingSpec
 from finetune_api.ensemble import EnsembleSpec
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import ALL, COMMON, OBJECTIVES, SHARES, plain, written
-from finetune_api.model import Dtype, ModelSpec
+from finetune_api.model import Dtype, ModelSpec, frozen_weights_fit_sharding
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_language_models
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.search import SearchSpec
@@ -333,6 +333,7 @@ class FineTuneJobSpec(ApiModel):
             "spec.dataset.validation.stratify needs one label per text; remove it, or use objective.classification",
         ),
         *only_for_language_models("spec."),
+        frozen_weights_fit_sharding("spec."),
         _credentials_for_the_hub(),
         _few_from_secrets(),
         _ranks_are_the_operators(),

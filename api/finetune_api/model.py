@@ -17,6 +17,18 @@ class Dtype(StrEnum):
     BFLOAT16 = "BFloat16"
 
 
+class FrozenWeights(StrEnum):
+    """Number format in which frozen weights are kept in memory."""
+
+    AUTO = "Auto"
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+    NF4 = "NF4"
+
+
+LESS_THAN_FLOAT32 = (FrozenWeights.BFLOAT16, FrozenWeights.NF4)
+
+
 class Initialize(StrEnum):
     """Where the initial weights come from."""
 
@@ -157,6 +169,26 @@ class ModelTechniques(ApiModel):
             lambda s: s.adapter is None or s.layer_learning_rate_decay is None,
             ".layerLearningRateDecay",
         ),
+        Rule(
+            "self.weights != 'NF4' || has(self.adapter)",
+            "model.weights: NF4 keeps the model in 4 bits, which cannot be trained as a whole; set model.adapter (QLoRA), or model.weights: Auto",
+            lambda s: s.weights is not FrozenWeights.NF4 or s.adapter is not None,
+            ".weights",
+        ),
+        Rule(
+            "self.weights != 'BFloat16' || has(self.adapter) || has(self.freeze)",
+            "model.weights is about frozen weights, and this job trains all of them, in Float32; set model.adapter or model.freeze, or model.weights: Auto",
+            lambda s: (
+                s.weights is not FrozenWeights.BFLOAT16 or s.adapter is not None or s.freeze is not None
+            ),
+            ".weights",
+        ),
+        Rule(
+            "!(self.weights in ['BFloat16', 'NF4']) || self.initialize != 'Random'",
+            "model.weights keeps pretrained weights in fewer bits, and with model.initialize: Random there are none; set model.weights: Auto",
+            lambda s: s.weights not in LESS_THAN_FLOAT32 or s.initialize is not Initialize.RANDOM,
+            ".weights",
+        ),
     )
     initialize: Initialize = Initialize.PRETRAINED
     """Pretrained loads the weights in the folder. Random uses only its architecture and trains from scratch, as a baseline."""
@@ -170,6 +202,8 @@ class ModelTechniques(ApiModel):
     """Custom head between the encoder and the outputs. Default: the architecture's own head."""
     adapter: AdapterSpec | None = None
     """Train a small adapter (LoRA) instead of the whole model."""
+    weights: FrozenWeights = FrozenWeights.AUTO
+    """Number format in which weights that are not trained are kept in memory. Auto: that of the checkpoint. BFloat16: 2 bytes per weight. NF4: 4-bit quantization by bitsandbytes, as in QLoRA, of the linear layers under an adapter; embeddings and the last layer have 16 bits. Weights that are trained are always kept in Float32, as are norms and biases. With training.sharding: Full, Auto means Float32."""
 
 
 class ModelSpec(ModelTechniques):
@@ -181,3 +215,19 @@ class ModelSpec(ModelTechniques):
     """Access to a private or gated model, tokenizer or dataset on the Hugging Face Hub."""
     tokenizer: TokenizerSpec | None = None
     """Replaces the tokenizer in the model's folder, or adds tokens to it."""
+
+
+def frozen_weights_fit_sharding(root: str = "") -> Rule:
+    """Of a whole job: a sharded model has its frozen weights in float32."""
+    return Rule(
+        "!has(self.model) || !has(self.model.weights) || !(self.model.weights in ['BFloat16', 'NF4'])"
+        " || !has(self.training) || !has(self.training.sharding) || self.training.sharding != 'Full'",
+        f"{root}model.weights: BFloat16 or NF4 is not supported with {root}training.sharding: Full; remove one of them",
+        lambda s: (
+            s.model is None
+            or s.model.weights not in LESS_THAN_FLOAT32
+            or s.training is None
+            or s.training.sharding.value != "Full"
+        ),
+        ".model.weights",
+    )

@@ -15,7 +15,7 @@ from finetune_api.base import ApiModel, Message, Rule
 from finetune_api.dataset import ColumnsSpec, DataFormat, MaxInvalidRows, PreprocessingSpec, RowFormat
 from finetune_api.gate import GateSpec
 from finetune_api.metrics import plain
-from finetune_api.model import Dtype, ModelTechniques
+from finetune_api.model import Dtype, ModelTechniques, frozen_weights_fit_sharding
 from finetune_api.objective import ObjectiveSpec, only_for_language_models
 from finetune_api.resources import LARGEST_NODES
 from finetune_api.status import (
@@ -287,6 +287,7 @@ class RunConfig(ApiModel):
 
     rules = (
         *only_for_language_models(),
+        frozen_weights_fit_sharding(),
         Rule(
             "!has(self.gate) || self.gate.metric in self.training.evaluation.metrics",
             "training.evaluation.metrics must contain gate.metric",

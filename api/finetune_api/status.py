@@ -413,6 +413,19 @@ class ParameterGroupStatus(ApiModel):
     """Multiplier of the learning rate, from model.layerLearningRateDecay."""
 
 
+class WeightsStatus(ApiModel):
+    """A part of the model's weights, by number format."""
+
+    format: ShortText
+    """Number format in memory: Float32, BFloat16, Float16 or NF4."""
+    trained: bool
+    """Whether they are trained."""
+    parameters: Count
+    """Number of weights."""
+    bytes_per_parameter: Annotated[float, Field(ge=0)]
+    """Bytes in memory for each of them, with the scales of NF4."""
+
+
 class EffectiveStatus(ApiModel):
     """The effective configuration: the spec with every default resolved."""
 
@@ -432,6 +445,10 @@ class EffectiveStatus(ApiModel):
     """Device used for training: cuda or cpu, or "cpu (simulated GPU)" on a cluster that only simulates GPUs."""
     precision: ShortText | None = None
     """Precision used, after resolving Auto."""
+    checkpoint_weights: ShortText | None = None
+    """Number format of the base model's matrices in its files: Float32, BFloat16 or Float16."""
+    weights: Annotated[list[WeightsStatus], Field(max_length=8)] | None = None
+    """Number formats of the weights in memory while training, with the size of each part."""
     micro_batch_size: Count | None = None
     """Examples per forward pass on each device."""
     max_length: Count | None = None

@@ -139,6 +139,7 @@ FULL: Json = {
         "dropout": 0.1,
         "layerLearningRateDecay": 0.9,
         "head": {"hiddenSizes": [256], "batchNorm": True, "dropout": 0.2, "pooling": "Max"},
+        "weights": "Float32",
     },
     "dataset": {
         "train": {"uri": REVIEWS, "format": "jsonl"},
@@ -405,6 +406,11 @@ ACCEPTED += [
         ),
     ),
     Case("an adapter with its defaults", _model(adapter={"lora": {}})),
+    *(
+        Case(f"an adapter on weights in {weights}", _model(adapter={"lora": {}}, weights=weights))
+        for weights in ("Auto", "Float32", "BFloat16", "NF4")
+    ),
+    Case("frozen layers in 16 bits", _model(freeze={"layers": 1}, weights="BFloat16")),
     Case("a model of the Hub", _model(uri="hf://distilbert/distilbert-base-uncased@main")),
     Case("a model of the Hub without an organisation", _model(uri="hf://gpt2")),
     Case(
@@ -716,6 +722,34 @@ BROKEN_RULES = [
         "frozen twice",
         _model(adapter={"lora": {}}, freeze={"layers": 1}),
         "model.adapter already freezes the whole",
+    ),
+    Case("four bits that are trained", _model(weights="NF4"), "NF4 keeps the model in 4 bits"),
+    Case(
+        "four bits of frozen layers",
+        _model(weights="NF4", freeze={"layers": 1}),
+        "NF4 keeps the model in 4 bits",
+    ),
+    Case(
+        "fewer bits of trained weights", _model(weights="BFloat16"), "model.weights is about frozen weights"
+    ),
+    *(
+        Case(
+            f"{weights} of random weights",
+            _model(weights=weights, adapter={"lora": {}}, initialize="Random"),
+            "model.weights keeps pretrained weights in fewer bits",
+        )
+        for weights in ("BFloat16", "NF4")
+    ),
+    *(
+        Case(
+            f"{weights} in shards",
+            spec(
+                model={"uri": MODEL, "weights": weights, "adapter": {"lora": {}}},
+                training={"sharding": "Full"},
+            ),
+            "is not supported with spec.training.sharding: Full",
+        )
+        for weights in ("BFloat16", "NF4")
     ),
     Case(
         "layers that an adapter leaves",

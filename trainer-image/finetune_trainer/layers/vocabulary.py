@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from finetune_trainer.layers.frozen import FrozenLinear
 from finetune_trainer.layers.probes import REFUSALS, describe, example, outputs
 
 POSITIONS = 256
@@ -43,10 +44,16 @@ class Vocabulary:
         """
         layer = self._linear()
         exact = hidden.dtype is torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
-        if layer is not None and self.cap is None and exact and layer.weight.dtype is torch.float32:
+        frozen = isinstance(layer, FrozenLinear)
+        if (
+            layer is not None
+            and self.cap is None
+            and exact
+            and (frozen or layer.weight.dtype is torch.float32)
+        ):
             return functional.linear_cross_entropy(
                 hidden * self.scale if self.scale != 1 else hidden,
-                layer.weight,
+                layer.weight.float(),
                 tokens,
                 linear_bias=None if layer.bias is None else layer.bias * self.scale,
                 reduction=reduction,
@@ -80,14 +87,18 @@ class Vocabulary:
     def _linear(self) -> nn.Linear | None:
         """The layer where its weights are all that matters: it has no adapter, no hook, no shards."""
         layer = self.layer
-        if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear or layer._forward_hooks:
+        if (
+            not isinstance(layer, nn.Linear)
+            or type(layer) not in (nn.Linear, FrozenLinear)
+            or layer._forward_hooks
+        ):
             return None
         return layer if type(layer.weight) is nn.Parameter else None
 
     def _cast_once(self, layer: nn.Linear, hidden: Tensor) -> Callable[[Tensor], Tensor]:
         """As `scores`; autocast would convert the weights for every part again."""
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+        kind, own = hidden.device.type, hidden if isinstance(layer, FrozenLinear) else layer.weight
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
         weight, bias = (each if each is None else each.to(dtype) for each in (layer.weight, layer.bias))
         return lambda part: self._finished(functional.linear(part.to(dtype), weight, bias))
 

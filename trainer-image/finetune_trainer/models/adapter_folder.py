@@ -86,14 +86,8 @@ def _with_base(spec: ModelInput, adapter: AdapterFolder, path: Path) -> ModelFol
 
 
 def _check_base(whole: ModelFolder, adapter: AdapterFolder) -> None:
-    """Raise NotFoundError for a base model other than the adapter's, or one without its full weights."""
+    """Raise NotFoundError for a base model other than the adapter's."""
     place = FaultPlace(field="model.uri", file=adapter.name)
-    if "quantization_config" in json_object(whole.path / "config.json", f"{adapter.base}/config.json"):
-        raise NotFoundError(
-            f"model: {adapter.base}, the base model of the adapter {adapter.name}, is quantized, and an adapter is"
-            " merged into full weights only; take the base model that it was quantized from",
-            place,
-        )
     if adapter.base_digest not in (None, whole.resolved.digest):
         raise NotFoundError(
             f"model: {adapter.base} is not the model that the adapter {adapter.name} was trained on: its digest is"

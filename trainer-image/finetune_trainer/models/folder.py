@@ -101,7 +101,15 @@ def no_whole_model(name: str, base: str, reason: str = "") -> NotFoundError:
 
 
 def _check_config(folder: Path, name: str) -> None:
-    if "auto_map" in json_object(folder / "config.json", f"{name}/config.json"):
+    config = json_object(folder / "config.json", f"{name}/config.json")
+    if "quantization_config" in config:
+        raise NotFoundError(
+            f"model: {name} is quantized (quantization_config in config.json), and an adapter is trained on and merged"
+            " into full weights only; take the model that it was quantized from, and set model.weights: NF4 to"
+            " keep it in 4 bits",
+            FaultPlace(field="model.uri", file=name),
+        )
+    if "auto_map" in config:
         raise NotFoundError(
             f"model: {name}/config.json has auto_map, custom code (trust_remote_code), which is always refused;"
             " use a model that transformers supports natively",

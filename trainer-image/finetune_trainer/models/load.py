@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
+    from finetune_trainer.models.frozen_weights import Storage
+
 logger = logging.getLogger(__name__)
 
 _DROPOUT_FIELDS = """
@@ -60,15 +62,20 @@ def load_model(
     pad_id: int | None,
     added: ReplacedIds | None = None,
     mesh: "DeviceMesh | None" = None,
+    storage: "Storage | None" = None,
 ) -> LoadedModel:
-    """The model with a head for this objective, in float32, frozen as asked; `added` are the tokens added to its own.
+    """The model with a head for this objective, frozen as asked; `added` are the tokens added to its own.
+
+    In float32, but for the frozen weights that `storage` keeps in fewer bits.
 
     With a `mesh`, each of its ranks reads only its rows of the matrices; a base model that is an adapter, and random
     weights, are whole on every rank.
     Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
     what of the spec does not fit the model.
     """
-    config, random = _known_config(folder), spec.initialize is Initialize.RANDOM
+    from finetune_trainer.models.frozen_weights import Reading, pack_empty
+
+    config, random = known_config(folder), spec.initialize is Initialize.RANDOM
     weights: Path | dict[str, torch.Tensor] = folder.path
     if folder.adapter is not None:
         weights = merged_weights(folder, config)
@@ -78,10 +85,15 @@ def load_model(
     absent = Absent()
     with _load_errors(folder, objective):
         if random:
-            model = _auto_class(spec, objective).from_config(config).float()
+            model = auto_class(spec, objective).from_config(config).float()
+            model.tie_weights()  # on the meta device some are not
+            if storage is not None:
+                pack_empty(model, spec, storage, extended=bool(added))
         else:
+            kind, extended = auto_class(spec, objective), bool(added)
+            reading = Reading(spec, storage, extended=extended) if storage else None
             model, absent = read_pretrained(
-                weights, folder.name, config, _auto_class(spec, objective), mesh, embeddings=not added
+                weights, folder.name, config, kind, mesh, reading, embeddings=not extended
             )
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
@@ -134,8 +146,13 @@ def least_memory(
     """
     from accelerate.utils import compute_module_sizes
 
+    from finetune_trainer.models.frozen_weights import pack_empty, storage_of
+
     model = empty_model(folder, spec, objective)
     model.float()
+    storage = storage_of(folder, spec, training.sharding)
+    if storage is not None:
+        pack_empty(model, spec, storage, extended=bool(spec.add_tokens))
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     gradients = 0 if spec.adapter is not None else FLOAT32_BYTES * trained_parameters(model)
@@ -152,7 +169,7 @@ def empty_model(folder: ModelFolder, spec: ModelInput, objective: Objective[Any]
     from accelerate import init_empty_weights
     from transformers.initialization import no_init_weights
 
-    config = _known_config(folder)
+    config = known_config(folder)
     _configure(config, spec, objective, None)
     with (
         _load_errors(folder, objective),
@@ -160,7 +177,7 @@ def empty_model(folder: ModelFolder, spec: ModelInput, objective: Objective[Any]
         init_empty_weights(),
         no_init_weights(),
     ):
-        model: Any = _auto_class(spec, objective).from_config(config)
+        model: Any = auto_class(spec, objective).from_config(config)
     model.tie_weights()  # accelerate gives every name a tensor of its own
     return model
 
@@ -176,13 +193,14 @@ def _load_errors(folder: ModelFolder, objective: Objective[Any]) -> Iterator[Non
         ) from error
 
 
-def _auto_class(spec: ModelInput, objective: Objective[Any]) -> Any:
+def auto_class(spec: ModelInput, objective: Objective[Any]) -> Any:
+    """The class of transformers that reads the model."""
     import transformers
 
     return transformers.AutoModel if spec.head else getattr(transformers, objective.auto_class)
 
 
-def _known_config(folder: ModelFolder) -> Any:
+def known_config(folder: ModelFolder) -> Any:
     """config.json as it is in the folder."""
     from transformers import AutoConfig
 

@@ -1,4 +1,4 @@
-"""Reads a model's weights in float32, and says which tensors were not there."""
+"""Reads a model's weights, in float32 but for frozen ones, and says which tensors were not there."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from finetune_trainer.layers.find import not_finite
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
+
+    from finetune_trainer.models.frozen_weights import Reading
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ def read_pretrained(
     config: Any,
     auto_class: Any,
     mesh: "DeviceMesh | None" = None,
+    reading: "Reading | None" = None,
     *,
     embeddings: bool = True,
 ) -> tuple[Any, Absent]:
     """The model with the weights of a folder or of another model, and the tensors that these lack, such as a head.
 
-    With a `mesh`, each of its ranks reads and keeps only its rows of the matrices of a folder, of the `embeddings` too.
-    Raises NotFoundError for a tensor of the body that is missing or not finite.
+    They are in float32, but for what `reading` keeps in fewer bits. With a `mesh`, each of its ranks reads and keeps
+    only its rows of the matrices of a folder, of the `embeddings` too. Raises NotFoundError for a tensor of the body that is
+    missing or not finite.
     """
     import torch
 
@@ -48,6 +52,8 @@ def read_pretrained(
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
+    if reading is not None:
+        how["quantization_config"] = reading
     concrete: Any = auto_class
     if mesh is not None or not isinstance(source, Path):
         with torch.device("meta"):  # only the concrete class takes weights without a folder
@@ -65,7 +71,8 @@ def read_pretrained(
             model.__class__ = concrete
     else:
         model, info = concrete.from_pretrained(None, state_dict=source, **how)
-    absent = Absent(frozenset(info["missing_keys"]), frozenset(key[0] for key in info["mismatched_keys"]))
+    mismatched = frozenset(key[0] for key in info["mismatched_keys"])
+    absent = Absent(frozenset(info["missing_keys"]), mismatched | (reading.unfit if reading else set()))
     lacking = sorted(
         key for key in absent.names if key.startswith(body_prefix(model)) and "pooler." not in key
     )
@@ -75,7 +82,11 @@ def read_pretrained(
             f" {lacking[0]}; weights and config.json belong to different models",
             FaultPlace(field="model.uri", file=name),
         )
-    _check_finite(model, name)
+    _check_finite(model, name, reading.broken if reading else {})
+    if reading is not None:
+        from finetune_trainer.models.frozen_weights import forget_reading
+
+        forget_reading(model)
     return model, absent
 
 
@@ -84,13 +95,22 @@ def body_prefix(model: Any) -> str:
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
-def _check_finite(model: Any, name: str) -> None:
-    """Raise NotFoundError for weights that hold NaN or infinity: what is computed with them cannot be published."""
+def _check_finite(model: Any, name: str, packed: dict[str, str]) -> None:
+    """Raise NotFoundError for weights that hold NaN or infinity: what is computed with them cannot be published.
+
+    `packed` has how many there were in matrices of which 4 bits are left.
+    """
     for tensor_name, tensor in model.state_dict().items():
-        broken = not_finite(tensor)
+        broken = packed.get(tensor_name) or broken_numbers(tensor)
         if broken:
             raise NotFoundError(
-                f"model: {broken} of the {tensor.numel()} numbers of {tensor_name} in {name} are NaN or infinite; take"
+                f"model: {broken} numbers of {tensor_name} in {name} are NaN or infinite; take"
                 " another copy of the model",
                 FaultPlace(field="model.uri", file=name),
             )
+
+
+def broken_numbers(tensor: Any) -> str | None:
+    """How many numbers are NaN or infinite, of how many; None without one."""
+    broken = not_finite(tensor)
+    return f"{broken} of the {tensor.numel()}" if broken else None

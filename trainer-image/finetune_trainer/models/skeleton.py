@@ -9,8 +9,10 @@ from transformers.initialization import no_init_weights
 
 from finetune_api.model import Initialize
 from finetune_api.run import ModelInput
+from finetune_api.training import Sharding
 from finetune_trainer.models.embeddings import ReplacedIds
 from finetune_trainer.models.folder import ModelFolder
+from finetune_trainer.models.frozen_weights import storage_of
 from finetune_trainer.models.load import load_model
 from finetune_trainer.objectives import Objective
 
@@ -21,14 +23,19 @@ def skeleton(
     objective: Objective[Any],
     pad_id: int | None,
     added: ReplacedIds | None = None,
+    sharding: Sharding = Sharding.NONE,
 ) -> Any:
     """`load_model` without reading or allocating weights: its parameters are on torch's meta device.
 
     It raises what `load_model` raises, but for what only the weights tell.
     """
-    unread = spec.model_copy(update={"initialize": Initialize.RANDOM})
+    unread, storage = (
+        spec.model_copy(update={"initialize": Initialize.RANDOM}),
+        storage_of(folder, spec, sharding),
+    )
+    whole = replace(folder, adapter=None, base=None)
     with torch.device("meta"), no_init_weights():
-        return load_model(replace(folder, adapter=None, base=None), unread, objective, pad_id, added).model
+        return load_model(whole, unread, objective, pad_id, added, storage=storage).model
 
 
 def as_if_on_cpu(model: torch.nn.Module) -> FakeTensorMode:

@@ -10,6 +10,7 @@ from finetune_api.status import PreflightDisk
 from finetune_trainer.data.tokens import Examples
 from finetune_trainer.errors import StorageError
 from finetune_trainer.models.adapters import merges
+from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.precision import published_dtype
 from finetune_trainer.preflight.memory import optimizer_states
 from finetune_trainer.process.memory import readable
@@ -25,7 +26,7 @@ def estimate_disk(
 ) -> PreflightDisk:
     """What the run needs at the same time, and what there is: on the mounted claim, else on the one to be made."""
     run = inputs.config
-    everything = sum(one.numel() for one in model.parameters())
+    everything = parameters_of(model)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     saved = trained if run.model.adapter else everything
     copies = optimizer_states(run.training) + (run.training.ema is not None)

@@ -15,13 +15,15 @@ from finetune_api.status import (
 from finetune_trainer.data.batching import steps_per_epoch
 from finetune_trainer.models.embeddings import check_fit
 from finetune_trainer.models.freezing import trained_parameters
+from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.load import check_summary, checkpoint_activations
+from finetune_trainer.models.precision import published_dtype
 from finetune_trainer.models.skeleton import skeleton
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.preflight.disk import check_disk, estimate_disk
 from finetune_trainer.preflight.head import check_forgetting
-from finetune_trainer.preflight.memory import check_memory, described, estimate_memory
+from finetune_trainer.preflight.memory import check_memory, check_merged, described, estimate_memory
 from finetune_trainer.process.memory import readable
 from finetune_trainer.reporting.recorder import notes, with_caveats
 from finetune_trainer.training.assembly import LABELS_REPORTED, build_examples, limit_tokens
@@ -39,7 +41,9 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     run, recorder, objective = inputs.config, inputs.recorder, inputs.dataset.objective
     words = prepare_tokenizer(run, inputs.folder, inputs.dataset)
     tokenizer = words.tokenizer
-    model = skeleton(inputs.folder, run.model, objective, tokenizer.pad_token_id, words.added)
+    model = skeleton(
+        inputs.folder, run.model, objective, tokenizer.pad_token_id, words.added, run.training.sharding
+    )
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
     check_forgetting(run, inputs.folder, model, objective)
@@ -53,6 +57,8 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     logger.info(f"memory of each training process: {described(memory)}")
     if warning := check_memory(memory, config.gpu_memory):
         recorder.caveat(warning)
+    dtype = published_dtype(run.output.dtype, inputs.folder.path)
+    check_merged(model, run.model, dtype, config.gpu_memory)
     steps = run.training.max_steps or (run.training.epochs or 1) * steps_per_epoch(
         len(train), run.training.batch_size
     )
@@ -83,7 +89,7 @@ def _findings(
         tokens=train.tokens,
         truncated_share=round((train.truncated_tokens or 0) / train.tokens, 4) if train.tokens else None,
         total_steps=steps,
-        parameters=sum(one.numel() for one in model.parameters()),
+        parameters=parameters_of(model),
         trained_parameters=trained_parameters(model),
         memory=memory,
         disk=disk,

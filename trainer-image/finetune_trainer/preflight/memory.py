@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune_api.run import FaultPlace, RunConfig
+from finetune_api.run import FaultPlace, ModelInput, RunConfig
 from finetune_api.status import PreflightMemory
 from finetune_api.training import OptimizerName, Precision, Sharding, TrainingSpec
 from finetune_trainer.data.collation import collate
@@ -16,6 +16,8 @@ from finetune_trainer.errors import DeviceMemoryError
 from finetune_trainer.layers.attention import use_attention_for_shapes
 from finetune_trainer.layers.find import layers_of
 from finetune_trainer.layers.first_token import narrow_last_layer
+from finetune_trainer.models.adapters import merges
+from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.skeleton import as_if_on_cpu
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.memory import readable
@@ -85,6 +87,18 @@ def check_memory(need: PreflightMemory, gpu_memory: int | None) -> str | None:
         else "training will halve the micro-batch until it fits"
     )
     return f"the estimate of {described(need)} is more than the {readable(gpu_memory)} of a GPU: {so}"
+
+
+def check_merged(model: Any, spec: ModelInput, dtype: torch.dtype, gpu_memory: int | None) -> None:
+    """Raise DeviceMemoryError where the merged model, which is evaluated before it is published, does not fit a GPU."""
+    size = parameters_of(model) * dtype.itemsize
+    if gpu_memory is not None and merges(spec) and size > gpu_memory:
+        field = "model.adapter.lora.merge"
+        raise DeviceMemoryError(
+            f"{field}: the merged model needs {readable(size)}, and the GPUs have {readable(gpu_memory)}; set {field}:"
+            " false to publish the adapter alone, or ask for larger GPUs",
+            FaultPlace(field=field),
+        )
 
 
 def described(need: PreflightMemory) -> str:

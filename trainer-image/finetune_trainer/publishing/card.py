@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from finetune_api.model import LESS_THAN_FLOAT32, FrozenWeights
 from finetune_api.run import RunConfig, RunReport
-from finetune_api.status import BaselineKind, EpochStatus, Metrics, ResolvedData
+from finetune_api.status import BaselineKind, EpochStatus, Metrics, ResolvedData, WeightsStatus
 from finetune_api.uris import is_hub, parse_hub
 from finetune_trainer.publishing.snippets import PIPELINES, snippet
 from finetune_trainer.versions import versions
@@ -128,6 +129,7 @@ def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | N
             config.model.uri or config.model.path,
             effective.max_length,
             chat=bool(report.resolved and report.resolved.train and report.resolved.train.read_as),
+            four_bits=config.model.weights is FrozenWeights.NF4,
         ),
         "",
         "## Results",
@@ -138,6 +140,7 @@ def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | N
         *_gained(report),
         *([f"{choice[0].upper()}{choice[1:]}."] if choice else []),
         *([f"They are those of the published weights: {conversion}."] if conversion else []),
+        *_on_fewer_bits(config, model.format),
         "",
         "![learning curve](learning-curve.png)",
         "",
@@ -146,6 +149,7 @@ def _body(config: RunConfig, report: RunReport, choice: str, conversion: str | N
         "## Training",
         "",
         f"- device: {effective.device}, precision {effective.precision}; weights in {model.dtype}",
+        *_weights(effective.weights, effective.checkpoint_weights),
         f"- optimizer steps: {report.progress.step if report.progress else 0} of {effective.total_steps} planned",
         *_labels(effective.labels),
         *([f"- head: {effective.head}"] if effective.head else []),
@@ -234,6 +238,32 @@ def _stopped(report: RunReport) -> list[str]:
     kind = "GPU-seconds" if on_gpu else "seconds on the CPU"
     saved = "" if early.saved_seconds is None else f" This saved about {early.saved_seconds} {kind}."
     return [f"Stopped early: {early.reason}.{saved}", ""]
+
+
+def _weights(parts: list[WeightsStatus] | None, checkpoint: str | None) -> list[str]:
+    """In which formats the weights were kept, with the bytes of each."""
+    if not parts:
+        return []
+    said = ", ".join(
+        f"{part.parameters:,} {'trained' if part.trained else 'frozen'} in {part.format} ({part.bytes_per_parameter:g}"
+        " bytes each)"
+        for part in parts
+    )
+    origin = f"; the checkpoint has {checkpoint}" if checkpoint else ""
+    return [f"- weights in memory: {said}{origin}"]
+
+
+def _on_fewer_bits(config: RunConfig, form: str) -> list[str]:
+    """What metrics of an adapter, which is published alone, were measured with, and what a baseline was."""
+    weights = config.model.weights
+    if weights not in LESS_THAN_FLOAT32:
+        return []
+    alone = f" The metrics are those of the adapter on a base in {weights}; on another they differ."
+    return [
+        "",
+        f"The frozen weights were kept in {weights}, for the metrics before training too."
+        f"{alone if form == 'peft' else ''}",
+    ]
 
 
 def _labels(labels: list[str] | None) -> list[str]:

@@ -42,6 +42,16 @@ model = {auto_class}.from_pretrained(
 )
 model = PeftModel.from_pretrained(model, folder).eval()
 """
+FOUR_BITS = {
+    "import AutoConfig,": "import AutoConfig, BitsAndBytesConfig,",
+    "model = {auto_class}": """\
+four_bits = BitsAndBytesConfig(  # the base as the adapter was trained on it; without it the numbers are others
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+)
+model = {auto_class}""",
+    "dtype=torch.float32\n": "dtype=torch.float32, quantization_config=four_bits\n",
+}
+"""What changes where an adapter is loaded onto a base in NF4."""
 HEADED = """\
 import torch
 from custom_head import load  # a file in this folder that needs torch and transformers only
@@ -131,11 +141,12 @@ def snippet(
     max_length: int | None = None,
     *,
     chat: bool = False,
+    four_bits: bool = False,
 ) -> str:
     """A block of Markdown, for a model of this format.
 
     `base` is the URI of the model below an adapter, `max_length` the length in tokens that texts were truncated to.
-    `chat`: the rows were conversations.
+    `chat`: the rows were conversations. `four_bits`: the adapter was trained on a base in NF4.
     """
     auto_class, lines = {
         "token_classification": ("AutoModelForTokenClassification", WORDS),
@@ -144,7 +155,10 @@ def snippet(
     }.get(objective.kind, ("AutoModelForSequenceClassification", ROWS + _last(objective)))
     options = _options(objective, dataset, chat=chat)
     paired, cleaning = bool(dataset.columns.text_pair), CLEANING if options else ""
-    text = (LOAD[form] + cleaning + lines).format(
+    loading = LOAD[form]
+    for old, new in FOUR_BITS.items() if form == "peft" and four_bits else ():
+        loading = loading.replace(old, new)
+    text = (loading + cleaning + lines).format(
         base=json.dumps(base_model(base)[0]),
         auto_class=auto_class,
         second='pairs = ["a second text for each"]\n' if paired else "",

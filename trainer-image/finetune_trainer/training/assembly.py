@@ -30,6 +30,14 @@ from finetune_trainer.layers.varlen import leave_varlen_attention, use_varlen_at
 from finetune_trainer.models.base_head import HeadChoice
 from finetune_trainer.models.embeddings import check_fit
 from finetune_trainer.models.freezing import unfrozen_later
+from finetune_trainer.models.frozen_weights import (
+    checkpoint_dtype,
+    format_name,
+    parameters_of,
+    sentence,
+    storage_of,
+    weights_by_format,
+)
 from finetune_trainer.models.load import (
     check_encoder,
     check_summary,
@@ -166,8 +174,9 @@ def build_model(
     config, objective = inputs.config, inputs.dataset.objective
     words = prepare_tokenizer(config, inputs.folder, inputs.dataset)
     _check_memory(inputs, compute)
+    storage = storage_of(inputs.folder, config.model, config.training.sharding)
     pad_id = words.tokenizer.pad_token_id
-    loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh)
+    loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh, storage)
     model = loaded.model
     check_fit(model, words.tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
@@ -283,8 +292,9 @@ def _debug(inputs: Inputs, model: Any, ranks: Ranks) -> Debug | None:
 def _report_effective(inputs: Inputs, run: Run, head: HeadChoice, max_tokens: int) -> None:
     config, task = inputs.config, run.task
     trainable = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in task.model.parameters())
-    how = "random weights" if config.model.initialize is Initialize.RANDOM else "pretrained weights"
+    everything = parameters_of(task.model)
+    random_start = config.model.initialize is Initialize.RANDOM
+    how = "random weights" if random_start else "pretrained weights"
     logger.info(
         f"{type(task.model).__name__} with {how}: {trainable:,} of {everything:,} parameters are trained;"
         f" {run.total_steps} steps of {config.training.batch_size} examples"
@@ -296,12 +306,16 @@ def _report_effective(inputs: Inputs, run: Run, head: HeadChoice, max_tokens: in
     too_short = why_too_short(config.training.schedule, run.total_steps)
     if too_short is not None:
         inputs.recorder.caveat(too_short)
+    stored, parts = checkpoint_dtype(inputs.folder.path), weights_by_format(task.model)
+    logger.info(sentence(parts, stored))
     effective = EffectiveStatus(
         training=config.training,
         output_uri=config.output.uri,
         labels=task.objective.labels and task.objective.labels[:LABELS_REPORTED],
         device=task.compute.name,
         precision=task.compute.precision.value,
+        checkpoint_weights=None if random_start else format_name(stored),
+        weights=parts,
         micro_batch_size=config.training.micro_batch_size,
         max_length=max_tokens,
         head=head.sentence,

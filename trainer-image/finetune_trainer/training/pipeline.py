@@ -18,8 +18,10 @@ from finetune_trainer.distributed import (
     lost_peers,
 )
 from finetune_trainer.errors import DivergedError
-from finetune_trainer.models.adapters import merged, merges
+from finetune_trainer.models.adapters import merges
+from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.precision import dtype_name, published_dtype, round_weights
+from finetune_trainer.models.unquantized import loses_digits, publishable
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.memory import memory_errors
 from finetune_trainer.process.stop import ended_by_signals
@@ -153,23 +155,34 @@ def as_published(inputs: Inputs, parts: Assembly, state: TrainState) -> Final:
     choice = _choose(run, evaluation) if run.average else ""
     dtype = published_dtype(inputs.config.output.dtype, inputs.folder.path)
     logger.info(f"the weights are published in {dtype_name(dtype)}")
+    change = changes_weights(inputs.folder, spec, dtype)
     if run.ranks.sharded:
-        if changes_weights(spec, dtype):
+        if change:
             logger.info("the metrics are those of the trained weights: a sharded model is not measured again")
         return Final(parts, evaluation, choice, dtype, "")
-    task = replace(run.task, model=merged(run.task.model, spec) if merges(spec) else run.task.model)
+    model = publishable(run.task.model, inputs.folder, spec, run.task.objective, dtype)
+    task = replace(run.task, model=model)
     if dtype is not torch.float32:
         task.objective.finish(task.model)
         round_weights(task.model, dtype)
         task.objective.begin(task.model)
     run = replace(run, task=task, evaluator=replace(run.evaluator, task=task))
-    return Final(replace(parts, run=run), evaluation, choice, dtype, changes_weights(spec, dtype))
+    return Final(replace(parts, run=run), evaluation, choice, dtype, change)
 
 
-def changes_weights(spec: ModelInput, dtype: torch.dtype) -> str:
+def changes_weights(folder: ModelFolder, spec: ModelInput, dtype: torch.dtype) -> str:
     """What makes the published weights others than the trained ones; empty if nothing does."""
     rounding = [] if dtype is torch.float32 else [f"rounding to {dtype_name(dtype)}"]
-    return " and ".join([*(["merging the adapter"] if merges(spec) else []), *rounding])
+    lost = spec.weights.value if loses_digits(folder, spec) else ""
+    if merges(spec):
+        into = f" into the checkpoint's weights, where it was trained on {lost}," if lost else ""
+        return " and ".join([f"merging the adapter{into}", *rounding])
+    again = (
+        [f"taking the frozen weights from the checkpoint in place of {lost}"]
+        if lost and not spec.adapter
+        else []
+    )
+    return " and ".join([*again, *rounding])
 
 
 def final_metrics(final: Final, state: TrainState) -> tuple[Metrics, str | None]:

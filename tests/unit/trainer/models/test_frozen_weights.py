@@ -1,0 +1,222 @@
+"""Frozen weights in 16 or 4 bits: what is kept how, that nothing else changes, and what is published of them."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune_api.run import ModelInput
+from finetune_api.training import Sharding, TrainingSpec
+from finetune_trainer.errors import ConfigurationError, NotFoundError
+from finetune_trainer.layers.frozen import FrozenLinear, Nf4Linear
+from finetune_trainer.models.folder import check_folder
+from finetune_trainer.models.frozen_weights import parameters_of, storage_of, weights_by_format
+from finetune_trainer.models.load import least_memory, load_model
+from finetune_trainer.models.skeleton import skeleton
+from finetune_trainer.models.unquantized import publishable
+from finetune_trainer.objectives.causal_lm import CausalLM
+from finetune_trainer.objectives.classification import Classification
+from unit.trainer.architectures import build
+
+LANGUAGE_MODELS = ("gpt2", "llama")
+LORA = {"adapter": {"lora": {"merge": True}}}
+FROZEN = {"freeze": {"layers": 1, "embeddings": True}}
+IDS = {"input_ids": torch.tensor([[4, 5, 6, 7]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder whose weights have this number format."""
+
+    def make(architecture, dtype=torch.float32, *, tied=False):
+        folder = build(architecture, tmp_path)
+        for path in folder.glob("*.safetensors"):
+            tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+            if tied:
+                tensors.pop("lm_head.weight")
+            save_file(tensors, path, {"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+        return folder
+
+    return make
+
+
+def task(architecture):
+    """What the architecture is made for."""
+    return CausalLM() if architecture in LANGUAGE_MODELS else Classification(["a", "b"])
+
+
+def load(folder, architecture, weights, how):
+    """The model as a run has it, for evaluation."""
+    spec = ModelInput(path=str(folder), weights=weights, **how)
+    given, objective = check_folder(spec), task(architecture)
+    torch.manual_seed(0)
+    storage = storage_of(given, spec)
+    model = load_model(given, spec, objective, 0, storage=storage).model.eval()
+    return model, given, spec, objective
+
+
+def formats(model):
+    """Number formats of what is frozen and of what is trained."""
+    parts = weights_by_format(model)
+    return {one.format for one in parts if not one.trained}, {one.format for one in parts if one.trained}
+
+
+@pytest.mark.parametrize("how", [LORA, FROZEN], ids=["LoRA", "freeze"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "gpt2", "llama"])
+def test_auto_keeps_the_digits_of_the_checkpoint_and_changes_no_result(checkpoint, architecture, how):
+    folder = checkpoint(architecture, torch.bfloat16)
+    plain, *_ = load(folder, architecture, "Float32", how)
+    kept, *_ = load(folder, architecture, "Auto", how)
+    assert formats(plain) == ({"Float32"}, {"Float32"})
+    assert formats(kept) == ({"BFloat16", "Float32"}, {"Float32"})
+    assert parameters_of(kept) == parameters_of(plain)
+    for enabled in (False, True):
+        results = []
+        for model in (plain, kept):
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                logits = model(**IDS).logits
+            logits.float().square().sum().backward()
+            trained = [one for one in model.parameters() if one.requires_grad]
+            results.append([logits, *trained, *(one.grad for one in trained if one.grad is not None)])
+        assert len(results[0]) > 3
+        assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("weights", "dtype", "found"),
+    [
+        ("Auto", torch.float32, {"Float32"}),
+        ("Auto", torch.float16, {"Float16", "Float32"}),
+        ("BFloat16", torch.float32, {"BFloat16", "Float32"}),
+        ("NF4", torch.float32, {"NF4", "BFloat16", "Float32"}),
+        ("NF4", torch.float16, {"NF4", "Float16", "Float32"}),
+        ("Float32", torch.bfloat16, {"Float32"}),
+    ],
+)
+def test_frozen_weights_are_kept_as_asked_and_trained_ones_in_float32(checkpoint, weights, dtype, found):
+    model, *_ = load(checkpoint("llama", dtype), "llama", weights, LORA)
+    assert formats(model) == (found, {"Float32"})
+
+
+def test_a_model_that_is_trained_whole_is_in_float32(checkpoint):
+    model, *_ = load(checkpoint("llama", torch.bfloat16), "llama", "Auto", {})
+    assert formats(model) == (set(), {"Float32"})
+
+
+def test_layers_that_are_unfrozen_later_are_in_float32(checkpoint):
+    how = {"freeze": {"layers": 2, "unfreezeEvery": {"steps": 1}}}
+    model, *_ = load(checkpoint("llama", torch.bfloat16), "llama", "Auto", how)
+    assert formats(model) == ({"Float32"}, {"Float32"})
+
+
+def test_sharded_weights_stay_in_float32(checkpoint):
+    spec = ModelInput(path=str(checkpoint("llama", torch.bfloat16)), **LORA)
+    given = check_folder(spec)
+    assert storage_of(given, spec) is not None
+    assert storage_of(given, spec, Sharding.FULL) is None
+
+
+def test_nf4_packs_every_matrix_of_the_body_with_the_error_of_four_bits(checkpoint):
+    folder = checkpoint("llama", tied=True)
+    plain, *_ = load(folder, "llama", "Float32", LORA)
+    kept, *_ = load(folder, "llama", "NF4", LORA)
+    names = {name for name, module in kept.named_modules() if isinstance(module, Nf4Linear)}
+    linear = {name for name, module in plain.named_modules() if name.endswith(".base_layer")}
+    assert names == linear
+    for name in names:
+        packed, whole = kept.get_submodule(name), plain.get_submodule(name).weight
+        error = (packed.matrix(torch.float32) - whole).norm() / whole.norm()
+        assert 0.05 < error < 0.12, name
+    assert isinstance(kept.get_output_embeddings(), FrozenLinear)
+    assert kept.get_output_embeddings().weight is kept.get_input_embeddings().weight
+
+
+def test_gradients_reach_the_adapter_through_four_bits_and_the_same_bits_come_twice(checkpoint):
+    folder, runs = checkpoint("llama"), []
+    for _ in range(2):
+        model, *_ = load(folder, "llama", "NF4", LORA)
+        optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.5)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = model(**IDS, labels=IDS["input_ids"]).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        runs.append((losses, [one.detach().clone() for one in model.parameters() if one.requires_grad]))
+    assert runs[0][0][-1] < runs[0][0][0]
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(*pair) for pair in zip(runs[0][1], runs[1][1], strict=True))
+
+
+@pytest.mark.parametrize("weights", ["Float32", "Auto", "BFloat16", "NF4"])
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_the_skeleton_and_the_least_need_are_those_of_the_loaded_model(checkpoint, architecture, weights):
+    model, given, spec, objective = load(
+        checkpoint(architecture, torch.bfloat16), architecture, weights, LORA
+    )
+    shapes = [
+        {name: (part.shape, part.dtype) for name, part in one.named_parameters()}
+        for one in (model, skeleton(given, spec, objective, 0))
+    ]
+    assert shapes[0] == shapes[1]
+    lora = sum(one.numel() * 4 for name, one in model.named_parameters() if "lora_" in name)
+    held = sum(one.numel() * one.element_size() for one in [*model.parameters(), *model.buffers()])
+    copies = sum(
+        one.numel() * 4 for name, one in model.named_parameters() if "original_module" in name
+    )  # of a head, which peft keeps beside the trained one
+    need = least_memory(given, spec, objective, TrainingSpec())
+    assert need.parameters == held - lora - copies
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("weights", "stored"),
+    [("Auto", torch.bfloat16), ("BFloat16", torch.float32), ("NF4", torch.float32), ("NF4", torch.bfloat16)],
+)
+def test_an_adapter_is_merged_into_the_weights_of_the_checkpoint(checkpoint, weights, stored, dtype, tied):
+    folder = checkpoint("llama", stored, tied=tied)
+    merged = []
+    for one in ("Float32", weights):
+        model, given, spec, objective = load(folder, "llama", one, LORA)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        found = publishable(model, given, spec, objective, dtype)
+        assert not any(isinstance(module, Nf4Linear) for module in found.modules())
+        outputs, inputs = found.get_output_embeddings(), found.get_input_embeddings()
+        assert (outputs.weight is inputs.weight) == tied
+        merged.append({name: tensor.to(dtype) for name, tensor in found.state_dict().items()})
+    assert merged[0].keys() == merged[1].keys()
+    assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
+
+
+def test_weights_that_are_not_finite_are_refused_before_four_bits_hide_them(checkpoint):
+    folder = checkpoint("llama")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(NotFoundError, match=r"1 of the 2048 numbers of model.layers.1.mlp.up_proj.weight"):
+        load(folder, "llama", "NF4", LORA)
+
+
+def test_a_matrix_of_another_shape_is_refused(checkpoint):
+    folder = checkpoint("llama")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(4, 4)
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(NotFoundError, match=r"lack 1 tensors .*model.layers.1.mlp.up_proj.weight"):
+        load(folder, "llama", "NF4", LORA)
+
+
+def test_a_body_without_linear_layers_is_refused(checkpoint):
+    with pytest.raises(ConfigurationError, match="GPT2LMHeadModel has no layer of"):
+        load(checkpoint("gpt2"), "gpt2", "NF4", LORA)
