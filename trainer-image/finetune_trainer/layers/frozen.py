@@ -108,7 +108,7 @@ class Nf4Linear(Frozen, nn.Linear):
         nested = QuantState(
             self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32
         )
-        shape = torch.Size((self.out_features, self.in_features))
+        shape = torch.Size((len(self.absmax), BLOCK))
         state = QuantState(
             self.absmax,
             shape=shape,
@@ -118,8 +118,9 @@ class Nf4Linear(Frozen, nn.Linear):
             offset=self.offset,
             state2=nested,
         )
-        found: Tensor = dequantize_4bit(self.weight, state)
-        return found
+        numbers = self.out_features * self.in_features
+        found: Tensor = dequantize_4bit(self.weight, state).view(-1)[:numbers]
+        return found.view(self.out_features, self.in_features)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Rows (…, inputs) to (…, outputs)."""
@@ -127,12 +128,16 @@ class Nf4Linear(Frozen, nn.Linear):
 
 
 def packed(weight: Tensor) -> tuple[nn.Parameter, Scales]:
-    """A matrix in NF4, and its scales; on the meta device only their sizes."""
+    """A matrix in NF4, and its scales; on the meta device only their sizes.
+
+    A block a row, whatever the shape: on a CPU bitsandbytes 0.50 reads the wrong scales of rows that are no multiple of
+    a block.
+    """
     from bitsandbytes.functional import QuantState, quantize_4bit
 
     if weight.is_meta:
-        numbers, blocks = weight.numel(), -(-weight.numel() // BLOCK)
-        bits = torch.empty(-(-numbers // 2), 1, dtype=torch.uint8, device="meta")
+        blocks = -(-weight.numel() // BLOCK)
+        bits = torch.empty(blocks * BLOCK // 2, 1, dtype=torch.uint8, device="meta")
         state = QuantState(
             torch.empty(blocks, dtype=torch.uint8, device="meta"),
             offset=torch.empty((), device="meta"),
@@ -141,9 +146,8 @@ def packed(weight: Tensor) -> tuple[nn.Parameter, Scales]:
             ),
         )
     else:
-        bits, state = quantize_4bit(
-            weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
-        )
+        whole = functional.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
+        bits, state = quantize_4bit(whole, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
     scales = {"absmax": state.absmax, "offset": state.offset}
     scales |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code}
     return nn.Parameter(bits, requires_grad=False), scales

@@ -41,8 +41,8 @@ def read_pretrained(
     """The model with the weights of a folder or of another model, and the tensors that these lack, such as a head.
 
     They are in float32, but for what `reading` keeps in fewer bits. With a `mesh`, each of its ranks reads and keeps
-    only its rows of the matrices of a folder, of the `embeddings` too. Raises NotFoundError for a tensor of the body that is
-    missing or not finite.
+    only its rows of the matrices of a folder, of the `embeddings` too. Raises NotFoundError for a tensor of the body
+    that is missing or not finite.
     """
     import torch
 

@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+from bitsandbytes.functional import get_4bit_type
 from safetensors.torch import load_file, save_file
 
 from finetune_api.run import ModelInput
 from finetune_api.training import Sharding, TrainingSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
-from finetune_trainer.layers.frozen import FrozenLinear, Nf4Linear
+from finetune_trainer.layers.frozen import FrozenLinear, Nf4Linear, freeze_in_nf4, packed
 from finetune_trainer.models.folder import check_folder
 from finetune_trainer.models.frozen_weights import parameters_of, storage_of, weights_by_format
 from finetune_trainer.models.load import least_memory, load_model
@@ -133,6 +134,19 @@ def test_nf4_packs_every_matrix_of_the_body_with_the_error_of_four_bits(checkpoi
         assert 0.05 < error < 0.12, name
     assert isinstance(kept.get_output_embeddings(), FrozenLinear)
     assert kept.get_output_embeddings().weight is kept.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("shape", [(7, 13), (16, 32), (5, 100), (64, 64), (1, 1), (300, 257)])
+def test_four_bits_are_right_for_every_shape(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    layer = freeze_in_nf4(torch.nn.Linear(shape[1], shape[0]), "layer")
+    layer.weight, scales = packed(weight)
+    layer.scaled(scales)
+    flat = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64)
+    levels, largest = get_4bit_type("nf4", device="cpu"), flat.abs().amax(dim=1, keepdim=True)
+    nearest = levels[(flat[..., None] / largest[..., None] - levels).abs().argmin(dim=-1)] * largest
+    expected = nearest.flatten()[: weight.numel()].view(shape)
+    assert torch.allclose(layer.matrix(torch.float32), expected, rtol=0.03, atol=1e-6)
 
 
 def test_gradients_reach_the_adapter_through_four_bits_and_the_same_bits_come_twice(checkpoint):
