@@ -51,6 +51,7 @@ class Frozen(nn.Module):
     """The layer's name in the model of its checkpoint."""
     plain: type[nn.Module]
     """What the layer is with weights of float32."""
+    weight: nn.Parameter
 
 
 class FrozenLinear(Frozen, nn.Linear):
@@ -96,6 +97,16 @@ class Nf4Linear(Frozen, nn.Linear):
 
     plain = nn.Linear
 
+    absmax: Tensor
+    offset: Tensor
+    nested_absmax: Tensor
+    nested_code: Tensor
+
+    @property
+    def numbers(self) -> int:
+        """How many it has."""
+        return self.out_features * self.in_features
+
     def scaled(self, scales: Scales) -> None:
         """Give it the scales that belong to its packed weights."""
         for name, part in scales.items():
@@ -118,8 +129,7 @@ class Nf4Linear(Frozen, nn.Linear):
             offset=self.offset,
             state2=nested,
         )
-        numbers = self.out_features * self.in_features
-        found: Tensor = dequantize_4bit(self.weight, state).view(-1)[:numbers]
+        found: Tensor = dequantize_4bit(self.weight, state).view(-1)[: self.numbers]
         return found.view(self.out_features, self.in_features)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -174,7 +184,7 @@ def freeze_in_nf4(layer: nn.Linear, origin: str) -> Nf4Linear:
     layer.__class__ = Nf4Linear
     assert isinstance(layer, Nf4Linear)
     layer.origin = origin
-    layer.weight.requires_grad_(requires_grad=False)
+    layer.weight.requires_grad = False
     return layer
 
 

@@ -111,7 +111,8 @@ def _tied(model: Any) -> bool:
 
 
 def _name_of(model: Any, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    return names[wanted]
 
 
 def _is_frozen(model: Any, module: nn.Module, spec: ModelInput) -> bool:
@@ -157,7 +158,7 @@ def pack_empty(model: Any, spec: ModelInput, storage: Storage, *, extended: bool
 class Reading(QuantizationConfigMixin):  # type: ignore[misc]
     """What transformers is told when it reads a model: it calls this a quantization."""
 
-    quant_method = METHOD
+    quant_method: Any = METHOD
 
     def __init__(self, spec: ModelInput, storage: Storage, *, extended: bool) -> None:
         self.spec, self.storage, self.extended = spec, storage, extended
@@ -248,7 +249,7 @@ def weights_by_format(model: nn.Module) -> list[WeightsStatus]:
             known.add(id(parameter))
             four = in_nf4 and name == "weight"
             key = ("NF4" if four else format_name(parameter.dtype), parameter.requires_grad)
-            counts[key] += module.in_features * module.out_features if four else parameter.numel()
+            counts[key] += module.numbers if isinstance(module, Nf4Linear) and four else parameter.numel()
             extra = module.buffers(recurse=False) if four else ()
             sizes[key] += sum(part.numel() * part.element_size() for part in (parameter, *extra))
     return [

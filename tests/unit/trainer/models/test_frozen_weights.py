@@ -37,8 +37,9 @@ def checkpoint(tmp_path):
             if tied:
                 tensors.pop("lm_head.weight")
             save_file(tensors, path, {"format": "pt"})
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+        if tied:
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
         return folder
 
     return make

@@ -7,6 +7,7 @@ import torch
 
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
+from unit.trainer.preflight.test_preflight import check
 from unit.trainer.tiny import job, reviews
 from unit.trainer.training.test_crash import die, digest, do_at
 from unit.trainer.training.test_reference import answers
@@ -125,3 +126,27 @@ def test_a_quantized_base_is_refused(make_job, tmp_path):
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     assert made.changed({"model": {"path": str(base)}}).run() == ExitCode.NOT_FOUND
     assert "set model.weights: NF4 to keep it in 4 bits" in made.report.message
+
+
+@pytest.mark.parametrize("kind", ["causalLM", "classification"])
+def test_preflight_counts_the_bytes_of_each_format_and_activations(make_job, kind):
+    found = {}
+    for weights in ("Float32", "BFloat16", "NF4"):
+        code, report = check(make_job(weights, weights, kind))
+        assert code == ExitCode.DONE, report.message
+        found[weights] = report.preflight
+    assert len({each.parameters for each in found.values()}) == 1
+    assert len({each.trained_parameters for each in found.values()}) == 1
+    sizes = [each.memory.weights for each in found.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+    assert all(each.memory.activations for each in found.values())
+
+
+def test_preflight_refuses_a_merged_model_that_does_not_fit(make_job):
+    given = {"devices": {"gpus": 1}}
+    need = check(make_job("one", "NF4", **given))[1].preflight
+    whole = 4 * need.parameters - 8
+    code, report = check(make_job("two", "NF4", **given), gpuMemory=whole)
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert report.place.field == "model.adapter.lora.merge"
