@@ -51,7 +51,7 @@ class Frozen(nn.Module):
     """The layer's name in the model of its checkpoint."""
     plain: type[nn.Module]
     """What the layer is with weights of float32."""
-    weight: nn.Parameter
+    weight: Any
 
 
 class FrozenLinear(Frozen, nn.Linear):
@@ -61,7 +61,8 @@ class FrozenLinear(Frozen, nn.Linear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(outputs, inputs)."""
-        return self.weight.to(dtype)
+        found: Tensor = self.weight.to(dtype)
+        return found
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Rows (…, inputs) to (…, outputs)."""
@@ -72,10 +73,12 @@ class FrozenConv1D(Frozen, Conv1D):  # type: ignore[misc]
     """The linear layer of GPT-2, whose matrix is transposed, with weights of 16 bits."""
 
     plain = Conv1D
+    bias: nn.Parameter
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(outputs, inputs)."""
-        return self.weight.to(dtype).t()
+        found: Tensor = self.weight.to(dtype).t()
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows (…, inputs) to (…, outputs)."""
@@ -114,13 +117,14 @@ class Nf4Linear(Frozen, nn.Linear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(outputs, inputs)."""
-        from bitsandbytes.functional import QuantState, dequantize_4bit
+        from bitsandbytes import functional as packing
 
-        nested = QuantState(
+        state_of: Any = packing.QuantState
+        nested = state_of(
             self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32
         )
         shape = torch.Size((len(self.absmax), BLOCK))
-        state = QuantState(
+        state = state_of(
             self.absmax,
             shape=shape,
             blocksize=BLOCK,
@@ -129,7 +133,7 @@ class Nf4Linear(Frozen, nn.Linear):
             offset=self.offset,
             state2=nested,
         )
-        found: Tensor = dequantize_4bit(self.weight, state).view(-1)[: self.numbers]
+        found: Tensor = packing.dequantize_4bit(self.weight, state).view(-1)[: self.numbers]
         return found.view(self.out_features, self.in_features)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -143,21 +147,24 @@ def packed(weight: Tensor) -> tuple[nn.Parameter, Scales]:
     A block a row, whatever the shape: on a CPU bitsandbytes 0.50 reads the wrong scales of rows that are no multiple of
     a block.
     """
-    from bitsandbytes.functional import QuantState, quantize_4bit
+    from bitsandbytes import functional as packing
 
+    state_of: Any = packing.QuantState
     if weight.is_meta:
         blocks = -(-weight.numel() // BLOCK)
         bits = torch.empty(blocks * BLOCK // 2, 1, dtype=torch.uint8, device="meta")
-        state = QuantState(
+        state = state_of(
             torch.empty(blocks, dtype=torch.uint8, device="meta"),
             offset=torch.empty((), device="meta"),
-            state2=QuantState(
+            state2=state_of(
                 torch.empty(-(-blocks // NESTED_BLOCK), device="meta"), code=torch.empty(256, device="meta")
             ),
         )
     else:
         whole = functional.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
-        bits, state = quantize_4bit(whole, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+        bits, state = packing.quantize_4bit(
+            whole, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
+        )
     scales = {"absmax": state.absmax, "offset": state.offset}
     scales |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code}
     return nn.Parameter(bits, requires_grad=False), scales

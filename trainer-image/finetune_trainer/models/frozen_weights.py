@@ -187,7 +187,7 @@ class _Reader(HfQuantizer):  # type: ignore[misc]
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         """Whether it is a matrix to be packed."""
-        layer, _, kind = param_name.rpartition(".")
+        layer, _dot, kind = param_name.rpartition(".")
         return kind == "weight" and layer in self.layers
 
     def get_quantize_ops(self) -> "_Reader":
