@@ -156,7 +156,7 @@ def pack_empty(model: Any, spec: ModelInput, storage: Storage, *, extended: bool
 
 
 class Reading(QuantizationConfigMixin):  # type: ignore[misc]
-    """What transformers is told when it reads a model: it calls this a quantization."""
+    """How transformers is to read a model: it calls this a quantization."""
 
     quant_method: Any = METHOD
 
