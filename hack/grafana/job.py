@@ -186,7 +186,10 @@ def _usage() -> Iterator[Builder[Panel]]:
         "Better than the baseline by",
         "On the same validation rows, with the ends of the 95 % interval; negative if training made it worse.",
         "short",
-        Query(f"max by (bound) (finetune_job_improvement{{{JOB}}})", "{{bound}}"),
+        *(
+            Query(f'max(finetune_job_improvement{{{JOB},bound="{bound}"}})', bound)
+            for bound in ("low", "estimate", "high")
+        ),
         width=6,
         absent="–",
         colors=steps(RED, (0, GREEN)),

@@ -215,8 +215,7 @@ def number(
     title: str,
     description: str,
     unit: str,
-    query: Query,
-    *,
+    *queries: Query,
     width: int = 4,
     height: int = 4,
     colors: build.ThresholdsConfig | None = None,
@@ -227,7 +226,7 @@ def number(
 ) -> stat.Panel:
     """One number, or several with their names; `history` draws its curve below."""
     panel = _shown(
-        stat.Panel(), title, description, unit, [query], width, height, instant=not history, absent=absent
+        stat.Panel(), title, description, unit, queries, width, height, instant=not history, absent=absent
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
