@@ -75,7 +75,7 @@ test-e2e: install ## Run tests on a real node, with pods that train models
 test-signals: install ## Run trainers that are killed, evicted or on a lost node, on a real node; some minutes
 	@$(PYTHON) -m pytest -v tests/e2e/test_signals.py tests/e2e/test_signals_long.py
 
-test-faults: install ## Run the operator under faults: paused, cut off and killed leaders; ten minutes
+test-faults: install ## Run the operator under faults of requests, watches, API server, etcd, leaders and names; half an hour
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager
 	@$(PYTHON) -m pytest -v tests/faults
 
