@@ -133,12 +133,19 @@ async def _confirm_missing(job: FineTuneJob, cache: Cache, cluster: Cluster) -> 
 
 
 async def _confirm(job: FineTuneJob, name: str, cache: Cache, cluster: Cluster) -> None:
-    if any(child.name == name for child in cache.jobs_of(job.namespace, job.uid)):
+    """Ask for a Job that is missing, and for the pods of one that has ended before any was seen: watches may lag."""
+    child = next((one for one in cache.jobs_of(job.namespace, job.uid) if one.name == name), None)
+    if child and not (child.finished and _is_without_pods(job, child, cache)):
         return
-    if body := await cluster.get("Job", job.namespace, name):
+    if child is None and (body := await cluster.get("Job", job.namespace, name)):
         cache.put_child("Job", body)
     for body in await cluster.list_all("Pod", job.namespace, f"{SELECTOR},{JOB_UID}={job.uid}"):
         cache.put_child("Pod", body)
+
+
+def _is_without_pods(job: FineTuneJob, child: JobView, cache: Cache) -> bool:
+    of = (child.attempt, child.checks_only)
+    return not any((pod.attempt, pod.checks_only) == of for pod in cache.pods_of(job.namespace, job.uid))
 
 
 def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...], now: datetime) -> bool:
