@@ -46,6 +46,8 @@ async function draw(browser, url, script, { file, ...drawing }) {
   page.on('pageerror', (error) => errors.push(String(error.stack ?? error)));
   await page.setViewport({ width: drawing.width + 32, height: 800 });
   await page.goto(url);
+  // components measure texts once: with another font they would cut them off
+  await page.evaluate(`Promise.all(['400 14px Inter', '500 14px Inter'].map((font) => document.fonts.load(font)))`);
   await page.evaluate((value) => { window.drawing = value; }, drawing);
   await page.addScriptTag({ content: script });
   await page.waitForFunction('window.drawn', { timeout: 60000 }).catch((error) => errors.push(error.message));

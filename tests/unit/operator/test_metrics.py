@@ -276,6 +276,17 @@ def test_a_search_and_an_ensemble_say_what_their_runs_do() -> None:
     assert world.of("finetune_ensemble_value", of="best_member", metric="test_accuracy") == [0.88]
 
 
+def test_a_search_that_ended_in_an_ensemble_has_room_for_what_the_ensemble_reaches() -> None:
+    world = World()
+    model = {"metrics": {"test_accuracy": 0.9}, "combination": COMBINATION}
+    members = [{"number": number, "name": "m", "state": "Succeeded"} for number in (1, 2)]
+    more = {"trials": TRIALS, "members": members, "model": model, "preflight": PREFLIGHT}
+    world.put("both", finished(**more, usage={"queuedSeconds": 4}, progress={}, epochs=[]))
+    kept = world.series_of("both")
+    assert (kept["finetune_ensemble_value"], kept["finetune_ensemble_gain"]) == (3, 1)
+    assert kept["finetune_search_trials"] == 6
+
+
 def test_repeated_steps_lower_the_goodput_and_are_counted_once() -> None:
     world = World()
     first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted")
