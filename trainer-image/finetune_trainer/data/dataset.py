@@ -84,6 +84,8 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     test = scan("dataset.test", spec.test, later, duplicates, check, before) if spec.test else None
     objective = kind.build(options, labels, train.labels)
     leaked = _log_sizes(train, validation, test)
+    if train.note:
+        recorder.caveat(f"{train.name}: {train.note}")
     _warn_unlearned(labels or [], train)
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)

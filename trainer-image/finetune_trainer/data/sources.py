@@ -85,6 +85,8 @@ class FileIndex:
     """Of preferences, those of the prompts."""
     repeating: int = 0
     """Rows of the files, duplicates too, whose answers begin with their prompt."""
+    note: str = ""
+    """What a user may not have meant by how the rows are read."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -185,8 +187,10 @@ def scan(
         files = find_files(field, data)
         layout = layout_of(files, data.format, options)
         _log_layout(files, layout)
+        note = ""
         if not options.labelled and options.preference is None:
-            options = replace(options, chat=chat_form(files, layout, options))
+            form, note = chat_form(files, layout, options)
+            options = replace(options, chat=form)
         options = replace(options, in_messages=answers_in_messages(files, layout, options))
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
@@ -225,7 +229,7 @@ def scan(
         logger.warning(f"{name}: skipped {kept.rejected.described()}")
     if kept.ungrouped:
         logger.info(f"{name}: {kept.ungrouped} rows have no {options.group_by}; each is a separate group")
-    return replace(chosen, resolved=chosen.resolved.model_copy(update=counted))
+    return replace(chosen, resolved=chosen.resolved.model_copy(update=counted), note=note)
 
 
 def _log_layout(files: Files, layout: Layout) -> None:

@@ -224,6 +224,17 @@ def test_held_out_answers_to_prompts_of_training_rows_are_a_caveat_unless_prompt
     assert caveats(tmp_path / "apart", llama, rows, **apart) == []
 
 
+def test_a_prompt_beside_a_text_that_is_not_read_is_a_caveat(llama, tmp_path):
+    rows = [{"prompt": f"the film {number} is ", "text": "good"} for number in range(12)]
+    texts = {"objective": {"causalLM": {}}}
+    found = caveats(tmp_path / "unread", llama, rows, **texts)
+    unread = "the column prompt is not read; if the texts follow it, set dataset.columns.prompt: prompt"
+    assert any(unread in each for each in found)
+    for meant in ({"columns": {"prompt": "prompt"}}, {"rows": "Text"}):
+        made = caveats(tmp_path / next(iter(meant)), llama, rows, **texts, dataset=meant)
+        assert not any("not read" in each for each in made)
+
+
 def test_near_duplicates_are_compared_with_both_answers(llama, tmp_path):
     from finetune_trainer.config import read_config
     from finetune_trainer.data.dataset import read_dataset

@@ -1,11 +1,11 @@
 """Which form the rows of an input have: as dataset.rows says, else by the columns where only one form fits."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Any
 
-from finetune_api.dataset import DataFormat, RowFormat
+from finetune_api.dataset import ColumnsSpec, DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.chat.forms import ChatForm, are_messages, form_asked, form_of, forms_of
@@ -21,36 +21,55 @@ LOOKED_AT = 20
 """Records in which one that can be read, and one with messages, is looked for."""
 
 
-def chat_form(files: Files, layout: Layout, options: ReadOptions) -> ChatForm | None:
-    """None for plain texts. Raises ConfigurationError where several forms fit, or the spec asks for another."""
+_QUESTIONS = ("prompt", "question", "query", "instruction")
+"""Columns that stand before a text, and are not read unless columns.prompt names them."""
+
+
+def chat_form(files: Files, layout: Layout, options: ReadOptions) -> tuple[ChatForm | None, str]:
+    """None for plain texts; and what a user may not have meant by them, or no text.
+
+    Raises ConfigurationError where several forms fit, or the spec asks for another.
+    """
     asked, columns = options.rows or RowFormat.AUTO, options.columns
     if layout.format is DataFormat.TEXT:
         if asked.is_chat:
             raise _refused(files, f"{files.name} has one text per line and no columns; remove dataset.rows")
-        return None
+        return None, ""
     if asked is RowFormat.TEXT:
-        return None
+        return None, ""
     rows = _first(files, layout)
     there = set(rows[0] if rows else ()) | set(layout.columns or ())
     if asked.is_chat:
-        return form_of(asked, columns, there)
+        return form_of(asked, columns, there), ""
     found = forms_of(columns, there, rows)
     if columns.text in there and not (columns.messages or columns.completion):
-        if found:
-            logger.warning(
-                f"{files.name}: the rows are read as Text (column {columns.text}); to read them as"
-                f" {found[0].described}, set dataset.rows: {found[0].kind.value}"
-            )
-        return None
+        return None, _unread(found, columns, there)
     if len(found) > 1:
         forms = " or ".join(each.described for each in found)
         raise _refused(
             files, f"the rows of {files.name} can be read as {forms}; set dataset.rows, or rename columns"
         )
     if not found:
-        return form_asked(columns, there)
+        return form_asked(columns, there), ""
     logger.info(f"{files.name}: the rows are read as {found[0].described}")
-    return found[0]
+    return found[0], ""
+
+
+def _unread(found: list[ChatForm], columns: ColumnsSpec, there: Collection[str]) -> str:
+    """What of the rows is not read, as they are texts."""
+    if found:
+        kind = found[0].kind.value
+        return (
+            f"the rows are read as Text (column {columns.text}); to read them as {found[0].described}, set"
+            f" dataset.rows: {kind}"
+        )
+    before = next((name for name in _QUESTIONS if name in there and name != columns.text), None)
+    if before is None or columns.prompt:
+        return ""
+    return (
+        f"only the column {columns.text} is learned, and the column {before} is not read; if the texts follow it, set"
+        f" dataset.columns.prompt: {before}, else dataset.rows: Text"
+    )
 
 
 def answers_in_messages(files: Files, layout: Layout, options: ReadOptions) -> bool:
