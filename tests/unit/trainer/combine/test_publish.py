@@ -190,11 +190,11 @@ def test_numbers_are_compared_by_their_own_metrics(combine, train, held_out):
 
 @pytest.mark.parametrize("publish", ["IfBetter", "Always"])
 def test_what_does_not_pass_the_gate_is_not_published(combine, alike, held_out, publish):
-    gate = {"metric": "accuracy", "min": 1.01}
+    gate = {"metric": "loss", "max": 1e-9}
     code, report, folder = combine(
         [alike[0]] * 2, "AverageProbabilities", dataset=held_out, gate=gate, publish=publish
     )
     assert code == ExitCode.GATE_NOT_PASSED
-    assert report.message.startswith("spec.gate: eval_accuracy is ")
-    assert report.message.endswith("below min 1.01; the model is not published")
+    assert report.message.startswith("spec.gate: eval_loss is ")
+    assert report.message.endswith("above max 1e-09; the model is not published")
     assert not folder.exists()

@@ -151,7 +151,8 @@ def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path):
     with pytest.raises(DataError) as caught:
         source(path)
     assert caught.value.message == (
-        "pvc://data/a.csv, row 2, column text is missing; available columns: 'review', 'label'"
+        "pvc://data/a.csv, row 2, column text is missing; available columns: 'review', 'label'; did you mean 'review'?"
+        " Columns are named in dataset.columns"
     )
     assert caught.value.place.model_dump() == {
         "field": "dataset.train",
