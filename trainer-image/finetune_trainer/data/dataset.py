@@ -90,6 +90,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
     _warn_repeating([whole, *([] if split else [validation]), *([test] if test else [])], recorder)
+    _warn_contradicted([whole, *([] if split else [validation]), *([test] if test else [])], recorder)
     _warn_shared_prompts(train, [validation, *([test] if test else [])], recorder)
     word_labels = _present(labels or [], train) if kind.per_token else {}
     others = tuple(
@@ -159,6 +160,17 @@ def _warn_repeating(parts: Sequence[FileIndex], recorder: Recorder) -> None:
                 f"{index.field}: in {index.repeating:,} of {rows:,} rows of {index.name} the answer begins with"
                 " the whole prompt that it follows, so the model learns to repeat it; if that is not meant, remove the"
                 " prompt from the answers"
+            )
+
+
+def _warn_contradicted(parts: Sequence[FileIndex], recorder: Recorder) -> None:
+    """Two rows that say the opposite of each other pull a model in both directions."""
+    for index in parts:
+        if index.contradicted:
+            rows = len(index) + (index.resolved.duplicate_rows or 0)
+            recorder.caveat(
+                f"{index.field}: of {index.contradicted:,} of {rows:,} preferences of {index.name} another row says the"
+                " opposite, so that nothing is learned of both; remove those that are wrong"
             )
 
 

@@ -54,6 +54,15 @@ class Row:
             joined = f"{len(joined)}:{joined}{self.rejected}"
         return digest64(joined)
 
+    def judgement(self, *, opposite: bool = False) -> str:
+        """What a preference says, or would say if it said the opposite: which answer is better, or good."""
+        answers: list[object] = [self.text, self.rejected]
+        if self.rejected is None:
+            answers = [self.text, (self.label == 1) != opposite]
+        elif opposite:
+            answers.reverse()
+        return json.dumps([self.pair, *answers])
+
     @property
     def repeats_prompt(self) -> bool:
         """Whether each answer begins with the whole prompt that it follows."""

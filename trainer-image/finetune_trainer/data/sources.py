@@ -85,6 +85,8 @@ class FileIndex:
     """Of preferences, those of the prompts."""
     repeating: int = 0
     """Rows of the files, duplicates too, whose answers begin with their prompt."""
+    contradicted: int = 0
+    """Preferences of the files, duplicates too, of which another row says the opposite."""
     note: str = ""
     """What a user may not have meant by how the rows are read."""
 
@@ -277,6 +279,7 @@ class IndexBuilder:
         self.files, self.options, self.duplicates = files, options, duplicates
         self.lines, self.digests, self.groups, self.labels = array("q"), array("Q"), array("Q"), Labels()
         self.prompts, self.repeating = array("Q"), 0
+        self.judged, self.opposite = array("Q"), array("Q")
         self.rejected, self.first = Rejected(files), RowError(0, "")
         self.ungrouped = 0
 
@@ -295,6 +298,8 @@ class IndexBuilder:
             self.labels.append(found.label)
         if self.options.preference:
             self.prompts.append(digest64(found.pair or ""))
+            self.judged.append(digest64(found.judgement()))
+            self.opposite.append(digest64(found.judgement(opposite=True)))
         self.repeating += self.options.asks and found.repeats_prompt
 
     def _count(self, error: RowError) -> None:
@@ -341,7 +346,12 @@ class IndexBuilder:
             labels=self.labels,
             prompts=np.asarray(self.prompts, dtype=np.uint64) if self.options.preference else None,
             repeating=self.repeating,
+            contradicted=int(np.isin(_digests(self.opposite), _digests(self.judged)).sum()),
         )
+
+
+def _digests(kept: "array[int]") -> Digests:
+    return np.asarray(kept, dtype=np.uint64)
 
 
 def shared_texts(train: FileIndex, held_out: FileIndex) -> int:

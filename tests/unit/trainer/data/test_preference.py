@@ -224,6 +224,24 @@ def test_held_out_answers_to_prompts_of_training_rows_are_a_caveat_unless_prompt
     assert caveats(tmp_path / "apart", llama, rows, **apart) == []
 
 
+@pytest.mark.parametrize("loss", ["DPO", "KTO"])
+def test_rows_that_say_the_opposite_of_each_other_are_a_caveat(llama, tmp_path, loss):
+    rows = many(GOOD_ROW)
+    opposite = [
+        GOOD_ROW | {"prompt": row["prompt"], "chosen": "bad and dull", "rejected": "good"} for row in rows[:3]
+    ]
+    if loss == "KTO":
+        single = [
+            {"prompt": row["prompt"], "completion": "good", "label": number % 2}
+            for number, row in enumerate(rows)
+        ]
+        rows, opposite = single, [row | {"label": 1 - row["label"]} for row in single[:3]]
+    pairs = {"objective": {"preference": {"loss": loss}}, "dataset": {"split": {"groupBy": "prompt"}}}
+    (found,) = caveats(tmp_path / "both", llama, rows + opposite, **pairs)
+    assert "of 6 of 15 preferences of pvc://data/train.jsonl another row says the opposite" in found
+    assert caveats(tmp_path / "twice", llama, rows + rows[:3], **pairs) == []
+
+
 def test_a_prompt_beside_a_text_that_is_not_read_is_a_caveat(llama, tmp_path):
     rows = [{"prompt": f"the film {number} is ", "text": "good"} for number in range(12)]
     texts = {"objective": {"causalLM": {}}}

@@ -72,9 +72,9 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
 
 def _rows(examples: Examples, lines: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
     """The first of some rows, as a user knows them."""
-    named = []
+    named, several = list[str](), len(examples.files) > 1
     for line in lines[:ROWS_NAMED].tolist():
         file, row = place_of(line, examples.name, examples.files)
-        named.append(f"{row} of {file}" if examples.files else str(row))
+        named.append(f"{row} of {file}" if several else str(row))
     more = f" and {len(lines) - ROWS_NAMED:,} more" if len(lines) > ROWS_NAMED else ""
     return f"{'row' if len(lines) == 1 else 'rows'} {', '.join(named)}{more}"
