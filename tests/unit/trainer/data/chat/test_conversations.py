@@ -143,12 +143,11 @@ def test_parquet_s_nulls_are_no_arguments(tmp_path: Path) -> None:
     assert [each["arguments"] for each in found] == [{"city": "Rome"}, {"zone": "CET"}]
 
 
-def test_a_text_column_is_read_as_before_and_the_conversations_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_text_column_is_read_as_before_and_the_conversations_are_named(tmp_path: Path) -> None:
     row = {"text": "a", "messages": [ASKED, ANSWERED]}
-    assert read(tmp_path, row).resolved.read_as is None
-    assert "to read them as Messages (column messages), set dataset.rows: Messages" in caplog.text
+    texts = read(tmp_path, row)
+    assert texts.resolved.read_as is None
+    assert "to read them as Messages (column messages), set dataset.rows: Messages" in texts.note
     assert read(tmp_path, row, rows_are=RowFormat.MESSAGES).resolved.read_as is RowFormat.MESSAGES
     assert read(tmp_path, row, messages="messages").resolved.read_as is RowFormat.MESSAGES
 
