@@ -174,7 +174,7 @@ class Reading(QuantizationConfigMixin):  # type: ignore[misc]
 
 @register_quantizer(METHOD)
 class _Reader(HfQuantizer):  # type: ignore[misc]
-    """Changes layers before their weights are read, and packs each matrix as it comes: no two are there in float32."""
+    """Changes layers before their weights are read, and packs each matrix as it comes."""
 
     quantization_config: Reading
     layers: dict[str, Nf4Linear]
