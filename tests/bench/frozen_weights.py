@@ -2,7 +2,7 @@
 
     PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.frozen_weights FOLDER --steps 30
 
-FOLDER keeps the model in float32 and in bfloat16. Each setting loads in a process of its own: memory is resident memory
+FOLDER keeps the model in float32 and in bfloat16. Each setting loads in a separate process: memory is resident memory
 above that before loading, and its peak while loading. Then the trainer runs on Shakespeare's sonnets.
 """
 
