@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,9 @@ def test_no_trainer_goes_on_behind_what_was_closed(claim: Path, tmp_path: Path, 
     out = tmp_path / "out"
     command = [sys.executable, "-m", "finetune_cli.main", "local", str(written(tmp_path, training=long))]
     command += ["--claim", f"demo={claim}", "--output-dir", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    # under nohup a child would ignore it
+    default = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=default) as process:
         assert process.stdout
         while b"train loss" not in process.stdout.readline():
             assert process.poll() is None

@@ -12,6 +12,7 @@ from finetune_api.status import (
     ProgressStatus,
     RandomSearchStatus,
     TrialsStatus,
+    WeightsStatus,
 )
 from finetune_core.decide.reports import with_attempt_report, with_report
 from finetune_operator.reports import Reports
@@ -36,8 +37,10 @@ def test_a_report_without_steps_changes_nothing() -> None:
 
 def test_all_that_only_the_trainer_knows_of_what_is_in_effect_is_taken_from_its_report() -> None:
     said = {"labels": ["a"], "device": "cuda", "precision": "BFloat16", "head": "new"}
+    said |= {"checkpoint_weights": "BFloat16"}
     counts: dict[str, Any] = {"micro_batch_size": 8, "total_steps": 9, "processes": 2, "max_length": 128}
     counts["parameter_groups"] = [ParameterGroupStatus(name="depth 0, decay", parameters=7)]
+    counts["weights"] = [WeightsStatus(format="NF4", trained=False, parameters=7, bytes_per_parameter=0.52)]
     report = RunReport(effective=EffectiveStatus(**said, **counts, output_uri="elsewhere"))
     status = FineTuneJobStatus(effective=EffectiveStatus(output_uri="pvc://a/b", image="i"))
     effective = with_report(status, report, T0).effective

@@ -101,18 +101,18 @@ def test_a_model_whose_outputs_are_all_nan_is_not_published(make_job, monkeypatc
     from finetune_trainer.training.evaluator import Evaluator
     from finetune_trainer.training.task import Task
 
-    evaluations, evaluate, predict = [], Evaluator.evaluate, Task.predict
+    evaluations, evaluate, outputs = [], Evaluator.evaluate, Task.outputs
 
     def counted(evaluator, *rows):
         evaluations.append(rows)
         return evaluate(evaluator, *rows)
 
     def broken(task, *rows):
-        logits, targets = predict(task, *rows)
+        logits, targets = outputs(task, *rows)
         return (logits * math.nan if len(evaluations) > since else logits), targets
 
     monkeypatch.setattr(Evaluator, "evaluate", counted)
-    monkeypatch.setattr(Task, "predict", broken)
+    monkeypatch.setattr(Task, "outputs", broken)
     made = make_job(training={"epochs": 2, "evaluation": {"bestMetric": "accuracy"}})
     assert made.run() == ExitCode.DIVERGED
     assert "accuracy" in made.report.message

@@ -1,5 +1,6 @@
 """Preflight finds on a CPU what would end the run, and what it estimates is what a run then needs."""
 
+import ctypes
 import json
 import os
 import resource
@@ -218,6 +219,9 @@ def peak_of(job: Job) -> int:
     def body() -> int:
         from finetune_trainer.__main__ import main
 
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # else memory that earlier tests have freed is used again, and nothing grows
         before = resident()
         code = main([str(path)])
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
