@@ -133,9 +133,13 @@ class Cluster:
         """The object. Raises NotFoundError."""
         return await self._request("GET", _path(kind, namespace, name))
 
-    async def version(self, kind: str, namespace: str | None) -> int:
-        """The resourceVersion of a kind, read consistently: no object that was seen before has a higher one."""
-        found = await self._request("GET", _path(kind, namespace), {"limit": "1"})
+    async def version(self, kind: str, namespace: str | None, selector: str = "") -> int:
+        """The resourceVersion of a kind, read consistently: no object that was seen before has a higher one.
+
+        One object comes with it; `selector` makes it one of ours.
+        """
+        query = {"limit": "1"} | ({"labelSelector": selector} if selector else {})
+        found = await self._request("GET", _path(kind, namespace), query)
         return int(found["metadata"]["resourceVersion"])
 
     async def list_all(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:

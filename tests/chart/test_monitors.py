@@ -40,7 +40,7 @@ def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(configuration(objects, "127.0.0.1:8001", "5s")))
     done = promtool("check", "config", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "19 rules found" in done.stdout
+    assert "20 rules found" in done.stdout
 
 
 def passes(scrape: Json, target: Json) -> bool:

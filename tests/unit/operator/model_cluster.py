@@ -127,7 +127,7 @@ class ModelCluster:
         self._alive()
         yield [body for body in self.of(kind) if _selected(body, selector)]
 
-    async def version(self, kind: str, namespace: str | None) -> int:
+    async def version(self, kind: str, namespace: str | None, selector: str = "") -> int:
         return self.revision
 
     async def serves_finetunejobs(self) -> bool:

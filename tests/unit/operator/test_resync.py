@@ -30,7 +30,7 @@ class ApiServer:
     async def serves_finetunejobs(self) -> bool:
         return self.defined
 
-    async def version(self, kind: str, namespace: str | None) -> int:
+    async def version(self, kind: str, namespace: str | None, selector: str = "") -> int:
         return self.revision
 
     async def pages(self, kind: str, namespace: str | None, selector: str = "") -> AsyncIterator[list[Body]]:
