@@ -155,9 +155,10 @@ class Resync:
     async def _check_history(self, scope: Scope) -> None:
         """Raises RewoundError if what is known is newer than what the API server has."""
         for kind in KINDS:
-            ours = "" if kind == "FineTuneJob" else SELECTOR
-            now = await self.cluster.version(kind, scope, ours)
-            if (before := self.cache.newest(kind, scope)) > now:
+            # asked before the API server is, because a watch may bring newer objects meanwhile
+            before = self.cache.newest(kind, scope)
+            now = await self.cluster.version(kind, scope, "" if kind == "FineTuneJob" else SELECTOR)
+            if before > now:
                 raise RewoundError(PATHS[kind][1], before, now)
 
     async def _compare(self, scope: Scope) -> None:

@@ -279,3 +279,20 @@ async def test_data_that_went_back_in_time_end_the_process_which_knows_another_h
     async with asyncio.timeout(10):
         with pytest.raises(RewoundError):
             await resync.repeat()
+
+
+async def test_what_a_watch_brings_while_the_version_is_asked_for_is_no_other_history() -> None:
+    class Busy(ApiServer):
+        async def version(self, kind: str, namespace: str | None, selector: str = "") -> int:
+            answer = self.revision
+            known = resync.cache.finetunejobs.get(Key("a", "one"))
+            if known:
+                self.revision += 1
+                newer = {"metadata": known["metadata"] | {"resourceVersion": str(self.revision)}}
+                resync.cache.put_finetunejob(known | newer)
+            return answer
+
+    resync = resync_of(Busy(a=["one"]))
+    for _ in range(3):
+        await resync.once()
+    assert resync.cache.newest("FineTuneJob", None) > 3
