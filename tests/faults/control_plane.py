@@ -21,7 +21,7 @@ _SECONDS = 60
 
 
 class ControlPlane:
-    """Programs by name. Each has a keeper of its own, so that none outlives the test."""
+    """Programs by name. Each has a separate keeper, so that none outlives the test."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

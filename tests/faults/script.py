@@ -30,7 +30,7 @@ class Cut(Exception):  # noqa: N818
 class Rule:
     """What happens to the requests whose `METHOD path` matches, or to a matching watch's events.
 
-    It applies from the `first` match on, to so many of them as `times` says. For a watch the matches that are counted
+    It applies from the `first` match on, to as many matches as `times` says. For a watch the matches that are counted
     are events, of the object with this `name` if one is given, over all connections.
     """
 

@@ -1,4 +1,4 @@
-"""Any history of the whole reconcile: jobs, searches and ensembles on a cluster in memory, with a clock of its own.
+"""Any history of the whole reconcile: jobs, searches and ensembles on a cluster in memory, with a simulated clock.
 
 The cache, the comparison and the reconcile are the operator's; the rest is `model_cluster`. Watch events may arrive
 late, twice or never, requests be refused or lose their answers, the operator be killed at any write. After all that
@@ -227,10 +227,10 @@ class Histories(RuleBasedStateMachine):
             self.cluster.user_deletes(kind, body["metadata"]["name"])
 
     @precondition(lambda self: bool(self.cluster.of("Pod")))
-    @rule(told=st.booleans())
-    def node_goes(self, told: bool) -> None:
+    @rule(reported=st.booleans())
+    def node_goes(self, reported: bool) -> None:
         for pod in self.cluster.of("Pod"):
-            if pod["status"]["phase"] == "Running" and told:
+            if pod["status"]["phase"] == "Running" and reported:
                 self.cluster.end_pod(pod, 137, disrupted="DeletionByTaintManager")
             self.cluster.remove("Pod", pod["metadata"]["name"])
 

@@ -51,7 +51,7 @@ def files(folder):
 
 
 def on_world(world, sharding, body, folder):
-    """What `body` returns on each rank, in processes of their own."""
+    """What `body` returns on each rank, in separate processes."""
     if world > 1:
         return on_ranks(world, body, folder, sharding)
     from finetune_trainer.distributed import Ranks

@@ -196,7 +196,7 @@ LIMIT = 200 * 2**20
 
 
 def within(limit, step):
-    """0 if a step over 2,048 positions adds at most so many bytes of private memory, 1 if it needs more."""
+    """0 if a step over 2,048 positions adds at most `limit` bytes of private memory, 1 if it needs more."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -212,11 +212,11 @@ def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert sample("finetune_train_memory_bytes") == resident >= progress.memory_bytes > 2**20
     assert (progress.data_wait_share, progress.padding_ratio) == pytest.approx((3 / 7, padding), rel=1e-5)
-    told = [entry for entry in run.recorder.history.entries() if entry["event"] == "train"]
-    assert [entry["step"] for entry in told] == [1, 2, 3]
+    entries = [entry for entry in run.recorder.history.entries() if entry["event"] == "train"]
+    assert [entry["step"] for entry in entries] == [1, 2, 3]
     names = {"gradNorm", "gradNormClipped", "dataWaitShare", "paddingRatio", "memoryBytes"}
-    assert all(names <= entry.keys() for entry in told)
-    assert told[-1]["dataWaitShare"] == pytest.approx(3 / 7, rel=1e-5)
+    assert all(names <= entry.keys() for entry in entries)
+    assert entries[-1]["dataWaitShare"] == pytest.approx(3 / 7, rel=1e-5)
 
 
 def test_the_memory_of_a_gpu_is_what_torch_allocated_there(monkeypatch):

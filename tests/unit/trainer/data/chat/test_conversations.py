@@ -21,7 +21,7 @@ ASKED: Json = {"role": "user", "content": "How warm is it?"}
 ANSWERED: Json = {"role": "assistant", "content": "21 degrees."}
 CALL: Json = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
 CALLING: Json = {"role": "assistant", "tool_calls": [CALL]}
-TOLD: Json = {"role": "tool", "content": "21"}
+RESULT: Json = {"role": "tool", "content": "21"}
 WHOLE: Json = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 
 CALLED: Json = {"role": "assistant", "content": "", "tool_calls": [WHOLE]}
@@ -103,7 +103,7 @@ def test_calls_in_sharegpt_and_results_of_tools(tmp_path: Path) -> None:
         "tools": '[{"name": "weather", "parameters": {}}]',
     }
     index = read(tmp_path, row)
-    assert messages(index) == [ASKED, CALLED, TOLD, ANSWERED]
+    assert messages(index) == [ASKED, CALLED, RESULT, ANSWERED]
     (found,) = index.source.rows
     assert found.chat is not None
     assert found.chat.tools == ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
@@ -184,10 +184,10 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
             [ASKED, {"role": "system", "content": "a"}],
             "has a system message as message 2; it must be the first",
         ),
-        ([ASKED, TOLD], "has a tool result without a call: message 2 (tool) answers no call"),
-        ([ASKED, CALLING, TOLD, TOLD], "message 4 (tool) answers no call"),
+        ([ASKED, RESULT], "has a tool result without a call: message 2 (tool) answers no call"),
+        ([ASKED, CALLING, RESULT, RESULT], "message 4 (tool) answers no call"),
         (
-            [ASKED, {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]}, TOLD | {"tool_call_id": "b"}],
+            [ASKED, {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]}, RESULT | {"tool_call_id": "b"}],
             "answers 'b', which no call has",
         ),
         ([ASKED | {"tool_calls": [CALL]}], "has tool_calls in message 1 (user)"),
@@ -285,7 +285,7 @@ def test_what_is_not_learned_is_said_by_the_names_that_formats_have_for_it(
 
 def test_a_call_without_a_text_has_an_empty_one_for_templates_that_read_it(tmp_path: Path) -> None:
     for call in (CALLING, CALLING | {"content": None}):
-        assert messages(read(tmp_path, {"messages": [ASKED, call, TOLD]}))[1]["content"] == ""
+        assert messages(read(tmp_path, {"messages": [ASKED, call, RESULT]}))[1]["content"] == ""
 
 
 def test_thoughts_of_sharegpt_are_kept(tmp_path: Path) -> None:
