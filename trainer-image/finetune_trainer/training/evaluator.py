@@ -50,9 +50,8 @@ class Evaluator:
         """`loss` and every metric of the objective by plain name; None if a stop was asked for meanwhile.
 
         Rows whose outputs are NaN or infinite are named in the log, and count as wrong; if all are, nothing is defined.
-        `predict` may stand in for the
-        task's own. The model is left in training mode. No random number is drawn. Memory does not grow with the model's
-        outputs.
+        `predict` may stand in for the task's own. The model is left in training mode. No random number is drawn. Memory
+        does not grow with the model's outputs.
         """
         size, model, objective = batch_size, self.task.model, self.task.objective
         while True:
@@ -70,9 +69,8 @@ class Evaluator:
         mean = loss_sum / weight if weight else math.nan
         scores = {"loss": mean, **joined.scores(mean)}
         if self._warn_of(examples, broken) == len(examples):
-            return dict.fromkeys(
-                scores, math.nan
-            )  # outputs that are no numbers are no answers, not wrong ones
+            # outputs that are no numbers are no answers, not wrong ones
+            return dict.fromkeys(scores, math.nan)
         return scores
 
     def _warn_of(self, examples: Examples, broken: list[int]) -> int:

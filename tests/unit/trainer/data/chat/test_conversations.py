@@ -187,7 +187,11 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
         ([ASKED, RESULT], "has a tool result without a call: message 2 (tool) answers no call"),
         ([ASKED, CALLING, RESULT, RESULT], "message 4 (tool) answers no call"),
         (
-            [ASKED, {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]}, RESULT | {"tool_call_id": "b"}],
+            [
+                ASKED,
+                {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]},
+                RESULT | {"tool_call_id": "b"},
+            ],
             "answers 'b', which no call has",
         ),
         ([ASKED | {"tool_calls": [CALL]}], "has tool_calls in message 1 (user)"),
