@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,15 @@ def test_a_process_that_is_killed_while_a_thread_writes_leaves_the_checkpoint_be
         from finetune_trainer.training.loop import train
 
         run, state = a_run_in(tmp_path, background=True)
-        run.optimizer.register_step_post_hook(lambda *_: state.step == 2 and at_flushes(die))
+
+        def once_step_2_is_written(*_):
+            if state.step == 2:
+                deadline = time.monotonic() + SECONDS
+                while not files(tmp_path) and time.monotonic() < deadline:
+                    time.sleep(0.005)
+                at_flushes(die)
+
+        run.optimizer.register_step_post_hook(once_step_2_is_written)
         train(run, state)
 
     assert forked(1, body) == [-signal.SIGKILL]
