@@ -37,6 +37,7 @@ from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.resync import FAILURES, Resync, passes
 from finetune_operator.runs import Runs
@@ -70,9 +71,20 @@ async def run(settings: OperatorSettings) -> None:
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
         kueue = Kueue(cluster, settings)
-        inputs, poster = Inputs(cluster), Poster(cluster)
+        inputs, refused_pods, poster = Inputs(cluster), RefusedPods(cluster), Poster(cluster)
         reconciler = Reconciler(
-            cache, cluster, children, runs, reports, metrics, settings, inputs, kueue, poster, clock
+            cache,
+            cluster,
+            children,
+            runs,
+            reports,
+            metrics,
+            settings,
+            inputs,
+            refused_pods,
+            kueue,
+            poster,
+            clock,
         )
         queue = WorkQueue(
             reconciler,

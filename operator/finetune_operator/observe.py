@@ -19,16 +19,14 @@ from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name, preflight_name
 from finetune_core.plan.nodes import count_of
-from finetune_core.wire import text
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
-from finetune_operator.errors import ApiError
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
+from finetune_operator.refused_pods import RefusedPods
 
 Body = dict[str, Any]
 
-_FORBIDDEN = 403
 _USUAL_MOUNT = timedelta(seconds=10)
 
 
@@ -38,6 +36,7 @@ async def observe(
     cache: Cache,
     cluster: Cluster,
     inputs: Inputs,
+    refused_pods: RefusedPods,
     kueue: Kueue,
     report: tuple[RunReport, datetime] | None,
     now: datetime,
@@ -51,7 +50,7 @@ async def observe(
     """
     preflight = job.status.preflight
     if preflight and preflight.end_time is None:
-        return await _observe_preflight(job, preflight, cache, cluster, inputs, now)
+        return await _observe_preflight(job, preflight, cache, cluster, inputs, refused_pods, now)
     await _confirm_missing(job, cache, cluster)
     checking = _preflight_of(job, cache)
     jobs, pods = checking.jobs, checking.pods
@@ -60,7 +59,7 @@ async def observe(
     if places and any(_mounts_late(pod, now) for pod in pods if pod.attempt == job.status.attempt):
         places = (*places, await inputs.config_of(job))
     without_pod = _job_without_pod(job, jobs, pods, now)
-    refusal = await _pod_refusal(job.namespace, without_pod.uid, cluster) if without_pod else None
+    refusal = await refused_pods.why(job.namespace, without_pod.uid) if without_pod else None
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
     said, said_at = report or (None, None)
@@ -74,6 +73,7 @@ async def _observe_preflight(
     cache: Cache,
     cluster: Cluster,
     inputs: Inputs,
+    refused_pods: RefusedPods,
     now: datetime,
 ) -> Observation:
     """The same while preflight is open, when there is no attempt. An output claim that is made later is not missing."""
@@ -85,7 +85,7 @@ async def _observe_preflight(
     if child is None or child.finished or not late or any(pod.started for pod in pods):
         return seen
     places = await inputs.of(job, job.spec.output.uri if job.spec.output else None)
-    refusal = None if pods else await _pod_refusal(job.namespace, child.uid, cluster)
+    refusal = None if pods else await refused_pods.why(job.namespace, child.uid)
     return replace(seen, inputs=places, pod_refusal=refusal)
 
 
@@ -186,18 +186,3 @@ def _job_without_pod(
         return None
     waits = (view for view in jobs if view.attempt == number and not view.finished and not view.suspended)
     return next(waits, None)
-
-
-async def _pod_refusal(namespace: str, uid: str, cluster: Cluster) -> str | None:
-    """Why the Job controller cannot make the Job's pod: the newest of its Events, as far as they may be read."""
-    fields = f"involvedObject.uid={uid},reason=FailedCreate"
-    try:
-        async for page in cluster.pages("Event", namespace, fields=fields):
-            newest = max(page, key=lambda event: int(event["metadata"]["resourceVersion"]), default=None)
-            return text(
-                newest, "message"
-            )  # of the first page: who may make Events decides how many there are
-    except ApiError as error:
-        if error.status != _FORBIDDEN:
-            raise
-    return None

@@ -43,6 +43,7 @@ from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.poster import Poster
 from finetune_operator.refusal import may_pass, refusal
+from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.runs import ParentStep, Runs
 from finetune_operator.searches import Searches
@@ -67,6 +68,7 @@ class Reconciler:
     metrics: Metrics
     settings: OperatorSettings
     inputs: Inputs
+    refused_pods: RefusedPods
     kueue: Kueue
     poster: Poster
     clock: Callable[[], datetime]
@@ -119,7 +121,16 @@ class Reconciler:
                 return await self._reconcile_runs(body, step, now)
         report, reporters = self.reports.get(job.uid), self.reports.reporters(job.uid)
         observation = await observe(
-            job, resolved, self.cache, self.cluster, self.inputs, self.kueue, report, now, reporters
+            job,
+            resolved,
+            self.cache,
+            self.cluster,
+            self.inputs,
+            self.refused_pods,
+            self.kueue,
+            report,
+            now,
+            reporters,
         )
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action in (Action.CREATE_ATTEMPT, Action.CREATE_PREFLIGHT)

@@ -261,6 +261,7 @@ async def visits_of_finished(number: int) -> Json:
         metrics=nothing,
         settings=OperatorSettings(trainer_image=TRAINER),
         inputs=nothing,
+        refused_pods=nothing,
         kueue=nothing,
         poster=nothing,
         clock=SteadyClock(),

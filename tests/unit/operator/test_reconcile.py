@@ -23,6 +23,7 @@ from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.runs import Runs
 from unit.operator.worlds import T0, planned, settings
@@ -63,9 +64,20 @@ def reconciler(server: Any, cache: Cache) -> Reconciler:
     metrics = Metrics(cache)
     runs = Runs(server, cache, children, settings())
     kueue = Kueue(server, settings())
-    inputs, poster = Inputs(server), Poster(server)
+    inputs, refused_pods, poster = Inputs(server), RefusedPods(server), Poster(server)
     return Visit(
-        cache, server, children, runs, Reports(), metrics, settings(), inputs, kueue, poster, clock=lambda: T0
+        cache,
+        server,
+        children,
+        runs,
+        Reports(),
+        metrics,
+        settings(),
+        inputs,
+        refused_pods,
+        kueue,
+        poster,
+        clock=lambda: T0,
     )
 
 
@@ -286,8 +298,12 @@ class WithoutPod(Refusing):
         yield self.listed
 
 
-def event_of(version: int, message: str) -> Body:
-    return {"metadata": {"resourceVersion": str(version)}, "message": message}
+def event_of(version: int, message: str, of: str = "job-uid") -> Body:
+    return {
+        "metadata": {"resourceVersion": str(version)},
+        "involvedObject": {"uid": of},
+        "message": message,
+    }
 
 
 async def waiting(server: WithoutPod, after: float) -> Body:
@@ -302,11 +318,12 @@ async def waiting(server: WithoutPod, after: float) -> Body:
 
 
 async def test_why_a_job_has_no_pod_is_read_from_the_newest_of_its_events() -> None:
-    server = WithoutPod(event_of(99, "quota of before"), event_of(100, "exceeded quota: q"))
+    other = event_of(101, "of another Job", of="other-uid")
+    server = WithoutPod(event_of(99, "quota of before"), event_of(100, "exceeded quota: q"), other)
     condition = condition_of(await waiting(server, 5), "Running")
     assert condition["reason"] == "ChildRefused"
     assert "exceeded quota: q" in condition["message"]
-    assert server.asked == ["involvedObject.uid=job-uid,reason=FailedCreate"]
+    assert server.asked == ["reason=FailedCreate"]
 
 
 async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:

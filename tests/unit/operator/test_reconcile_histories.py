@@ -28,6 +28,7 @@ from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.resync import Resync
 from finetune_operator.runs import Runs
@@ -79,6 +80,7 @@ class Operator:
             Metrics(self.cache),
             self.settings,
             Inputs(cluster),
+            RefusedPods(cluster),
             kueue,
             self.poster,
             clock=SteadyClock(self.wall, lambda: self.cluster.now),
