@@ -27,8 +27,9 @@ from bench.trainer_runs import run_trainer, write_rows  # noqa: E402
 VOCABULARY, WIDTH = 50_000, 128
 TOKENS = (1024, 2048, 4096)
 STEPS, PAIRS, RATE = 4, 16, 0.5
-LOSSES = ("DPO", "IPO", "SimPO", "ORPO")
-"""Also of TRL; its KTO has another baseline. ORPO's cross-entropy counts the prompt too there."""
+ANSWER_ONLY = "ORPO, answers only"
+LOSSES = ("DPO", "IPO", "SimPO", "ORPO", ANSWER_ONLY, "KTO")
+"""Also of TRL. ORPO's cross-entropy counts the prompt too there, but for ANSWER_ONLY, which replaces it."""
 MOVIE_PAIRS, TEST_PAIRS = 1500, 500
 WITH_ADAPTER = {"adapter": {"lora": {"rank": 16, "merge": True}}}
 """Of SmolLM2, one epoch at a third of the rate that fine-tuned its adapter."""
@@ -140,14 +141,36 @@ def random_pairs(count: int) -> list[Row]:
     ]
 
 
+def random_answers(count: int) -> list[Row]:
+    """The chosen answers of even pairs, which are good, and the rejected ones of odd pairs."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "completion": row["rejected" if number % 2 else "chosen"],
+            "label": not number % 2,
+        }
+        for number, row in enumerate(random_pairs(count))
+    ]
+
+
+def rows_of(folder: Path, loss: str) -> Path:
+    """The file with the rows of a loss."""
+    return folder / ("answers.jsonl" if loss == "KTO" else "pairs.jsonl")
+
+
 def by_trl(folder: str, loss: str) -> dict[str, Any]:
-    """TRL's losses on the rows in a folder, all of them in every step."""
+    """TRL's losses on the rows in a folder, all of them in every step.
+
+    KTO's are in reverse: TRL's baseline gives each row the answer before it, ours the one behind it.
+    """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in (Path(folder) / "pairs.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in rows_of(Path(folder), loss).read_text().splitlines()]
+    if loss == "KTO":
+        rows.reverse()
     kind, configuration, options = _trl_trainer(loss)
     arguments = configuration(
         **options,
@@ -190,10 +213,22 @@ def _trl_trainer(loss: str) -> tuple[Any, Any, dict[str, Any]]:
 
         simpo = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}
         return CPOTrainer, CPOConfig, simpo
-    if loss == "ORPO":
+    if loss in ("ORPO", ANSWER_ONLY):
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-        return ORPOTrainer, ORPOConfig, {"beta": 0.1}
+        class AnswersOnly(ORPOTrainer):  # type: ignore[misc]
+            """With the cross-entropy of the chosen answers, a mean over pairs of the mean a token."""
+
+            def concatenated_forward(self, model: Any, batch: Any) -> Any:
+                """TRL's own log-probabilities a token, and what is computed from them."""
+                found = super().concatenated_forward(model, batch)
+                return *found[:4], -found[0].mean()
+
+        return ORPOTrainer if loss == "ORPO" else AnswersOnly, ORPOConfig, {"beta": 0.1}
+    if loss == "KTO":
+        from trl import KTOConfig, KTOTrainer
+
+        return KTOTrainer, KTOConfig, {"beta": 0.1, "precompute_ref_log_probs": True}
     from trl import DPOConfig, DPOTrainer
 
     name = {"DPO": "sigmoid", "IPO": "ipo"}[loss]
@@ -215,11 +250,9 @@ def by_us(folder: str, loss: str) -> dict[str, Any]:
     from finetune_trainer.training.state import TrainState
 
     run_json = Path(folder) / f"{loss}.json"
-    config = job(Path(folder), {"preference": {"loss": loss}}, Path(folder) / "model", Path(folder) / loss)
-    config["dataset"] |= {
-        "train": {"path": f"{folder}/pairs.jsonl"},
-        "validation": {"path": f"{folder}/pairs.jsonl"},
-    }
+    name, path = loss.partition(",")[0], str(rows_of(Path(folder), loss))
+    config = job(Path(folder), {"preference": {"loss": name}}, Path(folder) / "model", Path(folder) / loss)
+    config["dataset"] |= {"train": {"path": path}, "validation": {"path": path}}
     config["training"] |= {
         "epochs": None,
         "maxSteps": STEPS,
@@ -245,6 +278,7 @@ def trl(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     a_model(folder / "model")
     write_rows(folder / "pairs.jsonl", random_pairs(PAIRS))
+    write_rows(folder / "answers.jsonl", random_answers(PAIRS))
     lines = []
     for loss in LOSSES:
         ours, theirs = (measured(way, str(folder), loss) for way in ("by_us", "by_trl"))

@@ -83,7 +83,7 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     before = [train, validation]
     test = scan("dataset.test", spec.test, later, duplicates, check, before) if spec.test else None
     objective = kind.build(options, labels, train.labels)
-    leaked = _log_sizes(train, validation, test)
+    leaked = _log_sizes(train, validation, test, recorder)
     if train.note:
         recorder.caveat(f"{train.name}: {train.note}")
     _warn_unlearned(labels or [], train)
@@ -271,7 +271,7 @@ def hold_out(
     return train, replace(held_out, field="dataset.validation", resolved=held)
 
 
-def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) -> int:
+def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None, recorder: Recorder) -> int:
     """Log them; returns the number of rows outside the training rows whose text stands in these."""
     leaked = 0
     for name, rows in [("training", train), ("validation", validation), ("test", test)]:
@@ -283,7 +283,7 @@ def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None) 
         shared = 0 if rows is train else shared_texts(train, rows)
         leaked += shared
         if shared:
-            logger.warning(
+            recorder.caveat(
                 f"{shared} of {len(rows)} {name} texts also stand in the training rows, which makes the evaluation"
                 " look better than it is; set dataset.preprocessing.deduplicate: Exact"
             )

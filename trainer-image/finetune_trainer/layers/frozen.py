@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 Scales = dict[str, Tensor]
 BLOCK, NESTED_BLOCK = 64, 256
 """Numbers that share a scale, and scales that share another one (Dettmers et al. 2023)."""
+PART = 2**12
+"""Blocks that are quantized at once."""
 
 
 class _Product(torch.autograd.Function):
@@ -145,29 +147,31 @@ def packed(weight: Tensor) -> tuple[nn.Parameter, Scales]:
     """A matrix in NF4, and its scales; on the meta device only their sizes.
 
     A block a row, whatever the shape: on a CPU bitsandbytes 0.50 reads the wrong scales of rows that are no multiple of
-    a block.
+    a block. Part by part: quantization needs several times the float32 size of what it is given.
     """
     from bitsandbytes import functional as packing
 
-    state_of: Any = packing.QuantState
+    blocks = -(-weight.numel() // BLOCK)
+    bits = torch.empty(blocks * BLOCK // 2, 1, dtype=torch.uint8, device=weight.device)
+    parameter = nn.Parameter(bits, requires_grad=False)
     if weight.is_meta:
-        blocks = -(-weight.numel() // BLOCK)
-        bits = torch.empty(blocks * BLOCK // 2, 1, dtype=torch.uint8, device="meta")
-        state = state_of(
-            torch.empty(blocks, dtype=torch.uint8, device="meta"),
-            offset=torch.empty((), device="meta"),
-            state2=state_of(
-                torch.empty(-(-blocks // NESTED_BLOCK), device="meta"), code=torch.empty(256, device="meta")
-            ),
-        )
-    else:
-        whole = functional.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
-        bits, state = packing.quantize_4bit(
-            whole, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
-        )
-    scales = {"absmax": state.absmax, "offset": state.offset}
-    scales |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code}
-    return nn.Parameter(bits, requires_grad=False), scales
+        nested = torch.empty(-(-blocks // NESTED_BLOCK), device="meta")
+        scales = {"absmax": torch.empty(blocks, dtype=torch.uint8, device="meta")}
+        scales |= {"offset": torch.empty((), device="meta"), "nested_absmax": nested}
+        return parameter, scales | {"nested_code": torch.empty(256, device="meta")}
+    largest = torch.empty(blocks, device=weight.device)
+    flat = weight.reshape(-1)
+    for first in range(0, blocks, PART):
+        place = slice(first, first + PART)
+        part = flat[first * BLOCK : (first + PART) * BLOCK]
+        if missing := -len(part) % BLOCK:
+            part = functional.pad(part, (0, missing))
+        found, state = packing.quantize_4bit(part.view(-1, BLOCK), blocksize=BLOCK, quant_type="nf4")
+        bits.view(blocks, -1)[place], largest[place] = found.view(-1, BLOCK // 2), state.absmax
+    offset = largest.mean()
+    absmax, second = packing.quantize_blockwise(largest - offset, blocksize=NESTED_BLOCK)
+    scales = {"absmax": absmax, "offset": offset}
+    return parameter, scales | {"nested_absmax": second.absmax, "nested_code": second.code}
 
 
 FROZEN: dict[type[nn.Module], type[Frozen]] = {

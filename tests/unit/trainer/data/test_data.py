@@ -237,10 +237,11 @@ def test_texts_that_a_split_puts_on_both_sides_are_warned_of_and_left_out_where_
         }
     )
     lines = messages()
-    read_dataset(read_config(made.write(), {}), Recorder())
-    told = [line for line in lines if "also stand in the training rows" in line]
-    assert [message.split(", which")[0] for message in told] == list(expected.values())
-    assert all(message.endswith("set dataset.preprocessing.deduplicate: Exact") for message in told)
+    recorder = Recorder()
+    read_dataset(read_config(made.write(), {}), recorder)
+    caveats = [caveat for caveat in recorder.caveats if "also stand in the training rows" in caveat]
+    assert [caveat.split(", which")[0] for caveat in caveats] == list(expected.values())
+    assert all(caveat.endswith("set dataset.preprocessing.deduplicate: Exact") for caveat in caveats)
     left_out = [line.count(" 9 duplicates") for line in lines if line.startswith("training")]
     assert left_out == [kind == "Exact"]
 

@@ -137,7 +137,7 @@ def test_nf4_packs_every_matrix_of_the_body_with_the_error_of_four_bits(checkpoi
     assert kept.get_output_embeddings().weight is kept.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("shape", [(7, 13), (16, 32), (5, 100), (64, 64), (1, 1), (300, 257)])
+@pytest.mark.parametrize("shape", [(7, 13), (16, 32), (5, 100), (64, 64), (1, 1), (300, 257), (1100, 257)])
 def test_four_bits_are_right_for_every_shape(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     layer = freeze_in_nf4(torch.nn.Linear(shape[1], shape[0]), "layer")

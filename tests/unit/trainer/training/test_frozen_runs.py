@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
@@ -81,6 +82,21 @@ def test_the_published_model_has_the_reported_loss(make_job):
         total -= float(scores.gather(1, ids[0, 1:, None]).sum())
         count += ids.shape[1] - 1
     assert given.report.model.metrics["eval_loss"] == pytest.approx(total / count, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_ranks_learn_on_four_bits_what_one_process_does(make_job, kind):
+    training = {"optimizer": {"name": "SGD", "learningRate": 0.1}, "precision": "Float32"}
+    alone, together = (
+        make_job(name, "NF4", kind, merge=False).changed({"training": training}) for name in ("one", "two")
+    )
+    assert alone.run() == ExitCode.DONE
+    assert together.run_ranks(2) == [ExitCode.DONE] * 2
+    expected, found = (load_file(each.model_dir / "adapter_model.safetensors") for each in (alone, together))
+    assert expected.keys() == found.keys()
+    assert max(float(one.abs().max()) for name, one in expected.items() if "lora_B" in name) > 1e-4
+    assert max(float((one - found[name]).abs().max()) for name, one in expected.items()) < 1e-6
+    assert together.report_of(0).effective.weights == alone.report.effective.weights
 
 
 def test_an_adapter_that_is_published_alone_says_on_what_it_was_trained(make_job):

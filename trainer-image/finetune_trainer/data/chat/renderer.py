@@ -38,6 +38,8 @@ class Rendered:
     marked: Marked
     turns: tuple[Span, ...]
     """Of each turn asked for, where in the text the model generates it."""
+    prompted: tuple[bool, ...]
+    """Of each turn asked for, whether the template writes something to prompt for it (add_generation_prompt)."""
     whole: tuple[Span, ...]
     """Of each message asked for, where it is written, with what names its role."""
     dated: bool
@@ -81,7 +83,13 @@ class Renderer:
             raise RenderError(str(error)) from None
         if "\\ufdd" in marked.text:
             raise RenderError("writes characters as escapes; write tojson without ensure_ascii")
-        return Rendered(marked, _spans(found["turns"]), _spans(found["whole"]), found["dated"])
+        return Rendered(
+            marked,
+            _spans(found["turns"]),
+            tuple(found["prompted"]),
+            _spans(found["whole"]),
+            found["dated"],
+        )
 
     def _ask(self, asked: Json) -> Json:
         process = self._process or self._start()

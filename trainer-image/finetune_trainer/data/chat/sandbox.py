@@ -123,6 +123,7 @@ def answer(template: Template, asked: Json) -> Json:
         marked = template.render(messages, tools, prompt=asked["prompt"])
         rendered[len(messages), asked["prompt"]] = text = unmarked(marked)
         turns = [_turn(upto, text, place) for place in asked["turns"]]
+        prompted = [upto(place, prompt=True) != upto(place) for place in asked["turns"]]
         whole = [_message(upto, text, place) for place in asked["whole"]]
     except _ChangedError as error:
         return {
@@ -141,7 +142,13 @@ def answer(template: Template, asked: Json) -> Json:
         return {"error": f"needs more than {MEMORY >> 30} GiB of memory"}
     except Exception as error:  # noqa: BLE001 - whatever the template's code does wrong
         return {"error": f"fails: {type(error).__name__}: {str(error)[:200]}"}
-    return {"text": marked, "turns": turns, "whole": whole, "dated": template.dated}
+    return {
+        "text": marked,
+        "turns": turns,
+        "prompted": prompted,
+        "whole": whole,
+        "dated": template.dated,
+    }
 
 
 class _ChangedError(Exception):

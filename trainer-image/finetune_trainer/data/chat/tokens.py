@@ -82,6 +82,7 @@ class Chats:
             trained = ~found.within(rendered.whole)
         else:
             trained = found.within(tuple((start, stop) for start, stop in spans))
+            _check_headers(chat, rendered, turns)
             self._check_blocks(chat, found, rendered, spans, turns)
         return ChatTokens(
             rendered.marked.text,
@@ -313,6 +314,24 @@ def _backend_of(tokenizer: Any, *, added: bool = True) -> Any:
     if not added:
         written["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(written))
+
+
+def _check_headers(chat: Conversation, rendered: Rendered, turns: list[int]) -> None:
+    """A template that ignores add_generation_prompt, and names the role before a turn, has the model generate the name.
+
+    One that writes all of that behind the user's message has nothing to add to a prompt.
+    """
+    for (start, end), prompted, place in zip(rendered.turns, rendered.prompted, turns, strict=True):
+        message, text = chat.messages[place], rendered.marked.text[start:end]
+        said = _bare(message.get("content", ""))
+        if prompted or not said or said not in text or message.get(REASONING[0]):
+            continue
+        if header := text.partition(said)[0].strip():
+            raise ChatError(
+                f"the chat template ignores add_generation_prompt, so {header!r} before {named(place, 'assistant')}"
+                " would be learned as a part of the answer; write it also at the end of the template, between"
+                " {% if add_generation_prompt %} and {% endif %}, or use another objective.causalLM.chatTemplate"
+            )
 
 
 def _omitted(chat: Conversation, rendered: Rendered, turns: list[int]) -> tuple[int, ...]:

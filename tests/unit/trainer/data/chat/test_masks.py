@@ -192,6 +192,11 @@ WITH_HEADER = """\
 NO_STOP = """\
 {%- for message in messages %}{{- message.role + ': ' + message.content + '\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"""
+NEVER_PROMPTED = without_blocks(FAMILIES["ChatML"].template).replace("if add_generation_prompt", "if false")
+PROMPTED_BY_THE_USER = """\
+{%- for message in messages %}{%- if message.role == 'assistant' %}{{- message.content + '<|im_end|>\\n' }}
+{%- else %}{{- '<|im_start|>user\\n' + message.content + '<|im_end|>\\n<|im_start|>assistant\\n' }}{%- endif %}
+{%- endfor %}"""
 PROMPTED_OTHERWISE = FAMILIES["ChatML"].template.replace(
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}",
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>' }}",
@@ -206,6 +211,10 @@ PROMPTED_OTHERWISE = FAMILIES["ChatML"].template.replace(
             r"blocks of the chat template omit '<\|im_end\|>', which stops the model, in message 2",
         ),
         (WITH_HEADER, r"hold '<\|im_start\|>', which the model does not generate"),
+        (
+            NEVER_PROMPTED,
+            r"ignores add_generation_prompt, so '<\|im_start\|>assistant' before message 2 .assistant. would be",
+        ),
         (NO_STOP, "ends message 2 .assistant. with no token that stops a model"),
         (PROMPTED_OTHERWISE, "prompts for message 2 .assistant. otherwise than it writes it"),
         ("{{ messages[0].nothing }}", "uses what the conversation does not have: .*nothing"),
@@ -219,6 +228,11 @@ PROMPTED_OTHERWISE = FAMILIES["ChatML"].template.replace(
 def test_a_template_that_would_teach_something_else_is_refused(template: str, said: str) -> None:
     with pytest.raises(ChatError, match=said):
         chats("ChatML", template=template).tokens(conversation(TWO))
+
+
+def test_a_template_that_names_the_assistant_behind_the_user_s_turn_needs_no_other_prompt() -> None:
+    found = chats("ChatML", template=PROMPTED_BY_THE_USER).tokens(conversation(TWO))
+    assert learned("ChatML", found) == "It is Paris.<|im_end|>|It is Rome.<|im_end|>"
 
 
 def test_an_answer_whose_last_characters_have_no_token_is_masked_as_far_as_it_goes() -> None:
