@@ -108,7 +108,7 @@ async def run(settings: OperatorSettings) -> None:
                 cluster, cache, reports, settings.progress_audience, queue.add, pruning.why, clock
             )
             host = urlsplit(settings.progress_url).hostname or ""
-            forwarding = Forwarding(leadership, certificate.authority, host)
+            forwarding = Forwarding(leadership, certificate, host)
             stack.push_async_callback(forwarding.close)
             await stack.enter_async_context(
                 serving_strangers(
@@ -116,6 +116,7 @@ async def run(settings: OperatorSettings) -> None:
                     settings.progress_port,
                     server_context(certificate),
                     metrics.connection_refused,
+                    is_replica=forwarding.is_forwarded,
                 )
             )
         election = _election(own, settings, leadership, resync)

@@ -2,14 +2,18 @@
 
 The Service leads to all replicas, so that progress depends neither on readiness nor on how soon endpoints change. The
 leader's address is in its Lease; its certificate is the one that all replicas share, so no other server gets a token.
+The key of that certificate also signs what is handed on, so that the leader knows it from a stranger's request.
 """
 
 import asyncio
+import hashlib
+import hmac
 import ssl
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from aiohttp.typedefs import Handler, Middleware
 
+from finetune_operator.certificate import Certificate
 from finetune_operator.leader import Leadership
 
 _HEADERS = ("Authorization", "Content-Type")
@@ -20,11 +24,11 @@ _AT_ONCE = 16
 
 
 class Forwarding:
-    """`authority` is that of the certificate that all replicas share, `host` the name in it."""
+    """`certificate` is the one that all replicas share, `host` the name in it."""
 
-    def __init__(self, leadership: Leadership, authority: str, host: str) -> None:
-        self._leadership, self._host = leadership, host
-        self._tls = ssl.create_default_context(cadata=authority)
+    def __init__(self, leadership: Leadership, certificate: Certificate, host: str) -> None:
+        self._leadership, self._host, self._key = leadership, host, certificate.key.encode()
+        self._tls = ssl.create_default_context(cadata=certificate.authority)
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._session: ClientSession | None = None
 
@@ -45,6 +49,14 @@ class Forwarding:
 
         return handled_by_the_leader
 
+    def is_forwarded(self, request: web.Request) -> bool:
+        """Whether a replica has handed it on."""
+        signature = request.headers.get(_FORWARDED, "").encode(errors="surrogateescape")
+        return hmac.compare_digest(signature, self._signature(_token(request)).encode())
+
+    def _signature(self, token: str) -> str:
+        return hmac.new(self._key, token.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()
+
     async def _forward(self, request: web.Request) -> web.Response:
         leader = self._leadership.leader
         if _FORWARDED in request.headers or leader is None or not leader.address:
@@ -57,7 +69,7 @@ class Forwarding:
                 self._opened().post(
                     f"https://{leader.address}{request.path}",
                     data=body,
-                    headers=headers | {_FORWARDED: "1"},
+                    headers=headers | {_FORWARDED: self._signature(_token(request))},
                     server_hostname=self._host,
                     allow_redirects=False,
                 ) as answer,
@@ -73,6 +85,10 @@ class Forwarding:
             connector = TCPConnector(ssl=self._tls, limit=_AT_ONCE, force_close=True)
             self._session = ClientSession(connector=connector, timeout=_TIMEOUT)
         return self._session
+
+
+def _token(request: web.Request) -> str:
+    return request.headers.get("Authorization", "")
 
 
 def _later(why: str) -> web.HTTPServiceUnavailable:

@@ -4,7 +4,8 @@ Any pod may connect, and asyncio's TLS buffers take 0.3 MiB for a connection tha
 is counted from its first packet on: those of an address with `per_address` open ones are closed at once, and each is
 closed after `seconds`, whether its request is complete or not. Where `total` are open, a further one takes the place of
 the oldest one of the address that has most, so that a few addresses keep out no other; the kernel queues it where each
-address has one only.
+address has one only. Connections that come to nothing, because the request is refused or never complete, are limited
+for each address to `in_vain` at once and `in_vain_per_second` later on; the others are closed before their handshake.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+
+from finetune_operator.addresses import Addresses
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Limits:
     per_address: int = 20
     handshake_seconds: float = 5.0
     seconds: float = 15.0
+    in_vain: int = 40
+    in_vain_per_second: float = 2.0
 
 
 class _Watched(asyncio.Protocol):
@@ -69,10 +74,11 @@ class _Listener:
         factory: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext,
         limits: Limits,
+        addresses: Addresses,
         on_refused: Callable[[], None],
     ) -> None:
         self._socket, self._factory, self._tls, self._limits = listening, factory, tls, limits
-        self._on_refused = on_refused
+        self._addresses, self._on_refused = addresses, on_refused
         self._free = asyncio.Semaphore(limits.total)
         self._open: dict[str, list[asyncio.Task[None]]] = {}
         """The connections of each address, the oldest first."""
@@ -83,7 +89,7 @@ class _Listener:
             while True:
                 await asyncio.sleep(0)  # else a queue of connections would leave no time to anything else
                 connection, address = await self._accepted()
-                if len(self._open.get(address, ())) >= self._limits.per_address:
+                if not self._may_open(address):
                     connection.close()
                     self._on_refused()
                     continue
@@ -95,6 +101,9 @@ class _Listener:
             for tasks in self._open.values():
                 for task in tasks:
                     task.cancel()
+
+    def _may_open(self, address: str) -> bool:
+        return len(self._open.get(address, ())) < self._limits.per_address and self._addresses.take(address)
 
     def _close_one(self) -> None:
         """Close the oldest connection of the address with most of them, unless none has more than one."""
@@ -153,9 +162,20 @@ async def serving_strangers(
     tls: ssl.SSLContext,
     on_refused: Callable[[], None],
     limits: Limits = Limits(),
+    is_replica: Callable[[web.Request], bool] = lambda _: False,
 ) -> AsyncIterator[None]:
-    """Serve over TLS while the context lasts, one request a connection."""
-    app.on_response_prepare.append(_last_of_its_connection)
+    """Serve over TLS while the context lasts, one request a connection.
+
+    What a replica hands on, which `is_replica` recognizes, is never in vain: it has limited its clients itself.
+    """
+    addresses = Addresses(limits.in_vain, limits.in_vain_per_second)
+
+    async def count(request: web.Request, response: web.StreamResponse) -> None:
+        response.force_close()
+        if request.remote and (not 400 <= response.status < 500 or is_replica(request)):
+            addresses.give_back(request.remote)
+
+    app.on_response_prepare.append(count)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -166,17 +186,14 @@ async def serving_strangers(
     await runner.setup()
     assert runner.server
     with _listening(port) as listening:
-        accepting = asyncio.create_task(_Listener(listening, runner.server, tls, limits, on_refused).accept())
+        listener = _Listener(listening, runner.server, tls, limits, addresses, on_refused)
+        accepting = asyncio.create_task(listener.accept())
         try:
             yield
         finally:
             accepting.cancel()
             await asyncio.wait({accepting})
             await runner.cleanup()
-
-
-async def _last_of_its_connection(_: web.Request, response: web.StreamResponse) -> None:
-    response.force_close()
 
 
 def _listening(port: int) -> socket.socket:

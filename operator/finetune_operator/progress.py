@@ -101,7 +101,7 @@ class ProgressEndpoint:
         scheme, _, token = authorization.partition(" ")
         if scheme != "Bearer" or not token:
             raise web.HTTPUnauthorized(text="a bearer token is required")
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        digest = hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
         if known := self._pod_uids.get(digest):
             return known
         uid = None if digest in self._refused else await self._review(token, known=digest in self._accepted)

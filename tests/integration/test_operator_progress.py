@@ -135,7 +135,7 @@ def test_the_last_report_of_a_script_has_no_step_comes_at_once_and_is_kept(world
 
 
 @pytest.mark.parametrize(
-    "kind", ["no token", "junk token", "wrong audience", "no pod's token", "a foreign pod"]
+    "kind", ["no token", "junk token", "no text", "wrong audience", "no pod's token", "a foreign pod"]
 )
 def test_who_may_not_report_is_refused_and_changes_nothing(
     world: World, port: int, operator: Operator, kind: str
@@ -149,6 +149,7 @@ def test_who_may_not_report_is_refused_and_changes_nothing(
     tokens = {
         "no token": lambda: "",
         "junk token": lambda: "a.b.c",
+        "no text": lambda: "a.\xff.c",
         "wrong audience": lambda: world.token(pod, audience="another"),
         "no pod's token": lambda: world.token(None),
         "a foreign pod": lambda: world.token("stranger"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientConnectionError, ClientSession, TCPConnector, web
 
 from finetune_operator.certificate import make
 from finetune_operator.listener import Limits, serving_strangers
@@ -68,14 +68,24 @@ def trusting() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def port_with(limits: Limits) -> AsyncIterator[Port]:
+    """Its answer has the status that a request asks for; 200 if it asks for none."""
+
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(body=await request.read())
+        return web.Response(body=await request.read(), status=int(request.headers.get("X-Status", "200")))
 
     app = web.Application()
     app.router.add_post("/", answer)
     port = Port(free_port())
     tls = server_context(CERTIFICATE)
-    async with serving_strangers(app, port.number, tls, lambda: port.refused.append(1), limits), port.clients:
+    serving = serving_strangers(
+        app,
+        port.number,
+        tls,
+        lambda: port.refused.append(1),
+        limits,
+        is_replica=lambda request: request.headers.get("X-Replica") == "yes",
+    )
+    async with serving, port.clients:
         yield port
 
 
@@ -172,6 +182,50 @@ async def test_slow_requests_of_many_addresses_keep_out_no_other() -> None:
                 _, writer = await port.connect(f"127.0.1.{number % 4 + 1}")
                 writer.write(b"\x16")
             assert await port.post() == b"{}"
+
+
+FEW_IN_VAIN = Limits(total=8, per_address=4, in_vain=3, in_vain_per_second=0.0)
+
+
+async def refused_with(port: Port, status: int, **headers: str) -> None:
+    with contextlib.suppress(AssertionError):
+        await port.post(**{"X-Status": str(status)}, **headers)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"no handshake", b"\x16", b""], ids=["plain text", "half a handshake", "nothing"]
+)
+async def test_connections_that_come_to_nothing_are_limited_for_their_address_and_for_no_other(
+    sent: bytes,
+) -> None:
+    async with port_with(FEW_IN_VAIN) as port:
+        for _ in range(3):
+            _, writer = await port.connect()
+            writer.write(sent)
+            writer.transport.abort() if sent != b"no handshake" else None
+        fourth, _ = await port.connect(tls=None)
+        assert await closes_within(60, fourth)
+        assert port.refused == [1]
+        assert await port.post(source="127.0.0.2") == b"{}"
+
+
+async def test_requests_that_are_refused_are_limited_and_served_ones_are_not() -> None:
+    async with port_with(FEW_IN_VAIN) as port:
+        for _ in range(8):
+            assert await port.post() == b"{}"
+            await refused_with(port, 503)
+        for status in (401, 403, 429):
+            await refused_with(port, status)
+        with pytest.raises(ClientConnectionError):
+            await port.post()
+        assert await port.post(source="127.0.0.2") == b"{}"
+
+
+async def test_what_a_replica_hands_on_is_not_limited() -> None:
+    async with port_with(FEW_IN_VAIN) as port:
+        for _ in range(8):
+            await refused_with(port, 401, **{"X-Replica": "yes"})
+        assert await port.post() == b"{}"
 
 
 async def test_the_request_of_a_closed_connection_ends_with_it() -> None:
