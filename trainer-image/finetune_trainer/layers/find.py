@@ -55,10 +55,19 @@ def watched(modules: "Iterable[tuple[str, nn.Module]]", look: Callable[[str, Any
 
 
 def not_finite(tensor: Any) -> int:
-    """How many numbers of a tensor are NaN or infinite; of a sharded one on all ranks, which take part."""
+    """How many numbers of a tensor are NaN or infinite; of a sharded one on all ranks, which take part.
+
+    A sum that is finite has only finite terms, and needs no copy of the tensor.
+    """
     import torch
 
     if not tensor.is_floating_point():
         return 0
-    count = (~torch.isfinite(tensor)).sum()
-    return int(count.full_tensor() if hasattr(count, "full_tensor") else count)
+    if _whole(tensor.sum()).isfinite():
+        return 0
+    return int(_whole((~torch.isfinite(tensor)).sum()))
+
+
+def _whole(number: Any) -> Any:
+    """A sum over all ranks, where they have parts of it."""
+    return number.full_tensor() if hasattr(number, "full_tensor") else number

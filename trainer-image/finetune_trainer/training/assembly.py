@@ -51,6 +51,7 @@ from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.ema import MovingAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
 from finetune_trainer.optimization.schedules import why_too_short
+from finetune_trainer.process.allocator import returning_freed_memory
 from finetune_trainer.process.devices import (
     Compute,
     choose_compute,
@@ -176,7 +177,8 @@ def build_model(
     _check_memory(inputs, compute)
     storage = storage_of(inputs.folder, config.model, config.training.sharding)
     pad_id = words.tokenizer.pad_token_id
-    loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh, storage)
+    with returning_freed_memory():
+        loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh, storage)
     model = loaded.model
     check_fit(model, words.tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)

@@ -86,6 +86,10 @@ def test_members_with_an_adapter_are_published_merged(adapter: Json | None, over
         ([{"objective.classification.labels": ["a", "b"]}, {RATE: 1e-3}], "changes objective.classification"),
         ([{"training.evaluation.bestMetric": "f1"}, {RATE: 1e-3}], "changes training.evaluation.bestMetric"),
         ([{"objective.regression": {}}, {RATE: 1e-3}], "changes the objective"),
+        (
+            [{"training.evaluation.forgetting": [{"uri": "pvc://data/other.jsonl"}]}, {RATE: 1e-3}],
+            "changes training.evaluation.forgetting",
+        ),
         *(
             ([{RATE: 1e-3}, {RATE: 1e-4} | secret], "overrides[1]: model.credentials")
             for secret in (

@@ -72,6 +72,11 @@ SGD = {"path": "training.optimizer.name", "choice": ["AdamW", "SGD"]}
         ({"path": "dataset.preprocessing.deduplicate", "choice": ["None", "Exact"]}, {}, "deduplicate"),
         ({"path": "dataset.preprocessing", "choice": [{"deduplicate": "Near"}]}, {}, "deduplicate"),
         ({"path": "training.evaluation", "choice": [{}, {"bestMetric": "f1"}]}, {}, "evaluation.bestMetric"),
+        (
+            {"path": "training.evaluation", "choice": [{}, {"forgetting": [{"uri": "pvc://data/a.jsonl"}]}]},
+            {},
+            "changes training.evaluation.forgetting",
+        ),
         ({"path": "dataset.preprocessing.maxLength", "choice": [32, 64]}, {"causalLM": {}}, "which tokens"),
         ({"path": "dataset.preprocessing.maxLength", "choice": [32]}, {"tokenClassification": {}}, "which tokens"),
         ({"path": "dataset.preprocessing.lowercase", "choice": [True]}, {"causalLM": {}}, "tokens are predicted"),

@@ -53,3 +53,22 @@ def test_rows_are_excluded_within_the_block_alone_and_of_layers_that_can():
         assert ours.rows_contribute is False
         assert not hasattr(torchs, "rows_contribute")
     assert ours.rows_contribute is True
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ([1.0, -2.0], 0),
+        ([float("inf"), 1.0], 1),
+        ([float("inf"), float("-inf"), float("nan"), 0.0], 3),
+        ([3e38, 3e38], 0),  # finite, though their sum is not
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_numbers_that_are_not_finite_are_counted(values, count, dtype):
+    import torch
+
+    from finetune_trainer.layers.find import not_finite
+
+    assert not_finite(torch.tensor(values, dtype=getattr(torch, dtype))) == count
+    assert not_finite(torch.tensor([1, 2])) == 0

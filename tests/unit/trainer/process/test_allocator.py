@@ -11,17 +11,19 @@ import finetune_trainer
 PROGRAM = """
 import resource, sys
 import torch
-from finetune_trainer.process.allocator import keep_freed_memory
-if sys.argv[1] == "kept":
+from contextlib import nullcontext
+from finetune_trainer.process.allocator import keep_freed_memory, returning_freed_memory
+if sys.argv[1] != "given back":
     assert keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(2**24)
-before = faults()
-for _ in range(10):
-    torch.ones(2**24)
-print(faults() - before)
+with returning_freed_memory() if sys.argv[1] == "returned" else nullcontext():
+    for _ in range(10):
+        torch.ones(2**24)
+    before = faults()
+    for _ in range(10):
+        torch.ones(2**24)
+    print(faults() - before)
 """
 
 
@@ -34,4 +36,6 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
 def test_a_tensor_made_again_takes_the_memory_of_the_last_one():
-    assert faults("kept") * 10 < faults("given back")
+    kept = faults("kept")
+    assert kept * 10 < faults("given back")
+    assert kept * 10 < faults("returned")
