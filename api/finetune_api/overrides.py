@@ -6,14 +6,14 @@ The trainer uses it for `--set`; a search or an ensemble uses it to derive trial
 import copy
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from difflib import SequenceMatcher
-from typing import Any, get_args, get_origin
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune_api.base import ApiModel, OneOf
+from finetune_api.unknown_fields import hint, object_in
 
 Document = dict[str, Any]
 _NULL = re.compile(r"|~|null|Null|NULL")
@@ -62,15 +62,6 @@ def read_assignment(text: str) -> tuple[str, Any]:
     return path.strip(), _value(value.strip())
 
 
-def fields_of(kind: type[ApiModel]) -> Iterator[str]:
-    """The paths of all fields, including objects."""
-    for name, field in kind.model_fields.items():
-        wire, inner = field.alias or name, object_in(field.annotation)
-        yield wire
-        if inner is not None:
-            yield from (f"{wire}.{below}" for below in fields_of(inner))
-
-
 def _set(
     document: Document, path: str, value: Any, kind: type[ApiModel], suggested: Collection[str] | None
 ) -> None:
@@ -82,7 +73,7 @@ def _set(
             raise OverrideError(path, f"{whole} is a value and has no fields; set {whole} itself")
         field = _fields(inner).get(name)
         if field is None:
-            raise OverrideError(path, f"unknown field; did you mean {_nearest(path, kind, suggested)}?")
+            raise OverrideError(path, f"unknown field{hint(path, kind, suggested=suggested)}")
         if issubclass(inner, OneOf):
             for other in set(holder) - {name}:
                 del holder[other]
@@ -96,33 +87,6 @@ def _set(
 
 def _fields(kind: type[ApiModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in kind.model_fields.items()}
-
-
-def object_in(annotation: Any) -> type[ApiModel] | None:
-    """The object type of a field, optional or not; None for values, lists and maps."""
-    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
-        return annotation
-    if get_origin(annotation) in (list, dict):
-        return None
-    return next(filter(None, map(object_in, get_args(annotation))), None)
-
-
-def _nearest(path: str, kind: type[ApiModel], suggested: Collection[str] | None) -> str:
-    """The field with the most similar name and path."""
-
-    def likeness(field: str) -> float:
-        return _ratio(path.rpartition(".")[2], field.rpartition(".")[2]) + _ratio(path, field)
-
-    others = [
-        field
-        for field in fields_of(kind)
-        if not path.startswith(f"{field}.") and (suggested is None or field.split(".")[0] in suggested)
-    ]
-    return max(others, key=likeness)
-
-
-def _ratio(left: str, right: str) -> float:
-    return SequenceMatcher(None, left.replace("_", "").lower(), right.lower()).ratio()
 
 
 def _value(text: str) -> Any:

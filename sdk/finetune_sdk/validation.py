@@ -1,9 +1,6 @@
 """Finds what the API server or the operator would refuse, without a cluster. Pure but for the reading of files."""
 
-import re
 from collections.abc import Iterator
-from difflib import SequenceMatcher, get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,23 +9,16 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from finetune_api import API_VERSION, GROUP, KIND
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
-from finetune_api.overrides import fields_of
+from finetune_api.unknown_fields import hint
 from finetune_core.ensemble import members
 from finetune_core.search import space
+from finetune_sdk.wrong_values import remedy_of
 from finetune_sdk.yaml_files import documents_of
 
 Body = dict[str, Any]
 
 _OF_THE_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 """Parts of the metadata that the API server writes."""
-
-
-_UNQUOTED = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?|true|false|yes|no|on|off", re.IGNORECASE)
-"""Texts that YAML reads as a number or a boolean without quotes."""
-
-
-_ALIKE = 0.4
-"""Share of the characters that a field and what was written for it have in common."""
 
 
 class Document(NamedTuple):
@@ -113,40 +103,6 @@ def _is_ours(document: Any) -> bool:
 def _described(item: Any) -> str:
     path = ".".join(map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
-        nearest = [each for each in get_close_matches(path, _fields()) if _alike(each, path)]
-        return f"spec.{path}: unknown field" + (f"; did you mean spec.{nearest[0]}?" if nearest else "")
+        return f"spec.{path}: unknown field{hint(path, FineTuneJobSpec, 'spec.')}"
     where = f"spec.{path}: " if path else "spec: " if item["type"] == "model_type" else ""
-    remedy = _remedy(item["type"], item["input"], item.get("ctx") or {})
-    return f"{where}{item['msg'].removeprefix('Value error, ')}{remedy}"
-
-
-def _alike(field: str, path: str) -> bool:
-    """Whether not only the parents of two fields are the same."""
-    one, other = (each.rpartition(".")[2] for each in (field, path))
-    return SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= _ALIKE
-
-
-def _remedy(kind: str, given: Any, expected: dict[str, Any]) -> str:
-    """What to write, where the value shows what was meant."""
-    if kind == "string_type" and isinstance(given, bool | int | float):
-        habit = ": YAML reads yes, no, on and off as true and false" if isinstance(given, bool) else ""
-        return f", not {str(given).lower()}{habit}; write it in quotes"
-    if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
-        quoted = _UNQUOTED.fullmatch(given) is not None
-        return f", not the text {given[:40]!r}" + ("; remove the quotes" if quoted else "")
-    if kind == "list_type" and isinstance(given, str | int | float | dict):
-        return (
-            f"; write it in brackets: [{given}]"
-            if not isinstance(given, dict)
-            else "; begin its item with '- '"
-        )
-    if kind in ("enum", "literal_error", "string_pattern_mismatch") and isinstance(given, str):
-        names = re.findall(r"\w+", str(expected.get("expected", expected.get("pattern", ""))))
-        meant = next((name for name in names if name.casefold() == given.casefold()), None)
-        return f"; did you mean {meant}?" if meant else ""
-    return ""
-
-
-@cache
-def _fields() -> list[str]:
-    return list(fields_of(FineTuneJobSpec))
+    return f"{where}{item['msg'].removeprefix('Value error, ')}{remedy_of(item, FineTuneJobSpec)}"

@@ -11,7 +11,7 @@ import yaml
 from finetune_api.base import ApiModel
 from finetune_api.crd import crd
 from finetune_api.finetunejob import IMMUTABLE, WHILE_SUSPENDED, FineTuneJobSpec
-from finetune_api.overrides import object_in
+from finetune_api.unknown_fields import object_in
 from unit.api.schemas import Place, crd_schema, nodes
 
 ROOT = Path(__file__).resolve().parents[3]

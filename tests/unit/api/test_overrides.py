@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from builders import run_config, spec
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_api.overrides import OverrideError, fields_of, overridden, read_assignment
+from finetune_api.overrides import OverrideError, overridden, read_assignment
 from finetune_api.run import RunConfig
+from finetune_api.unknown_fields import fields_of
 from unit.api.schemas import crd_schema, nodes
 
 

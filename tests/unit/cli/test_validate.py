@@ -44,7 +44,7 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
             GOOD.replace("  training:", "  training:\n    evaluation: {metrics: accuracy}"),
             "spec.training.evaluation.metrics: Input should be a valid array; write it in brackets: [accuracy]",
         ),
-        (GOOD.replace("classification:", "dpo:"), "spec.objective.dpo: unknown field\n"),
+        (GOOD.replace("classification:", "wish:"), "spec.objective.wish: unknown field\n"),
         (GOOD.replace("movie-sentiment", "Movie"), "metadata.name must have at most 40 characters"),
         (GOOD.replace("kind: FineTuneJob", "kind: FinetuneJob"), "kind: write FineTuneJob"),
         (GOOD.replace("v1alpha1", "v1"), "apiVersion: write finetune.dev/v1alpha1"),
@@ -82,3 +82,47 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["validate", str(tmp_path / "none.yaml")])
     assert result.exit_code == 1
     assert "none.yaml" in result.output
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "answer"),
+    [
+        ("model", "bert-base-uncased", "write for example {uri: ...}"),
+        ("model", "{uri: pvc://a/b, weights: 4bit}", "did you mean NF4?"),
+        ("objective", "classification", "write for example {classification: {}}"),
+        ("training", "{optimizer: adamw_torch}", "write for example {name: AdamW}"),
+        ("training", "{schedule: {warmup: 0.1}}", "write for example {ratio: 0.1}\n"),
+        ("training", "{schedule: {warmup: 100}}", "write for example {steps: 100}\n"),
+        ("training", "{earlyStopping: true}", "write for example {}\n"),
+        ("training", "{earlyStopping: false}", "not false; remove it for the default"),
+        ("training", "{evaluation: {every: 50}}", "write for example {epochs: 50} or {steps: 50}"),
+        ("training", "{evaluation: {every: epoch}}", "write for example {epochs: ...} or {steps: ...}"),
+        ("training", "{evaluation: {metrics: [acc]}}", "did you mean accuracy?"),
+        ("training", "{precision: bf16}", "did you mean BFloat16?"),
+        ("training", "{sharding: true}", "did you mean Full?"),
+        ("training", "{epochs: 2.5}", "a valid integer, not 2.5"),
+        ("preflight", "off", "did you mean Skip?"),
+        ("retry", "3", "write for example {limit: 3}\n"),
+        ("activeDeadlineSeconds", "5m", "not the text '5m'; write 300\n"),
+        ("ttlSecondsAfterFinished", "1h", "not the text '1h'; write 3600\n"),
+        ("resources", "{limits: {memory: 8GB}}", "did you mean 8Gi, in powers of 1024, or 8G, in powers of"),
+        ("resources", "{limits: {memory: a lot}}", "write for example 500m, 4 or 16Gi"),
+        ("command", "python train.py", "write it in brackets: [python, train.py]"),
+    ],
+)
+def test_a_value_as_other_tools_have_it_is_answered_with_ours(
+    tmp_path: Path, field: str, value: str, answer: str
+) -> None:
+    lines = [f"{field}: {value}"] + [
+        f"{name}: {text}"
+        for name, text in (
+            ("model", "{uri: pvc://a/b}"),
+            ("dataset", "{train: {uri: pvc://a/b.jsonl}}"),
+            ("objective", "{classification: {}}"),
+        )
+        if name != field
+    ]
+    text = "\n  ".join([GOOD.split("spec:")[0] + "spec:", *lines])
+    code, output = validated(tmp_path / "job.yaml", text)
+    assert code == 1
+    assert answer in output
