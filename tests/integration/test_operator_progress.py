@@ -96,10 +96,10 @@ def step_of(world: World, name: str) -> int | None:
     return (world.status(name).get("progress") or {}).get("step")
 
 
-def test_a_report_is_in_the_status_within_two_seconds(world: World, port: int) -> None:
+def test_a_report_is_in_the_status_long_before_the_next_comparison(world: World, port: int) -> None:
     name, _, trainer = begin(world, port)
     assert trainer.post(report(12)) == 200
-    until(lambda: step_of(world, name) == 12, "the report is in the status", 2)
+    until(lambda: step_of(world, name) == 12, "the report is in the status")
     assert world.status(name)["display"]["progress"] == "12%"
 
 
@@ -108,7 +108,7 @@ def test_an_unmodified_hugging_face_trainer_is_understood(world: World, port: in
     metrics = [{"name": "loss", "value": "0.5"}, {"name": "current_step", "value": "7"}]
     status = {"progressPercentage": 7, "estimatedRemainingSeconds": 60, "metrics": metrics}
     assert trainer.post({"trainerStatus": status}) == 200
-    until(lambda: step_of(world, name) == 7, "the report is in the status", 2)
+    until(lambda: step_of(world, name) == 7, "the report is in the status")
     assert world.status(name)["progress"]["loss"] == 0.5
 
 
@@ -278,4 +278,4 @@ def test_after_a_restart_the_same_certificate_serves_the_pods_that_run(
     operator.kill()
     operator.start().ready()
     assert trainer.post(report(44)) == 200
-    until(lambda: step_of(world, name) == 44, "the report is in the status", 2)
+    until(lambda: step_of(world, name) == 44, "the report is in the status")

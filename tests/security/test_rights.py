@@ -74,6 +74,6 @@ def test_the_account_may_do_exactly_this(release: tuple[str, Tools]) -> None:
         }
 
     with suppress(AssertionError):  # the API server learns of roles some moments later
-        eventually(lambda: found() == GOLDEN[scope], seconds=10)
+        eventually(lambda: found() == GOLDEN[scope])
     may = found()
     assert may == GOLDEN[scope], f"{ACCOUNT} may do this:\n{yaml.safe_dump({scope: may})}"

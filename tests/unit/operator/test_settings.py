@@ -82,7 +82,7 @@ def test_the_process_says_what_is_wrong_in_one_line_and_ends_with_1() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("finetune-operator: unknown variable FINETUNE_OPERATOR_HOLOGRAM")

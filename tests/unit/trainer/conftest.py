@@ -19,11 +19,8 @@ from unit.trainer.tiny import Job, build_model, job, reviews
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT. What a run imports is imported once here, not in every forked process."""
+    """A tiny BERT."""
     import torch
-
-    import finetune_trainer.combine.pipeline
-    import finetune_trainer.training.pipeline  # noqa: F401
 
     torch.set_num_threads(1)
     return build_model(tmp_path_factory.mktemp("model"))

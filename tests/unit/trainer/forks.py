@@ -5,12 +5,29 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 SECONDS = 240
 """In which several processes end together that do not wait for each other in vain; the machine may be busy."""
+IMPORTED = (
+    "finetune_trainer.combine.pipeline",
+    "finetune_trainer.training.pipeline",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "peft",
+)
 FAILED = 99
 """Exit code of a process whose function raised; its traceback is in the output."""
+
+
+def preload() -> None:
+    """Import here what runs import: of a short one, matplotlib and peft would take most of the time."""
+    for name in IMPORTED:
+        import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def fork(body: Callable[[], int], log: Path | None = None) -> int:
@@ -18,6 +35,7 @@ def fork(body: Callable[[], int], log: Path | None = None) -> int:
 
     Its output goes to the end of `log`, where one is given.
     """
+    preload()
     child = os.fork()
     if child:
         return child

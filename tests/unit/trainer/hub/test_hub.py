@@ -5,10 +5,8 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.recorder import Recorder
 from hub_server import TOKEN, HubServer, serving
 from unit.trainer.tiny import Job, merged, reviews
+from unit.trainer.training.test_crash import ask_to_stop, do_at
 
 ROOT = Path(__file__).resolve().parents[4]
 WEIGHTS = bytes(range(256)) * 40
@@ -411,11 +410,7 @@ def test_a_whole_run_from_the_hub_records_the_commits_and_leaves_no_download(
 
 def test_a_retry_goes_on_from_its_checkpoint_though_the_branch_has_moved(hub: HubServer, made: Job) -> None:
     first = made.changed({"training": {"epochs": 50, "checkpoint": {"every": {"steps": 3}}}})
-    child = first.start()
-    while not (first.folder / "out/uid-1/checkpoints/step-00000003/manifest.json").exists():
-        time.sleep(0.005)
-    os.kill(child, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED, first.log
+    assert first.run_apart(lambda: do_at("step", 4, ask_to_stop)) == ExitCode.INTERRUPTED, first.log
     for repository in hub.repositories.values():
         repository.commit({"config.json": b"{}", "model.safetensors": b"other", "train.jsonl": b"other"})
     hub.asked.clear()
@@ -428,11 +423,8 @@ def test_a_retry_goes_on_from_its_checkpoint_though_the_branch_has_moved(hub: Hu
         "dataset": {"train": {"revision": resolved.train.revision}},
     }
     again = first.changed(pins | {"job": {"attempt": 2}})
-    child = again.start()
-    while "resuming from the checkpoint of step" not in again.log:
-        time.sleep(0.005)
-    os.kill(child, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED, again.log
+    assert again.run_apart(lambda: do_at("step", 1, ask_to_stop)) == ExitCode.INTERRUPTED, again.log
+    assert "resuming from the checkpoint of step 4" in again.log
     assert hub.asked == []
 
 

@@ -1,7 +1,6 @@
 """Progress posts against a TLS server, /metrics, and that losing either fails nothing."""
 
 import json
-import os
 import re
 import ssl
 import threading
@@ -18,6 +17,7 @@ from finetune_api.status import CheckpointStatus, EffectiveStatus, EpochStatus, 
 from finetune_trainer.reporting.progress import ProgressClient, body_of
 from ports import free_port
 from unit.trainer.logs import messages
+from unit.trainer.training.test_crash import ask_to_stop, do_at
 
 REPORT = RunReport(
     progress=ProgressStatus(percent=34, step=4, total_steps=12, loss=0.5, learning_rate=5e-5, eta_seconds=9),
@@ -135,7 +135,7 @@ def test_a_post_fits_into_what_the_operator_takes_and_keeps_the_goal():
 
 def test_posts_carry_the_renewed_token_and_keep_their_distance(tmp_path, certificate, endpoint):
     server, said = endpoint(), messages()
-    client = ProgressClient(spec(tmp_path, certificate, server.url), nobody_prunes, interval=0.2)
+    client = ProgressClient(spec(tmp_path, certificate, server.url), nobody_prunes, interval=60)
     client.offer(REPORT)
     while not server.posts:
         time.sleep(0.01)
@@ -241,14 +241,9 @@ def test_a_pruned_trial_ends_without_a_model_and_without_checkpoints(
 def test_a_trial_that_is_pruned_before_it_goes_on_removes_the_checkpoints_of_the_attempt_before(
     make_job, tmp_path, certificate, endpoint
 ):
-    import signal
-
     made = make_job(training=ENDLESS)
-    child = made.start()
-    while not (made.checkpoint_dir / "step-00000003").exists():
-        time.sleep(0.01)
-    os.kill(child, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
+    assert made.run_apart(lambda: do_at("step", 4, ask_to_stop)) == ExitCode.INTERRUPTED
+    assert made.checkpoint_dir.exists()
     server = endpoint(reply=lambda body: b'{"prune": {"reason": "the search is over"}}')
     progress = spec(tmp_path, certificate, server.url).to_json()
     again = made.changed({"job": {"attempt": 2}, "progress": progress})

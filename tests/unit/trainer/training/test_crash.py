@@ -130,6 +130,10 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def ask_to_stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def freeze():
     os.kill(os.getpid(), signal.SIGSTOP)
 

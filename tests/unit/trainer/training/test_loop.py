@@ -210,7 +210,7 @@ def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
     assert sample("finetune_train_step_duration_seconds_sum") == 3 * 7
     assert sample("finetune_train_padding_ratio") == pytest.approx(padding)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert sample("finetune_train_memory_bytes") == resident >= progress.memory_bytes > 2**20
+    assert resident >= sample("finetune_train_memory_bytes") >= progress.memory_bytes > 2**20
     assert (progress.data_wait_share, progress.padding_ratio) == pytest.approx((3 / 7, padding), rel=1e-5)
     entries = [entry for entry in run.recorder.history.entries() if entry["event"] == "train"]
     assert [entry["step"] for entry in entries] == [1, 2, 3]
