@@ -206,3 +206,10 @@ def with_weights(layer: Frozen, weight: Tensor) -> None:
         layer._buffers.pop(name, None)
     layer._non_persistent_buffers_set.clear()
     layer.weight = nn.Parameter(weight.float(), requires_grad=False)
+
+
+def thaw(module: nn.Module) -> None:
+    """Give a module that is to be trained float32 weights throughout, of the values that it has. In place."""
+    for layer in list(module.modules()):
+        if isinstance(layer, Frozen):
+            with_weights(layer, layer.weight)

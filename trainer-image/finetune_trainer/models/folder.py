@@ -16,6 +16,7 @@ from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import ResolvedModel
 from finetune_trainer.errors import NotFoundError, input_errors
 from finetune_trainer.files import sha256
+from finetune_trainer.models.weight_files import check_weights
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """peft's names."""
@@ -67,6 +68,8 @@ def check_folder(spec: ModelInput) -> ModelFolder:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and spec.initialize is Initialize.PRETRAINED:
         raise NotFoundError(no_weights(folder, name), FaultPlace(field="model.uri", file=name))
+    if spec.initialize is Initialize.PRETRAINED:
+        check_weights(folder, name)
     tokenizer_files = sorted(path for pattern in TOKENIZER_FILES for path in tokenizer.glob(pattern))
     if not tokenizer_files:
         raise NotFoundError(

@@ -1,7 +1,5 @@
 """`model.weights`: which weights are kept in fewer bits than float32, and how they are read so."""
 
-import json
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from finetune_trainer.layers.frozen import (
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.freezing import freeze, unfrozen_later
 from finetune_trainer.models.pretrained import broken_numbers
+from finetune_trainer.models.weight_files import headers
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats of weights by their names in safetensors."""
@@ -68,17 +67,16 @@ def storage_of(folder: ModelFolder, spec: ModelInput, sharding: Sharding = Shard
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
-    """The number format that holds all matrices of a folder, by the headers of its files."""
-    sizes: Counter[torch.dtype] = Counter()
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__" and len(entry["shape"]) > 1 and entry["dtype"] in FLOATS:
-                sizes[FLOATS[entry["dtype"]]] += 1
-    (found, *others) = sizes or [torch.float32]
-    return torch.float32 if others else found
+    """The number format that holds all matrices of a folder, by the headers of its files; float32 without weights."""
+    if not any(folder.glob("*.safetensors")):
+        return torch.float32
+    found = {
+        FLOATS[entry["dtype"]]
+        for header in headers(folder, folder.name)
+        for entry in header.values()
+        if len(entry["shape"]) > 1 and entry["dtype"] in FLOATS
+    }
+    return found.pop() if len(found) == 1 else torch.float32
 
 
 def frozen_layers(model: Any, spec: ModelInput, *, extended: bool) -> Iterator[tuple[str, nn.Module, bool]]:

@@ -73,6 +73,7 @@ def load_model(
     Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
     what of the spec does not fit the model.
     """
+    from finetune_trainer.layers.frozen import thaw
     from finetune_trainer.models.frozen_weights import Reading, pack_empty
 
     config, random = known_config(folder), spec.initialize is Initialize.RANDOM
@@ -95,16 +96,30 @@ def load_model(
             model, absent = read_pretrained(
                 weights, folder.name, config, kind, mesh, reading, embeddings=not extended
             )
+    _check_vocabulary(model, folder, objective, absent)
     if spec.dropout is not None:
         _set_dropout(model, spec.dropout)
     extend_embeddings(model, added or {})
     model, choice = _with_head(model, folder, spec, objective, base, absent)
     if spec.adapter is not None:
         fresh = frozenset() if spec.head else _fresh(model, absent.names)
+        for name in fresh if storage else ():
+            thaw(model.get_submodule(name))
         model = adapt(model, spec, objective.auto_class, added or {}, fresh)
     if spec.freeze is not None:
         freeze(model, spec.freeze)
     return LoadedModel(model, choice)
+
+
+def _check_vocabulary(model: Any, folder: ModelFolder, objective: Objective[Any], absent: Absent) -> None:
+    """Raise NotFoundError for a vocabulary's head of another shape: it is no head of another task, to be replaced."""
+    unfit = sorted(key for key in absent.mismatched if not key.startswith(body_prefix(model)))
+    if objective.outputs is None and unfit:
+        raise NotFoundError(
+            f"model: {unfit[0]} of {folder.name} has another shape than config.json asks for; weights and config.json"
+            " belong to different models",
+            FaultPlace(field="model.uri", file=folder.name),
+        )
 
 
 def _with_head(

@@ -235,3 +235,35 @@ def test_a_matrix_of_another_shape_is_refused(checkpoint):
 def test_a_body_without_linear_layers_is_refused(checkpoint):
     with pytest.raises(ConfigurationError, match="GPT2LMHeadModel has no layer of"):
         load(checkpoint("gpt2"), "gpt2", "NF4", LORA)
+
+
+def without_head(folder):
+    """The folder without the matrix that predicts tokens."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("weights", ["Auto", "BFloat16", "NF4"])
+def test_a_head_that_the_checkpoint_lacks_is_trained_in_float32(checkpoint, weights):
+    folder = checkpoint("llama", torch.bfloat16)
+    without_head(folder)
+    model, given, spec, objective = load(folder, "llama", weights, LORA)
+    trained = {name: each.dtype for name, each in model.named_parameters() if each.requires_grad}
+    assert set(trained.values()) == {torch.float32}
+    head = next(each for name, each in model.named_parameters() if "lm_head" in name and each.requires_grad)
+    head.data += 2.0**-12
+    expected = head.detach().clone()
+    made = publishable(model, given, spec, objective, torch.float32)
+    assert torch.equal(made.lm_head.weight, expected)
+
+
+def test_a_vocabulary_head_of_another_shape_is_refused(checkpoint):
+    folder = checkpoint("llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = torch.cat([tensors["lm_head.weight"]] * 2)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        NotFoundError, match=r"lm_head.weight of .* has another shape than config.json asks for"
+    ):
+        load(folder, "llama", "Auto", LORA)
