@@ -189,7 +189,8 @@ class IntOrString:
         }
 
 
-Quantity = Annotated[str, IntOrString(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
+Quantity = Annotated[str, IntOrString(QUANTITY_PATTERN)]
 """A Kubernetes quantity such as 500m, 4 or 16Gi."""
 
 Name = Annotated[

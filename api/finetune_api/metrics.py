@@ -67,7 +67,8 @@ SHARES = ("accuracy", "f1", "f1_micro", "f1_macro", "precision", "recall")
 AT_MOST_ONE = (*SHARES, "mcc", "r2", "pearson", "spearman")
 """Metrics that are never above 1."""
 
-MetricName = Annotated[str, StringConstraints(pattern=f"^(eval_)?({'|'.join(ALL)})$", max_length=32)]
+METRIC_PATTERN = f"^(eval_)?({'|'.join(ALL)})$"
+MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN, max_length=32)]
 
 
 def plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """Finds what the API server or the operator would refuse, without a cluster. Pure but for the reading of files."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,13 @@ from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.unknown_fields import hint
 from finetune_core.ensemble import members
 from finetune_core.search import space
-from finetune_sdk.wrong_values import remedy_of
+from finetune_sdk.metadata import faults_in_metadata
+from finetune_sdk.wrong_values import described
 from finetune_sdk.yaml_files import documents_of
 
 Body = dict[str, Any]
 
+_PARTS = ("apiVersion", "kind", "metadata", "spec", "status")
 _OF_THE_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 """Parts of the metadata that the API server writes."""
 
@@ -39,8 +42,10 @@ def documents_in(file: Path) -> list[Document]:
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
     except MarkedYAMLError as error:
-        raise ValueError(f"{file}{_mistake(error)}") from error
-    except (UnicodeDecodeError, YAMLError) as error:
+        raise ValueError(f"{file}{_mistake(error)}{_of_a_template(file)}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 (byte {error.start + 1}); save it as UTF-8") from error
+    except YAMLError as error:
         raise ValueError(f"{file}: {error}") from error
     documents = [one for document in read for one in _items(document)]
     ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
@@ -58,6 +63,8 @@ def faults_of(body: Body) -> Iterator[str]:
     for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
         if body.get(field) != wanted:
             yield f"{field}: write {wanted}"
+    yield from _strange(body)
+    yield from faults_in_metadata(body.get("metadata"))
     parts = {part: body.get(part) for part in ("metadata", "spec")}
     readable = {part: value for part, value in parts.items() if isinstance(value, dict)}
     yield from (rule.message for rule in JOB_RULES if rule.holds and not rule.holds(readable))
@@ -72,6 +79,14 @@ def faults_of(body: Body) -> Iterator[str]:
         yield fault
 
 
+def _strange(body: Body) -> Iterator[str]:
+    """Fields beside spec: most belong into it, and would not be read here."""
+    for name in body.keys() - set(_PARTS):
+        near = get_close_matches(str(name).casefold(), _PARTS, n=1, cutoff=0.7)
+        meant = f"; did you mean {near[0]}?" if near else hint(str(name), FineTuneJobSpec, "spec.")
+        yield f"{name}: unknown field beside spec{meant or '; remove it'}"
+
+
 def _items(document: Any) -> list[Any]:
     """The objects of a List, or the document."""
     listed = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else None
@@ -83,6 +98,11 @@ def _mistake(error: MarkedYAMLError) -> str:
     mark = error.problem_mark
     place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{place}: " + ", ".join(part for part in (error.context, error.problem) if part)
+
+
+def _of_a_template(file: Path) -> str:
+    """The remedy for a file that Helm has not rendered yet."""
+    return "; render it first with helm template" if "{{" in file.read_text(encoding="utf-8") else ""
 
 
 def _as_written(body: Body) -> Body:
@@ -105,4 +125,4 @@ def _described(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"spec.{path}: unknown field{hint(path, FineTuneJobSpec, 'spec.')}"
     where = f"spec.{path}: " if path else "spec: " if item["type"] == "model_type" else ""
-    return f"{where}{item['msg'].removeprefix('Value error, ')}{remedy_of(item, FineTuneJobSpec)}"
+    return f"{where}{described(item, FineTuneJobSpec)}"

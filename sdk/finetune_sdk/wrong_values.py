@@ -1,7 +1,7 @@
 """What to write in place of a value that a field refuses, where the value shows what was meant. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from enum import EnumType
 from typing import Any
@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from finetune_api.base import ApiModel, OneOf
+from finetune_api.base import QUANTITY_PATTERN, ApiModel, OneOf
+from finetune_api.metrics import ALL, METRIC_PATTERN
 from finetune_api.other_names import folded
 from finetune_api.unknown_fields import object_in
 
@@ -55,7 +56,17 @@ _WORDS = {
 _VALUES = {(folded(word), value) for value, words in _WORDS.items() for word in words.split()}
 
 
-def remedy_of(error: ErrorDetails, kind: type[ApiModel]) -> str:
+def described(error: ErrorDetails, kind: type[ApiModel]) -> str:
+    """The sentence about an error of `kind`, with what to write where the value shows it."""
+    pattern = (error.get("ctx") or {}).get("pattern")
+    said = {
+        QUANTITY_PATTERN: "is no quantity of Kubernetes",
+        METRIC_PATTERN: f"no metric has this name; use {', '.join(ALL)}",
+    }
+    return said.get(str(pattern), error["msg"].removeprefix("Value error, ")) + _remedy_of(error, kind)
+
+
+def _remedy_of(error: ErrorDetails, kind: type[ApiModel]) -> str:
     """The end of the sentence about an error of `kind`, such as "; did you mean NF4?"; empty where nothing is known."""
     given, reason = error["input"], error["type"]
     field = str(error["loc"][-1]) if error["loc"] else ""
@@ -96,14 +107,16 @@ def _as_list(given: Any) -> str:
 
 def _as_choice(given: Any, expected: dict[str, Any]) -> str:
     text = str(given).lower() if isinstance(given, bool) else str(given)
-    names = re.findall(r"\w+", str(expected.get("expected", expected.get("pattern", ""))))
-    if "Ki" in names:
+    if expected.get("pattern") == QUANTITY_PATTERN:
         return _as_size(text)
+    names = (
+        ALL if expected.get("pattern") == METRIC_PATTERN else re.findall(r"\w+", expected.get("expected", ""))
+    )
     meant = _meant(text, names)
     return f"; did you mean {meant}?" if meant else ""
 
 
-def _meant(text: str, names: list[str]) -> str | None:
+def _meant(text: str, names: Collection[str]) -> str | None:
     """The name for which a text stands: in another spelling, of another tool, or misspelt."""
     wanted = folded(text)
     same = [name for name in names if folded(name) == wanted]
@@ -114,7 +127,7 @@ def _meant(text: str, names: list[str]) -> str | None:
 def _as_size(given: str) -> str:
     found = _SIZE.fullmatch(given.strip())
     if found is None:
-        return "; write for example 500m, 4 or 16Gi"
+        return "; write for example 4 or 500m (cpu), 16Gi or 500M (memory)"
     letter = found[2].upper()
     decimal = f"{found[1]}{'k' if letter == 'K' else letter}"
     return f"; did you mean {found[1]}{letter}i, in powers of 1024, or {decimal}, in powers of 1000?"

@@ -68,7 +68,40 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
         ("kind: Service\n", "no FineTuneJob found"),
         ("", "no FineTuneJob found"),
         ("a: [", "while parsing"),
-        (b"a: \xff", "can't decode byte"),
+        (b"a: \xff", "job.yaml is not UTF-8 (byte 4); save it as UTF-8"),
+        (GOOD.encode("utf-16"), "job.yaml is not UTF-8 (byte 1); save it as UTF-8"),
+        (GOOD.replace("epochs: 2", "epochs: {{ .Values.epochs }}"), "; render it first with helm template"),
+        (
+            f"{GOOD}training: {{epochs: 9}}\n",
+            "training: unknown field beside spec; did you mean spec.training?",
+        ),
+        (f"{GOOD}Spec: {{}}\n", "Spec: unknown field beside spec; did you mean spec?"),
+        (f"{GOOD}x-defaults: {{}}\n", "x-defaults: unknown field beside spec; remove it"),
+        (
+            GOOD.replace("metadata:", "metadata:\n  label: {a: b}"),
+            "metadata.label: unknown field; did you mean metadata.labels?",
+        ),
+        (
+            GOOD.replace("metadata:", "metadata:\n  labels: {a: 1}"),
+            "metadata.labels.a: a value is a text, not 1; write it in",
+        ),
+        (
+            GOOD.replace("metadata:", "metadata:\n  labels: {a b: c}"),
+            "metadata.labels.a b: a name has letters, digits,",
+        ),
+        (
+            GOOD.replace("metadata:", "metadata:\n  labels: {a: b c}"),
+            "metadata.labels.a: 'b c' is no value of a label",
+        ),
+        (GOOD.replace("metadata:", "metadata:\n  labels: [a]"), "metadata.labels: write names with values"),
+        (
+            GOOD.replace("metadata:", "metadata:\n  annotations: {a: yes}"),
+            "annotations.a: a value is a text, not true",
+        ),
+        (
+            GOOD.replace("metadata:", "metadata:\n  namespace: Team_A"),
+            "metadata.namespace: 'Team_A' is no name of a",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str | bytes, told: str) -> None:
@@ -102,11 +135,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("training", "{sharding: true}", "did you mean Full?"),
         ("training", "{epochs: 2.5}", "a valid integer, not 2.5"),
         ("preflight", "off", "did you mean Skip?"),
+        ("training", "{evaluation: {bestMetric: auc}}", "no metric has this name; use loss, accuracy"),
+        ("dataset", "{train: {uri: pvc://a/b}, maxInvalidRows: -1}", "%)$'\n"),
         ("retry", "3", "write for example {limit: 3}\n"),
         ("activeDeadlineSeconds", "5m", "not the text '5m'; write 300\n"),
         ("ttlSecondsAfterFinished", "1h", "not the text '1h'; write 3600\n"),
         ("resources", "{limits: {memory: 8GB}}", "did you mean 8Gi, in powers of 1024, or 8G, in powers of"),
-        ("resources", "{limits: {memory: a lot}}", "write for example 500m, 4 or 16Gi"),
+        (
+            "resources",
+            "{limits: {memory: a lot}}",
+            "is no quantity of Kubernetes; write for example 4 or 500m (cpu)",
+        ),
         ("command", "python train.py", "write it in brackets: [python, train.py]"),
     ],
 )
