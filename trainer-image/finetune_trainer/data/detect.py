@@ -12,6 +12,7 @@ HEAD = 65_536
 DAMAGED = "the gzip file is truncated or damaged"
 UNPACKING_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 GZIP = b"\x1f\x8b"
+GIT_LFS = b"version https://git-lfs"
 _NOT_TEXT = {
     b"PAR1": "a Parquet file; set format to parquet",
     b"ARROW1": "an Arrow file; set format to arrow",
@@ -30,7 +31,7 @@ _NOT_TEXT = {
     b"\x80\x03": "a pickle, which can run code when loaded; write it as Parquet, for example with to_parquet()",
     b"\x80\x04": "a pickle, which can run code when loaded; write it as Parquet, for example with to_parquet()",
     b"\x80\x05": "a pickle, which can run code when loaded; write it as Parquet, for example with to_parquet()",
-    b"version https://git-lfs": "a Git LFS pointer and not the file itself; fetch it with git lfs pull",
+    GIT_LFS: "a Git LFS pointer and not the file itself; fetch it with git lfs pull",
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
@@ -64,6 +65,15 @@ def why_not_text(path: Path, head: bytes) -> str | None:
         return "UTF-16 text without a byte order mark, or binary; save it as UTF-8 text"
     if json := _json_by_column(head):
         return json
+    return _page(head)
+
+
+def why_not_binary(head: bytes) -> str | None:
+    """What is in the place of a Parquet or Arrow file, and the remedy, as the end of 'is …'; None for another file."""
+    return _NOT_TEXT[GIT_LFS] if head.startswith(GIT_LFS) else _page(head)
+
+
+def _page(head: bytes) -> str | None:
     if re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE):
         return "an HTML page and not data; was it downloaded from a page that asks for a login?"
     return None

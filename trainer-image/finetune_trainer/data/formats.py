@@ -9,7 +9,7 @@ from finetune_api.dataset import DataFormat
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.arrow import arrow_schema, parquet_schema, read_arrow, read_parquet
 from finetune_trainer.data.class_labels import class_names
-from finetune_trainer.data.detect import head_of, is_json_array, why_not_text
+from finetune_trainer.data.detect import head_of, is_json_array, why_not_binary, why_not_text
 from finetune_trainer.data.files import FILE_ROWS, Files, format_by_name
 from finetune_trainer.data.json_array import read_json_array
 from finetune_trainer.data.records import Record, RowError, csv_header, read_csv, read_jsonl, read_text
@@ -116,7 +116,7 @@ def format_of(
     found = given or format_by_name(name) or format_by_name(path.name)
     place = FaultPlace(field=f"{field}.format", file=name)
     head = head_of(path)
-    if found not in _SCHEMAS and (what := why_not_text(path, head)):
+    if what := why_not_binary(head) if found in _SCHEMAS else why_not_text(path, head):
         raise DataError(f"{field}: {name} is {what}", FaultPlace(field=field, file=name))
     if found is None:
         choices = ", ".join(DataFormat)

@@ -97,12 +97,26 @@ def _parse_json(number: int, line: bytes) -> Record | RowError:
 def not_json(error: Exception) -> str:
     """The reason of an error: what Python's parser says; its limits are on digits and on nesting."""
     if isinstance(error, json.JSONDecodeError):
-        return f"is not JSON: {error.msg}, character {error.colno}"
+        return f"is not JSON: {error.msg}, character {error.colno}{_json_remedy(error)}"
     if isinstance(error, RecursionError):
         return "has lists or objects nested too deeply; write a row as a flat object"
     return (
         f"has a number of more than {sys.get_int_max_str_digits():,} digits; write it as a text, or remove it"
     )
+
+
+def _json_remedy(error: json.JSONDecodeError) -> str:
+    """What to do where the text shows what wrote it."""
+    rest = error.doc[error.pos :].strip()
+    if error.msg == "Extra data" and rest == ",":
+        return "; remove the comma at the end of the line"
+    if error.msg == "Extra data" and rest.startswith("{"):
+        return "; write one object per line"
+    if rest.startswith("'"):
+        return "; JSON has double quotes: write rows with json.dumps, not str"
+    if re.match(r"(None|True|False)\b", rest):
+        return "; JSON has null, true and false: write rows with json.dumps, not str"
+    return ""
 
 
 def record_of(number: int, value: Any, written: bytes) -> Record | RowError:
@@ -210,6 +224,8 @@ def _csv_error(first: int, last: int, error: str) -> RowError:
 def _header_flaw(header: list[str]) -> RowError | None:
     if not header:
         return RowError(1, "is empty and no header; begin the file with the names of its columns", fatal=True)
+    if header[0].casefold().startswith("sep="):
+        return RowError(1, "is Excel's line about the separator; remove it, it is recognized", fatal=True)
     repeated = [name for name in header if name and header.count(name) > 1]
     if not repeated:
         return None

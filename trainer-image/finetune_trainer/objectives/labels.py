@@ -25,6 +25,8 @@ def label_text(value: object) -> str:
         text = json.dumps(value)
     elif isinstance(value, float) and math.isfinite(value) and value.is_integer():
         text = str(int(value))
+    elif isinstance(value, float) and math.isnan(value):
+        raise ValueError("is missing (NaN); remove the row, or write a label such as none")
     elif isinstance(value, float):
         raise ValueError(f"is the number {value}, not a label; for numbers use objective.regression")
     else:

@@ -308,7 +308,8 @@ def _report_effective(inputs: Inputs, run: Run, head: HeadChoice, max_tokens: in
     too_short = why_too_short(config.training.schedule, run.total_steps)
     if too_short is not None:
         inputs.recorder.caveat(too_short)
-    stored, parts = checkpoint_dtype(inputs.folder.path), weights_by_format(task.model)
+    stored = torch.float32 if random_start else checkpoint_dtype(inputs.folder.path)
+    parts = weights_by_format(task.model)
     logger.info(sentence(parts, stored))
     effective = EffectiveStatus(
         training=config.training,

@@ -58,6 +58,13 @@ def test_jsonl_keeps_line_numbers_over_empty_lines_and_a_byte_order_mark(tmp_pat
         (b'{"a": %s}' % (b"9" * 5000), "has a number of more than 4,300 digits"),
         (b'{"text": "a \\uD83D"}', "has half a character"),
         (b'{"\\udc00": "a"}', "has half a character"),
+        (b'{"text": "a"},', "is not JSON: Extra data, character 14; remove the comma at the end of the line"),
+        (b'{"text": "a"}{"text": "b"}', "is not JSON: Extra data, character 14; write one object per line"),
+        (
+            b"{'text': 'a'}",
+            "is not JSON: Expecting property name enclosed in double quotes, character 2; JSON has",
+        ),
+        (b'{"text": None}', "is not JSON: Expecting value, character 10; JSON has null, true and false"),
         (b'"\\ud83d"', "has half a character"),
     ],
 )
@@ -563,3 +570,30 @@ def test_micro_batches_are_slices_and_evaluation_begins_with_the_longest():
     assert [part.tolist() for part in micro_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     lengths = np.array([3, 9, 5, 7])
     assert [batch.tolist() for batch in evaluation_batches(lengths, 3)] == [[1, 3, 2], [0]]
+
+
+def test_excels_line_about_the_separator_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\ntext;label\na;pos\n")
+    with pytest.raises(DataError, match="row 1 is Excel's line about the separator; remove it"):
+        source(path)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.jsonl", "a.csv"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 8\n", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "is an HTML page and not data"),
+    ],
+)
+def test_what_a_download_left_in_place_of_a_file_is_named(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=what):
+        source(tmp_path / name)
+
+
+def test_a_label_that_pandas_lost_is_missing(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": NaN}\n')
+    with pytest.raises(DataError, match=r"is missing \(NaN\); remove the row"):
+        source(tmp_path / "a.jsonl")
