@@ -456,7 +456,7 @@ def rows(tmp_path, *labels, group=None):
     return source(path, group_by=group and "group")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.integers(2, 60), st.floats(0.05, 0.9), st.integers(0, 5))
 def test_groups_never_stand_on_both_sides(tmp_path, count, fraction, seed):
     all_rows = rows(tmp_path, *["x"] * (count + 2), group=lambda number: f"g{number // 2}")

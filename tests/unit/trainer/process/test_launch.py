@@ -19,6 +19,7 @@ from finetune_trainer.process.launch import (
     launch,
 )
 from finetune_trainer.process.stop import Stop
+from unit.trainer.process.hold import Hold
 from unit.trainer.tiny import reviews
 
 SECONDS = 240
@@ -38,9 +39,9 @@ TO_THE_BEST = {
 """The rate is too small for the accuracy to rise, not for the weights to change: the first evaluation is the best."""
 
 
-def start(job):
+def start(job, hold=None):
     """The launcher, as on a laptop; its output goes to the job's log."""
-    folders = os.pathsep.join(folder for folder in sys.path if folder)
+    folders = hold.path if hold else os.pathsep.join(filter(None, sys.path))
     with (job.folder / "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer", str(job.write())],
@@ -81,13 +82,14 @@ def gone(pid):
         return True
 
 
-@pytest.mark.parametrize(("world", "devices"), [(2, TWO), (4, FOUR)])
-def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(make_job, world, devices):
-    made = make_job(training=TRAINING, **devices)
-    launcher = start(made)
-    ranks = ranks_of(launcher.pid, world)
+def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(make_job):
+    made = make_job(training=TRAINING, **TWO)
+    hold = Hold(made.folder / "hold", step=6)
+    launcher = start(made, hold)
+    ranks = ranks_of(launcher.pid)
     until((made.checkpoint_dir / "step-00000003").exists)
     os.kill(ranks[1], signal.SIGKILL)
+    hold.release()
     assert launcher.wait(SECONDS) == 128 + signal.SIGKILL
     assert "the process of rank 1 was killed by SIGKILL" in made.report.message
     assert made.report.exit_code is None
@@ -95,7 +97,7 @@ def test_a_killed_rank_ends_the_run_with_its_code_and_the_next_attempt_goes_on(m
     again = made.changed({"job": {"attempt": 2}})
     assert start(again).wait(SECONDS) == ExitCode.DONE
     assert again.report.from_step >= 3
-    assert again.report.effective.processes == world
+    assert again.report.effective.processes == 2
     assert again.log.count('"message": "training ended at step 18') == 1
 
 
@@ -168,9 +170,11 @@ def test_a_divided_run_that_was_interrupted_publishes_the_best_weights_of_one_pr
     )
     assert best.run_apart() == last.run_apart() == ExitCode.DONE, best.log
     made = make_job("divided", training=TO_THE_BEST | DIVIDED, model={"dropout": 0.0}, **TWO)
-    launcher = start(made)
+    hold = Hold(made.folder / "hold", step=6)
+    launcher = start(made, hold)
     until((made.checkpoint_dir / "step-00000003").exists)
     launcher.terminate()
+    hold.release()
     assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED, made.log
     again = made.changed({"job": {"attempt": 2}})
     assert start(again).wait(SECONDS) == ExitCode.DONE, made.log

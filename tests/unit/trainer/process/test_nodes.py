@@ -17,18 +17,19 @@ from finetune_trainer.files import sha256
 from finetune_trainer.process.launch import COLLECTIVE_TIMEOUT, NODE_RANK, Node
 from ports import free_port
 from unit.trainer.forks import SECONDS
+from unit.trainer.process.hold import Hold
 from unit.trainer.runs import on_ranks
 
 TRAINING = {"epochs": 3, "microBatchSize": 4, "checkpoint": {"every": {"steps": 3}}}
 
 
-def start(made, rank, count=2, port=None):
+def start(made, rank, count=2, port=None, hold=None):
     """The trainer of one node; its report is in the file that `report_of` reads."""
     nodes = {"count": count, "address": "127.0.0.1", "port": port}
     own = made.changed({"nodes": nodes, "terminationLog": str(made.folder / f"rank-{rank}")})
     path = made.folder / f"node-{rank}.json"
     path.write_bytes(own.write().read_bytes())
-    folders = os.pathsep.join(folder for folder in sys.path if folder)
+    folders = hold.path if hold else os.pathsep.join(filter(None, sys.path))
     with (made.folder / "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer", str(path)],
@@ -66,9 +67,11 @@ def test_two_nodes_give_the_bytes_of_two_processes_though_one_was_killed_in_betw
     assert together.run_ranks(2) == [ExitCode.DONE, ExitCode.DONE], together.log
     made = make_job("apart", training=TRAINING | {"sharding": "Full"})
     port = free_port()
-    nodes = [start(made, rank, port=port) for rank in range(2)]
+    hold = Hold(made.folder / "hold", step=6)
+    nodes = [start(made, rank, port=port, hold=hold) for rank in range(2)]
     until((made.checkpoint_dir / "step-00000003").exists)
     os.kill(int(rank_of(nodes[1])), signal.SIGKILL)
+    hold.release()
     assert [node.wait(SECONDS) for node in nodes] == [ExitCode.PEER_LOST, 128 + signal.SIGKILL], made.log
     assert made.report_of(0).message.startswith("another process of this run was lost")
     assert "the process of rank 1 was killed by SIGKILL" in made.report_of(1).message
@@ -95,7 +98,7 @@ def test_a_signal_ends_a_node_that_waits_for_the_others(make_job):
     launcher = start(made, 0, port=free_port())
     until(lambda: "computing on cpu" in made.log)
     launcher.terminate()
-    assert launcher.wait(60) == ExitCode.INTERRUPTED, made.log
+    assert launcher.wait(SECONDS) == ExitCode.INTERRUPTED, made.log
     assert made.report_of(0).message == "stopped by SIGTERM before training began"
 
 

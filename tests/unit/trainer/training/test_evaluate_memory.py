@@ -91,7 +91,7 @@ def bytes_alive():
     return tracemalloc.get_traced_memory()[0] + sum(storages.values())
 
 
-def held(name, rows, batch=50):
+def held(name, rows, batch=100):
     """Bytes that an evaluation holds before its last forward pass, more than before it began."""
     evaluator, data = evaluator_of(OBJECTIVES[name][0]), rows_of(name, rows)
     data.lengths  # noqa: B018 - computed once, and kept by the rows themselves
