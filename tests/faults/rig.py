@@ -147,5 +147,5 @@ class Restarts:
     def _run(self) -> None:
         while not self._stopped.wait(0.05):
             if not self._operator.alive:
-                self.count += 1
                 self._operator.start()
+                self.count += 1  # after it: whoever waits for it finds the new process
