@@ -1,12 +1,14 @@
 """What many jobs at once cost: time to the child Job, CPU, memory and API calls; of our operator, or of a peer.
 
-    python -m tests.bench.operator_cost [--jobs 100 500] [--pods kwok|none] [--peer] [--flood] [--runs 1] [--out FILE]
+    python -m tests.bench.operator_cost [--jobs 100 500] [--pods kwok|none] [--peer] [--bare] [--flood]
+                                        [--runs 1] [--out FILE]
     python -m tests.bench.operator_cost --finished 10000
 
 A real API server for each run. With `--pods kwok` its controllers and kube-scheduler work too, and KWOK plays the pods:
 each ends a second after it started. With `--pods none` nothing but the operator works on the jobs. `--flood` measures
-what one team's job waits for while another team submits all of these. `--finished` measures the visit of a job that has
-ended, of N in the cache. Each run is a line of JSON.
+what one team's job waits for while another team submits all of these. `--bare` sends the operator's requests by a
+client that does nothing else: the upper bound that the API server allows here. `--finished` measures the visit of a job
+that has ended, of N in the cache. Each run is a line of JSON.
 
 The jobs run a command in an allowed image and write to a claim that is bound. The peer is training-operator v1.8.1,
 whose PyTorchJobs have one worker. Times are those at which watches of this process show a change.
@@ -32,8 +34,9 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / folder) for folder in ("tests", "api", "core", "operator", "cluster")
 ]
 
+from bench import bare_requests  # noqa: E402
 from bench.kwok import Kwok, make_volume  # noqa: E402
-from bench.sightings import cpu_seconds, percentile, watch  # noqa: E402
+from bench.sightings import cpu_of_programs, cpu_seconds, percentile, watch  # noqa: E402
 from bench.training_operator import PyTorchJobs  # noqa: E402
 from builders import job, script_job, stored  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
@@ -101,6 +104,11 @@ class FineTuneJobs:
 
 
 @dataclass
+class BareRequests(FineTuneJobs):
+    """The same jobs, whose requests a client sends: no operator."""
+
+
+@dataclass
 class Course:
     """When a client first saw what, by the name of the job; filled by threads of watches."""
 
@@ -152,6 +160,9 @@ def measure(kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: 
         folder, rest = Path(made), Rest(server)
         kind.prepare(rest)
         played = Kwok(server, binary("kwok"), folder) if pods == "kwok" else nullcontext()
+        if isinstance(kind, BareRequests):
+            with played:
+                return {"operator": "none", "jobs": number, "pods": pods} | _bare(kind, rest, number, pods)
         with played, kind.operator(server, folder) as process:
             for namespace in (NAMESPACE, OTHER):
                 prepare(rest, namespace, pods=pods == "kwok")
@@ -160,6 +171,23 @@ def measure(kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: 
             if isinstance(kind, FineTuneJobs) and not flood:
                 found |= _restart(kind.running, number)
     return {"operator": type(kind).__name__, "jobs": number, "pods": pods, "flood": flood} | found
+
+
+def _bare(kind: BareRequests, rest: Rest, number: int, pods: str) -> Json:
+    """The requests of the operator without it."""
+    prepare(rest, NAMESPACE, pods=pods == "kwok")
+    load, before = os.getloadavg()[0], cpu_of_programs()
+    settings = OperatorSettings(trainer_image=TRAINER, **kind.settings)
+    found = bare_requests.send(rest, kind.job("any"), number, CLIENTS, settings, NAMESPACE)
+    return found | {
+        "cpuOfPrograms": _since(before),
+        "loadAverage": [round(load, 1), round(os.getloadavg()[0], 1)],
+    }
+
+
+def _since(before: dict[str, float]) -> dict[str, float]:
+    """CPU seconds of each program since then; ours and this one are both python."""
+    return {name: round(now - before.get(name, 0), 1) for name, now in cpu_of_programs().items()}
 
 
 def _run(
@@ -175,13 +203,14 @@ def _run(
     course, names = Course(kind), [f"job-{index:05}" for index in range(number)]
     course.watch(server, NAMESPACE)
     load, used, idle = os.getloadavg()[0], cpu_seconds(process), memory(process, "VmRSS")
+    programs = cpu_of_programs()
     requests, start = kind.requests(), time.perf_counter()
     others = _other_team(kind, server, rest) if flood else None
     submit(rest, course, NAMESPACE, names)
     sent = time.perf_counter() - start
     waits = others() if others else None
     until(lambda: len(course.born) >= number, "all children are seen", _PATIENCE)
-    at_birth = cpu_seconds(process) - used
+    at_birth, programs = cpu_seconds(process) - used, _since(programs)
     if whole:
         until(lambda: len(course.ended) >= number, "all jobs have ended", _PATIENCE)
     _until_quiet(kind, 5 if whole else 12)  # a start that takes ten seconds is written
@@ -196,6 +225,7 @@ def _run(
         "allEnded": round(max(course.ended.values()) - start, 2) if whole else None,
         "cpuSeconds": round(cpu, 2),
         "cpuToChildren": round(at_birth, 2),
+        "cpuOfProgramsToChildren": programs,
         "cpuMillisecondsPerJob": round(1000 * cpu / number, 2),
         "idleMiB": round(idle),
         "peakMiB": round(memory(process, "VmHWM")),
@@ -313,6 +343,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[500])
     parser.add_argument("--pods", choices=["kwok", "none"], default="kwok")
     parser.add_argument("--peer", action="store_true", help="the peer's jobs, too")
+    parser.add_argument("--bare", action="store_true", help="the same requests by a client alone, too")
     parser.add_argument("--flood", action="store_true", help="what another team's job waits for meanwhile")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append each run to this file")
@@ -323,10 +354,13 @@ def main() -> None:
         return
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs({"allowed_images": [TRAINER]})]
+    ours: Json = {"allowed_images": [TRAINER]}
+    kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs(ours)]
+    kinds += [PyTorchJobs] if arguments.peer else []
+    kinds += [lambda: BareRequests(ours)] if arguments.bare else []
     for _ in range(arguments.runs):
         for number in arguments.jobs:
-            for kind in [*kinds, *([PyTorchJobs] if arguments.peer else [])]:
+            for kind in kinds:
                 line = json.dumps(measure(kind(), number, arguments.pods, flood=arguments.flood))
                 print(line, flush=True)
                 if arguments.out:

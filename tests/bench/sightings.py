@@ -1,6 +1,7 @@
 """Watches of a client, which say when something was first seen, and what a process uses."""
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -51,3 +52,30 @@ def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
 def percentile(times: list[float], share: float) -> float:
     """The value that this share of the times does not exceed."""
     return sorted(times)[min(len(times) - 1, round(share * len(times)))]
+
+
+def cpu_of_programs() -> dict[str, float]:
+    """CPU seconds so far of this process and of all that it started, by the name of the program."""
+    parents, used = dict[int, int](), dict[int, tuple[str, float]]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            name, fields = _stat(stat.read_text())
+            parents[int(stat.parent.name)] = int(fields[1])
+            used[int(stat.parent.name)] = name, (int(fields[11]) + int(fields[12])) / 100
+    found: dict[str, float] = {}
+    for process, (name, seconds) in used.items():
+        if _descends(process, os.getpid(), parents):
+            found[name] = found.get(name, 0) + seconds
+    return found
+
+
+def _descends(process: int, ancestor: int, parents: dict[int, int]) -> bool:
+    while process and process != ancestor:
+        process = parents.get(process, 0)
+    return process == ancestor
+
+
+def _stat(line: str) -> tuple[str, list[str]]:
+    """Name of the program, and the fields from its state on."""
+    start, _, end = line.rpartition(")")
+    return start.partition("(")[2], end.split()

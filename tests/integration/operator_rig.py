@@ -69,7 +69,7 @@ class Rest:
         once: dict[str, Any] = dict.fromkeys(("connect", "read", "redirect", "other"), False)
         again = {"status": 10, "status_forcelist": [429], "allowed_methods": None, "raise_on_status": False}
         retries = urllib3.Retry(None, **once, **again)
-        self._pool = urllib3.PoolManager(maxsize=8, ca_certs=str(server.ca), retries=retries, timeout=30)
+        self._pool = urllib3.PoolManager(maxsize=32, ca_certs=str(server.ca), retries=retries, timeout=30)
         self._headers = {"Authorization": f"Bearer {server.token}", "Accept": "application/json"}
 
     def __call__(self, verb: str, path: str, body: Any = None, kind: str = "application/json") -> Json:
