@@ -44,6 +44,7 @@ from finetune_operator.runs import Runs
 from finetune_operator.searches import Pruning
 from finetune_operator.server import serving, status_app
 from finetune_operator.settings import load
+from finetune_operator.storages import NoMemories
 from finetune_operator.tls import certificate_of, server_context
 from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
@@ -229,6 +230,7 @@ async def _watch(handlers: kopf.OperatorRegistry, namespaces: list[str]) -> None
     tasks = await kopf.spawn_tasks(
         registry=handlers,
         settings=kopf_settings(),
+        memories=NoMemories(),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,

@@ -4,12 +4,14 @@ Fed by watch events, by our own LISTs and by the answers to our own writes; the 
 late event never hides a write of ours. It is not a source of truth: a restart fills it again.
 
 It keeps only what the operator reads: of a Job or Pod what decisions see of it. Users decide how large objects are, so
-annotations, pod specs and large specs of FineTuneJobs are dropped.
+annotations, pod specs and large specs of FineTuneJobs are dropped. Thousands of jobs have the same keys and mostly the
+same words, which are kept once.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from sys import intern
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
@@ -32,6 +34,7 @@ Body = dict[str, Any]
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
 _LARGEST_SPEC = 32 * 1024
+_LONGEST_WORD = 64
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
 _LABELS_OF_JOBS = (PARENT_UID, TRIAL, REPEAT, MEMBER, QUEUE)
 
@@ -333,12 +336,23 @@ def _kept_finetunejob(body: Body) -> Body:
         metadata["labels"] = kept_labels
     kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}
     spec = body.get("spec")
-    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": spec}
+    small = len(json.dumps(spec)) <= _LARGEST_SPEC
+    shared: Body = _with_shared_words(kept | {"spec": spec} if small else kept)
+    return shared
+
+
+def _with_shared_words(value: Any) -> Any:
+    """The same JSON. Strings that occur again and again are one object each, also of different FineTuneJobs."""
+    if isinstance(value, str):
+        return intern(value) if len(value) <= _LONGEST_WORD else value
+    if isinstance(value, dict):
+        return {intern(name): _with_shared_words(one) for name, one in value.items()}
+    return [_with_shared_words(one) for one in value] if isinstance(value, list) else value
 
 
 def _child(kind: str, body: Body, owner: str, key: Key) -> Child:
     view = job_view(body) if kind == "Job" else pod_view(body)
-    return Child(id_of(body), uid_of(body), _version(body), owner, key, view)
+    return Child(id_of(body), uid_of(body), _version(body), intern(owner), key, view)
 
 
 def _controllers(body: Body) -> list[Body]:

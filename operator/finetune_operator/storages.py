@@ -1,11 +1,13 @@
-"""Kopf's storages of what it handled, for an operator with `on.event` handlers only, which need neither of them.
+"""Kopf's storages of what it handled and knows, for an operator with `on.event` handlers only, which need none of them.
 
-With its own storages Kopf copies and compares every object at every event, which is most of what an event costs.
+With its own storages Kopf copies and compares every object at every event, which is most of what an event costs, and
+keeps a record of every object that exists.
 """
 
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
@@ -40,3 +42,11 @@ class NoProgress(kopf.ProgressStorage):
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
         """Nothing is there to be removed."""
         return essence
+
+
+class NoMemories(ResourceMemories):
+    """Of daemons, indexes and memos of each object, which `on.event` handlers do not have."""
+
+    async def recall(self, raw_body: kopf.RawBody, **given: Any) -> ResourceMemory:
+        """A new record, which is not kept."""
+        return await super().recall(raw_body, **(given | {"ephemeral": True}))

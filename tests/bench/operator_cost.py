@@ -1,14 +1,14 @@
 """What many jobs at once cost: time to the child Job, CPU, memory and API calls; of our operator, or of a peer.
 
     python -m tests.bench.operator_cost [--jobs 100 500] [--pods kwok|none] [--peer] [--bare] [--flood]
-                                        [--runs 1] [--out FILE]
+                                        [--takeover] [--runs 1] [--out FILE]
     python -m tests.bench.operator_cost --finished 10000
 
 A real API server for each run. With `--pods kwok` its controllers and kube-scheduler work too, and KWOK plays the pods:
 each ends a second after it started. With `--pods none` nothing but the operator works on the jobs. `--flood` measures
 what one team's job waits for while another team submits all of these. `--bare` sends the operator's requests by a
 client that does nothing else: the upper bound that the API server allows here. `--finished` measures the visit of a job
-that has ended, of N in the cache. Each run is a line of JSON.
+that has ended, of N in the cache; `--takeover` kills a leader whose standby knows all jobs. Each run is a line of JSON.
 
 The jobs run a command in an allowed image and write to a claim that is bound. The peer is training-operator v1.8.1,
 whose PyTorchJobs have one worker. Times are those at which watches of this process show a change.
@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -154,7 +154,9 @@ def prepare(rest: Rest, name: str, *, pods: bool) -> None:
         World(rest, name).make_claim("demo")
 
 
-def measure(kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: bool) -> Json:
+def measure(
+    kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: bool, takeover: bool = False
+) -> Json:
     """One run: its figures."""
     with ApiServer.start(controllers=pods == "kwok") as server, tempfile.TemporaryDirectory() as made:
         folder, rest = Path(made), Rest(server)
@@ -170,6 +172,7 @@ def measure(kind: FineTuneJobs | PyTorchJobs, number: int, pods: str, *, flood: 
             found = _run(kind, server, rest, process, number, whole=pods == "kwok", flood=flood)
             if isinstance(kind, FineTuneJobs) and not flood:
                 found |= _restart(kind.running, number)
+                found |= _takeover(kind, rest, folder) if takeover else {}
     return {"operator": type(kind).__name__, "jobs": number, "pods": pods, "flood": flood} | found
 
 
@@ -274,6 +277,28 @@ def _restart(operator: Operator, number: int) -> Json:
     }
 
 
+def _takeover(kind: FineTuneJobs, rest: Rest, folder: Path) -> Json:
+    """Seconds from the death of a leader to the child of a job that was submitted right after it."""
+    kind.running.kill()
+    with ExitStack() as stack:
+        replicas = []
+        for name in ("leader", "standby"):
+            (folder / name).mkdir()
+            settings = kind.settings | {"lease": f"{NAMESPACE}/operator", "identity": name}
+            replicas.append(stack.enter_context(running(kind.running.kubeconfig, folder / name, **settings)))
+            until(lambda: _leads(replicas[0]), "the first one leads")
+        replicas[0].kill()
+        start, name = time.perf_counter(), "submitted-to-nobody"
+        rest("POST", kind.path.format(NAMESPACE), kind.job(name))
+        children = kind.children.format(NAMESPACE)
+        until(lambda: rest.items(children, f"{kind.owner}={name}"), "its child is there", _PATIENCE)
+        return {"takeoverSeconds": round(time.perf_counter() - start, 2)}
+
+
+def _leads(operator: Operator) -> bool:
+    return _value(operator, "finetune_operator_leader") == 1
+
+
 async def visits_of_finished(number: int) -> Json:
     """CPU of a visit of each of N finished jobs, by a reconcile whose client does not exist."""
     cache, nothing = Cache(), cast("Any", None)
@@ -337,6 +362,10 @@ def memory(process: "subprocess.Popen[bytes]", what: str) -> float:
     return int(next(line for line in text.splitlines() if line.startswith(what)).split()[1]) / 1024
 
 
+def _measured(kind: FineTuneJobs | PyTorchJobs, number: int, asked: argparse.Namespace) -> Json:
+    return measure(kind, number, asked.pods, flood=asked.flood, takeover=asked.takeover)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -345,6 +374,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="the peer's jobs, too")
     parser.add_argument("--bare", action="store_true", help="the same requests by a client alone, too")
     parser.add_argument("--flood", action="store_true", help="what another team's job waits for meanwhile")
+    parser.add_argument("--takeover", action="store_true", help="and how soon a standby takes over with them")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append each run to this file")
     parser.add_argument("--finished", type=int, help="the visit of a finished job only, of N")
@@ -361,7 +391,7 @@ def main() -> None:
     for _ in range(arguments.runs):
         for number in arguments.jobs:
             for kind in kinds:
-                line = json.dumps(measure(kind(), number, arguments.pods, flood=arguments.flood))
+                line = json.dumps(_measured(kind(), number, arguments))
                 print(line, flush=True)
                 if arguments.out:
                     with arguments.out.open("a") as file:

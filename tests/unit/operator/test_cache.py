@@ -1,5 +1,6 @@
 """The cache: the newest version wins, deleted things stay deleted, strangers are not children."""
 
+import json
 from typing import Any
 
 import pytest
@@ -317,3 +318,19 @@ def test_only_the_status_that_a_reconcile_wrote_is_settled() -> None:
     assert not cache.settled(a_job(6)), "a parent stopped it, or its spec changed"
     cache.drop_finetunejob(a_job(7))
     assert not cache.settled(a_job(4))
+
+
+def test_what_thousands_of_jobs_say_alike_is_in_memory_once() -> None:
+    cache, keys = Cache(), list[Key]()
+    for number in range(2):
+        body = stored(job(f"job-{number}"), uid=f"uid-{number}")
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Running", "message": f"{number} " + "x" * 100}],
+        }
+        keys.append(cache.put_finetunejob(json.loads(json.dumps(body | {"status": status}))))
+    one, other = (cache.finetunejobs[key]["status"] for key in keys)
+    assert one["phase"] is other["phase"]
+    assert all(mine is theirs for mine, theirs in zip(one, other, strict=True))
+    assert one["conditions"][0]["type"] is other["conditions"][0]["type"]
+    assert one["conditions"][0]["message"] == "0 " + "x" * 100
