@@ -334,11 +334,11 @@ def _kept_finetunejob(body: Body) -> Body:
         metadata |= {"ownerReferences": _controllers(body)}
     if kept_labels := {name: labels[name] for name in _LABELS_OF_JOBS if name in labels}:
         metadata["labels"] = kept_labels
-    kept = {"metadata": metadata} | {key: body[key] for key in ("status",) if key in body}
+    kept = {"metadata": metadata}
+    if "status" in body:
+        kept["status"] = _with_shared_words(body["status"])
     spec = body.get("spec")
-    small = len(json.dumps(spec)) <= _LARGEST_SPEC
-    shared: Body = _with_shared_words(kept | {"spec": spec} if small else kept)
-    return shared
+    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": _with_shared_words(spec)}
 
 
 def _with_shared_words(value: Any) -> Any:
@@ -352,7 +352,7 @@ def _with_shared_words(value: Any) -> Any:
 
 def _child(kind: str, body: Body, owner: str, key: Key) -> Child:
     view = job_view(body) if kind == "Job" else pod_view(body)
-    return Child(id_of(body), uid_of(body), _version(body), intern(owner), key, view)
+    return Child(id_of(body), uid_of(body), _version(body), owner, key, view)
 
 
 def _controllers(body: Body) -> list[Body]:
