@@ -100,7 +100,7 @@ class Cache:
         """Keep a FineTuneJob, if it is newer than what is known."""
         key = Key(*id_of(body))
         known = self.finetunejobs.get(key)
-        if known is None or _version(body) >= _version(known):
+        if known is None or _version(body) > _version(known):
             if known is not None:
                 self._forget_run(key, known)
             self.finetunejobs[key] = kept = _kept_finetunejob(body)
@@ -114,10 +114,15 @@ class Cache:
 
     def put_settled(self, body: Body) -> None:
         """Keep a FineTuneJob whose reconcile wrote its status: the event that tells of it brings nothing new."""
-        self._settled[self.put_finetunejob(body)] = body["metadata"]["resourceVersion"]
+        self.put_finetunejob(body)
+        self.settle(body)
+
+    def settle(self, body: Body) -> None:
+        """Note that this version of a FineTuneJob was reconciled."""
+        self._settled[Key(*id_of(body))] = body["metadata"]["resourceVersion"]
 
     def settled(self, body: Body) -> bool:
-        """Whether this is what the reconcile of the FineTuneJob wrote last."""
+        """Whether this version of the FineTuneJob is the last that was reconciled, or that its reconcile wrote."""
         version: str = body["metadata"]["resourceVersion"]
         return self._settled.get(Key(*id_of(body))) == version
 
@@ -182,14 +187,10 @@ class Cache:
         if owner is None or key is None:
             return None
         before = self.children[kind].get(owner, {}).get(id_of(body))
-        if before is None or before.uid != uid_of(body):
-            if not controlled(kind, body):
-                return None  # a copy with our labels, made by hand
-            newer = before is None or _version(body) > before.version
-        else:
-            newer = _version(body) >= before.version + before.deleted
-        if not newer:
+        if before is not None and _version(body) <= before.version:
             return None
+        if (before is None or before.uid != uid_of(body)) and not controlled(kind, body):
+            return None  # a copy with our labels, made by hand
         child = _child(kind, body, owner, key)
         self._store(kind, child)
         return None if child.same_as(before) else key

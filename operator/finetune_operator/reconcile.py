@@ -211,6 +211,7 @@ class Reconciler:
         """Write the status if it has changed; returns the Events of its transitions."""
         wire = wire_within_limit(status)
         if wire == body.get("status"):
+            self.cache.settle(body)
             return []
         meta = body["metadata"]
         written = await self.cluster.write_status(

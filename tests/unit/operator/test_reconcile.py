@@ -18,6 +18,7 @@ from finetune_core.plan.reading import parse
 from finetune_operator.cache import Cache, Key
 from finetune_operator.children import Children
 from finetune_operator.errors import AlreadyExistsError, ApiError, NotFoundError
+from finetune_operator.handlers import update
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
@@ -306,10 +307,10 @@ def event_of(version: int, message: str, of: str = "job-uid") -> Body:
     }
 
 
-async def waiting(server: WithoutPod, after: float) -> Body:
+async def waiting(server: WithoutPod, after: float, cache: Cache | None = None) -> Body:
     """The status of a job whose Job has had no pod for some seconds."""
     started = {"attempt": 1, "attempts": [{"number": 1, "startTime": "2026-01-01T12:00:00Z"}]}
-    cache, clock = Cache(), Clock(T0 + timedelta(seconds=after))
+    cache, clock = cache or Cache(), Clock(T0 + timedelta(seconds=after))
     of = ended_job()
     cache.put_child("Job", {key: value for key, value in of.items() if key != "status"})
     key = cache.put_finetunejob(server.body | {"status": started})
@@ -324,6 +325,18 @@ async def test_why_a_job_has_no_pod_is_read_from_the_newest_of_its_events() -> N
     assert condition["reason"] == "ChildRefused"
     assert "exceeded quota: q" in condition["message"]
     assert server.asked == ["reason=FailedCreate"]
+
+
+async def test_the_event_of_a_version_that_was_reconciled_without_a_write_brings_no_visit() -> None:
+    server, cache = WithoutPod(), Cache()
+    await waiting(server, 2, cache)
+    (known,) = cache.finetunejobs.values()
+    noted, key = versioned(known, 50), Key("default", "movie-sentiment")
+    assert update(cache, "FineTuneJob", "MODIFIED", noted) == [key]
+    await replace(reconciler(server, cache), clock=Clock(T0 + timedelta(seconds=2)))(key)
+    assert len(server.written) == 1
+    assert update(cache, "FineTuneJob", "ADDED", noted) == [], "Kopf lists what the first LIST has brought"
+    assert update(cache, "FineTuneJob", "MODIFIED", versioned(known, 51)) == [key]
 
 
 async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
