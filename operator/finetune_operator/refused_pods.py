@@ -1,9 +1,11 @@
 """Why Job controllers cannot make pods, as their Events say."""
 
-from asyncio import Lock
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from finetune_core.wire import text
 from finetune_operator.cluster import Cluster
@@ -13,10 +15,21 @@ Body = dict[str, Any]
 
 _FIELDS = "reason=FailedCreate"
 _TRUST = 5.0
-_NAMESPACES = 1_000
-_MOST = 10_000
+_MOST, _REMEMBERED = 10_000, 20_000
 _LONGEST = 1024
 _FORBIDDEN = 403
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The messages by the uid of their Job, and when they were listed."""
+
+    at: float
+    messages: dict[str, str]
+
+
+def _size(listed: _Listed) -> int:
+    return len(listed.messages) + 1
 
 
 class RefusedPods:
@@ -25,20 +38,32 @@ class RefusedPods:
     The API server reads all Events of a namespace for a LIST of a few: one for each job would be quadratic.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._found: TTLCache[str, dict[str, str]] = TTLCache(_NAMESPACES, _TRUST)
-        self._turns: LRUCache[str, Lock] = LRUCache(_NAMESPACES)
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster, self._clock = cluster, clock
+        self._listed: LRUCache[str, _Listed] = LRUCache(_REMEMBERED, _size)
+        self._listing: set[str] = set()
 
     async def why(self, namespace: str, uid: str) -> str | None:
-        """The message on the Job with this uid; None without one, or if Events may not be read."""
-        async with self._turns.setdefault(namespace, Lock()):
-            known = self._found.get(namespace)
-            if known is None:
-                known = self._found[namespace] = await self._list(namespace)
-        return known.get(uid)
+        """The message on the Job with this uid; None without one, or if Events may not be read.
 
-    async def _list(self, namespace: str) -> dict[str, str]:
+        While another job's question is being answered, the answer is from the LIST before: nobody waits for it.
+        """
+        known = self._listed.get(namespace)
+        old = known is None or self._clock() - known.at >= _TRUST
+        if old and namespace not in self._listing:
+            known = await self._list(namespace)
+        return known.messages.get(uid) if known else None
+
+    async def _list(self, namespace: str) -> _Listed:
+        self._listing.add(namespace)
+        try:
+            found = _Listed(self._clock(), await self._messages(namespace))
+        finally:
+            self._listing.discard(namespace)
+        self._listed[namespace] = found
+        return found
+
+    async def _messages(self, namespace: str) -> dict[str, str]:
         newest: dict[str, tuple[int, str]] = {}
         try:
             async for page in self._cluster.pages("Event", namespace, fields=_FIELDS):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -40,16 +41,42 @@ def event(uid: Any, version: int, message: Any = "exceeded quota") -> Body:
     }
 
 
-def of(**events: list[Body] | ApiError) -> tuple[Server, RefusedPods]:
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def of(clock: Clock | None = None, **events: list[Body] | ApiError) -> tuple[Server, RefusedPods]:
     server = Server(**events)
-    return server, RefusedPods(server)  # type: ignore[arg-type]
+    return server, RefusedPods(server, clock or Clock())  # type: ignore[arg-type]
 
 
-async def test_jobs_that_ask_at_the_same_time_share_one_list() -> None:
+async def both(pods: RefusedPods) -> tuple[str | None, str | None]:
+    """Two answers about a Job, asked for at the same time."""
+    first, second = await asyncio.gather(pods.why("team", "one"), pods.why("team", "one"))
+    return first, second
+
+
+async def test_one_list_answers_for_all_jobs_for_a_while() -> None:
     server, pods = of(team=[event(f"uid-{number}", number, f"quota {number}") for number in range(1, 100)])
-    answers = await asyncio.gather(*[pods.why("team", f"uid-{number}") for number in range(1, 101)])
+    answers = [await pods.why("team", f"uid-{number}") for number in range(1, 101)]
     assert answers == [*[f"quota {number}" for number in range(1, 100)], None]
     assert server.lists == ["team"]
+
+
+async def test_jobs_that_ask_while_it_is_listed_do_not_wait_and_hear_what_was_known() -> None:
+    clock = Clock()
+    server, pods = of(clock, team=[event("one", 1, "before")])
+    assert await both(pods) == ("before", None)
+    clock.now += 5
+    server.events["team"] = [event("one", 2, "now")]
+    assert await both(pods) == ("now", "before")
+    assert server.lists == ["team", "team"]
 
 
 async def test_each_namespace_has_its_answers() -> None:
@@ -63,10 +90,11 @@ async def test_the_newest_event_of_a_job_counts() -> None:
     assert await pods.why("team", "uid") == "now"
 
 
-async def test_it_is_listed_anew_once_the_answer_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refused_pods, "_TRUST", 0.0)
-    server, pods = of(team=[])
+async def test_it_is_listed_anew_once_the_answer_is_old() -> None:
+    clock = Clock()
+    server, pods = of(clock, team=[])
     assert await pods.why("team", "uid") is None
+    clock.now += 5
     server.events["team"] = [event("uid", 1)]
     assert await pods.why("team", "uid") == "exceeded quota"
 
