@@ -94,9 +94,9 @@ bench: install ## Run the benchmarks of docs/benchmarks.md
 
 bench-operator: install ## Measure many jobs at once, beside Kubeflow's training-operator; half an hour on an idle machine
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kwok training-operator.v1
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 --peer --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 --peer --bare --out out/operator_cost.jsonl
 	@$(PYTHON) -m tests.bench.operator_cost --jobs 1000 5000 --out out/operator_cost.jsonl
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 1000 5000 10000 --pods none --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 1000 5000 10000 --pods none --bare --takeover --out out/operator_cost.jsonl
 	@$(PYTHON) -m tests.bench.operator_cost --jobs 5000 --pods none --flood --out out/operator_cost.jsonl
 
 bench-stream: install ## Measure memory with a 5 GB data file; takes an hour and 9 GB of disk
