@@ -6,6 +6,7 @@ machine, 8 rows of 64 tokens a rank. Per round and in turn: a step without any a
 gradients are there. It prints the medians of the ratios of a round, with the quartiles.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -21,6 +22,8 @@ from finetune_api.training import Sharding
 from unit.trainer.runs import on_ranks
 
 ROUNDS, ROWS, TOKENS = 15, 8, 64
+LONGEST = 1800
+"""Seconds; on a busy machine four ranks need minutes."""
 BUCKET = 2**22
 """Elements of a bucket of the overlapping one, 16 MiB: of 22.7 M parameters there are then six."""
 CONFIG = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -105,15 +108,21 @@ def ratio(numbers: list[float]) -> str:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for world in (2, 4):
-            rounds = on_ranks(world, measured, Path(folder), Sharding.NONE)[0]
+        for world in given.ranks:
+            rounds = on_ranks(world, measured, Path(folder), Sharding.NONE, seconds=LONGEST)[0]
             after = [once / none for none, once, _ in rounds]
             during = [hooks / once for _, once, hooks in rounds]
             print(
                 f"{world} ranks: a step with its all-reduce takes {ratio(after)} times one without;"
-                f" overlapping takes {ratio(during)} times that"
+                f" overlapping takes {ratio(during)} times that",
+                flush=True,
             )
 
 

