@@ -102,6 +102,24 @@ def _requests_fit_limits() -> Rule:
     )
 
 
+LEAST_BYTES = 2**20
+_IN_BYTES = ("memory", "ephemeral-storage")
+
+
+def _bytes_are_meant() -> Rule:
+    compared = "quantity(string({held}[k])).compareTo(quantity('%s'))"
+    return Rule(
+        _in_both(
+            f"!(k in ['memory', 'ephemeral-storage']) || {compared % '1Mi'} >= 0 || {compared % '0'} == 0"
+        ),
+        "memory and ephemeral-storage are counted in bytes: 8 is 8 bytes, and 512m half a byte; write 8Gi or 512Mi",
+        lambda s: all(
+            name not in _IN_BYTES or amount_of(quantity) == 0 or amount_of(quantity) >= LEAST_BYTES
+            for name, quantity in _of_both(s)
+        ),
+    )
+
+
 def _not_overcommitted(name: str) -> bool:
     return "/" in name or name.startswith("hugepages-")
 
@@ -154,6 +172,13 @@ class ResourcesSpec(ApiModel):
         _requests_fit_limits(),
         _the_same_in_both(),
         _hugepages_have_company(),
+        _bytes_are_meant(),
+        Rule(
+            "!has(self.sharedMemory) || quantity(string(self.sharedMemory)).compareTo(quantity('1Mi')) >= 0",
+            "sharedMemory is counted in bytes, and less than 1Mi is asked for; write for example 1Gi",
+            lambda s: s.shared_memory is None or amount_of(s.shared_memory) >= LEAST_BYTES,
+            ".sharedMemory",
+        ),
     )
     nodes: Annotated[int, Field(ge=1, le=LARGEST_NODES)] | None = None
     """Number of pods that train together, each with gpusPerNode GPUs: one process per GPU, or one per pod on a CPU. More than 1 needs claims that several nodes mount (ReadWriteMany). Default: 1."""

@@ -331,6 +331,7 @@ ACCEPTED = [
     Case("cpu as a number", spec(resources={"requests": {"cpu": 4}, "limits": {"cpu": 4}})),
     Case("cpu in quotes", spec(resources={"requests": {"cpu": "0.5"}, "limits": {"cpu": "4"}})),
     Case("memory in bytes", spec(resources={"requests": {"memory": 17_179_869_184}})),
+    Case("the least memory", spec(resources={"requests": {"memory": "0"}, "limits": {"memory": "1Mi"}})),
     Case("a request in another unit than its limit", _resources(requests={"cpu": "500m"}, limits={"cpu": 1})),
     Case(
         "a request as large as its limit",
@@ -646,6 +647,19 @@ BROKEN_RULES = [
         "more memory asked for in another unit",
         _resources(requests={"memory": "1Gi"}, limits={"memory": "1G"}),
         "a request is larger than the limit",
+    ),
+    *(
+        Case(
+            f"{name} of {size}",
+            _resources(limits={name: size}),
+            "memory and ephemeral-storage are counted in bytes: 8 is 8 bytes",
+        )
+        for name in ("memory", "ephemeral-storage")
+        for size in (8, "512m", "1048575")
+    ),
+    *(
+        Case(f"shared memory of {size}", _resources(sharedMemory=size), "sharedMemory is counted in bytes")
+        for size in (1, "64m", 0)
     ),
     *(
         Case(f"{name} as a resource", _resources(limits={name: 1}), "a name in requests and limits is cpu")
