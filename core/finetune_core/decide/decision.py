@@ -34,10 +34,10 @@ from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import JobView, Observation
 from finetune_core.decide.parents import active_seconds
 from finetune_core.decide.preflight import awaits_preflight, begun, during_preflight, open_preflight
+from finetune_core.decide.queue import label_without_effect
 from finetune_core.decide.shared import why_not_shared
 from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import QUEUE
 from finetune_core.settings import OperatorSettings
 
 _REQUEUE_WHILE_WAITING = timedelta(seconds=15)
@@ -123,20 +123,11 @@ def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings
     if conflict := conflict_of(resolved.resources, settings):
         message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
-    if job.queue_label and not (job.spec.scheduling and job.spec.scheduling.queue == job.queue_label):
-        return Verdict(
-            Phase.PENDING, Reason.INVALID_SPEC, _label_without_effect(job.queue_label), stalled=True
-        )
+    if unread := label_without_effect(job.queue_label, job.spec):
+        return Verdict(Phase.PENDING, Reason.INVALID_SPEC, unread, stalled=True)
     if refused := why_not_allowed(job.spec, settings):
         return Verdict(Phase.PENDING, Reason.NOT_ALLOWED, refused, stalled=True)
     return None
-
-
-def _label_without_effect(queue: str) -> str:
-    return (
-        f"the label {QUEUE} on a FineTuneJob has no effect, and its pods would run past the queue; write"
-        f" spec.scheduling.queue: {queue} (while spec.suspend is true), or remove the label"
-    )
 
 
 def _on_lost_nodes(context: Context, child: JobView) -> bool:

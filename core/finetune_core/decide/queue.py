@@ -7,18 +7,30 @@ attempt that is evicted keeps its Job, and resumes from its checkpoint when Kueu
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.observation import JobView, PodView, QueueView
 from finetune_core.decide.usage import used_until
+from finetune_core.plan.naming import QUEUE
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
 _PATIENCE = timedelta(seconds=30)
 _LONGEST_ANSWER = 600
 _NEVER = ("exceeds", "insufficient quota", "maximum capacity")
 """In Kueue's answers to what no free quota would be enough for."""
+
+
+def label_without_effect(queue: str | None, spec: FineTuneJobSpec) -> str | None:
+    """What is wrong with Kueue's label on a FineTuneJob, of which the pods know nothing; None without it."""
+    if not queue or (spec.scheduling and spec.scheduling.queue == queue):
+        return None
+    return (
+        f"the label {QUEUE} on a FineTuneJob has no effect, and its pods would run past the queue; write"
+        f" spec.scheduling.queue: {queue} (while spec.suspend is true), or remove the label"
+    )
 
 
 def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[PodView, ...]) -> Decision:

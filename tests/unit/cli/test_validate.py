@@ -117,6 +117,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "none.yaml" in result.output
 
 
+def test_a_label_of_kueue_that_no_pod_would_have_is_refused(tmp_path: Path) -> None:
+    labelled = GOOD.replace("metadata:", "metadata:\n  labels: {kueue.x-k8s.io/queue-name: team-a}")
+    code, output = validated(tmp_path / "job.yaml", labelled)
+    assert code == 1
+    assert (
+        "has no effect, and its pods would run past the queue; write spec.scheduling.queue: team-a" in output
+    )
+    assert validated(tmp_path / "job.yaml", f"{labelled}  scheduling: {{queue: team-a}}\n")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("field", "value", "answer"),
     [
