@@ -50,14 +50,18 @@ def publishable(
         for module in model.modules()
         if isinstance(getattr(module, "base_layer", None), Frozen)
     }
-    for layer in [module for module in model.modules() if isinstance(module, Frozen)]:
+    tables: dict[int, Frozen] = {}
+    """By the weights that several layers share, the first of them: config.json may say otherwise."""
+    layers = [(module, id(module.weight)) for module in model.modules() if isinstance(module, Frozen)]
+    for layer, weight in layers:
         origin, device = layer.origin, layer.weight.device
+        first = tables.setdefault(weight, layer)
         with_weights(layer, (found[f"{origin}.weight"] if found else layer.weight).to(device))
         if layer in adapted:
             adapted[layer].merge(safe_merge=False)
         if dtype in HALVES:
             freeze_in(layer, dtype, origin)
-    _tie(model)
+        layer.weight = first.weight
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "All adapters are already merged|Already following adapters", UserWarning
@@ -76,10 +80,3 @@ def _from_checkpoint(
     reading = Reading(spec, Storage(own, exact=True), extended=False) if own in HALVES else None
     model, _ = read_pretrained(folder.path, folder.name, config, auto_class(spec, objective), reading=reading)
     return {name: tensor.detach() for name, tensor in model.named_parameters(remove_duplicate=False)}
-
-
-def _tie(model: Any) -> None:
-    """Of two layers that share a table, the second has the first one's again."""
-    inner = getattr(model, "encoder", model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    inner.tie_weights()

@@ -267,3 +267,19 @@ def test_a_vocabulary_head_of_another_shape_is_refused(checkpoint):
         NotFoundError, match=r"lm_head.weight of .* has another shape than config.json asks for"
     ):
         load(folder, "llama", "Auto", LORA)
+
+
+@pytest.mark.parametrize(
+    ("weights", "how"),
+    [(each, LORA) for each in ("Float32", "Auto", "BFloat16", "NF4")]
+    + [("Auto", FROZEN), ("BFloat16", FROZEN)],
+)
+def test_a_head_that_config_json_calls_tied_and_the_checkpoint_has_is_published(checkpoint, weights, how):
+    folder = checkpoint("llama", torch.bfloat16)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    made = publishable(*load(folder, "llama", weights, how), torch.float32)
+    given = load_file(folder / "model.safetensors")
+    assert not torch.equal(given["lm_head.weight"], given["model.embed_tokens.weight"])
+    assert torch.equal(made.lm_head.weight, given["lm_head.weight"].float())
+    assert torch.equal(made.model.embed_tokens.weight, given["model.embed_tokens.weight"].float())
