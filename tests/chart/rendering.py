@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def helm(*arguments: str, values: Json | None = None) -> "subprocess.CompletedPr
     )
 
 
+@cache
+def _template(values: str, release: str, namespace: str) -> str:
+    done = helm("template", release, str(CHART), "--namespace", namespace, values=json.loads(values))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def refusal(values: Json) -> str:
     """What Helm says about values that the chart's schema refuses."""
     done = helm("template", RELEASE, str(CHART), values=values)
@@ -47,9 +55,8 @@ class Rendered:
         cls, values: Json | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE
     ) -> "Rendered":
         """Render, which has to succeed."""
-        done = helm("template", release, str(CHART), "--namespace", namespace, values=values)
-        assert done.returncode == 0, done.stderr
-        return cls([one for one in yaml.safe_load_all(done.stdout) if one])
+        text = _template(json.dumps(values or {}), release, namespace)
+        return cls([one for one in yaml.load_all(text, yaml.CSafeLoader) if one])
 
     def all(self, *kinds: str) -> Iterator[Json]:
         return (one for one in self.objects if one["kind"] in kinds)

@@ -41,7 +41,7 @@ class Jobs:
             "patch", "ftj", name, "-n", self.namespace, "--type=merge", "-p", f'{{"spec": {spec}}}'
         )
 
-    def wait(self, name: str, what: str, test: Callable[[Body], bool], seconds: float = 180) -> Body:
+    def wait(self, name: str, what: str, test: Callable[[Body], bool], seconds: float = 300) -> Body:
         """Wait until the status passes a test; fails with the whole status."""
         deadline = time.monotonic() + seconds
         while True:

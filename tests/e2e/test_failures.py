@@ -1,11 +1,22 @@
 """What a user is told: one sentence that says what is wrong, where, and what to change."""
 
+import pytest
+
 from e2e.jobs import Jobs, condition, tiny
 
 
-def test_bad_data_fails_at_once_with_the_file_and_the_row(jobs: Jobs) -> None:
+@pytest.fixture(scope="module")
+def begun(jobs: Jobs) -> Jobs:
+    """Jobs that fail or wait side by side: each takes seconds to start its pod."""
     jobs.apply("bad-data", tiny(data="broken.jsonl"))
-    status = jobs.wait_phase("bad-data", "Failed")
+    jobs.apply("no-model", tiny(model={"uri": "pvc://demo/models/absent"}))
+    jobs.apply("no-claim", tiny(model={"uri": "pvc://absent/models/tiny"}))
+    jobs.apply("absent-gpu", tiny(resources={"gpuResource": "example.com/gpu", "gpusPerNode": 1}))
+    return jobs
+
+
+def test_bad_data_fails_at_once_with_the_file_and_the_row(begun: Jobs) -> None:
+    status = begun.wait_phase("bad-data", "Failed")
     failed = condition(status, "Failed")
     assert failed["reason"] == "DataError"
     assert "pvc://demo/data/broken.jsonl" in failed["message"]
@@ -14,28 +25,25 @@ def test_bad_data_fails_at_once_with_the_file_and_the_row(jobs: Jobs) -> None:
     assert condition(status, "Stalled")["status"] == "True"
 
 
-def test_a_missing_model_folder_fails_at_once_and_names_it(jobs: Jobs) -> None:
-    jobs.apply("no-model", tiny(model={"uri": "pvc://demo/models/absent"}))
-    status = jobs.wait_phase("no-model", "Failed")
+def test_a_missing_model_folder_fails_at_once_and_names_it(begun: Jobs) -> None:
+    status = begun.wait_phase("no-model", "Failed")
     assert condition(status, "Failed")["reason"] == "NotFound"
     assert "pvc://demo/models/absent" in condition(status, "Failed")["message"]
 
 
-def test_a_missing_claim_is_the_pending_sentence(jobs: Jobs) -> None:
-    jobs.apply("no-claim", tiny(model={"uri": "pvc://absent/models/tiny"}))
-    status = jobs.wait("no-claim", "told", lambda s: "absent" in (s.get("display") or {}).get("message", ""))
+def test_a_missing_claim_is_the_pending_sentence(begun: Jobs) -> None:
+    status = begun.wait("no-claim", "told", lambda s: "absent" in (s.get("display") or {}).get("message", ""))
     assert status["phase"] == "Pending"
     assert condition(status, "Running")["reason"] == "MissingObject"
-    jobs.platform.kubectl("delete", "ftj", "no-claim", "-n", jobs.namespace)
+    begun.platform.kubectl("delete", "ftj", "no-claim", "-n", begun.namespace)
 
 
-def test_a_gpu_that_no_node_has_is_the_pending_sentence_with_the_remedy(jobs: Jobs) -> None:
-    jobs.apply("absent-gpu", tiny(resources={"gpuResource": "example.com/gpu", "gpusPerNode": 1}))
-    status = jobs.wait(
+def test_a_gpu_that_no_node_has_is_the_pending_sentence_with_the_remedy(begun: Jobs) -> None:
+    status = begun.wait(
         "absent-gpu", "told", lambda s: "gpusPerNode: 0" in (s.get("display") or {}).get("message", "")
     )
     assert condition(status, "Running")["reason"] == "Unschedulable"
-    jobs.platform.kubectl("delete", "ftj", "absent-gpu", "-n", jobs.namespace)
+    begun.platform.kubectl("delete", "ftj", "absent-gpu", "-n", begun.namespace)
 
 
 def test_an_image_that_cannot_be_pulled_is_the_pending_sentence(jobs: Jobs) -> None:

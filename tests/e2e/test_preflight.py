@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from e2e.jobs import Jobs, condition, tiny
 
 GPU: dict[str, Any] = {"preflight": "Required", "resources": {"gpusPerNode": 1}}
@@ -11,22 +13,28 @@ def asks_for_gpus(jobs: Jobs, name: str) -> bool:
     return "nvidia.com/gpu" in str([*jobs.children("jobs", name), *jobs.children("pods", name)])
 
 
-def test_bad_rows_fail_the_job_before_a_pod_with_a_gpu_exists(jobs: Jobs) -> None:
+@pytest.fixture(scope="module")
+def begun(jobs: Jobs) -> Jobs:
+    """Two jobs side by side: each takes seconds to start its pods."""
     jobs.apply("bad-rows", tiny(data="broken.jsonl", **GPU))
-    status = jobs.wait_phase("bad-rows", "Failed")
+    jobs.apply("good-rows", tiny(steps=2, **GPU))
+    return jobs
+
+
+def test_bad_rows_fail_the_job_before_a_pod_with_a_gpu_exists(begun: Jobs) -> None:
+    status = begun.wait_phase("bad-rows", "Failed")
     failed = condition(status, "Failed")
     assert failed["reason"] == "DataError"
     assert "row 7" in failed["message"]
     assert status["preflight"]["exitCode"] == 65
     assert status["attempts"] == []
-    assert not asks_for_gpus(jobs, "bad-rows")
+    assert not asks_for_gpus(begun, "bad-rows")
 
 
-def test_a_good_job_says_what_was_found_and_trains_on_its_gpu(jobs: Jobs) -> None:
-    jobs.apply("good-rows", tiny(steps=2, **GPU))
-    status = jobs.wait_phase("good-rows", "Succeeded")
+def test_a_good_job_says_what_was_found_and_trains_on_its_gpu(begun: Jobs) -> None:
+    status = begun.wait_phase("good-rows", "Succeeded")
     found = status["preflight"]
     assert (found["reason"], found["labels"]) == ("Succeeded", 2)
     assert found["memory"]["total"] > found["memory"]["activations"] > 0
-    assert asks_for_gpus(jobs, "good-rows")
+    assert asks_for_gpus(begun, "good-rows")
     assert status["attempts"][0]["number"] == 1

@@ -37,11 +37,10 @@ _EVENTS: list[EventFault] = [cut, cut_in_the_line, dropped, twice, garbage, erro
 _CHANCE_OF_A_KILL = 0.15
 
 
-def storm(found: Rig, seed: int, seconds: float) -> int:
-    """Faults for some time, then none; returns how many there were."""
-    chance, faults = random.Random(seed), 0
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def storm(found: Rig, seed: int, faults: int) -> None:
+    """This many faults within a second of each other, then none."""
+    chance = random.Random(seed)
+    for _ in range(faults):
         if chance.random() < _CHANCE_OF_A_KILL or not found.operator.alive:
             found.kill()
         elif chance.random() < 0.5:
@@ -49,9 +48,7 @@ def storm(found: Rig, seed: int, seconds: float) -> int:
         else:
             watch = f"GET .*{chance.choice(_WATCHES)}\\?.*watch="
             found.proxy.add(watch, event=chance.choice(_EVENTS), times=chance.randint(1, 3))
-        faults += 1
         time.sleep(chance.uniform(0.1, 1.0))
     found.proxy.heal()
     if not found.operator.alive:
         found.operator.start()
-    return faults

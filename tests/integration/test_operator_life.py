@@ -418,7 +418,13 @@ def test_a_settled_system_is_quiet(world: World, operator: Operator, rest: Rest)
     world.until_phase(runs, "Running")
     world.until_reason(waits, "Unschedulable")
     world.until_phase(ended, "Succeeded")
-    time.sleep(1)
+
+    def still() -> bool:
+        before = operator.writes()
+        time.sleep(1)
+        return operator.writes() == before
+
+    until(still, "nothing is written any more")
     versions = {one["metadata"]["resourceVersion"] for one in rest.items(world.at(JOBS))}
     writes = operator.writes()
     deadline = time.monotonic() + 10

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,21 @@ from ruamel.yaml import YAML
 
 from builders import job, script_job
 from finetune_api.status import FineTuneJobStatus, Phase
-from unit.cli.commands import finetune
+from unit.cli.commands import Done, finetune
 from unit.trainer.tiny import build_model, reviews, write_jsonl
 
 Json = dict[str, Any]
 TRAINING = {"epochs": 2, "batchSize": 16, "precision": "Float32", "optimizer": {"learningRate": 1e-3}}
 DATA = "pvc://demo/data/reviews.jsonl"
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 240
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(scope="module", autouse=True)
+def _trainer_is_found() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +58,44 @@ def written(folder: Path, **spec: Any) -> Path:
     return file
 
 
-def test_a_job_trains_and_is_not_trained_again(claim: Path, tmp_path: Path) -> None:
-    arguments = ("local", written(tmp_path), "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
-    done = finetune(*arguments, "-o", "json")
+@pytest.fixture(scope="module")
+def trained(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The output folder of a job that has trained, beside its file, and what the command printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = ("--claim", f"demo={claim}", "--output-dir", folder / "out", "-o", "json")
+    return folder / "out", finetune("local", written(folder), *given)
+
+
+def test_a_job_trains_and_is_not_trained_again(
+    claim: Path, trained: tuple[Path, Done], tmp_path: Path
+) -> None:
+    out, done = trained
     assert done.code == 0, done.err
     body = json.loads(done.out)
-    assert body == json.loads((tmp_path / "out" / "job.json").read_text())
+    assert body == json.loads((out / "job.json").read_text())
     status = FineTuneJobStatus.from_json(body["status"])
     assert status.phase is Phase.SUCCEEDED
     assert [(one.number, one.exit_code, one.from_step) for one in status.attempts] == [(1, 0, 0)]
     assert [one.epoch for one in status.epochs] == [1.0, 2.0]
     assert status.model
     assert status.model.digest
-    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
-    again = finetune(*arguments)
+    assert (out / "model" / "model.safetensors").exists()
+    given = ("--claim", f"demo={claim}", "--output-dir", out)
+    again = finetune("local", out.with_name("job.yaml"), *given)
     assert again.code == 0
-    assert str(tmp_path / "out" / "model") in again.out
-    assert not (tmp_path / "out" / "attempt-2.log").exists()
-    other = finetune(*("local", written(tmp_path, training=TRAINING | {"seed": 7}), *arguments[2:]))
+    assert str(out / "model") in again.out
+    assert not (out / "attempt-2.log").exists()
+    other = finetune("local", written(tmp_path, training=TRAINING | {"seed": 7}), *given)
     assert other.code == 66
     assert "belongs to a job with another name or spec" in other.err
 
 
 def test_a_job_from_a_cluster_trains_here_although_it_has_succeeded_there(
-    claim: Path, tmp_path: Path
+    claim: Path, trained: tuple[Path, Done], tmp_path: Path
 ) -> None:
-    first = ("local", written(tmp_path), "--claim", f"demo={claim}")
-    assert finetune(*first, "--output-dir", tmp_path / "there").code == 0
     exported = tmp_path / "exported.yaml"
-    exported.write_text((tmp_path / "there" / "job.json").read_text())
-    done = finetune("local", exported, *first[2:], "--output-dir", tmp_path / "here")
+    exported.write_text((trained[0] / "job.json").read_text())
+    done = finetune("local", exported, "--claim", f"demo={claim}", "--output-dir", tmp_path / "here")
     assert done.code == 0
     assert (tmp_path / "here" / "model" / "model.safetensors").exists()
 

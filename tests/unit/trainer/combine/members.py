@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 
+from unit.trainer.plain import run_plain
 from unit.trainer.tiny import reviews
 
 TEST = reviews(40, start=500)
@@ -55,11 +53,8 @@ def in_folder(folder, module="ensemble"):
     """What the loader in a folder answers for the test rows, with nothing of ours on Python's path."""
     import torch
 
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     texts = json.dumps([row["text"] for row in TEST])
-    command = [sys.executable, "-c", LOADED.format(module=module), texts]
-    done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
-    return torch.tensor(json.loads(done.stdout))
+    return torch.tensor(json.loads(run_plain(LOADED.format(module=module), folder, texts)))
 
 
 def recited(folder):

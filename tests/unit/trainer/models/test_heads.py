@@ -1,14 +1,11 @@
 """Heads of one's own: pooling, batch normalisation over ranks too, and a folder that brings its loader."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from finetune_api.run import ExitCode
 from unit.trainer.optimization.test_optimizer import kill_before_step
+from unit.trainer.plain import run_plain
+from unit.trainer.runs import on_ranks
 from unit.trainer.tiny import reviews
 
 HEAD = {"hiddenSizes": [16, 8], "batchNorm": True, "dropout": 0.1}
@@ -76,37 +73,20 @@ def test_a_pass_without_gradients_leaves_the_running_statistics_as_they_are():
     assert ours.num_batches_tracked == 0
 
 
-RANK = """
-import sys, torch
-import torch.distributed as dist
-sys.path.insert(0, {path!r})
-from finetune_trainer.shipped.custom_head import BatchNorm
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-torch.manual_seed(0)
-norm, rows, factors = BatchNorm(4), torch.randn(7, 4) * 3 + 1, torch.randn(7, 4)
-part = slice(0, 5) if rank == 0 else slice(5, 7)
-mine = rows[part].clone().requires_grad_()
-(norm(mine) * factors[part]).sum().backward()
-torch.save([mine.grad, norm.weight.grad, norm.running_mean, norm.running_var], sys.argv[3])
-dist.destroy_process_group()  # its threads would abort a process that ends before them
-"""
-
-
 def test_ranks_normalise_over_all_their_rows_together(tmp_path):
     import torch
 
-    import finetune_trainer
+    def body(ranks):
+        from finetune_trainer.shipped.custom_head import BatchNorm
 
-    code = RANK.format(path=str(Path(finetune_trainer.__file__).parents[1]))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(n), str(tmp_path / "store"), str(tmp_path / f"{n}.pt")]
-        )
-        for n in range(2)
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{n}.pt") for n in range(2))
+        torch.manual_seed(0)
+        norm, rows, factors = BatchNorm(4), torch.randn(7, 4) * 3 + 1, torch.randn(7, 4)
+        part = slice(0, 5) if ranks.is_main else slice(5, 7)
+        mine = rows[part].clone().requires_grad_()
+        (norm(mine) * factors[part]).sum().backward()
+        return mine.grad, norm.weight.grad, norm.running_mean, norm.running_var
+
+    first, second = on_ranks(2, body, tmp_path)
 
     torch.manual_seed(0)
     one, rows, factors = torch.nn.BatchNorm1d(4), torch.randn(7, 4) * 3 + 1, torch.randn(7, 4)
@@ -190,7 +170,7 @@ def test_out_of_memory_half_way_leaves_no_trace_in_the_running_statistics():
 
 
 def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_same_rows(tmp_path):
-    from unit.trainer.runs import largest_difference, on_ranks
+    from unit.trainer.runs import largest_difference
 
     expected = trained_with_ranks()
     for found in on_ranks(2, lambda ranks: trained_with_ranks(ranks, 4), tmp_path):
@@ -199,7 +179,7 @@ def test_training_on_two_ranks_is_that_of_one_process_where_they_normalise_the_s
 
 def test_ranks_without_a_row_of_their_own_leave_no_trace_in_the_normalisation(tmp_path):
     """9 rows: of the batch of 8 each of four ranks has 2, of the last one three have none and compute it too."""
-    from unit.trainer.runs import largest_difference, on_ranks
+    from unit.trainer.runs import largest_difference
 
     expected = trained_with_ranks(count=9)
     for found in on_ranks(4, lambda ranks: trained_with_ranks(ranks, 2, count=9), tmp_path):
@@ -208,7 +188,6 @@ def test_ranks_without_a_row_of_their_own_leave_no_trace_in_the_normalisation(tm
 
 def test_out_of_memory_on_one_of_several_normalising_ranks_ends_all(tmp_path):
     from finetune_trainer.errors import DeviceMemoryError, PeerLostError
-    from unit.trainer.runs import on_ranks
     from unit.trainer.test_distributed import full_at
 
     def body(ranks):
@@ -252,16 +231,7 @@ def test_a_folder_with_an_own_head_loads_by_the_file_in_it_and_scores_as_the_rep
     assert made.report.model.format == "custom-head"
     rows = reviews(40, start=500)
     texts = json.dumps([row["text"] for row in rows])
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    output = subprocess.run(
-        [sys.executable, "-c", LOADED, texts],
-        cwd=made.model_dir,
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    labels, logits = json.loads(output.stdout)
+    labels, logits = json.loads(run_plain(LOADED, made.model_dir, texts))
     hits = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
     metrics = made.report.model.metrics
     assert metrics["test_accuracy"] == pytest.approx(hits / len(rows))

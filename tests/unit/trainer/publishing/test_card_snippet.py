@@ -1,14 +1,12 @@
 """The lines of a model card give raw texts the answers that the report counts, for every objective and format."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from finetune_api.run import ExitCode, RunReport
 from unit.trainer.architectures import build
+from unit.trainer.plain import run_plain
 from unit.trainer.tiny import reviews, write_jsonl
 
 TEST = 24
@@ -79,17 +77,8 @@ def each_answer(folder, lines, given, shown):
 
 
 def run_lines(folder, code, given):
-    output = subprocess.run(
-        [sys.executable, "-c", f"import json, sys\n{code}"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert output.returncode == 0, output.stderr[-2000:]
-    return json.loads(output.stdout.splitlines()[-1])
+    output = run_plain(f"import json, sys\n{code}", folder, given=json.dumps(given))
+    return json.loads(output.splitlines()[-1])
 
 
 TEXTS = {'texts = ["a text to classify"]': "texts = GIVEN"}
