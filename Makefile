@@ -55,7 +55,7 @@ test-examples: install ## Train every example, from its YAML through the operato
 
 test-integration: install ## Run tests against a real API server and etcd
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm kstatus
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/chart tests/security --ignore tests/security/test_flood.py
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/security tests/integration tests/chart --ignore tests/security/test_flood.py
 
 test-security: install ## Run the tests of tenants, rights and the audit log, and a flood of the progress port; three minutes
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kubectl helm

@@ -28,7 +28,7 @@ _ORPHAN_COLLECTOR = "pod-garbage-collector-controller"
 """Deletes pods that are bound to a node which does not exist, as every pod here whose kubelet a test plays."""
 
 _ATTEMPTS = 3  # another process may take a port between our choice and the program's bind
-_SECONDS = 60
+_SECONDS = 180
 
 
 @dataclass
@@ -95,7 +95,7 @@ class ApiServer:
         for process in reversed(self._keepers):  # the last one's folder is inside the first one's
             if process.stdin and not process.stdin.closed:
                 process.stdin.close()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def logs(self) -> str:

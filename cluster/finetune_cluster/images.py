@@ -96,7 +96,7 @@ def _in_registry(registry: str, name: str) -> bool:
         headers={"Accept": _MANIFESTS},
     )
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60):
             return True
     except urllib.error.HTTPError as error:
         if error.code == 404:

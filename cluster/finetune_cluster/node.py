@@ -39,7 +39,7 @@ from finetune_cluster.teardown import end_processes, remove_containers, remove_s
 from finetune_cluster.volumes import VolumePool
 
 VOLUMES = 32
-_SECONDS = 90
+_SECONDS = 180
 
 
 class NodeCluster:

@@ -49,7 +49,7 @@ class Platform:
         extra = [part for setting in settings for part in ("--set", setting)]
         helm = [str(binary("helm")), "--kubeconfig", str(self.kubeconfig), "upgrade", "--install"]
         target = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
-        run([*helm, *target, "--wait", "--timeout", "3m", *options, *extra])
+        run([*helm, *target, "--wait", "--timeout", "5m", *options, *extra])
 
     def make_claim(self, namespace: str, name: str, size: str = "2Gi") -> None:
         """A claim of the default storage class."""

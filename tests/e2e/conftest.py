@@ -63,7 +63,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def jobs(platform: Platform, materials: Path) -> Iterator[Jobs]:
     """A namespace under the restricted Pod Security Standard, with the materials on the claim `demo`."""
-    _delete_namespace(platform, "--timeout=180s")
+    _delete_namespace(platform, "--timeout=300s")
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",

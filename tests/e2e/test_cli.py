@@ -36,7 +36,7 @@ def test_a_job_is_followed_its_log_read_and_its_model_copied(
     assert logs.code == 0, logs.err
     assert "── attempt 1, pod terminal-" in logs.out
     assert "evaluation at step" in logs.out
-    assert cli(jobs, "wait", trained, "--timeout", "60").code == 0
+    assert cli(jobs, "wait", trained, "--timeout", "300").code == 0
     done = cli(jobs, "get-model", trained, tmp_path / "model")
     assert done.code == 0, done.err
     assert "verified, sha256:" in done.out

@@ -11,7 +11,7 @@ _LONG = 1200  # steps of the tiny model: half a minute, enough to interrupt
 def test_an_operator_killed_in_mid_run_starts_no_second_attempt_and_its_standby_goes_on(jobs: Jobs) -> None:
     holder = ("get", "lease", "-n", SYSTEM, "finetune-operator", "-o", "jsonpath={.spec.holderIdentity}")
     scale = ("scale", "deployment/finetune-operator", "-n", SYSTEM)
-    rollout = ("rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=120s")
+    rollout = ("rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=300s")
     jobs.platform.kubectl(*scale, "--replicas=2")
     jobs.platform.kubectl(*rollout)
     jobs.apply("operator-killed", tiny(_LONG))
@@ -72,7 +72,7 @@ def test_a_job_is_deleted_with_its_children_while_the_operator_is_down(jobs: Job
     scale = ("scale", "deployment/finetune-operator", "-n", SYSTEM)
     jobs.platform.kubectl(*scale, "--replicas=0")
     try:
-        jobs.platform.kubectl("delete", "ftj", "deleted", "-n", jobs.namespace, "--timeout=30s")
+        jobs.platform.kubectl("delete", "ftj", "deleted", "-n", jobs.namespace, "--timeout=60s")
         deadline = time.monotonic() + 90
         while jobs.children("job", "deleted") or jobs.children("pod", "deleted"):
             assert time.monotonic() < deadline, "the job's children outlived it"
@@ -82,7 +82,7 @@ def test_a_job_is_deleted_with_its_children_while_the_operator_is_down(jobs: Job
     finally:
         jobs.platform.kubectl(*scale, "--replicas=1")
         jobs.platform.kubectl(
-            "rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=120s"
+            "rollout", "status", "-n", SYSTEM, "deployment/finetune-operator", "--timeout=300s"
         )
 
 

@@ -12,11 +12,11 @@ from finetune_demo.platform import SYSTEM, Platform
 def test_the_selfcheck_passes_and_shows_what_it_found(platform: Platform, program: str) -> None:
     helm = [str(binary(program)), "--kubeconfig", str(platform.kubeconfig), "--namespace", SYSTEM]
     done = subprocess.run(
-        [*helm, "test", "finetune-operator", "--logs", "--timeout=2m"],
+        [*helm, "test", "finetune-operator", "--logs", "--timeout=4m"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout

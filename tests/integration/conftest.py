@@ -43,9 +43,9 @@ def client(server: ApiServer) -> Iterator[ApiClient]:
     """A client of the server, which knows FineTuneJobs."""
     with config.new_client_from_config(str(server.kubeconfig)) as connected:
         ApiextensionsV1Api(connected).create_custom_resource_definition(crd())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not _served(connected, server):
-            assert time.monotonic() < deadline, "the CRD is not served after 20 s"
+            assert time.monotonic() < deadline, "the CRD is not served after 60 s"
             time.sleep(0.05)
         yield connected
 

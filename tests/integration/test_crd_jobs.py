@@ -364,7 +364,7 @@ def test_wait_ends_when_the_job_is_finished(jobs: Jobs, output: Output) -> None:
     jobs.create(job())
     jobs.patch_status("movie-sentiment", {"conditions": [condition("Finished")]})
     assert "condition met" in output(
-        "wait", "--for=condition=Finished", "ftj/movie-sentiment", "--timeout=20s"
+        "wait", "--for=condition=Finished", "ftj/movie-sentiment", "--timeout=60s"
     )
 
 

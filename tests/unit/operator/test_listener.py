@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import socket
 import ssl
 import subprocess
@@ -286,6 +287,8 @@ def test_thousands_of_half_open_connections_stay_far_below_the_memory_of_the_cha
     process: tuple[int, int], addresses: int
 ) -> None:
     pid, port = process
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     before = peak_mib(pid)
     held = []
     for number in range(3000):
