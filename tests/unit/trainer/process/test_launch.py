@@ -52,14 +52,29 @@ def start(job, hold=None):
 
 
 def children(pid):
-    """Processes started by a process, in their order."""
+    """Processes started by a process."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return sorted(int(child) for task in tasks for child in task.read_text().split())
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def ranks_of(pid, world=2):
-    """All ranks, once they are there: children of the launcher, whose parent watches it."""
-    return until(lambda: len(found := children(launcher_of(pid))) == world and found)
+    """All ranks in their order, once they are there: children of the launcher, whose parent watches it."""
+
+    def found():
+        ranks = {variable(child, "RANK"): child for child in children(launcher_of(pid))}
+        return all(str(rank) in ranks for rank in range(world)) and ranks
+
+    ranks = until(found)
+    return [ranks[str(rank)] for rank in range(world)]
+
+
+def variable(pid, name):
+    """Of a process's environment; None for another program, and one that has ended."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_text()
+    except OSError:
+        return None
+    return dict(one.partition("=")[::2] for one in environment.split("\0")).get(name)
 
 
 def launcher_of(pid):
