@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api import API_VERSION
-from finetune_api.base import ApiModel
+from finetune_api.base import ApiModel, ShortText
 from finetune_api.run import Path, RunConfig
 from finetune_api.status import LARGEST_COUNT
 
@@ -28,7 +28,13 @@ class PreflightConfig(ApiModel):
     output_size: Bytes | None = None
     """Size of an output claim that is not mounted, in bytes."""
     gpu_memory: Bytes | None = None
-    """Memory of each GPU, in bytes. Default: unknown."""
+    """Memory of each GPU, in bytes; where GPUs differ, of the largest. Default: unknown."""
+    least_gpu_memory: Bytes | None = None
+    """Memory of the smallest GPU, where they differ."""
+    gpu_nodes: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = None
+    """Number of nodes whose labels tell the memory. Absent if the administrator sets it."""
+    gpu_product: ShortText | None = None
+    """Product of the GPUs by these labels, if all are alike."""
     work_dir: Path = "/tmp/finetune-preflight"  # noqa: S108 - an emptyDir of the pod's own
     """Folder for what is not kept. Removed at the end."""
     termination_log: Path | None = None

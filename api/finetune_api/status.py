@@ -704,6 +704,17 @@ class PreflightMemory(ApiModel):
     """Tokens of each of these rows: those of the longest one."""
 
 
+class PreflightTime(ApiModel):
+    """Estimated time of training. Evaluations, checkpoints, reading and interruptions come on top."""
+
+    seconds: Count
+    """Seconds of all steps."""
+    step_seconds: Measured = None
+    """Seconds of one optimizer step."""
+    basis: ShortText
+    """The speed of computation that the estimate rests on, and whether it was measured or assumed."""
+
+
 class PreflightDisk(ApiModel):
     """Estimated need of the output claim, in bytes."""
 
@@ -750,6 +761,8 @@ class PreflightFindings(ApiModel):
     """Estimated peak memory of each training process."""
     disk: PreflightDisk | None = None
     """Estimated need of the output claim."""
+    time: PreflightTime | None = None
+    """Estimated time of training."""
     warnings: Annotated[list[Annotated[str, Field(max_length=320)]], Field(max_length=4)] = []
     """What looks wrong but does not prevent training. Only the first ones if there are many."""
 

@@ -19,6 +19,7 @@ from finetune_core.wire import at
 from finetune_operator.cache import Cache, Key, uid_of
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, ConflictError, ForeignObjectError, NotFoundError
+from finetune_operator.nodes import Nodes
 from finetune_operator.views import labels_in
 
 Body = dict[str, Any]
@@ -34,6 +35,7 @@ class Children:
     ) -> None:
         self._cluster, self._cache, self._settings = cluster, cache, settings
         self._ca_certificate = ca_certificate
+        self._nodes = Nodes(cluster, settings)
 
     async def create_attempt(
         self, job: FineTuneJob, resolved: Resolved, attempt: int, history: SearchHistory | None = None
@@ -55,8 +57,9 @@ class Children:
     async def create_preflight(self, job: FineTuneJob, resolved: Resolved, number: int) -> None:
         """Create the objects of a try of preflight. Raises ForeignObjectError as `create_attempt` does."""
         bound = await self._output_bound(job, resolved)
+        gpus = await self._nodes.gpus_for(job, resolved)
         wanted = preflight_plan(
-            job, resolved, number, self._settings, self._ca_certificate(), output_bound=bound
+            job, resolved, number, self._settings, self._ca_certificate(), output_bound=bound, gpus=gpus
         )
         await self._create_once("ConfigMap", wanted.config_map, job)
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))

@@ -38,6 +38,7 @@ PATHS = {
     "Event": ("api/v1", "events"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta2", "workloads"),
     "ResourceClaimTemplate": ("apis/resource.k8s.io/v1", "resourceclaimtemplates"),
+    "Node": ("api/v1", "nodes"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 

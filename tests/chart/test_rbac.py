@@ -23,6 +23,7 @@ ON_JOBS: set[Right] = {
     *(("", "events", verb) for verb in ("create", "list")),
     ("resource.k8s.io", "resourceclaimtemplates", "get"),
 }
+ON_NODES: set[Right] = {("", "nodes", "list")}
 ON_WORKLOADS: set[Right] = {("kueue.x-k8s.io", "workloads", "get")}
 ON_PRIORITIES: set[Right] = {("kueue.x-k8s.io", "workloads", "patch")}
 ON_TOKENS: set[Right] = {("authentication.k8s.io", "tokenreviews", "create")}
@@ -80,7 +81,7 @@ def at(place: str, *sets: set[Right]) -> set[tuple[str, Right]]:
 
 def test_in_the_whole_cluster() -> None:
     own = at(NAMESPACE, ON_ITS_LEASE, ON_ITS_SECRET)
-    assert granted_rights({}) == at("", ON_JOBS, ON_WORKLOADS, ON_TOKENS) | own
+    assert granted_rights({}) == at("", ON_JOBS, ON_NODES, ON_WORKLOADS, ON_TOKENS) | own
 
 
 def test_in_some_namespaces() -> None:
@@ -96,7 +97,7 @@ def test_in_its_own_namespace() -> None:
 
 
 def test_without_progress_nothing_on_tokens_and_secrets() -> None:
-    wanted = at("", ON_JOBS, ON_WORKLOADS) | at(NAMESPACE, ON_ITS_LEASE)
+    wanted = at("", ON_JOBS, ON_NODES, ON_WORKLOADS) | at(NAMESPACE, ON_ITS_LEASE)
     assert granted_rights({"progress": {"enabled": False}}) == wanted
 
 
@@ -147,6 +148,7 @@ def test_the_page_on_installing_explains_every_right() -> None:
     assert explained == {
         (resource, verb)
         for _, resource, verb in ON_JOBS
+        | ON_NODES
         | ON_WORKLOADS
         | ON_PRIORITIES
         | ON_TOKENS

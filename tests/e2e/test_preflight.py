@@ -35,6 +35,7 @@ def test_a_good_job_says_what_was_found_and_trains_on_its_gpu(begun: Jobs) -> No
     status = begun.wait_phase("good-rows", "Succeeded")
     found = status["preflight"]
     assert (found["reason"], found["labels"]) == ("Succeeded", 2)
+    assert "measured" in found["time"]["basis"], "its GPU is simulated"
     assert found["memory"]["total"] > found["memory"]["activations"] > 0
     assert asks_for_gpus(begun, "good-rows")
     assert status["attempts"][0]["number"] == 1

@@ -15,6 +15,7 @@ from integration.operator_rig import (
     make_namespace,
     running,
     shared_server,
+    until,
 )
 from integration.test_operator_search import trials, until_trials
 
@@ -61,7 +62,7 @@ def test_a_bad_row_fails_the_job_and_no_object_asked_for_a_gpu(world: World) -> 
 
 
 def test_what_it_found_is_in_the_status_before_the_first_attempt_asks_for_a_gpu(world: World) -> None:
-    name = world.apply(**GPU)
+    name = world.apply(ttlSecondsAfterFinished=0, **GPU)
     pod = world.preflight_pod(name)
     assert world.reason(name) == "Preflight"
     assert not any(map(asks_for_gpus, world.pods(name)))
@@ -70,6 +71,9 @@ def test_what_it_found_is_in_the_status_before_the_first_attempt_asks_for_a_gpu(
     status = world.until_phase(name, "Succeeded")
     assert (status["preflight"]["reason"], status["preflight"]["trainRows"]) == ("Succeeded", 180)
     assert [one["number"] for one in status["attempts"]] == [1]
+    until(
+        lambda: not world.children(name) and not world.config_maps(name), "its Jobs go with their ConfigMaps"
+    )
 
 
 def test_an_operator_that_is_killed_while_it_checks_goes_on(world: World, operator: Operator) -> None:

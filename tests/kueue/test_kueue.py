@@ -19,6 +19,7 @@ Json = dict[str, Any]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "queue"
 BOOST = "kueue.x-k8s.io/priority-boost"
 ONE_CPU = {"gpusPerNode": 0, "requests": {"cpu": "1"}}
+ON_ONE_MACHINE = {"topologyKey": "kubernetes.io/hostname"}
 _numbers = count(1)
 
 
@@ -55,6 +56,7 @@ def queue(world: World) -> str:
 
 def apply(world: World, queue: str, priority: str | None = None, **fields: Any) -> str:
     scheduling = {"queue": queue} | ({"priorityClassName": priority} if priority else {})
+    scheduling |= fields.pop("scheduling", {})
     return world.apply(
         f"{queue}-{next(_numbers)}", scheduling=scheduling, **({"resources": ONE_CPU} | fields)
     )
@@ -147,6 +149,46 @@ def test_a_preempted_job_saves_waits_at_its_place_and_resumes_in_the_same_attemp
     assert [one["metadata"]["uid"] for one in world.children(low)] == [child]
     world.succeed(start(world, later))
     world.until_phase(later, "Succeeded")
+
+
+def test_a_job_on_two_nodes_gets_both_pods_or_none_and_resumes_in_both_after_preemption(world: World) -> None:
+    name = f"queue-{next(_numbers)}"
+    make_queue(world, name, {"cpu": "2"}, preemption={"withinClusterQueue": "LowerPriority"})
+    single = apply(world, name, "low")
+    running = start(world, single)
+    double = apply(world, name, "low", resources=ONE_CPU | {"nodes": 2}, scheduling=ON_ONE_MACHINE)
+    assert "insufficient unused quota" in sentence(world, double, "insufficient unused quota")
+    assert world.pods(double) == [], "though the quota has room for one of them"
+    world.succeed(running)
+    world.until_phase(single, "Succeeded")
+    first = both(world, double)
+    report(world, double, step=100, saved=100)
+    high = apply(world, name, "high")
+    for pod in first:
+        world.obey(pod)
+    sentence(world, double, "evicted, and waits in queue")
+    assert world.pods(double) == []
+    world.succeed(start(world, high))
+    world.until_phase(high, "Succeeded")
+    for pod in both(world, double, *first):
+        world.succeed(pod)
+    (attempt,) = world.until_phase(double, "Succeeded")["attempts"]
+    assert (attempt["number"], attempt["evictions"]) == (1, 1)
+
+
+def both(world: World, name: str, *others: str) -> list[str]:
+    """Play the kubelet for the pods of a job on two nodes, once both are there; their names."""
+
+    def found() -> list[str]:
+        names = [pod["metadata"]["name"] for pod in world.pods(name) if pod["metadata"]["name"] not in others]
+        return names if len(names) == 2 else []
+
+    pods = until(found, f"{name} has two pods")
+    for pod in pods:
+        world.bind(pod)
+        world.start_container(pod)
+    world.until_phase(name, "Running")
+    return pods
 
 
 def test_a_deactivated_workload_stays_so_until_somebody_activates_it(world: World, queue: str) -> None:

@@ -1,4 +1,4 @@
-"""An API server that records every request of the operator's account, and the records."""
+"""An API server that records every request of the operator's account and what anybody writes of Jobs and pods."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,15 @@ POLICY: Json = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "users": [ACCOUNT]}, {"level": "None"}],
+    "rules": [
+        {
+            "level": "Request",
+            "verbs": ["create", "update", "patch"],
+            "resources": [{"group": "batch", "resources": ["jobs"]}, {"group": "", "resources": ["pods"]}],
+        },
+        {"level": "Metadata", "users": [ACCOUNT]},
+        {"level": "None"},
+    ],
 }
 
 
@@ -58,14 +66,22 @@ class Audit:
         return self.log.stat().st_size if self.log.exists() else 0
 
     def requests(self, since: int = 0) -> Iterator[Request]:
-        """Those that name a resource; the others are discovery."""
+        """Those of the operator that name a resource; the others are discovery."""
+        for event in self._events(since):
+            if event["user"]["username"] == ACCOUNT and "objectRef" in event:
+                yield Request.of(event)
+
+    def workloads(self, namespace: str, since: int = 0) -> Iterator[tuple[str, Json]]:
+        """The bodies of all Jobs and pods that were to be created or changed, by anybody, each with its kind."""
+        for event in self._events(since):
+            body, at = event.get("requestObject"), event.get("objectRef", {})
+            if body and at.get("namespace") == namespace:
+                yield at["resource"], body
+
+    def _events(self, since: int) -> Iterator[Json]:
         with self.log.open("rb") as file:
             file.seek(since)
-            for line in file:
-                event = json.loads(line)
-                assert event["user"]["username"] == ACCOUNT
-                if "objectRef" in event:
-                    yield Request.of(event)
+            yield from map(json.loads, file)
 
 
 @contextmanager

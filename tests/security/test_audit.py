@@ -1,10 +1,12 @@
 """What the operator asks of the API server over the lives of jobs of every kind in two teams' namespaces: nothing
-outside of them, nothing about a Secret of theirs, and every right of the chart but those listed here.
+outside of them, nothing about a Secret of theirs, and every right of the chart but those listed here. And what anybody
+writes of a job that fails its preflight: nothing that asks for a GPU.
 
 By the audit log of a kube-apiserver; the operator has its own account with the rights that the chart grants. The teams'
 namespaces admit restricted pods only.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ from typing import Any
 import pytest
 
 from chart.rendering import CHART, NAMESPACE, RELEASE
-from chart.test_rbac import ON_ITS_LEASE, ON_ITS_SECRET, ON_JOBS, ON_TOKENS, ON_WORKLOADS
+from chart.test_rbac import ON_ITS_LEASE, ON_ITS_SECRET, ON_JOBS, ON_NODES, ON_TOKENS, ON_WORKLOADS
 from finetune_api.run import ExitCode
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import CHILDREN, CONFIG_MAPS, MERGE, Rest, World, make_namespace
 from integration.release import CRD, IMAGE, Operator, Tools, eventually, operator
 from integration.test_chart_install import report
 from integration.test_operator_nodes import ON_ONE_MACHINE, TWO, pods_of
-from integration.test_operator_preflight import PASSED
+from integration.test_operator_preflight import BAD_ROW, PASSED, fail
 from integration.test_operator_search import GRID, concluded, train, until_trials
 from security.audit import Audit, Request, Right, audited
 
@@ -39,6 +41,7 @@ NOT_USED: set[Right] = {
 }
 EVERYWHERE = {("finetune.dev", "finetunejobs"), ("batch", "jobs"), ("", "pods")}
 OURS = "finetune.dev/job-uid"
+GPU = "nvidia.com/gpu"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ApiServer
             make_namespace(rest, name)
             rest("PATCH", f"/api/v1/namespaces/{name}", restricted, MERGE)
             rest("POST", SECRETS.format(name), {"metadata": {"name": "hub"}, "stringData": {"token": "hf_x"}})
+        labels = {f"{GPU}.memory": "15360", f"{GPU}.product": "Tesla-T4"}
+        rest("POST", "/api/v1/nodes", {"metadata": {"name": "with-gpus", "labels": labels}})
         yield started
 
 
@@ -78,24 +83,51 @@ def test_the_life_of_jobs_in_two_namespaces_asks_for_nothing_outside_of_them(
     mark, rest = audit.mark(), Rest(api)
     a_decoy(World(rest, OUTSIDE))
     with operator(release, tmp_path) as running:
-        for team in TEAMS:
-            live(World(rest, team), running)
+        lives = {team: live(World(rest, team), running) for team in TEAMS}
     asked = list(audit.requests(mark))
     assert {one.code for one in asked if one.code in (401, 403)} == set()
     used = {one.right for one in asked}
-    assert used <= GRANTED
-    assert GRANTED - used == NOT_USED
+    granted = GRANTED | (ON_NODES if scope == "cluster" else set())
+    assert used <= granted
+    assert granted - used == NOT_USED
     assert {one.namespace for one in asked if one.namespace} == {*TEAMS, NAMESPACE}
     assert [one for one in asked if not one.namespace and not may_ask_everywhere(one, scope)] == []
     secrets = {(one.namespace, one.name) for one in asked if one.right[1] == "secrets"}
     assert secrets == {(NAMESPACE, f"{RELEASE}-tls")}
     here = {one.right for one in asked if one.namespace == NAMESPACE}
     assert here <= {*ON_ITS_LEASE, *ON_ITS_SECRET}
+    for team, (good, bad) in lives.items():
+        assert gpu_memory(World(rest, team), bad) == (15_360 * 2**20 if scope == "cluster" else None)
+        assert written_of(audit, mark, team, good) == {
+            ("jobs", "p1", False),
+            ("pods", "p1", False),
+            ("jobs", "a1", True),
+            ("pods", "a1", True),
+        }
+        assert written_of(audit, mark, team, bad) == {("jobs", "p1", False), ("pods", "p1", False)}
+
+
+def gpu_memory(world: World, name: str) -> int | None:
+    """What preflight of a job knows of it."""
+    (config,) = world.config_maps(name)
+    found: int | None = json.loads(config["data"]["run.json"]).get("gpuMemory")
+    return found
+
+
+def written_of(audit: Audit, mark: int, namespace: str, name: str) -> set[tuple[str, str, bool]]:
+    """The kinds of a job's children that anybody wrote, the ends of their names, and whether they ask for a GPU."""
+    found = set()
+    for kind, body in audit.workloads(namespace, mark):
+        of = body.get("metadata", {})
+        if of.get("labels", {}).get("finetune.dev/job-name") == name:
+            child = of.get("generateName", "").removesuffix("-") or of["name"]
+            found.add((kind, child.rpartition("-")[2], GPU in str(body["spec"])))
+    return found
 
 
 def may_ask_everywhere(asked: Request, scope: str) -> bool:
-    """Reviews of tokens; and in the scope of the cluster, lists and watches: of Jobs and pods, the operator's only."""
-    if asked.right in ON_TOKENS:
+    """Reviews of tokens; in the scope of the cluster, nodes, and lists and watches: of Jobs and pods its own only."""
+    if asked.right in ON_TOKENS or (scope == "cluster" and asked.right in ON_NODES):
         return True
     group, resource, verb = asked.right
     known = scope == "cluster" and (group, resource) in EVERYWHERE and verb in ("list", "watch")
@@ -115,13 +147,13 @@ def a_decoy(outside: World) -> None:
     outside.rest("POST", outside.at(CONFIG_MAPS), {"metadata": meta | {"name": "x-7d2c1e8a-a1"}})
 
 
-def live(world: World, running: Operator) -> None:
-    """Jobs of every kind, from their creation to their ends."""
+def live(world: World, running: Operator) -> tuple[str, str]:
+    """Jobs of every kind, from their creation to their ends; one that passes preflight, and one that fails it."""
     hub = {"uri": "hf://org/base", "credentials": {"secretName": "hub"}}
     apart = world.apply(resources=TWO, scheduling=ON_ONE_MACHINE, ttlSecondsAfterFinished=0)
     refused = world.apply(scheduling={"priorityClassName": "no-such-class"})
     queued = world.apply(scheduling={"queue": "team"})
-    checked = world.apply(resources={"gpusPerNode": 1})
+    checked, doomed = (world.apply(resources={"gpusPerNode": 1}) for _ in range(2))
     trained = world.apply(
         model=hub, env=[{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
     )
@@ -141,6 +173,8 @@ def live(world: World, running: Operator) -> None:
     world.until_phase(trained, "Succeeded")
     world.succeed(world.preflight_pod(checked), PASSED)
     world.pod(checked)
+    fail(world, world.preflight_pod(doomed), BAD_ROW)
+    world.until_phase(doomed, "Failed")
     world.until_reason(refused, "ChildRefused")
     eventually(lambda: world.children(queued))
 
@@ -169,3 +203,4 @@ def live(world: World, running: Operator) -> None:
         world.start_container(pod)
         world.succeed(pod)
     eventually(lambda: not world.children(apart))
+    return checked, doomed

@@ -41,6 +41,8 @@ from finetune_core.settings import OperatorSettings
 MOST_RETRIES = 5
 SKIPPED = "Skipped"
 _PASSED = (Reason.SUCCEEDED.value, SKIPPED)
+_NEW = ("kind", "leastGpuMemory", "gpuNodes", "gpuProduct")
+"""Fields of PreflightConfig that trainers of earlier versions do not know."""
 _REQUEUE = timedelta(seconds=15)
 _SLOW_START = timedelta(seconds=30)
 _RUNS = "preflight checks data, model and output before GPUs are requested"
@@ -156,7 +158,7 @@ def _close(
     if found.reason == Reason.SUSPENDED:
         return _suspended(context, found)
     if _unknown_to_image(report):
-        message = "spec.image is a trainer of an earlier version, which has no preflight"
+        message = "spec.image is a trainer of an earlier version, which does not know this preflight"
         return _pass(context, found.model_copy(update={"reason": SKIPPED, "message": message}))
     unreachable = pod is not None and pod is lost
     evidence = Evidence(pod, report, False, child.failure if child else None, unreachable=unreachable)
@@ -197,10 +199,10 @@ def _pass(context: Context, found: PreflightStatus) -> Decision | Context:
 
 
 def _unknown_to_image(report: RunReport | None) -> bool:
-    """Whether the trainer refused the kind of its configuration: it is older than preflight."""
+    """Whether the trainer refused a field of its configuration: it is older than preflight, or than that field."""
     if report is None or report.place is None:
         return False
-    return report.exit_code == ExitCode.CONFIGURATION and report.place.field == "kind"
+    return report.exit_code == ExitCode.CONFIGURATION and report.place.field in _NEW
 
 
 def _failure(evidence: Evidence) -> Failure:

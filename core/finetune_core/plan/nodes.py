@@ -5,6 +5,7 @@ host name JOB-N; the names of another attempt are others.
 """
 
 import json
+import re
 from typing import Any
 
 from finetune_api.resources import ResourcesSpec
@@ -24,6 +25,8 @@ from finetune_core.settings import OperatorSettings
 
 PORT = 29500
 NODE_RANK = "PET_NODE_RANK"
+_SHELLS = ("sh", "bash", "dash")
+_TRL = re.compile(r"(^|[;&|(\n]|\bexec\b)\s*(\S*/)?trl\s")
 _INDEX = f"metadata.annotations['{COMPLETION_INDEX}']"
 
 
@@ -96,7 +99,8 @@ def environment(
 
     torchrun reads PET_*, and sets RANK and alike for its processes itself; Lightning reads NODE_RANK. A command that
     trains in its own process needs RANK, WORLD_SIZE and LOCAL_RANK, which are known here if a pod has one process.
-    accelerate joins ranks on a CPU only with ACCELERATE_USE_CPU; else every rank would train alone.
+    trl must not see these: before it starts accelerate's launcher, its command line would join the others by them and
+    hold their port. accelerate joins ranks on a CPU only with ACCELERATE_USE_CPU; else every rank would train alone.
     """
     if count_of(resources) == 1:
         return []
@@ -113,7 +117,7 @@ def environment(
         "MASTER_PORT": PORT,
     }
     ranks.append("NODE_RANK")
-    if processes == 1:
+    if processes == 1 and not _runs_trl(job.spec.command):
         known |= {"WORLD_SIZE": world_size(resources), "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         ranks.append("RANK")
     if _on_cpu(resources, settings):
@@ -124,17 +128,28 @@ def environment(
     ]
 
 
+def _runs_trl(command: list[str]) -> bool:
+    """Whether the program is trl's command line, or one of those that the text of a shell names."""
+    program = command[0].rpartition("/")[2]
+    if program in _SHELLS:
+        return any(_TRL.search(part) for part in command[1:])
+    return program == "trl" or command[1:3] == ["-m", "trl"]
+
+
 def accelerate_files(
     job: FineTuneJob, resources: ResourcesSpec, attempt: int, settings: OperatorSettings
 ) -> dict[str, str]:
-    """accelerate's default configuration for each pod of a script: `accelerate launch` and `trl` read no PET_*."""
+    """accelerate's default configuration for each pod of a script: `accelerate launch` and `trl` read no PET_*.
+
+    It is the same on a CPU: for MULTI_CPU accelerate starts one process with the ranks in its environment, and the
+    launcher for MULTI_GPU gives them on any device. Where to compute is then decided by ACCELERATE_USE_CPU.
+    """
     if count_of(resources) == 1 or not job.spec.command:
         return {}
-    on_cpu = _on_cpu(resources, settings)
     common = {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_CPU" if on_cpu else "MULTI_GPU",
-        "use_cpu": on_cpu,
+        "distributed_type": "MULTI_GPU",
+        "use_cpu": False,
         "num_machines": count_of(resources),
         "num_processes": world_size(resources),
         "main_process_ip": address(job, attempt),

@@ -9,6 +9,7 @@ from finetune_api.resources import Quantities, ResourcesSpec, amount_of
 from finetune_api.run import TERMINATION_LOG
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.gpus import Gpus
 from finetune_core.plan.naming import metadata, preflight_child
 from finetune_core.plan.pod import template_of
 from finetune_core.plan.run_config import CA_FILE, run_config
@@ -46,14 +47,16 @@ def preflight_plan(
     ca_certificate: str,
     *,
     output_bound: bool,
+    gpus: Gpus | None = None,
 ) -> Plan:
     """The objects of a try of preflight. It makes no claim, as a job that fails is not to leave one behind.
 
     `output_bound` says whether the output claim has a volume. One that has none yet is not mounted: it may get its
-    volume where its first pod runs, and the pod with the GPUs could not follow.
+    volume where its first pod runs, and the pod with the GPUs could not follow. `gpus` is what nodes tell, where the
+    administrator does not say how much memory a GPU has.
     """
     child, silent = preflight_child(job, number), settings.model_copy(update={"progress_url": None})
-    config = preflight_config(job, resolved, settings, output_bound=output_bound)
+    config = preflight_config(job, resolved, settings, output_bound=output_bound, gpus=gpus)
     places = [one for one in mounts_of(job, resolved.output_uri) if output_bound or one.path != OUTPUT]
     few = _on_few_cpus(resolved)
     return Plan(
@@ -65,7 +68,12 @@ def preflight_plan(
 
 
 def preflight_config(
-    job: FineTuneJob, resolved: Resolved, settings: OperatorSettings, *, output_bound: bool
+    job: FineTuneJob,
+    resolved: Resolved,
+    settings: OperatorSettings,
+    *,
+    output_bound: bool,
+    gpus: Gpus | None = None,
 ) -> PreflightConfig:
     """What the preflight of a job reads; of a search or an ensemble it checks the job without its runs' values."""
     run = run_config(job, resolved, 1, settings)
@@ -78,9 +86,20 @@ def preflight_config(
         run=run.model_copy(update={"output": output, "progress": None, "metrics_port": 0}),
         output_mounted=output_bound,
         output_size=_bytes(settings.output_size) if made else None,
-        gpu_memory=_bytes(settings.gpu_memory) if settings.gpu_memory else None,
         termination_log=TERMINATION_LOG,
+        **_memory(settings, gpus),
     )
+
+
+def _memory(settings: OperatorSettings, gpus: Gpus | None) -> dict[str, Any]:
+    """What is known of the GPUs; of their memory the administrator's word counts before labels."""
+    if settings.gpu_memory:
+        return {"gpu_memory": _bytes(settings.gpu_memory), "gpu_product": gpus and gpus.product}
+    if gpus is None:
+        return {}
+    least = gpus.least_memory if gpus.least_memory < gpus.memory else None
+    known = {"gpu_memory": gpus.memory, "least_gpu_memory": least}
+    return known | {"gpu_nodes": gpus.nodes, "gpu_product": gpus.product}
 
 
 def _bytes(quantity: str) -> int:

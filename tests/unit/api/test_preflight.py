@@ -22,6 +22,9 @@ def both_sizes() -> dict[str, Any]:
         "outputMounted": False,
         "outputSize": 10 * 2**30,
         "gpuMemory": 80 * 2**30,
+        "leastGpuMemory": 40 * 2**30,
+        "gpuNodes": 3,
+        "gpuProduct": "NVIDIA-A100-SXM4-80GB",
         "workDir": "/tmp/scratch",
         "terminationLog": "/dev/termination-log",
     }

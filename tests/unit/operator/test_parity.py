@@ -33,7 +33,7 @@ SAMPLES: dict[str, list[Any]] = {
     "integer": [1, 2, 10, 11],
     "number": [0.05, 0.1, 0.25, 0.5],
     "boolean": [True, False],
-    "quantity": ["1", "2"],
+    "quantity": ["1", "2", "3Gi", "4Gi"],
     "string": [
         "pvc://a/b.csv",
         "pvc://c/d.csv",

@@ -128,6 +128,24 @@ def test_a_script_finds_the_other_pods_by_its_environment(gpus: int, alone: bool
     assert env.get("ACCELERATE_USE_CPU") == (None if gpus else "true")
 
 
+@pytest.mark.parametrize(
+    ("command", "ranks"),
+    [
+        (["trl", "sft", "--output_dir", "/x"], False),
+        (["/opt/venv/bin/trl", "dpo"], False),
+        (["python", "-m", "trl", "kto"], False),
+        (["sh", "-c", "cd /tmp && trl sft --use_cpu"], False),
+        (["/bin/bash", "-ec", "exec /opt/venv/bin/trl sft\n"], False),
+        (["python", "/mnt/claims/trl/train.py", "--project", "trl"], True),
+        (["sh", "-c", "python train.py --project trl --run trl-1"], True),
+    ],
+)
+def test_the_command_line_of_trl_does_not_join_before_it_launches(command: list[str], ranks: bool) -> None:
+    env = variables(planned(script_job(command=command, resources=TWO)), 1)
+    assert [name in env for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")] == 4 * [ranks]
+    assert env["PET_NODE_RANK"] == "1"
+
+
 def test_torchrun_takes_the_environment_of_each_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.run import config_from_args, get_args_parser
 
@@ -162,7 +180,7 @@ def test_accelerate_launch_reads_the_configuration_of_its_pod(tmp_path: Any, gpu
         parsed_arguments = launch_command_parser().parse_args(["--config_file", str(path), "train.py"])
         found, _, _ = _validate_launch_command(parsed_arguments)
         assert (found.num_machines, found.num_processes, found.machine_rank) == (2, 2 * max(1, gpus), rank)
-        assert (found.multi_gpu, found.use_cpu) == (bool(gpus), not gpus)
+        assert (found.multi_gpu, found.use_cpu) == (True, False), "its launcher gives ranks on a CPU too"
         assert found.main_process_ip == "my-script-7d2c1e8a-a1-0.my-script-7d2c1e8a"
         assert found.main_process_port == 29500
 

@@ -22,6 +22,7 @@ from finetune_trainer.models.skeleton import skeleton
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.preflight.disk import check_disk, estimate_disk
+from finetune_trainer.preflight.duration import estimate_time
 from finetune_trainer.preflight.head import check_forgetting
 from finetune_trainer.preflight.memory import check_memory, check_merged, described, estimate_memory
 from finetune_trainer.process.memory import readable
@@ -55,7 +56,7 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     train, *others = build_examples(inputs, model, words, max_tokens, None)
     memory = estimate_memory(run, model, objective, train, tokenizer.pad_token_id or 0)
     logger.info(f"memory of each training process: {described(memory)}")
-    if warning := check_memory(memory, config.gpu_memory):
+    if warning := check_memory(memory, config):
         recorder.caveat(warning)
     dtype = published_dtype(run.output.dtype, inputs.folder.path)
     check_merged(model, run.model, dtype, config.gpu_memory)
@@ -68,7 +69,9 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     if warning := check_disk(disk, run):
         recorder.caveat(warning)
     _report_effective(inputs, max_tokens, steps)
-    findings = _findings(inputs, model, memory, disk, steps)
+    duration = estimate_time(config, model, train, steps)
+    logger.info(f"training takes about {duration.seconds} s: {duration.basis}")
+    findings = _findings(inputs, model, memory, disk, steps).model_copy(update={"time": duration})
     return findings, _sentence(findings, recorder.caveats)
 
 
@@ -104,7 +107,17 @@ def _sentence(found: PreflightFindings, caveats: list[str]) -> str:
     assert found.memory
     known = found.memory.activations is not None
     need = f"{'about' if known else 'more than'} {readable(found.memory.total)} of memory"
-    return with_caveats(f"{rows}{labels}; {size}, with {need}", caveats)
+    assert found.time
+    takes = f"for about {_period(found.time.seconds)} ({found.time.basis})"
+    return with_caveats(f"{rows}{labels}; {size}, with {need}, {takes}", caveats)
+
+
+def _period(seconds: int) -> str:
+    """In the unit that fits."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{round(seconds / length)} {unit}"
+    return f"{max(1, seconds)} s"
 
 
 def _report_effective(inputs: Inputs, max_tokens: int, steps: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune_api.preflight import PreflightConfig
 from finetune_api.run import FaultPlace, ModelInput, RunConfig
 from finetune_api.status import PreflightMemory
 from finetune_api.training import OptimizerName, Precision, Sharding, TrainingSpec
@@ -20,12 +21,16 @@ from finetune_trainer.models.adapters import merges
 from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.skeleton import as_if_on_cpu
 from finetune_trainer.objectives import Objective
+from finetune_trainer.objectives.language_model import LanguageModel
+from finetune_trainer.preflight.language import body_of, computed_at_once, scores_of
 from finetune_trainer.process.memory import readable
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError)
 """By which a model ends that looks at values, which a forward pass without weights does not have."""
+_SCORES_AT_ONCE = 2
+"""The softmax of all scores and their gradient, in float32; autograd keeps the scores."""
 
 
 def estimate_memory(
@@ -66,8 +71,9 @@ def processes_of(config: RunConfig) -> int:
     return max(1, config.devices.gpus) * (config.nodes.count if config.nodes else 1)
 
 
-def check_memory(need: PreflightMemory, gpu_memory: int | None) -> str | None:
+def check_memory(need: PreflightMemory, config: PreflightConfig) -> str | None:
     """A warning where the estimate does not fit a GPU. Raises DeviceMemoryError where not even the weights can."""
+    gpu_memory, smallest = config.gpu_memory, config.least_gpu_memory
     if gpu_memory is None:
         return None
     least = need.total - (need.activations or 0)
@@ -75,8 +81,13 @@ def check_memory(need: PreflightMemory, gpu_memory: int | None) -> str | None:
         raise DeviceMemoryError(
             f"the model cannot be trained on GPUs of {readable(gpu_memory)}: it needs {described(need)} on each; freeze"
             " more of the model, train an adapter (model.adapter), shard it over more GPUs (training.sharding: Full),"
-            " or ask for larger GPUs",
+            f" or ask for larger GPUs{_by_labels(config)}",
             FaultPlace(field="model"),
+        )
+    if smallest is not None and smallest < least <= gpu_memory:
+        return (
+            f"the GPUs of some nodes have {readable(smallest)}, too few for {described(need)}; choose the others with"
+            " scheduling.nodeSelector"
         )
     if need.total <= gpu_memory:
         return None
@@ -87,6 +98,17 @@ def check_memory(need: PreflightMemory, gpu_memory: int | None) -> str | None:
         else "training will halve the micro-batch until it fits"
     )
     return f"the estimate of {described(need)} is more than the {readable(gpu_memory)} of a GPU: {so}"
+
+
+def _by_labels(config: PreflightConfig) -> str:
+    """How the memory is known, where nobody has set it."""
+    if config.gpu_nodes is None:
+        return ""
+    nodes = "the node" if config.gpu_nodes == 1 else f"the {config.gpu_nodes} nodes"
+    return (
+        f" (by the labels of {nodes} that the job may run on; where an autoscaler would add larger ones, name their"
+        " labels in scheduling.nodeSelector)"
+    )
 
 
 def check_merged(model: Any, spec: ModelInput, dtype: torch.dtype, gpu_memory: int | None) -> None:
@@ -138,6 +160,9 @@ def _activations(
     model.train()
     mode = as_if_on_cpu(model)
     inputs, targets = collate(train, rows, pad_id)
+    positions, body = 0, body_of(model, objective)
+    if isinstance(objective, LanguageModel):
+        inputs, positions = computed_at_once(objective, inputs, targets)
     own = {_storage(one) for one in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -147,6 +172,7 @@ def _activations(
         return tensor
 
     half = config.training.precision is not Precision.FLOAT32
+    last_layer = 0
     try:
         with (
             mode,
@@ -154,15 +180,20 @@ def _activations(
         ):
             given = {name: mode.from_tensor(tensor) for name, tensor in inputs.items()}
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                logits = model(**given).logits
-            objective.loss(logits.float(), mode.from_tensor(targets))
+                outputs = (model if body is None else body)(**given)
+            if body is not None:
+                last_layer = scores_of(model, outputs.last_hidden_state, positions)
+            elif isinstance(objective, LanguageModel):
+                last_layer = _SCORES_AT_ONCE * outputs.logits.numel() * 4
+            else:
+                objective.loss(outputs.logits.float(), mode.from_tensor(targets))
     except UNKNOWN as error:
         reason = str(error).partition("\n")[0][:200]
         logger.info(f"the memory of activations is not estimated: {type(error).__name__}: {reason}")
         return None
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     layers = len(layers_of(model)) if config.training.activation_checkpointing else 0
-    return found if layers < 2 else _checkpointed(found, layers, model, given["input_ids"])
+    return last_layer + (found if layers < 2 else _checkpointed(found, layers, model, given["input_ids"]))
 
 
 def _checkpointed(found: int, layers: int, model: Any, ids: torch.Tensor) -> int:

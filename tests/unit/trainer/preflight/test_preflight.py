@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from finetune_api.run import ExitCode, RunReport
+from unit.trainer.architectures import build
 from unit.trainer.forks import fork
-from unit.trainer.tiny import Job, build_model, reviews, write_jsonl
+from unit.trainer.tiny import BAD as BAD_WORDS
+from unit.trainer.tiny import GOOD, SPECIAL, WORDS, Job, build_model, job, reviews, write_jsonl
 
 ROW = 6
 
@@ -57,6 +59,9 @@ def test_a_good_run_is_described(make_job):
     )
     assert found.memory.optimizer == 2 * found.memory.gradients == 8 * found.trained_parameters
     assert "about" in report.message
+    assert found.time.step_seconds > 0
+    assert found.time.basis.endswith("TFLOP/s measured with matrix products in preflight's pod")
+    assert found.time.basis in report.message
 
 
 def test_the_run_that_follows_uses_its_tokens(make_job):
@@ -173,6 +178,36 @@ def test_a_gpu_that_cannot_hold_the_weights_is_refused_and_one_that_may_not_suff
     assert "training will halve the micro-batch until it fits" in report.preflight.warnings[0]
 
 
+def test_labels_of_nodes_tell_how_large_gpus_are_and_how_fast(make_job):
+    gpu = {"devices": {"gpus": 1}, "training": {"precision": "Auto"}}
+    known = {"gpuNodes": 2, "gpuProduct": "NVIDIA-A100-SXM4-80GB"}
+    code, report = check(make_job("small", **gpu), gpuMemory=100_000, **known)
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert "by the labels of the 2 nodes that the job may run on" in report.message
+    code, report = check(make_job("mixed", **gpu), gpuMemory=2**30, leastGpuMemory=100_000, **known)
+    assert code == ExitCode.DONE
+    assert "the GPUs of some nodes have 0.10 MiB, too few for" in report.preflight.warnings[0]
+    assert report.preflight.time.basis.startswith(
+        "93.6 TFLOP/s on each GPU, assumed: 30% of the peak of NVIDIA-A100"
+    )
+    slow = check(make_job("slow", **gpu))[1].preflight.time
+    assert "30 TFLOP/s on each GPU, assumed: the kind of GPU is not known" in slow.basis
+    assert slow.step_seconds == pytest.approx(report.preflight.time.step_seconds * 93.6 / 30, rel=0.01)
+
+
+def test_the_arithmetic_of_a_step(make_job):
+    """Of a BERT, whose tables are not multiplied: 6 operations a weight and token, 4 where it is frozen."""
+    gpu, rows = {"devices": {"gpus": 1}}, reviews(64)
+    whole = check(make_job("whole", rows=rows, **gpu))[1].preflight
+    steps = whole.total_steps / 2
+    tables = 32 * (len([*SPECIAL, *WORDS]) + 64 + 2)
+    work = 6 * (whole.parameters - tables) * whole.tokens / steps
+    assert whole.time.step_seconds == pytest.approx(work / 30e12, rel=0.01)
+    adapter = {"model": {"adapter": {"lora": {"rank": 1}}}}
+    frozen = check(make_job("frozen", rows=rows, **gpu, **adapter))[1].preflight
+    assert 0.6 < frozen.time.step_seconds / whole.time.step_seconds < 0.8
+
+
 def test_a_report_in_any_language_fits_a_termination_message(make_job):
     names = [f"标签{'很长' * 30}{number}" for number in range(40)]
     rows = [row | {"label": names[number % 40]} for number, row in enumerate(reviews(200))]
@@ -181,6 +216,7 @@ def test_a_report_in_any_language_fits_a_termination_message(make_job):
 
 
 FACTOR = 1.35
+LANGUAGE_FACTOR = 1.6
 MEBIBYTE = 2**20
 
 
@@ -198,6 +234,57 @@ def test_the_estimate_is_the_measured_peak_of_a_run(make_job, tmp_path, precisio
     measured = peak_of(job)
     assert (need.micro_batch_size, need.longest) == (32, 256)
     assert measured / FACTOR < need.total < measured * FACTOR, (need, measured / MEBIBYTE)
+
+
+LANGUAGE_MODELS = {
+    "the next token": {"causalLM": {}},
+    "both answers to a prompt": {"preference": {"loss": "DPO"}},
+    "one answer, its baseline without gradients": {"preference": {"loss": "KTO"}},
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_the_estimate_of_a_language_model_is_the_measured_peak_of_a_run(tmp_path, name):
+    training = {"batchSize": 16, "microBatchSize": 16, "maxSteps": 1, "epochs": None}
+    made = job(
+        tmp_path / "job",
+        larger_llama(tmp_path / "model"),
+        long_answers(48),
+        objective=LANGUAGE_MODELS[name],
+        dataset={"preprocessing": {"maxLength": 400, "packing": "Never"}},
+        training=training,
+    )
+    code, report = check(made)
+    assert code == ExitCode.DONE, report.message
+    need, measured = report.preflight.memory, peak_of(made)
+    assert need.activations > need.weights, "else this says little"
+    assert measured / LANGUAGE_FACTOR < need.total < measured * LANGUAGE_FACTOR, (need, measured / MEBIBYTE)
+
+
+def long_answers(count: int) -> list[dict[str, object]]:
+    """Rows of causal language models, of pairs and of single answers in one."""
+    answer = " ".join(GOOD * 6)
+    return [
+        {
+            "text": f"the film {number} is {answer}",
+            "prompt": f"the film {number} is ",
+            "chosen": answer,
+            "rejected": " ".join(BAD_WORDS * 6),
+            "completion": answer,
+            "label": number % 2 == 0,
+        }
+        for number in range(count)
+    ]
+
+
+def larger_llama(folder: Path) -> Path:
+    """As `larger`, with a vocabulary whose scores of all positions would be most of the memory."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    build("llama", folder)
+    sizes = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
+    LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)).save_pretrained(folder)
+    return folder
 
 
 def larger(folder: Path) -> Path:
