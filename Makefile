@@ -105,6 +105,9 @@ bench-stream: install ## Measure memory with a 5 GB data file; takes an hour and
 bench-equivalence: install ## Compare updates for micro-batches x processes x objectives, and with transformers.Trainer
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/equivalence.py
 
+bench-tensor-parallel: install ## Compare losses, gradients and weights of tensor groups with those of one process
+	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/tensor_parallel.py
+
 bench-sharding: install ## Measure the host memory of a rank with training.sharding: Full
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/sharded_memory.py
 
@@ -177,4 +180,4 @@ release: install ## Make all that a release uploads, in out/release (VERSION=0.2
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference bench-gpu install format docs lint types generate lock verify audit sbom release help bench-all-reduce
+.PHONY: demo demo-clean monitoring cluster cluster-down kubeconfig images kind-node-image test test-unit test-examples test-integration test-chart test-e2e test-dashboards test-faults test-security test-signals test-kind test-kueue test-grafana bench bench-equivalence bench-sharding bench-tensor-parallel bench-architectures bench-stream bench-operator bench-trainer bench-quality bench-search bench-ensembles bench-preference bench-gpu install format docs lint types generate lock verify audit sbom release help bench-all-reduce

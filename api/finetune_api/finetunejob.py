@@ -17,6 +17,7 @@ from finetune_api.model import Dtype, ModelSpec, frozen_weights_fit_sharding
 from finetune_api.objective import ObjectiveSpec, only_for, only_for_language_models
 from finetune_api.resources import ResourcesSpec, SchedulingSpec
 from finetune_api.search import SearchSpec
+from finetune_api.tensor_parallel import tensor_parallel_divides_gpus, tensor_parallel_fits
 from finetune_api.training import EvaluationSpec, TrainingSpec
 from finetune_api.uris import HUB, ClaimUri, is_hub
 
@@ -334,6 +335,8 @@ class FineTuneJobSpec(ApiModel):
         ),
         *only_for_language_models("spec."),
         frozen_weights_fit_sharding("spec."),
+        *tensor_parallel_fits("spec."),
+        tensor_parallel_divides_gpus(),
         _credentials_for_the_hub(),
         _few_from_secrets(),
         _ranks_are_the_operators(),

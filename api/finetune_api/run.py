@@ -35,6 +35,7 @@ from finetune_api.status import (
     Reason,
     ResolvedStatus,
 )
+from finetune_api.tensor_parallel import tensor_parallel_fits
 from finetune_api.training import FORGETTING_SETS, TrainingSpec
 from finetune_api.uris import is_hub
 
@@ -288,6 +289,7 @@ class RunConfig(ApiModel):
     rules = (
         *only_for_language_models(),
         frozen_weights_fit_sharding(),
+        *tensor_parallel_fits(),
         Rule(
             "!has(self.gate) || self.gate.metric in self.training.evaluation.metrics",
             "training.evaluation.metrics must contain gate.metric",

@@ -12,6 +12,7 @@ from finetune_api.uris import LocalDataUri
 
 BATCH_SIZE = 32
 FORGETTING_SETS = 4
+LARGEST_TENSOR_GROUP = 64
 PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
 MICRO_BATCH_TOKENS = 2048
 """With short texts a micro-batch has 32 rows, which trains a seventh faster than 8 rows and takes no more memory than 8 long ones."""
@@ -333,6 +334,14 @@ class TrainingSpec(ApiModel):
             lambda s: s.max_steps is None or s.ema is None or s.ema.every <= s.max_steps,
             ".ema.every",
         ),
+        Rule(
+            "!has(self.tensorParallel) || self.tensorParallel == 1 || !has(self.debug)"
+            " || !has(self.debug.statisticsEvery)",
+            "debug.statisticsEvery looks at whole layers, of which each GPU has a part with tensorParallel; remove one of"
+            " them",
+            lambda s: s.tensor_parallel == 1 or s.debug is None or s.debug.statistics_every is None,
+            ".debug.statisticsEvery",
+        ),
         _reachable(
             "earlyStopping.minDelta",
             "has(self.earlyStopping) && has(self.earlyStopping.minDelta)",
@@ -379,12 +388,21 @@ class TrainingSpec(ApiModel):
     """What happens when the loss or gradient is NaN or infinite."""
     sharding: Sharding = Sharding.NONE
     """How several GPUs hold the model. None keeps a full copy on each GPU (distributed data parallel, DDP). Full shards weights, gradients and optimizer state over the GPUs (fully sharded data parallel, FSDP), for models that do not fit on one GPU."""
+    tensor_parallel: Annotated[
+        int, Field(ge=1, le=LARGEST_TENSOR_GROUP, exclude_if=lambda size: size == 1)
+    ] = 1
+    """Number of GPUs that compute each example together, each with a part of every layer (tensor parallelism), for models whose layers do not fit on one GPU. Must divide all GPUs of the job, and the attention heads of the model. Can be combined with sharding: Full. For example 2. Default: 1."""
     activation_checkpointing: bool = False
     """Gradient checkpointing: recompute activations in the backward pass instead of storing them. Saves memory and takes about a third more time."""
     deterministic: bool = False
     """Use only deterministic algorithms, so that runs on the same GPU are reproducible bit for bit. May be slower."""
     debug: DebugSpec | None = None
     """Debugging aids, such as overfitting one batch or profiling."""
+
+    @property
+    def divided(self) -> bool:
+        """Whether GPUs have different parts of the model."""
+        return self.sharding is Sharding.FULL or self.tensor_parallel > 1
 
     def resolved(self, objective: str, max_length: int = 256) -> Self:
         """A copy with every default filled in, for sequences of `max_length` tokens. Idempotent."""

@@ -16,6 +16,7 @@ def lay_out(claim: Path) -> Path:
     """Write all models and data files; the encoder has the six layers of MiniLM."""
     build_model(_folder(claim / "models" / "minilm"), layers=6)
     build("llama", _folder(claim / "models" / "smollm2"))
+    build("llama of two groups", _folder(claim / "models" / "llama"))
     build_llama(claim / "models" / "smollm2-instruct", FAMILIES["ChatML"])
     _folder(claim / "data")
     for name, rows in DATA.items():

@@ -6,7 +6,10 @@ repeat the step instead of hanging; the set of trained parameters may change bet
 scaled back. The price: the all-reduce does not overlap with the last backward pass.
 
 accelerate's PartialState joins and leaves the process group and places the device; its object collectives carry what
-is not a tensor. Sharding is torch's fully_shard."""
+is not a tensor. Sharding is torch's fully_shard.
+
+With tensor parallelism the ranks are a grid: each row of `tensor` neighbours computes the same examples together, with
+parts of the same layers. What is counted over all ranks, one of each row counts."""
 
 import logging
 import os
@@ -22,16 +25,20 @@ from accelerate.utils import broadcast_object_list, check_cuda_p2p_ib_support, g
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from finetune_api.training import Sharding
 from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.errors import ConfigurationError, DeviceMemoryError, PeerLostError
 from finetune_trainer.layers.float32 import Float32Linear
+from finetune_trainer.layers.tensor_parallel import divide_columns, divide_heads, divide_rows
+from finetune_trainer.models.tensor_plan import COLUMN_STYLES, Plan, Style, check_tensor_groups
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.memory import error_line, is_out_of_memory
 
+DATA, TENSOR = "data", "tensor"
+"""Names of a grid's dimensions."""
 BUCKET_ELEMENTS = 2**24
 """Gradients are all-reduced in copies of at most this number of elements (64 MiB)."""
 T = TypeVar("T")
@@ -48,20 +55,56 @@ class Ranks:
     """The model is sharded over the ranks: its forward and backward passes communicate."""
     sync_batch_norm: bool = False
     """Batch normalisation uses the rows of all ranks: forward and backward passes communicate too."""
+    grid: DeviceMesh | None = None
+    """The ranks by DATA and TENSOR, with tensor parallelism."""
 
     @property
     def is_main(self) -> bool:
         """Whether this is the rank that logs and writes."""
         return self.rank == 0
 
+    @property
+    def tensor(self) -> int:
+        """Ranks that compute the same examples together: neighbours."""
+        return 1 if self.grid is None else self.grid[TENSOR].size()
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of the examples this rank computes."""
+        return self.rank // self.tensor
+
+    @property
+    def data_size(self) -> int:
+        """Parts that the examples are divided into."""
+        return self.world_size // self.tensor
+
+    @property
+    def counts(self) -> bool:
+        """Whether what this rank finds for its examples counts; the others of its tensor group find the same."""
+        return self.rank % self.tensor == 0
+
+    def writes(self, shard: DTensor) -> bool:
+        """Whether this is the first rank that has this part of a tensor."""
+        if self.grid is None:
+            return True
+        names = shard.device_mesh.mesh_dim_names or ()
+        whole = [name for name, placed in zip(names, shard.placements, strict=True) if placed.is_replicate()]
+        alike = {DATA, TENSOR} - set(names) | set(whole)
+        return (DATA not in alike or self.data_rank == 0) and (TENSOR not in alike or self.counts)
+
+    @property
+    def divided(self) -> bool:
+        """Ranks have different parts of the model: its forward and backward passes communicate."""
+        return self.sharded or self.grid is not None
+
     def shard_batch(self, batch: Indices, size: int) -> list[tuple[Indices, bool]]:
         """This rank's micro-batches, as many on every rank, and whether each counts.
 
-        Every world_size-th example: of a batch sorted by length all ranks get the same lengths. A rank that has fewer
+        Every data_size-th example: of a batch sorted by length all ranks get the same lengths. A rank that has fewer
         examples computes one of the batch once more, which does not count: passes that communicate need all ranks.
         """
-        mine = [(part, True) for part in micro_batches(batch[self.rank :: self.world_size], size)]
-        needed = -(-len(batch[:: self.world_size]) // size)
+        mine = [(part, True) for part in micro_batches(batch[self.data_rank :: self.data_size], size)]
+        needed = -(-len(batch[:: self.data_size]) // size)
         return mine + [(batch[-1:], False)] * (needed - len(mine))
 
     def all_reduce_sum(self, *numbers: float) -> list[float]:
@@ -88,8 +131,9 @@ class Ranks:
         """The error's line if a pass only ran out of memory and the ranks can repeat it together; else raise."""
         if not is_out_of_memory(error):
             raise error
-        if self.sharded or (self.sync_batch_norm and self.world_size > 1):
-            field = "training.sharding: Full" if self.sharded else "model.head.batchNorm"
+        if self.divided or (self.sync_batch_norm and self.world_size > 1):
+            field = "training.tensorParallel" if self.divided else "model.head.batchNorm"
+            field = "training.sharding: Full" if self.sharded else field
             raise DeviceMemoryError(
                 f"out of device memory on rank {self.rank} of {self.world_size} ({error_line(error)}); lower"
                 f" training.microBatchSize; with {field} it cannot be reduced automatically during training"
@@ -101,13 +145,17 @@ class Ranks:
 
         The caller multiplies, so that scaling and clipping share one pass over the gradients.
         """
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.sharded:  # fully_shard has averaged them over the ranks
-            return self.world_size / weight
-        if self.world_size > 1:
+            return self.data_size / weight
+        for parameter in parameters:
+            if isinstance(parameter.grad, DTensor):  # ranks may have found terms of it for heads of their own
+                parameter.grad = parameter.grad.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        if self.data_size > 1:
+            group = None if self.grid is None else self.grid[DATA].get_group()
             for bucket in _buckets(gradients):
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
-                dist.all_reduce(flat)
+                dist.all_reduce(flat, group=group)
                 parts = torch.split(flat, [gradient.numel() for gradient in bucket])
                 for gradient, part in zip(bucket, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
@@ -115,43 +163,53 @@ class Ranks:
 
     @property
     def reading_mesh(self) -> DeviceMesh | None:
-        """The ranks that each read a part of a sharded model into the memory of the CPU."""
-        return init_device_mesh("cpu", (self.world_size,)) if self.sharded and self.world_size > 1 else None
+        """The ranks that each read a part of a divided model into the memory of the CPU."""
+        return init_device_mesh("cpu", (self.world_size,)) if self.divided and self.world_size > 1 else None
 
-    def place_model(self, model: nn.Module, layers: list[nn.Module], compute: Compute) -> None:
-        """Move the model to the device with the weights of rank 0; with sharding, shard it layer by layer.
+    def place_model(
+        self, model: nn.Module, layers: list[nn.Module], compute: Compute, plan: Plan | None = None
+    ) -> None:
+        """Move the model to the device with the weights of rank 0; divide it by a plan; shard it layer by layer.
 
         Sharded weights are kept, and their gradients reduced, in float32, whatever they are computed in.
         """
-        if not self.sharded:
+        if not self.divided:
             model.to(compute.device)
         if self.world_size == 1:
             return
         for tensor in [*model.parameters(), *model.buffers()]:
             if not isinstance(tensor, DTensor):
                 dist.broadcast(tensor.detach(), src=0)
-        if not self.sharded:
-            return
-        mesh = init_device_mesh(compute.device.type, (self.world_size,))
-        shards = _take_shards(model)
         exact = [module for module in model.modules() if isinstance(module, Float32Linear)]
-        for module in [*exact, *layers, model]:
-            dtype = torch.float32 if module in exact else compute.dtype
-            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-            # for the root too: after an evaluation its parameters would stay unsharded, unknown to the optimizer
-            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-        _give_shards(shards, mesh)
-        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        formats = dict.fromkeys(exact, torch.float32) | dict.fromkeys([*layers, model], compute.dtype)
+        if self.grid is not None:
+            self._divide_model(formats, dict(plan or {}), compute.device)
+        elif self.sharded:
+            mesh = init_device_mesh(compute.device.type, (self.world_size,))
+            shards = _take_shards(model)
+            for module, dtype in formats.items():
+                _shard(module, mesh, dtype)
+            _give_shards(shards, mesh)
+        assert not self.sharded or all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+    def _divide_model(self, formats: dict[nn.Module, torch.dtype], plan: Plan, device: torch.device) -> None:
+        """Unit by unit, the model last: over the tensor group, then with sharding over the data group."""
+        assert self.grid is not None
+        for module, dtype in formats.items():
+            _divide(module, plan, self.grid[TENSOR], device)
+            if self.sharded:
+                _shard(module, self.grid[DATA], dtype)
 
 
 def init_process_group(
-    process: Process, compute: Compute, sharding: Sharding, *, sync_batch_norm: bool = False
+    process: Process, compute: Compute, sharding: Sharding, tensor: int = 1, *, sync_batch_norm: bool = False
 ) -> Ranks:
     """Join the other processes; a no-op for a single one. Numbers go by gloo, a GPU's tensors by NCCL.
 
-    Raises ConfigurationError rather than train alone, by another backend or on another device, PeerLostError where
-    not all come in time.
+    `tensor` of them compute the same examples together. Raises ConfigurationError rather than train alone, by another
+    backend or on another device, and where `tensor` does not divide them, PeerLostError where not all come in time.
     """
+    check_tensor_groups(process.world_size, tensor)
     if process.world_size == 1:
         return Ranks()
     on_cpu = compute.device.type == "cpu"
@@ -169,7 +227,12 @@ def init_process_group(
     except RuntimeError as error:
         raise PeerLostError(_not_met(process, error)) from error
     _check_joined(state, process, compute, backend)
-    return Ranks(process.rank, process.world_size, sharding is Sharding.FULL, sync_batch_norm)
+    if tensor == 1:
+        return Ranks(process.rank, process.world_size, sharding is Sharding.FULL, sync_batch_norm)
+    shape = process.world_size // tensor, tensor
+    grid = init_device_mesh(compute.device.type, shape, mesh_dim_names=(DATA, TENSOR))
+    sharded = sharding is Sharding.FULL and shape[0] > 1
+    return Ranks(process.rank, process.world_size, sharded, sync_batch_norm, grid)
 
 
 def _not_met(process: Process, error: RuntimeError) -> str:
@@ -224,12 +287,71 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """The memory of a tensor on this rank."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This rank's shard of a full tensor where `like` is sharded, on its device; a shard stays what it is."""
     tensor = tensor.to(like.device)
     if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+    own = tensor[tuple(slice(begin, begin + size) for begin, size in zip(*place_of(like), strict=True))]
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(
+        own.contiguous(), mesh, placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def place_of(shard: DTensor) -> tuple[list[int], list[int]]:
+    """Where this rank's part of a tensor begins, and its sizes."""
+    chunks = shard.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    if not chunks:
+        return [0] * shard.ndim, list(shard.to_local().shape)
+    (chunk,) = chunks
+    return list(chunk.offsets), list(chunk.sizes)
+
+
+def _divide(unit: nn.Module, plan: Plan, mesh: DeviceMesh, device: torch.device) -> None:
+    """Give this rank its parts of the layers of a unit that are in the plan, and the rest of it whole, on the device.
+
+    One layer after the other is made whole for it, so that no rank ever holds a whole model. They leave the plan.
+    """
+    for module in [part for part in unit.modules() if part in plan]:
+        unshard(module)
+        _move(module, device)
+        style = plan.pop(module)
+        if style in COLUMN_STYLES:
+            divide_columns(module, mesh, gathered=style is Style.COLUMNS_GATHERED)
+        elif style is Style.BY_HEADS:
+            divide_heads(module, mesh)
+        else:
+            divide_rows(module, mesh, whole=style is Style.ROWS_OF_WHOLE)
+    unshard(unit, kept={parameter for parameter in unit.parameters() if _is_placed(parameter)})
+    _move(unit, device)
+
+
+def _is_placed(parameter: nn.Parameter) -> bool:
+    """Whether it is divided as it stays, not as it was read."""
+    return isinstance(parameter, DTensor) and parameter.device_mesh.mesh_dim_names is not None
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    """To the device; `Module.to` refuses parameters that are divided."""
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(device)
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Have ranks gather a module's weights for each pass. They are computed in `dtype`, and kept in float32."""
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # for the root too: after an evaluation its parameters would stay unsharded, unknown to the optimizer
+    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 Shards = dict[tuple[nn.Module, str], DTensor]

@@ -249,6 +249,10 @@ ACCEPTED = [
         "samples of a language model",
         spec(objective={"causalLM": {}}, training={"evaluation": {"samples": 3}}),
     ),
+    Case(
+        "two tensor groups of two GPUs",
+        spec(training={"tensorParallel": 2, "sharding": "Full"}, resources={"gpusPerNode": 2, "nodes": 2}),
+    ),
     Case("a smallest accuracy", spec(gate={"metric": "accuracy", "min": 0.8})),
     Case("a largest loss", spec(gate={"metric": "eval_loss", "max": 0.5})),
     Case("all right", spec(gate={"metric": "accuracy", "min": 1})),
@@ -764,6 +768,37 @@ BROKEN_RULES = [
             "is not supported with spec.training.sharding: Full",
         )
         for weights in ("BFloat16", "NF4")
+    ),
+    *(
+        Case(
+            f"{weights} over a tensor group",
+            spec(
+                model={"uri": MODEL, "weights": weights, "adapter": {"lora": {}}},
+                training={"tensorParallel": 2},
+            ),
+            "BFloat16 or NF4 is not supported with spec.training.tensorParallel",
+        )
+        for weights in ("BFloat16", "NF4")
+    ),
+    Case(
+        "a custom head over a tensor group",
+        spec(model={"uri": MODEL, "head": {}}, training={"tensorParallel": 2}),
+        "spec.model.head is not supported with spec.training.tensorParallel",
+    ),
+    Case(
+        "a tensor group of two of three GPUs",
+        spec(training={"tensorParallel": 2}, resources={"gpusPerNode": 3}),
+        "spec.training.tensorParallel does not divide the number of GPUs",
+    ),
+    Case(
+        "a tensor group without GPUs",
+        spec(training={"tensorParallel": 2}, resources={"gpusPerNode": 0}),
+        "spec.training.tensorParallel does not divide the number of GPUs",
+    ),
+    Case(
+        "statistics of layers that no GPU has",
+        spec(training={"tensorParallel": 2, "debug": {"statisticsEvery": 5}}),
+        "debug.statisticsEvery looks at whole layers",
     ),
     Case(
         "layers that an adapter leaves",

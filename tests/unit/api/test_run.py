@@ -123,6 +123,7 @@ def all_forms() -> dict[str, Any]:
         "student": run_config(distillation=LESSON).to_json(),
         "nodes": run_config(nodes=NODES).to_json(),
         "chat": run_config(dataset=CHATS, objective=CHAT_MODEL).to_json(),
+        "tensor groups": run_config(nodes=NODES, training={"tensorParallel": 2}).to_json(),
     }
 
 
@@ -140,7 +141,7 @@ def test_the_wire_form_of_a_run_config_is_frozen() -> None:
         pytest.fail("\n".join([advice, *changes]), pytrace=False)
 
 
-@pytest.mark.parametrize("size", ["smallest", "full", "student", "nodes", "chat"])
+@pytest.mark.parametrize("size", ["smallest", "full", "student", "nodes", "chat", "tensor groups"])
 def test_the_frozen_run_config_is_read(size: str) -> None:
     written = json.loads(GOLDEN.read_text())[size]
     assert RunConfig.from_json(written).to_json() == written

@@ -1,5 +1,6 @@
 """Tiny checkpoints of five kinds of architecture with random weights: model and tokenizer as the real ones come."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ def build(architecture: str, folder: Path) -> Path:
 
     torch.manual_seed(7)
     kinds = {"bert": build_model, "roberta": _roberta, "albert": _albert, "gpt2": _gpt2, "llama": _llama}
+    kinds["llama of two groups"] = partial(_llama, groups=2)
     return kinds[architecture](folder)
 
 
@@ -85,7 +87,8 @@ def _gpt2(folder: Path) -> Path:
     return folder
 
 
-def _llama(folder: Path) -> Path:
+def _llama(folder: Path, groups: int = 1) -> Path:
+    """With this number of key-value heads."""
     from tokenizers.processors import TemplateProcessing
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +98,7 @@ def _llama(folder: Path) -> Path:
     config = LlamaConfig(
         vocab_size=size,
         max_position_embeddings=64,
-        num_key_value_heads=1,
+        num_key_value_heads=groups,
         bos_token_id=0,
         eos_token_id=1,
         **SIZES,

@@ -157,6 +157,7 @@ def a_run(
     dropout: float = 0.0,
     count: int = 23,
     save: Callable[[TrainState], None] = lambda _: None,
+    make_model: Callable[[], Any] | None = None,
     **training: Any,
 ) -> tuple[Any, TrainState]:
     """A run of one of `ranks`, with its state."""
@@ -164,6 +165,7 @@ def a_run(
 
     from finetune_trainer.distributed import Ranks
     from finetune_trainer.layers.find import layers_of
+    from finetune_trainer.models.tensor_plan import tensor_plan
     from finetune_trainer.optimization.ema import MovingAverage
     from finetune_trainer.optimization.optimizer import build_optimizer
     from finetune_trainer.process.devices import choose_compute
@@ -174,10 +176,12 @@ def a_run(
     ranks = ranks or Ranks()
     spec = TrainingSpec.model_validate({"batchSize": 8, "microBatchSize": 8, **training})
     spec = spec.resolved(KINDS.get(objective, objective))
-    model, compute = tiny_model(objective, dropout), choose_compute(Devices(), Precision.FLOAT32, 1)
+    model = make_model() if make_model else tiny_model(objective, dropout)
+    compute = choose_compute(Devices(), Precision.FLOAT32, 1)
     OBJECTIVES[objective].prepare(model)
-    ranks.place_model(model, layers_of(model), compute)
-    set_seed(spec.seed + ranks.rank)
+    plan = tensor_plan(model, ranks.tensor, "the tiny model") if ranks.grid else None
+    ranks.place_model(model, layers_of(model), compute, plan)
+    set_seed(spec.seed + ranks.data_rank)
     rows, stop = examples(objective, count), Stop()
     task = Task(model.train(), OBJECTIVES[objective], compute, 0)
     optimizer = build_optimizer(model, spec.optimizer)
@@ -232,6 +236,7 @@ def on_ranks(
     sharding: Sharding = Sharding.NONE,
     before: Callable[[], None] = lambda: None,
     seconds: float = SECONDS,
+    tensor: int = 1,
 ) -> list[Any]:
     """What `body` returns, or the error it raises, on each of `world` forked ranks that joined after `before`."""
 
@@ -241,9 +246,8 @@ def on_ranks(
 
         before()
         with lost_peers():
-            return body(
-                init_process_group(process, choose_compute(Devices(), Precision.FLOAT32, 1), sharding)
-            )
+            compute = choose_compute(Devices(), Precision.FLOAT32, 1)
+            return body(init_process_group(process, compute, sharding, tensor))
 
     results = [folder / f"result-{rank}" for rank in range(world)]
     for path in results:

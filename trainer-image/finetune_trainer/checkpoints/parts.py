@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor
 
-from finetune_trainer.distributed import Ranks
+from finetune_trainer.distributed import Ranks, place_of
 from finetune_trainer.files import sha256, sync
 
 Tensors = dict[str, Tensor]
@@ -34,13 +34,14 @@ class Part:
 
 
 def part_of(tensors: Tensors, ranks: Ranks, *, copied: bool) -> Part:
-    """This rank's part; what is whole on every rank is in that of rank 0. A copied one stays what it is."""
+    """This rank's part; what several have alike is in that of the first of them. A copied one stays what it is."""
     own: Tensors = {}
     places: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor):
-            (chunk, *_) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
-            local, offsets = tensor.to_local(), list(chunk.offsets)
+            if not ranks.writes(tensor):
+                continue
+            local, (offsets, _sizes) = tensor.to_local(), place_of(tensor)
         elif ranks.is_main:
             local, offsets = tensor, [0] * tensor.ndim
         else:

@@ -25,7 +25,7 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) ->
         "optimizer": _optimizer_tensors(model, optimizer),
         "random": {
             f"{_of_rank(rank)}{name}": tensor
-            for rank, tensors in enumerate(ranks.all_gather(_random_tensors()))
+            for rank, tensors in enumerate(ranks.all_gather(_random_tensors())[:: ranks.tensor])
             for name, tensor in tensors.items()
         },
     }
@@ -37,7 +37,7 @@ def restore(
     """Undo to the captured state, in place. A rank that was not there then keeps its random state."""
     restore_model(files["model"], model)
     _restore_optimizer(files["optimizer"], model, optimizer)
-    prefix, random = _of_rank(ranks.rank), files["random"]
+    prefix, random = _of_rank(ranks.data_rank), files["random"]
     if f"{prefix}torch" in random:
         own = {name.removeprefix(prefix): random[name] for name in random if name.startswith(prefix)}
         _restore_random(own)

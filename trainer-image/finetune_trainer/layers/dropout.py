@@ -31,6 +31,27 @@ class FastDropout(nn.Dropout):
         return input * dropout_mask(input, self.p)
 
 
+class PartialDropout(nn.Dropout):
+    """Dropout of what ranks have different parts of, along the last dimension.
+
+    All draw the masks of the whole, by generators in the same state, and each takes its part: so they drop what one
+    process would.
+    """
+
+    def __init__(self, p: float, rank: int, ranks: int) -> None:
+        super().__init__(p)
+        self.rank, self.ranks = rank, ranks
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Zero elements at random and scale the others so that the mean stays; in evaluation the input itself."""
+        if not self.training or self.p == 0:
+            return input
+        whole = input.new_ones(*input.shape[:-1], input.shape[-1] * self.ranks)
+        on_cpu = input.device.type == "cpu"
+        masks = dropout_mask(whole, self.p) if on_cpu else nn.functional.dropout(whole, self.p)
+        return input * masks.chunk(self.ranks, dim=-1)[self.rank]
+
+
 def dropout_mask(like: Tensor, probability: float) -> Tensor:
     """Factors of `like`'s shape and type: 0 for an element to drop, else what keeps the mean.
 

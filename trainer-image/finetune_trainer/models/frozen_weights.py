@@ -15,7 +15,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from finetune_api.model import FrozenWeights, Initialize
 from finetune_api.run import FaultPlace, ModelInput
 from finetune_api.status import WeightsStatus
-from finetune_api.training import Sharding
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.frozen import (
     FROZEN,
@@ -49,7 +48,7 @@ class Storage:
     """No digit of the checkpoint is lost."""
 
 
-def storage_of(folder: ModelFolder, spec: ModelInput, sharding: Sharding = Sharding.NONE) -> Storage | None:
+def storage_of(folder: ModelFolder, spec: ModelInput, *, divided: bool = False) -> Storage | None:
     """How the frozen weights of this run are kept; None for float32, or where all weights are trained.
 
     Weights that an adapter is merged into first are no longer those of a checkpoint: Auto keeps them in float32.
@@ -59,7 +58,7 @@ def storage_of(folder: ModelFolder, spec: ModelInput, sharding: Sharding = Shard
         return None
     own = torch.float32 if folder.adapter is not None else checkpoint_dtype(folder.path)
     if asked is FrozenWeights.AUTO:
-        whole = own not in HALVES or sharding is Sharding.FULL
+        whole = own not in HALVES or divided
         return None if whole else Storage(own, exact=True)
     if asked is FrozenWeights.BFLOAT16:
         return Storage(torch.bfloat16, exact=own is torch.bfloat16)

@@ -27,6 +27,7 @@ from finetune_trainer.models.freezing import freeze, trained_parameters
 from finetune_trainer.models.heads import add_head, read_head
 from finetune_trainer.models.merge import merged_weights
 from finetune_trainer.models.pretrained import Absent, body_prefix, read_pretrained
+from finetune_trainer.models.tensor_plan import bytes_saved, tensor_plan
 from finetune_trainer.objectives import Objective
 from finetune_trainer.process.memory import Need
 
@@ -157,7 +158,8 @@ def least_memory(
 ) -> Need:
     """What training needs on each of `shards` devices, from the configuration alone: no weight is read or allocated.
 
-    A lower bound: without a new head, an adapter, added tokens, and layers that are unfrozen later.
+    A lower bound: without a new head, an adapter, added tokens, and layers that are unfrozen later. With tensor
+    parallelism `shards` are the groups. Raises ConfigurationError for a model that these cannot divide.
     """
     from accelerate.utils import compute_module_sizes
 
@@ -165,7 +167,7 @@ def least_memory(
 
     model = empty_model(folder, spec, objective)
     model.float()
-    storage = storage_of(folder, spec, training.sharding)
+    storage = storage_of(folder, spec, divided=training.divided)
     if storage is not None:
         pack_empty(model, spec, storage, extended=bool(spec.add_tokens))
     if spec.freeze is not None:
@@ -175,6 +177,11 @@ def least_memory(
     states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
     average = gradients if training.ema else 0
     parameters = compute_module_sizes(model)[""]
+    if training.tensor_parallel > 1:
+        plan, size = tensor_plan(model, training.tensor_parallel, folder.name), training.tensor_parallel
+        parameters -= bytes_saved(model, plan, size, trained=False)
+        less = bytes_saved(model, plan, size, trained=True) if gradients else 0
+        gradients, average = gradients - less, max(0, average - less)
     return Need(parameters // shards, gradients // shards, states * gradients // shards, average // shards)
 
 

@@ -9,7 +9,6 @@ from transformers.initialization import no_init_weights
 
 from finetune_api.model import Initialize
 from finetune_api.run import ModelInput
-from finetune_api.training import Sharding
 from finetune_trainer.models.embeddings import ReplacedIds
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.frozen_weights import storage_of
@@ -23,7 +22,8 @@ def skeleton(
     objective: Objective[Any],
     pad_id: int | None,
     added: ReplacedIds | None = None,
-    sharding: Sharding = Sharding.NONE,
+    *,
+    divided: bool = False,
 ) -> Any:
     """`load_model` without reading or allocating weights: its parameters are on torch's meta device.
 
@@ -31,7 +31,7 @@ def skeleton(
     """
     unread, storage = (
         spec.model_copy(update={"initialize": Initialize.RANDOM}),
-        storage_of(folder, spec, sharding),
+        storage_of(folder, spec, divided=divided),
     )
     whole = replace(folder, adapter=None, base=None)
     with torch.device("meta"), no_init_weights():

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils import clip_grad_value_, get_total_norm
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from finetune_api.training import GradientClippingSpec
-from finetune_trainer.distributed import full_tensor
+from finetune_trainer.distributed import full_tensor, local
 
 NORM_EPSILON = 1e-6
 """In torch's clip_grad_norm_, which this has to equal."""
@@ -31,7 +33,7 @@ def scale_and_clip(
     more: whether it was clipped, and to which norm, cannot be known from the norm before.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total = scale * full_tensor(get_total_norm(gradients))
+    total = scale * _total_norm(gradients)
     norm = after = float(total)
     clipped = bool(spec and spec.max_norm and norm > spec.max_norm)
     if spec and spec.max_norm:
@@ -40,7 +42,23 @@ def scale_and_clip(
     for gradient in gradients:
         gradient.mul_(scale)
     if spec and spec.max_value is not None:
-        clipped = float(full_tensor(get_total_norm(gradients, float("inf")))) > spec.max_value
-        clip_grad_value_(parameters, spec.max_value)
-        after = float(full_tensor(get_total_norm(gradients))) if clipped else norm
+        clipped = float(_total_norm(gradients, float("inf"))) > spec.max_value
+        for gradient in gradients:
+            local(gradient).clamp_(-spec.max_value, spec.max_value)
+        after = float(_total_norm(gradients)) if clipped else norm
     return Norms(norm, after, clipped)
+
+
+def _total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
+    """Of all gradients together; a divided one counts once, by parts, a whole one as it is on every rank.
+
+    torch computes the norm of gradients that are divided in the same way.
+    """
+    alike: dict[object, list[Tensor]] = {}
+    for gradient in gradients:
+        alike.setdefault(gradient.device_mesh if isinstance(gradient, DTensor) else None, []).append(gradient)
+    norms = [full_tensor(get_total_norm(group, order)) for group in alike.values()]
+    if len(norms) == 1:
+        return norms[0]
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]), order)
+    return total

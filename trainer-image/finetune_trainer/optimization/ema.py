@@ -8,12 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from finetune_api.run import FaultPlace
 from finetune_api.training import EmaSpec
-from finetune_trainer.distributed import shard_like
+from finetune_trainer.distributed import local, shard_like
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.layers.batch_norm import norms_of
 
@@ -100,8 +99,7 @@ class MovingAverage:
 
 def _local(tensor: Tensor) -> Tensor:
     """The memory of a tensor on this rank."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local(tensor.detach())
 
 
 def check_average_starts(spec: EmaSpec | None, total_steps: int) -> None:

@@ -29,9 +29,8 @@ def build_optimizer(
             "model.freeze freezes all parameters; freeze less", FaultPlace(field="model.freeze")
         )
     if spec.name is OptimizerName.SGD:
-        whole = not isinstance(
-            groups[0]["params"][0], DTensor
-        )  # torch has no fused SGD for divided parameters
+        # torch has no fused SGD for divided parameters
+        whole = not any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
         return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=whole)
     first, second = spec.betas
     return torch.optim.AdamW(
@@ -42,20 +41,24 @@ def build_optimizer(
 def parameter_groups(
     model: Any, weight_decay: float, layer_decay: float | None, later: set[Any]
 ) -> list[Group]:
-    """One group for every depth and kind, in the model's order; a group without decay has weight_decay 0."""
+    """One group for every depth and kind, in the model's order; a group without decay has weight_decay 0.
+
+    With tensor parallelism a group for every way of dividing, as the optimizer takes no two in one call.
+    """
     vectors, depths = no_decay_parameters(model), depths_of(model) if layer_decay else {}
-    groups: dict[tuple[int, bool], Group] = {}
+    groups: dict[tuple[int, bool, object], Group] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter not in later:
             continue
         depth, decays = depths.get(parameter, 0), parameter not in vectors
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         start: Group = {
             "params": [],
             "weight_decay": weight_decay if decays else 0.0,
             "scale": (layer_decay or 1.0) ** depth,
             "name": f"depth {depth}, {'decay' if decays else 'no decay'}",
         }
-        groups.setdefault((depth, decays), start)["params"].append(parameter)
+        groups.setdefault((depth, decays, mesh), start)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -90,15 +93,17 @@ def depths_of(model: Any) -> dict[Any, int]:
 
 def groups_of(optimizer: torch.optim.Optimizer) -> list[ParameterGroupStatus]:
     """The groups for the report: how many parameters decay, and how many do not, at which rates."""
-    return [
-        ParameterGroupStatus(
+    counted: dict[str, ParameterGroupStatus] = {}
+    for group in optimizer.param_groups:
+        before = counted.get(group["name"])
+        own = sum(parameter.numel() for parameter in group["params"])
+        counted[group["name"]] = ParameterGroupStatus(
             name=group["name"],
-            parameters=sum(parameter.numel() for parameter in group["params"]),
+            parameters=own + (before.parameters if before else 0),
             weight_decay=group["weight_decay"],
             scale=float(f"{group['scale']:.4g}"),
         )
-        for group in optimizer.param_groups
-    ]
+    return list(counted.values())
 
 
 def format_groups(groups: list[ParameterGroupStatus]) -> str:

@@ -19,12 +19,19 @@ from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.load import check_summary, checkpoint_activations
 from finetune_trainer.models.precision import published_dtype
 from finetune_trainer.models.skeleton import skeleton
+from finetune_trainer.models.tensor_plan import check_tensor_groups
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.schedules import why_too_short
 from finetune_trainer.preflight.disk import check_disk, estimate_disk
 from finetune_trainer.preflight.duration import estimate_time
 from finetune_trainer.preflight.head import check_forgetting
-from finetune_trainer.preflight.memory import check_memory, check_merged, described, estimate_memory
+from finetune_trainer.preflight.memory import (
+    check_memory,
+    check_merged,
+    described,
+    estimate_memory,
+    processes_of,
+)
 from finetune_trainer.process.memory import readable
 from finetune_trainer.reporting.recorder import notes, with_caveats
 from finetune_trainer.training.assembly import LABELS_REPORTED, build_examples, limit_tokens
@@ -43,11 +50,17 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     words = prepare_tokenizer(run, inputs.folder, inputs.dataset)
     tokenizer = words.tokenizer
     model = skeleton(
-        inputs.folder, run.model, objective, tokenizer.pad_token_id, words.added, run.training.sharding
+        inputs.folder,
+        run.model,
+        objective,
+        tokenizer.pad_token_id,
+        words.added,
+        divided=run.training.divided,
     )
     check_fit(model, tokenizer, inputs.folder.name)
     check_summary(model, inputs.folder.name)
     check_forgetting(run, inputs.folder, model, objective)
+    check_tensor_groups(processes_of(run), run.training.tensor_parallel)
     if run.training.activation_checkpointing:
         checkpoint_activations(model, inputs.folder.name)
         model.gradient_checkpointing_disable()

@@ -20,6 +20,7 @@ from finetune_trainer.layers.first_token import narrow_last_layer
 from finetune_trainer.models.adapters import merges
 from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.models.skeleton import as_if_on_cpu
+from finetune_trainer.models.tensor_plan import bytes_saved, tensor_plan
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.language_model import LanguageModel
 from finetune_trainer.preflight.language import body_of, computed_at_once, scores_of
@@ -36,14 +37,22 @@ _SCORES_AT_ONCE = 2
 def estimate_memory(
     config: RunConfig, model: Any, objective: Objective[Any], train: Examples, pad_id: int
 ) -> PreflightMemory:
-    """Of each training process, at the micro-batch size that it begins with; `model` is a skeleton."""
+    """Of each training process, at the micro-batch size that it begins with; `model` is a skeleton.
+
+    Activations are those of one that computes alone: of a tensor group each rank keeps less.
+    """
     parameters = list(model.parameters())
     trained = sum(_bytes(one) for one in parameters if one.requires_grad)
     states = optimizer_states(config.training)
-    shards = processes_of(config) if config.training.sharding is Sharding.FULL else 1
+    size = config.training.tensor_parallel
+    shards = processes_of(config) // size if config.training.sharding is Sharding.FULL else 1
     weights = sum(map(_bytes, parameters)) + sum(map(_bytes, model.buffers()))
-    size = min(config.training.micro_batch_size or 1, config.training.batch_size, len(train))
-    rows = np.argsort(train.lengths, kind="stable")[::-1][:size]
+    if size > 1:
+        plan = tensor_plan(model, size, config.model.uri or config.model.path)
+        weights -= bytes_saved(model, plan, size, trained=False)
+        trained -= bytes_saved(model, plan, size, trained=True)
+    rows_at_once = min(config.training.micro_batch_size or 1, config.training.batch_size, len(train))
+    rows = np.argsort(train.lengths, kind="stable")[::-1][:rows_at_once]
     activations = _activations(config, model, objective, train, rows, pad_id)
     parts = {
         "weights": weights // shards,
@@ -55,7 +64,7 @@ def estimate_memory(
     return PreflightMemory(
         **parts,
         total=sum(part or 0 for part in parts.values()),
-        micro_batch_size=size,
+        micro_batch_size=rows_at_once,
         longest=int(train.lengths[rows[0]]),
     )
 

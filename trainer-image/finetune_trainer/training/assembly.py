@@ -47,6 +47,7 @@ from finetune_trainer.models.load import (
 )
 from finetune_trainer.models.precision import resolve_precision
 from finetune_trainer.models.slices import gathered
+from finetune_trainer.models.tensor_plan import tensor_plan
 from finetune_trainer.models.tokenizer import longest_input
 from finetune_trainer.optimization.ema import MovingAverage, check_average_starts
 from finetune_trainer.optimization.optimizer import build_optimizer, format_groups, groups_of
@@ -63,6 +64,7 @@ from finetune_trainer.training.chat import Words, encoding, prepare_tokenizer
 from finetune_trainer.training.checkpointing import CheckpointIO
 from finetune_trainer.training.context import Run
 from finetune_trainer.training.debug import Debug
+from finetune_trainer.training.division import check_division, scores_of
 from finetune_trainer.training.evaluator import Evaluator
 from finetune_trainer.training.inputs import DEBUG_DIR, TOKENS, Inputs, stop_if_asked
 from finetune_trainer.training.reference import reference_of
@@ -118,7 +120,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     parts = build_examples(inputs, model, words, max_tokens, packed_to)
     with memory_errors(model):
-        ranks.place_model(model, layers_of(model), compute)
+        place(inputs, model, ranks, compute)
     model.train()
     stop_if_asked(inputs.stop)
     objective = inputs.dataset.objective
@@ -162,10 +164,23 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         _debug(inputs, model, ranks),
     )
     check_average_starts(ema, run.total_steps)
-    set_seed(config.training.seed + ranks.rank)
+    set_seed(config.training.seed + ranks.data_rank)
     _report_effective(inputs, run, head, max_tokens)
     random = head.order is None or config.model.initialize is Initialize.RANDOM
     return Assembly(run, tokenizer, test, others, new_head=objective.outputs is not None and random)
+
+
+def place(inputs: Inputs, model: Any, ranks: Ranks, compute: Compute) -> None:
+    """Move the model, or this rank's part, to the device. Raises ConfigurationError for one that cannot be divided."""
+    if ranks.grid is None:
+        ranks.place_model(model, layers_of(model), compute)
+        return
+    plan = tensor_plan(model, ranks.tensor, inputs.folder.name)
+    with gathered(model):
+        whole = scores_of(model, torch.device("cpu"))
+    ranks.place_model(model, layers_of(model), compute, plan)
+    check_division(model, whole, ranks, compute.device, inputs.folder.name)
+    logger.info(f"{len(plan)} layers are divided over {ranks.tensor} GPUs by the plan of transformers")
 
 
 def build_model(
@@ -175,7 +190,7 @@ def build_model(
     config, objective = inputs.config, inputs.dataset.objective
     words = prepare_tokenizer(config, inputs.folder, inputs.dataset)
     _check_memory(inputs, compute)
-    storage = storage_of(inputs.folder, config.model, config.training.sharding)
+    storage = storage_of(inputs.folder, config.model, divided=config.training.divided)
     pad_id = words.tokenizer.pad_token_id
     with returning_freed_memory():
         loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh, storage)
@@ -199,7 +214,8 @@ def build_model(
 def _check_memory(inputs: Inputs, compute: Compute) -> None:
     """Log what training needs at least. Raises DeviceMemoryError before a weight is read where that cannot fit."""
     config = inputs.config
-    shards = inputs.process.world_size if config.training.sharding is Sharding.FULL else 1
+    groups = inputs.process.world_size // config.training.tensor_parallel
+    shards = groups if config.training.sharding is Sharding.FULL else 1
     need = least_memory(inputs.folder, config.model, inputs.dataset.objective, config.training, shards)
     logger.info(f"device memory: at least {need}")
     check_fits(need, compute.device)

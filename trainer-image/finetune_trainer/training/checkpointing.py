@@ -60,22 +60,22 @@ class CheckpointIO:
         if self.average is not None:
             tensors["ema"] = self.average.capture()
         random = tensors.pop("random")
-        sharded = tensors if self.ranks.sharded else {}
+        sharded = tensors if self.ranks.divided else {}
         parts = {name: part_of(part, self.ranks, copied=self.background) for name, part in sharded.items()}
-        rest = {} if self.ranks.sharded or not self.ranks.is_main else self._copied(tensors)
+        rest = {} if self.ranks.divided or not self.ranks.is_main else self._copied(tensors)
         step, written, best = state.step, state.to_json(), state.best.step if state.best else None
 
         def write() -> dict[str, str]:
             with storage_errors(f"the checkpoint of step {step}", begun):
                 found = dict(write_part(begun / name, part, self.ranks) for name, part in parts.items())
-            if self.ranks.is_main and not self.ranks.sharded:
+            if self.ranks.is_main and not self.ranks.divided:
                 self.store.finish(step, rest | {"random": random}, written, best)
             return found
 
         def finish(digests: dict[str, str]) -> None:
             self.store.finish(step, {"random": random}, written, best, digests)
 
-        last = finish if self.ranks.sharded and self.ranks.is_main else None
+        last = finish if self.ranks.divided and self.ranks.is_main else None
         self._pending = Pending(step, self._start(write), last)
 
     @property

@@ -103,7 +103,9 @@ class Evaluator:
         try:
             with closing(self._batches(examples, size, predict)) as batches:
                 for batch, counts, outputs in batches:
-                    own = self._score(batch, outputs, meter if counts else None, broken, errors)
+                    own = self._score(
+                        batch, outputs, meter if counts and self.ranks.counts else None, broken, errors
+                    )
                     *sums, full, stop = self.ranks.all_reduce_sum(*own, self.stop.requested)
                     self.stop.sync(stop, self.ranks.broadcast(self.stop.pruned) if stop else None)
                     if full or stop:
@@ -115,7 +117,7 @@ class Evaluator:
 
     def _batches(self, examples: Examples, size: int, predict: Predict | None) -> Generator[Batch]:
         """The task's own inputs are built in a thread, ahead of their use."""
-        everyones = evaluation_batches(examples.lengths, size * self.ranks.world_size)
+        everyones = evaluation_batches(examples.lengths, size * self.ranks.data_size)
         keys = (part for each in everyones for part in self.ranks.shard_batch(each, size))
         if predict is not None:
             for batch, counts in keys:
@@ -142,7 +144,7 @@ class Evaluator:
         """
         try:
             # buffers that a sharded model makes in its first pass are written to in training
-            with torch.no_grad() if self.ranks.sharded else torch.inference_mode():
+            with torch.no_grad() if self.ranks.divided else torch.inference_mode():
                 logits, targets = outputs()
                 if meter is None:
                     return 0.0, 0.0, False

@@ -175,6 +175,8 @@ def _gradients(run: Run, step: int, size: int, errors: list[str]) -> GradientRes
         loss_sum, weight, computed = _accumulate(run, step, size)
     except RuntimeError as error:
         errors.append(run.ranks.check_memory(error))
+    if not run.ranks.counts:
+        loss_sum, weight, computed = 0.0, 0.0, 0.0
     loss_sum, weight, computed, somewhere_full = run.exchange(loss_sum, weight, computed, len(errors))
     if somewhere_full:
         run.optimizer.zero_grad(set_to_none=True)
@@ -192,7 +194,7 @@ def _look_ahead(run: Run, step: int, size: int, errors: list[str]) -> bool:
                 total += micro.counts * task.objective.look_ahead(task.forward, micro.inputs).item()
     except RuntimeError as error:
         errors.append(run.ranks.check_memory(error))
-    total, somewhere_full = run.ranks.all_reduce_sum(total, len(errors))
+    total, somewhere_full = run.ranks.all_reduce_sum(total * run.ranks.counts, len(errors))
     run.ahead = total / len(run.batch(step))
     return not somewhere_full
 

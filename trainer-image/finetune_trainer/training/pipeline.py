@@ -74,11 +74,12 @@ def train_and_publish(inputs: Inputs, threads: int) -> RunReport:
 
 def join(inputs: Inputs, compute: Compute) -> Ranks:
     """Meet the other processes, which must have read what this one has."""
-    head, sharding = inputs.config.model.head, inputs.config.training.sharding
+    head, training = inputs.config.model.head, inputs.config.training
+    sharding, tensor = training.sharding, training.tensor_parallel
     sync_batch_norm = head is not None and head.batch_norm
     with ended_by_signals() if inputs.process.world_size > 1 else nullcontext():
         stop_if_asked(inputs.stop)
-        ranks = init_process_group(inputs.process, compute, sharding, sync_batch_norm=sync_batch_norm)
+        ranks = init_process_group(inputs.process, compute, sharding, tensor, sync_batch_norm=sync_batch_norm)
     check_same_inputs(inputs, ranks)
     if inputs.process.nodes > 1:
         check_shared_output(inputs, ranks)
@@ -156,7 +157,7 @@ def as_published(inputs: Inputs, parts: Assembly, state: TrainState) -> Final:
     dtype = published_dtype(inputs.config.output.dtype, inputs.folder.path)
     logger.info(f"the weights are published in {dtype_name(dtype)}")
     change = changes_weights(inputs.folder, spec, dtype)
-    if run.ranks.sharded:
+    if run.ranks.divided:
         if change:
             logger.info("the metrics are those of the trained weights: a sharded model is not measured again")
         return Final(parts, evaluation, choice, dtype, "")

@@ -88,12 +88,12 @@ class Reference:
         model = self.task.model
         model.eval()
         try:
-            batches = evaluation_batches(examples.lengths, size * self.ranks.world_size)
+            batches = evaluation_batches(examples.lengths, size * self.ranks.data_size)
             for number, everyones in enumerate(batches, start=1):
                 self.check()
                 ((batch, counts),) = self.ranks.shard_batch(everyones, size)
                 mine = (batch, self._values(examples, batch)) if counts else (batch[:0], np.zeros((0, 2)))
-                if not counts and self.ranks.sharded:
+                if not counts and self.ranks.divided:
                     self._values(examples, batch)
                 yield from self.ranks.all_gather(mine)
                 if number % SAID_EVERY == 0:

@@ -63,7 +63,7 @@ def samples_of(run: Run, tokenizer: Any, before: list[str]) -> list[Sample]:
 def _write(run: Run, tokenizer: Any) -> list[str]:
     """The continuation of each prompt; empty texts on a rank that takes no part."""
     prompts = prompts_of(run.validation, run.training.evaluation.samples)
-    if not run.ranks.is_main and not run.ranks.sharded:
+    if not run.ranks.is_main and not run.ranks.divided:
         return [""] * len(prompts)
     model = run.task.model
     model.eval()
@@ -81,7 +81,7 @@ def _continuation(run: Run, tokenizer: Any, prompt: list[int]) -> str:
     for _ in range(room):
         inputs = {"input_ids": torch.tensor([ids], device=device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        with torch.no_grad() if run.ranks.sharded else torch.inference_mode():
+        with torch.no_grad() if run.ranks.divided else torch.inference_mode():
             ids.append(int(run.task.forward(**inputs).logits[0, -1].argmax()))
         if ids[-1] in ends:
             return str(tokenizer.decode(ids[len(prompt) :]))

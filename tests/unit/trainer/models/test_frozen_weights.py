@@ -8,7 +8,7 @@ from bitsandbytes.functional import get_4bit_type
 from safetensors.torch import load_file, save_file
 
 from finetune_api.run import ModelInput
-from finetune_api.training import Sharding, TrainingSpec
+from finetune_api.training import TrainingSpec
 from finetune_trainer.errors import ConfigurationError, NotFoundError
 from finetune_trainer.layers.frozen import FrozenLinear, Nf4Linear, freeze_in_nf4, packed
 from finetune_trainer.models.folder import check_folder
@@ -119,7 +119,7 @@ def test_sharded_weights_stay_in_float32(checkpoint):
     spec = ModelInput(path=str(checkpoint("llama", torch.bfloat16)), **LORA)
     given = check_folder(spec)
     assert storage_of(given, spec) is not None
-    assert storage_of(given, spec, Sharding.FULL) is None
+    assert storage_of(given, spec, divided=True) is None
 
 
 def test_nf4_packs_every_matrix_of_the_body_with_the_error_of_four_bits(checkpoint):

@@ -94,6 +94,18 @@ BAD = {
         ExitCode.CONFIGURATION,
         "model.freeze.layers is 9",
     ),
+    "a model that tensor groups cannot divide": (
+        {"training": {"tensorParallel": 2}, "devices": {"gpus": 2}},
+        None,
+        ExitCode.CONFIGURATION,
+        "transformers has no plan for BertModel",
+    ),
+    "GPUs that tensor groups leave over": (
+        {"training": {"tensorParallel": 2}, "devices": {"gpus": 3}},
+        None,
+        ExitCode.CONFIGURATION,
+        "training.tensorParallel is 2, which does not divide the 3 processes",
+    ),
     "a model that is not there": (
         {"model": {"path": "/nowhere"}},
         None,

@@ -1,0 +1,148 @@
+"""Tensor parallelism on generated tokens: what ranks with parts of each layer learn is what one process learns."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from finetune_api.run import ModelInput
+from finetune_api.training import Sharding
+from unit.trainer.checkpoints.test_parts import everything
+from unit.trainer.runs import VOCABULARY, a_run, checkpoints_in, largest_difference, on_ranks, weights
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+PLAN = {
+    "maxSteps": 4,
+    "microBatchSize": 2,
+    "optimizer": {"name": "SGD", "learningRate": 0.1, "weightDecay": 0.1},
+    "schedule": {"name": "Constant", "warmup": {"steps": 0}},
+}
+FAMILIES = ("Llama", "Phi", "Qwen2", "Qwen3")
+LAYOUTS = {
+    "tensor 2": (2, 2, Sharding.NONE),
+    "data 2 × tensor 2": (4, 2, Sharding.NONE),
+    "data 2 × tensor 2, sharded": (4, 2, Sharding.FULL),
+}
+
+
+def family(name, adapted=False, dropout=0.0):
+    """A model with random weights, the same on every call; adapted, with LoRA in all linear layers, and B not 0."""
+    import torch
+    import transformers
+
+    from finetune_trainer.layers.dropout import use_fast_dropout
+    from finetune_trainer.models.adapters import adapt
+
+    torch.manual_seed(7)
+    sizes = SIZES | ({"num_key_value_heads": 4} if name == "Phi" else {})
+    sizes |= {"head_dim": 4} if name.startswith("Qwen3") else {}
+    config = getattr(transformers, f"{name}Config")(**sizes, tie_word_embeddings=name == "Qwen2")
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    if not adapted:
+        return model
+    spec = {"path": "/base", "adapter": {"lora": {"rank": 4, "dropout": dropout}}}
+    model = adapt(model, ModelInput.model_validate(spec), "AutoModelForCausalLM", {})
+    use_fast_dropout(model)
+    for path, parameter in model.named_parameters():
+        if "lora_B" in path:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def learned(make_model, ranks=None, **training):
+    """Losses and gradient norms of all steps, and the weights after the last."""
+    from finetune_trainer.training.loop import train_step
+
+    run, state = a_run("causal LM", ranks, make_model=make_model, **PLAN | training)
+    steps = [train_step(run, state) for _ in range(4)]
+    run.feed.close()
+    return [(step.loss, step.norms.before) for step in steps], weights(run)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "LoRA"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_divided_model_learns_what_one_process_does(tmp_path, name, adapted, layout):
+    """Phi has biases in layers divided by rows, Qwen2 tied embeddings, Qwen3 norms of single heads."""
+    world, tensor, sharding = LAYOUTS[layout]
+    made = partial(family, name, adapted)
+    steps, expected = learned(made)
+    for found in on_ranks(world, partial(learned, made), tmp_path, sharding, tensor=tensor):
+        assert np.allclose(found[0], steps, rtol=0, atol=1e-6)
+        assert largest_difference(found[1], expected) < 1e-6
+
+
+def test_an_adapter_drops_what_it_does_in_one_process(tmp_path):
+    """Of the inputs of layers divided by rows a rank has half, and half of the masks."""
+    made = partial(family, "Llama", True, 0.3)
+    steps, expected = learned(made)
+    assert abs(steps[0][0] - learned(partial(family, "Llama", True))[0][0][0]) > 1e-3
+    for found in on_ranks(2, partial(learned, made), tmp_path, tensor=2):
+        assert np.allclose(found[0], steps, rtol=0, atol=1e-6)
+        assert largest_difference(found[1], expected) < 1e-6
+
+
+ADAM = PLAN | {
+    "optimizer": {"name": "AdamW", "learningRate": 1e-3},
+    "ema": {"decay": 0.9},
+    "checkpoint": {"every": {"steps": 2}},
+}
+
+
+def trained(folder, ranks=None):
+    """A run with checkpoints in a folder; its tensors at the end."""
+    from finetune_trainer.training.loop import train
+
+    run, state = a_run("causal LM", ranks, make_model=partial(family, "Llama"), **ADAM)
+    run.checkpoints = checkpoints_in(folder, run)
+    train(run, state)
+    return everything(run)
+
+
+def restored(folder, ranks=None):
+    """All tensors of a new run, from its newest checkpoint."""
+    run, _ = a_run("causal LM", ranks, make_model=partial(family, "Llama"), **ADAM)
+    assert checkpoints_in(folder, run).restore().step == 4
+    return everything(run)
+
+
+GROUPS = {
+    "one process": None,
+    "tensor 2": (2, Sharding.NONE, 2),
+    "data 2 × tensor 2": (4, Sharding.NONE, 2),
+    "data 2 × tensor 2, sharded": (4, Sharding.FULL, 2),
+    "data 2, sharded": (2, Sharding.FULL, 1),
+}
+
+
+def among(group, body, folder):
+    """What a body returns on every rank of a group."""
+    if GROUPS[group] is None:
+        return [body()]
+    world, sharding, tensor = GROUPS[group]
+    return on_ranks(world, body, folder, sharding, tensor=tensor)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "reads"),
+    [
+        ("tensor 2", "one process"),
+        ("one process", "tensor 2"),
+        ("data 2 × tensor 2", "data 2, sharded"),
+        ("data 2 × tensor 2, sharded", "tensor 2"),
+        ("data 2, sharded", "data 2 × tensor 2, sharded"),
+    ],
+)
+def test_ranks_that_are_grouped_otherwise_read_the_same_numbers(tmp_path, wrote, reads):
+    folder = tmp_path / "checkpoints"
+    expected, *_ = among(wrote, partial(trained, folder), tmp_path)
+    for found in among(reads, partial(restored, folder), tmp_path):
+        assert largest_difference(expected, found) == 0
