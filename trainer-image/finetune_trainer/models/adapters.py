@@ -163,13 +163,10 @@ def merges(spec: ModelInput) -> bool:
 
 def merged(model: Any, spec: ModelInput) -> Any:
     """The model with the adapter merged into its weights, in place; one merged before stays as it is."""
-    with warnings.catch_warnings():
-        # peft then corrects config.json, which called tables tied that the checkpoint has both
-        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
-        if spec.head is None:
-            return model.merge_and_unload() if hasattr(model, "peft_config") else model
-        if hasattr(model.encoder, "peft_config"):
-            model.encoder = model.encoder.merge_and_unload()
+    if spec.head is None:
+        return model.merge_and_unload() if hasattr(model, "peft_config") else model
+    if hasattr(model.encoder, "peft_config"):
+        model.encoder = model.encoder.merge_and_unload()
     return model
 
 

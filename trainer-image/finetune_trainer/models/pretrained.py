@@ -1,5 +1,6 @@
 """Reads a model's weights, in float32 but for frozen ones, and says which tensors were not there."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from finetune_trainer.models.frozen_weights import Reading
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,26 @@ def read_pretrained(
             FaultPlace(field="model.uri", file=name),
         )
     _check_finite(model, name, reading.broken if reading else {})
+    _correct_ties(model, name)
     if reading is not None:
         from finetune_trainer.models.frozen_weights import forget_reading
 
         forget_reading(model)
     return model, absent
+
+
+def _correct_ties(model: Any, name: str) -> None:
+    """Say in the configuration that a checkpoint has two tables, or a later step would put one in the other's place."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    text = model.config.get_text_config()
+    if output is None or not getattr(text, "tie_word_embeddings", False):
+        return
+    if output.weight is not model.get_input_embeddings().weight:
+        text.tie_word_embeddings = model.config.tie_word_embeddings = False
+        logger.warning(
+            f"{name}: config.json says that input and output embeddings are tied, and the checkpoint has two different"
+            " tables; both are kept"
+        )
 
 
 def body_prefix(model: Any) -> str:

@@ -1,10 +1,14 @@
 """Added tokens: shorter encodings, embeddings that begin as the mean of their pieces, and a folder that keeps them."""
 
+import json
+
 import pytest
 
-from finetune_api.run import ExitCode
+from finetune_api.run import ExitCode, ModelInput
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.models.embeddings import add_tokens, extend_embeddings
+from finetune_trainer.objectives.causal_lm import CausalLM
+from unit.trainer.architectures import build
 
 NEW = ["goods", "brightly"]
 """The tiny tokenizer splits them into a word and an ending."""
@@ -106,3 +110,24 @@ def test_a_run_trains_new_tokens_and_its_folder_has_them(make_job, adapter):
     mean = table[tokenizer.convert_tokens_to_ids(["good", "##s"])].mean(0)
     assert model.config.vocab_size == len(tokenizer) == len(table)
     assert not table[number].allclose(mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"adapter": {"lora": {"merge": True}}}], ids=["whole", "LoRA"])
+def test_a_new_token_leaves_a_head_that_config_json_calls_tied(tmp_path, caplog, how):
+    import torch
+    from safetensors.torch import load_file
+
+    from finetune_trainer.models.adapters import merged
+    from finetune_trainer.models.folder import check_folder
+    from finetune_trainer.models.load import load_model
+
+    folder = build("llama", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    given = load_file(folder / "model.safetensors")["lm_head.weight"]
+    spec = ModelInput(path=str(folder), add_tokens=["mmHg"], **how)
+    made = merged(load_model(check_folder(spec), spec, CausalLM(), 0, {len(given): [5, 6]}).model, spec)
+    assert torch.equal(made.lm_head.weight[:-1], given)
+    assert torch.allclose(made.lm_head.weight[-1], given[[5, 6]].mean(dim=0))
+    assert made.config.tie_word_embeddings is False
+    assert "the checkpoint has two different tables; both are kept" in caplog.text
