@@ -55,15 +55,36 @@ _WORDS = {
 """By each value, what other tools write for it."""
 _VALUES = {(folded(word), value) for value, words in _WORDS.items() for word in words.split()}
 
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_QUALIFIED = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+SHAPES = {
+    QUANTITY_PATTERN: "is no quantity of Kubernetes",
+    METRIC_PATTERN: f"is no metric; use {', '.join(ALL)}",
+    "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "is no name of an object, which has a-z, 0-9, '-' and '.'",
+    f"^{_LABEL}$": "is no name, which has a-z, 0-9 and '-'",
+    f"^{_DOMAIN}$": "is no name of a queue, which has a-z, 0-9, '-' and '.'",
+    rf"^{_DOMAIN}/{_QUALIFIED}$": "is no extended resource: a domain, '/' and a name, such as amd.com/gpu",
+    rf"^({_DOMAIN}/)?{_QUALIFIED}$": "is no key: letters, digits, '-', '_' and '.', after a domain and '/' where it"
+    " has one",
+    "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$": "is no value of a label, which has letters, digits, '-', '_' and"
+    " '.'",
+    "^[A-Za-z_][A-Za-z0-9_]*$": "is no name of a variable, which has letters, digits and '_', and begins with no digit",
+    "^[-._a-zA-Z0-9]+$": "is no key of a Secret, which has letters, digits, '-', '_' and '.'",
+    "^[!-~]+$": "is no name of an image: it has a space, or a letter beyond ASCII",
+    r"^([0-9]{1,18}|(100|[0-9]{1,2})(\.[0-9]{1,3})?%)$": 'is neither a count such as 10 nor a share such as "1%"',
+    r"^(model|dataset|objective|training)(\.[a-zA-Z0-9]+)+$": "is no field of model, dataset, objective or training,"
+    " such as training.optimizer.learningRate",
+}
+"""By the pattern of a text, what a text is not that does not match it."""
+
 
 def described(error: ErrorDetails, kind: type[ApiModel]) -> str:
     """The sentence about an error of `kind`, with what to write where the value shows it."""
-    pattern = (error.get("ctx") or {}).get("pattern")
-    said = {
-        QUANTITY_PATTERN: "is no quantity of Kubernetes",
-        METRIC_PATTERN: f"no metric has this name; use {', '.join(ALL)}",
-    }
-    return said.get(str(pattern), error["msg"].removeprefix("Value error, ")) + _remedy_of(error, kind)
+    pattern = str((error.get("ctx") or {}).get("pattern"))
+    if pattern not in SHAPES:
+        return error["msg"].removeprefix("Value error, ") + _remedy_of(error, kind)
+    return f"{str(error['input'])[:80]!r} {SHAPES[pattern]}{_remedy_of(error, kind)}"
 
 
 def _remedy_of(error: ErrorDetails, kind: type[ApiModel]) -> str:

@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune_cli.main import app
+from finetune_sdk.wrong_values import SHAPES
+from unit.api.schemas import crd_schema, nodes
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = (ROOT / "examples" / "quickstart.yaml").read_text()
@@ -145,8 +147,13 @@ def test_a_label_of_kueue_that_no_pod_would_have_is_refused(tmp_path: Path) -> N
         ("training", "{sharding: true}", "did you mean Full?"),
         ("training", "{epochs: 2.5}", "a valid integer, not 2.5"),
         ("preflight", "off", "did you mean Skip?"),
-        ("training", "{evaluation: {bestMetric: auc}}", "no metric has this name; use loss, accuracy"),
-        ("dataset", "{train: {uri: pvc://a/b}, maxInvalidRows: -1}", "%)$'\n"),
+        ("training", "{evaluation: {bestMetric: auc}}", "'auc' is no metric; use loss, accuracy"),
+        (
+            "dataset",
+            "{train: {uri: pvc://a/b}, maxInvalidRows: -1}",
+            "'-1' is neither a count such as 10 nor a share",
+        ),
+        ("scheduling", "{queue: Team_A}", "'Team_A' is no name of a queue, which has a-z"),
         ("retry", "3", "write for example {limit: 3}\n"),
         ("activeDeadlineSeconds", "5m", "not the text '5m'; write 300\n"),
         ("ttlSecondsAfterFinished", "1h", "not the text '1h'; write 3600\n"),
@@ -175,3 +182,8 @@ def test_a_value_as_other_tools_have_it_is_answered_with_ours(
     code, output = validated(tmp_path / "job.yaml", text)
     assert code == 1
     assert answer in output
+
+
+def test_every_pattern_of_the_spec_is_said_in_words() -> None:
+    there = {node["pattern"] for _, node in nodes(crd_schema("spec")) if "pattern" in node}
+    assert set(SHAPES) == there
