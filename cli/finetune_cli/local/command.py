@@ -16,7 +16,7 @@ from rich.console import Console
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.run import ExitCode
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_cli.errors import CommandError
 from finetune_cli.files import only_job
 from finetune_cli.follow import View
@@ -25,6 +25,7 @@ from finetune_cli.local.life import LocalLife
 from finetune_cli.local.parents import lacks
 from finetune_cli.local.planning import Folders, missing_folders, model_folder, planned_job, stored, unfit
 from finetune_cli.local.trainer import TRAINER, now
+from finetune_core.decide.decision import finished
 from finetune_core.plan.reading import status_of
 
 Body = dict[str, Any]
@@ -78,7 +79,7 @@ def _life(
             "the trainer is not installed here; in a clone of the project: pip install '.[cli,trainer]'"
         )
     file = folders.output / STATUS
-    body = _ours(stored(written, now()), file)
+    body = _again(_ours(stored(written, now()), file), spec, folders.output, console)
     job, resolved = planned_job(body, _gpus(spec, gpus, console))
     job = replace(job, spec=job.spec.model_copy(update={"suspend": False}))
     if job.is_parent and (lacking := lacks(job)):
@@ -131,6 +132,24 @@ def _ours(body: Body, file: Path) -> Body:
             ExitCode.NOT_FOUND,
         )
     return body | {"status": status_of(found).to_json()}
+
+
+def _again(body: Body, spec: FineTuneJobSpec, folder: Path, console: Console) -> Body:
+    """A job that has failed begins its next attempt: its data may have been fixed. Others that have ended are left."""
+    status = status_of(body)
+    if not finished(status):
+        return body
+    message = (status.display and status.display.message) or status.phase
+    if status.phase is Phase.FAILED and not (spec.search or spec.ensemble):
+        number = status.attempt or 0
+        console.print(f"attempt {number} failed ({message}); attempt {number + 1} begins", markup=False)
+        return body | {"status": FineTuneJobStatus(attempt=number).to_json()}
+    console.print(
+        f"{folder} has this job, which has ended: {message}. Nothing is trained; to train again, remove the folder or"
+        " choose another --output-dir",
+        markup=False,
+    )
+    return body
 
 
 def _environment(spec: FineTuneJobSpec) -> dict[str, str]:

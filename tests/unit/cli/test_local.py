@@ -84,6 +84,7 @@ def test_a_job_trains_and_is_not_trained_again(
     again = finetune("local", out.with_name("job.yaml"), *given)
     assert again.code == 0
     assert str(out / "model") in again.out
+    assert "which has ended: the model is at" in again.out
     assert not (out / "attempt-2.log").exists()
     other = finetune("local", written(tmp_path, training=TRAINING | {"seed": 7}), *given)
     assert other.code == 66
@@ -125,15 +126,26 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(claim: Path, tmp
     assert finetune(*arguments).code == 0
 
 
-def test_invalid_data_ends_with_the_trainer_s_code_and_sentence(claim: Path, tmp_path: Path) -> None:
-    write_jsonl(claim / "data" / "bad.jsonl", [{"text": "good film", "label": "pos"}, {"label": "neg"}])
-    file = written(tmp_path, dataset={"train": {"uri": "pvc://demo/data/bad.jsonl"}}, suspend=True)
-    done = finetune("local", file, "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
+def test_invalid_data_ends_with_the_trainer_s_code_and_sentence_and_is_read_again_once_it_is_fixed(
+    claim: Path, tmp_path: Path
+) -> None:
+    data = claim / "data" / "bad.jsonl"
+    write_jsonl(data, [{"text": "good film", "label": "pos"}, {"label": "neg"}])
+    training = {**TRAINING, "epochs": 1}
+    dataset = {"train": {"uri": "pvc://demo/data/bad.jsonl"}}
+    file = written(tmp_path, dataset=dataset, suspend=True, training=training)
+    arguments = ("local", file, "--claim", f"demo={claim}", "--output-dir", tmp_path / "out")
+    done = finetune(*arguments)
     assert done.code == 65
     assert "spec.suspend: true keeps a job waiting in a cluster; here it trains now" in done.out
     assert "Failed: pvc://demo/data/bad.jsonl, row 2" in done.out
     status = json.loads((tmp_path / "out" / "job.json").read_text())["status"]
     assert status["attempts"][0]["reason"] == "DataError"
+    write_jsonl(data, reviews(16))
+    again = finetune(*arguments)
+    assert again.code == 0, again.out
+    assert "attempt 1 failed (pvc://demo/data/bad.jsonl, row 2" in again.out
+    assert (tmp_path / "out" / "model" / "config.json").exists()
 
 
 def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes(claim: Path, tmp_path: Path) -> None:
