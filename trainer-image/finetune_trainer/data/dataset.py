@@ -14,7 +14,7 @@ from finetune_trainer.data.chat.choice import check_alike
 from finetune_trainer.data.deduplicate import Deduplicator
 from finetune_trainer.data.files import splits_of
 from finetune_trainer.data.rows import ReadLabel, ReadOptions
-from finetune_trainer.data.sources import FileIndex, Source, scan, shared_prompts, shared_texts
+from finetune_trainer.data.sources import FileIndex, Source, contradicting, scan, shared_prompts, shared_texts
 from finetune_trainer.data.splits import split_rows
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives import OBJECTIVES, Objective
@@ -86,7 +86,8 @@ def read_dataset(config: RunConfig, recorder: Recorder, check: Callable[[], None
     leaked = _log_sizes(train, validation, test, recorder)
     if train.note:
         recorder.caveat(f"{train.name}: {train.note}")
-    _warn_unlearned(labels or [], train)
+    _warn_unlearned(labels or [], train, recorder)
+    _warn_one_label([validation, *([test] if test else [])], recorder)
     _warn_look_alikes(labels or [], train, recorder)
     _warn_splits([train, *([] if split else [validation]), *([test] if test else [])], recorder)
     _warn_repeating([whole, *([] if split else [validation]), *([test] if test else [])], recorder)
@@ -172,6 +173,13 @@ def _warn_contradicted(parts: Sequence[FileIndex], recorder: Recorder) -> None:
                 f"{index.field}: of {index.contradicted:,} of {rows:,} preferences of {index.name} another row says the"
                 " opposite, so that nothing is learned of both; remove those that are wrong"
             )
+        if len(found := contradicting(index)):
+            same = found[index.digests[found] == index.digests[found[0]]]
+            one, other = sorted(index.place(int(row))[1] for row in (same[0], same[-1]))
+            recorder.caveat(
+                f"{index.field}: {len(found):,} of {len(index):,} texts of {index.name} also stand with another"
+                f" label, as in rows {one} and {other}; correct the labels that are wrong, or remove these rows"
+            )
 
 
 def _warn_shared_prompts(train: FileIndex, parts: Sequence[FileIndex], recorder: Recorder) -> None:
@@ -205,12 +213,22 @@ def _warn_look_alikes(labels: list[str], train: FileIndex, recorder: Recorder) -
         )
 
 
-def _warn_unlearned(labels: list[str], train: FileIndex) -> None:
+def _warn_one_label(parts: Sequence[FileIndex], recorder: Recorder) -> None:
+    """Scores of rows with one label say nothing of the others."""
+    for index in parts:
+        if index.labels.strata() is not None and len(index.labels.names) == 1:
+            recorder.caveat(
+                f"{index.field}: all rows ({len(index):,}) have the label {index.labels.names[0]}, so that the"
+                " evaluation says nothing of the others; give rows of each label"
+            )
+
+
+def _warn_unlearned(labels: list[str], train: FileIndex, recorder: Recorder) -> None:
     """A label that no training row has, by the spec or by the split, is never predicted, and nothing else shows it."""
     present = set(train.labels.names) - {IGNORED_LABEL}
     missing = [label for label in labels if label not in present]
     if missing:
-        logger.warning(
+        recorder.caveat(
             f"no training row has {'the label' if len(missing) == 1 else 'the labels'} {named(missing)}: the model"
             " does not learn it; give more rows, or change objective's labels or dataset.validation"
         )

@@ -354,6 +354,18 @@ def _digests(kept: "array[int]") -> Digests:
     return np.asarray(kept, dtype=np.uint64)
 
 
+def contradicting(index: FileIndex) -> Indices:
+    """The rows whose text stands with another label too, where a row has one label; by text, then by label."""
+    strata = index.labels.strata()
+    if strata is None:
+        return np.empty(0, dtype=np.int64)
+    texts, places = np.unique(index.digests, return_inverse=True)
+    pairs = np.unique(np.stack([places, strata]), axis=1)
+    several = np.bincount(pairs[0], minlength=len(texts)) > 1
+    found = np.flatnonzero(several[places])
+    return found[np.lexsort((strata[found], places[found]))]
+
+
 def shared_texts(train: FileIndex, held_out: FileIndex) -> int:
     """How many held-out rows have a text that stands in the training rows."""
     return int(np.isin(held_out.digests, train.digests).sum())

@@ -597,3 +597,45 @@ def test_a_label_that_pandas_lost_is_missing(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": NaN}\n')
     with pytest.raises(DataError, match=r"is missing \(NaN\); remove the row"):
         source(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "caveat"),
+    [
+        (
+            [("a", "x"), ("b", "y"), ("c", "x"), ("a", "y"), ("a", "x")],
+            [("d", "x"), ("e", "y")],
+            "dataset.train: 3 of 5 texts of pvc://d/train.jsonl also stand with another label, as in rows 1 and 4;",
+        ),
+        (
+            [("a", "x"), ("b", "y")],
+            [("d", "x"), ("d", "y")],
+            "dataset.validation: 2 of 2 texts of pvc://d/validation.jsonl also stand with another label, as in rows 1",
+        ),
+        (
+            [("a", "x"), ("b", "y")],
+            [("d", "x"), ("e", "x")],
+            "dataset.validation: all rows (2) have the label x, so that the evaluation says nothing of the others",
+        ),
+        ([("a", "x"), ("b", "y"), ("a", "x")], [("d", "x"), ("e", "y")], None),
+    ],
+)
+def test_labels_that_contradict_each_other_and_rows_of_one_label_are_caveats(
+    make_job, tmp_path, train, validation, caveat
+):
+    dataset = {
+        part: {
+            "path": str(
+                write_jsonl(
+                    tmp_path / f"{part}.jsonl", [{"text": text, "label": label} for text, label in rows]
+                )
+            ),
+            "uri": f"pvc://d/{part}.jsonl",
+        }
+        for part, rows in (("train", train), ("validation", validation))
+    }
+    recorder = Recorder()
+    made = make_job().changed({"dataset": {**dataset, "split": None}})
+    read_dataset(read_config(made.write(), {}), recorder)
+    assert len(recorder.caveats) == (caveat is not None)
+    assert caveat is None or recorder.caveats[0].startswith(caveat)
