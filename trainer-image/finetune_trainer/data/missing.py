@@ -9,6 +9,7 @@ from finetune_trainer.objectives.lookalikes import INVISIBLE
 
 RECORDS = "write it with orient='records', lines=True"
 UNSEEN = string.whitespace + "\u00a0\u2028\u2029\u3000" + INVISIBLE
+LONGEST_NAME = 40
 _ASKED = ("prompt", "question", "query", "instruction", "input", "user")
 _ANSWERED = ("completion", "response", "answer", "output", "reply", "assistant")
 _SAME = (
@@ -28,7 +29,7 @@ def missing_column(name: str, fields: Mapping[str, Any], *, asks: bool = False) 
     `asks` says that rows may also be questions with answers.
     """
     names = [str(field) for field in fields]
-    hint = _layout(fields) or (asks and _question(names)) or _meant(name, names)
+    hint = _layout(fields) or (asks and _question(names)) or _meant(name, names) or _no_header(names)
     return f"is missing; available columns: {', '.join(map(repr, names[:20])) or 'none'}{hint}"
 
 
@@ -54,6 +55,12 @@ def _question(names: list[str]) -> str:
         f"; for questions and answers set dataset.rows: PromptCompletion and dataset.columns: {{prompt: {prompt},"
         f" completion: {answer}}}{unread}"
     )
+
+
+def _no_header(names: list[str]) -> str:
+    """The remedy where the names look like the values of a row."""
+    values = any(name.strip().isdigit() or len(name) > LONGEST_NAME or name.count(" ") > 3 for name in names)
+    return "; the first line of a CSV file must name its columns: add text,label or alike" if values else ""
 
 
 def _meant(name: str, names: list[str]) -> str:

@@ -267,6 +267,11 @@ def test_a_text_that_shows_nothing_is_no_usable_row(tmp_path, text):
             "pandas' to_json() with another orient: write it",
         ),
         ({"sentence": "a", "label": "x"}, "did you mean 'sentence'? Columns are named in dataset.columns"),
+        (
+            {"the first review of all of them": "b", "1": "0"},
+            "the first line of a CSV file must name its columns",
+        ),
+        ({"a": "b", "1": "0"}, "the first line of a CSV file must name its columns"),
     ],
 )
 def test_a_missing_column_says_what_is_there_instead(tmp_path, fields, hint):
