@@ -98,9 +98,14 @@ def _named(index: Path, name: str) -> set[str]:
     with input_errors(f"{name}/{INDEX}", "model"):
         text = index.read_bytes()
     try:
-        return set(map(str, json.loads(text)["weight_map"].values()))
+        named = set(map(str, json.loads(text)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _refused(f"{name}/{INDEX}", "has no weight_map; copy it again") from error
+    if strange := sorted(each for each in named if "/" in each or not each.endswith(".safetensors")):
+        raise _refused(
+            f"{name}/{INDEX}", f"names {strange[0][:80]}; only files of safetensors beside it are read"
+        )
+    return named
 
 
 def _is_quantized(tensor: str, entry: dict[str, Any]) -> bool:

@@ -317,7 +317,10 @@ def _report_effective(inputs: Inputs, run: Run, head: HeadChoice, max_tokens: in
         f"{type(task.model).__name__} with {how}: {trainable:,} of {everything:,} parameters are trained;"
         f" {run.total_steps} steps of {config.training.batch_size} examples"
     )
-    if head.replaced:
+    drawn = head.order is None and not random_start
+    if head.replaced or (
+        drawn and task.objective.outputs is None
+    ):  # a vocabulary's head is no part of a new task
         inputs.recorder.caveat(head.sentence)
     else:
         logger.info(head.sentence)

@@ -91,6 +91,16 @@ def test_an_index_without_files_is_refused(shards, content):
     assert f"{INDEX} has no weight_map" in refused(shards)
 
 
+@pytest.mark.parametrize(
+    "file", ["../other/model.safetensors", "/model.safetensors", "a/b.safetensors", "model.bin"]
+)
+def test_only_safetensors_beside_the_index_are_read(shards, file):
+    index = json.loads((shards / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = file
+    (shards / INDEX).write_text(json.dumps(index))
+    assert f"{INDEX} names {file}; only files of safetensors beside it are read" in refused(shards)
+
+
 def test_files_without_an_index_are_refused(shards):
     (shards / INDEX).unlink()
     assert f"has {ONE}, {TWO}, but neither {WHOLE} nor {INDEX}" in refused(shards)

@@ -1,10 +1,11 @@
 """Whole runs on frozen weights in 16 or 4 bits: what is reported, published and resumed, with every kind of loss."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
@@ -166,3 +167,16 @@ def test_preflight_refuses_a_merged_model_that_does_not_fit(make_job):
     code, report = check(make_job("two", "NF4", **given), gpuMemory=whole)
     assert code == ExitCode.OUT_OF_MEMORY
     assert report.place.field == "model.adapter.lora.merge"
+
+
+def test_a_head_that_the_checkpoint_lacks_is_trained_in_float32_and_is_a_caveat(tmp_path, llama):
+    folder = shutil.copytree(llama, tmp_path / "headless")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    objective, rows = OBJECTIVES["causalLM"]
+    model = {"adapter": {"lora": {**LORA, "merge": True}}, "weights": "NF4"}
+    made = job(tmp_path / "run", folder, rows, objective=objective, training=TRAINING, model=model)
+    assert made.run() == ExitCode.DONE
+    assert "new head: the base model has none for this objective" in made.report.message
+    assert {part.format for part in made.report.effective.weights if part.trained} == {"Float32"}
