@@ -44,11 +44,9 @@ def check_weights(folder: Path, name: str) -> None:
     """Raise NotFoundError for files that are no safetensors, are incomplete, or hold quantized weights."""
     files = weight_files(folder, name)
     if files == [folder / WHOLE] and (folder / INDEX).exists():
-        others = _named(folder / INDEX, name) - {WHOLE}
-        if others:
-            logger.warning(
-                f"{name} has {WHOLE} and {INDEX}, which names {min(others)}; {WHOLE} is read, as transformers does"
-            )
+        logger.warning(
+            f"{name} has {WHOLE}, which is read, and {INDEX}, which is not: transformers does the same"
+        )
     for path in files:
         for tensor, entry in header_of(path, name).items():
             if _is_quantized(tensor, entry):

@@ -53,7 +53,7 @@ def test_one_file_is_read_before_an_index_which_is_said(shards, caplog):
     save_file({"a": torch.ones(1)}, shards / WHOLE)
     with caplog.at_level(logging.WARNING):
         check_folder(ModelInput(path=str(shards), uri="pvc://m/llama"))
-    assert f"has {WHOLE} and {INDEX}, which names {ONE}; {WHOLE} is read" in caplog.text
+    assert f"pvc://m/llama has {WHOLE}, which is read, and {INDEX}, which is not" in caplog.text
 
 
 @pytest.mark.parametrize(
