@@ -108,6 +108,7 @@ _FIELDS = {
     "search.parameters": "hp_space hyperparameters param_space search_space param_grid",
     "search.maxTrials": "n_trials num_trials max_trial_count",
     "search.parallelism": "parallel_trial_count max_concurrent_trials",
+    "ensemble.members": "ensemble.seeds ensemble.size ensemble.models n_members num_members",
     "env": "env_vars environment envs env_from",
     "command": "args script entrypoint train_script",
     "gate.min": "gate.minimum",
@@ -173,6 +174,8 @@ _ADVICE = {
     "pods are planned by the operator; see {resources}, {scheduling}, {image} and {env}": "pod_template pod_spec"
     " containers volumes volume_mounts volume_claim_templates init_containers security_context pod_template_overrides"
     " pytorch_replica_specs run_policy replica_specs",
+    "trials are compared by {training.evaluation.bestMetric}; remove it": "search.metric search.objective search.direction"
+    " search.goal search.objective_metric_name search.optimize",
     "write {gate.min} where higher is better, {gate.max} where lower is": "gate.threshold gate.value",
     "write {training.schedule}": "lr_scheduler_kwargs num_cycles",
     "the whole file is read; write a smaller one, or {training.maxSteps}": "max_train_samples max_samples"

@@ -16,6 +16,15 @@ def hint(path: str, kind: type[ApiModel], root: str = "", suggested: Collection[
 
     `root` is written before every field. Only fields below those in `suggested` are named, or all.
     """
+    place, _, name = path.rpartition(".")
+    if item := _item_at(place.split("."), kind):
+        own = [field.alias or each for each, field in item.model_fields.items()]
+        nearest = _nearest(name, own)
+        return (
+            f"; did you mean {root}{place}.{nearest}?"
+            if nearest
+            else f"; the fields here are {', '.join(own)}"
+        )
     fields = [field for field in fields_of(kind) if suggested is None or field.split(".")[0] in suggested]
     remedy = remedy_for(path)
     if remedy and {name for name, _ in NAMED.findall(remedy)} <= set(fields):
@@ -40,6 +49,26 @@ def object_in(annotation: Any) -> type[ApiModel] | None:
     if get_origin(annotation) in (list, dict):
         return None
     return next(filter(None, map(object_in, get_args(annotation))), None)
+
+
+def _item_at(names: list[str], kind: type[ApiModel]) -> type[ApiModel] | None:
+    """The object type at a path into a list; None for other paths."""
+    found: Any = kind
+    for name in names:
+        if name.isdigit():
+            found = object_in(next(iter(get_args(found)), None))
+        elif isinstance(found, type) and issubclass(found, ApiModel):
+            fields = {field.alias or own: field for own, field in found.model_fields.items()}
+            found = _object_or_list(fields[name].annotation) if name in fields else None
+    inside = any(name.isdigit() for name in names)
+    return found if inside and isinstance(found, type) and issubclass(found, ApiModel) else None
+
+
+def _object_or_list(annotation: Any) -> Any:
+    """Of an optional field, what it holds."""
+    if get_origin(annotation) is list or object_in(annotation):
+        return object_in(annotation) or annotation
+    return next(filter(None, map(_object_or_list, get_args(annotation))), None)
 
 
 def _nearest(path: str, fields: list[str]) -> str | None:

@@ -71,6 +71,16 @@ def test_no_name_has_two_remedies() -> None:
         ("resources.gpus", "did you mean spec.resources.gpusPerNode?"),
         ("backoffLimit", "did you mean spec.retry.limit?"),
         ("queueName", "did you mean spec.scheduling.queue?"),
+        ("search.parameters.0.values", "the fields here are path, choice, uniform, logUniform, integer"),
+        ("search.parameters.0.log_uniform", "did you mean spec.search.parameters.0.logUniform?"),
+        ("search.parameters.0.uniform.low", "the fields here are min, max"),
+        ("env.2.val", "did you mean spec.env.2.value?"),
+        ("env.2.valueFrom.secret", "did you mean spec.env.2.valueFrom.secretKeyRef?"),
+        (
+            "training.evaluation.forgetting.0.drop",
+            "did you mean spec.training.evaluation.forgetting.0.maxDrop?",
+        ),
+        ("search.metric", "trials are compared by spec.training.evaluation.bestMetric; remove it"),
         ("training.epohcs", "did you mean spec.training.epochs?"),
     ],
 )
