@@ -291,10 +291,11 @@ def test_why_it_does_not_start_is_said_as_for_an_attempt() -> None:
     assert life.reason == "Preflight"
 
 
-def test_an_older_trainer_image_begins_without_it_and_the_status_says_so() -> None:
+@pytest.mark.parametrize("field", ["kind", "gpuProduct"])
+def test_an_older_trainer_image_begins_without_it_and_the_status_says_so(field: str) -> None:
     life = checked_job()
     life.reconcile()
-    report = RunReport(exit_code=64, message="kind 'PreflightConfig' …", place=FaultPlace(field="kind"))
+    report = RunReport(exit_code=64, message="kind 'PreflightConfig' …", place=FaultPlace(field=field))
     assert life.reconcile(over(64, report=report), at=9).action is CREATE
     assert (preflight(life).reason, life.status.attempt) == ("Skipped", 1)
 
