@@ -62,7 +62,7 @@ class ScriptedProxy(FaultProxy):
         self.rules: list[Rule] = []
         self.requests: list[str] = []
         self.kept: dict[str, bytes] = {}
-        """The first answer to each LIST, for `stale`."""
+        """An answer to each LIST by its path, for `stale`."""
         super().__init__(server, folder, port)
 
     def add(self, matches: str, answer: Answer | None = None, **fields: Any) -> Rule:
@@ -207,9 +207,7 @@ async def lost_after(proxy: ScriptedProxy, request: web.Request) -> web.Response
 
 
 async def stale(proxy: ScriptedProxy, request: web.Request) -> web.Response:
-    """A LIST is answered as it was first, when the rule was made: as an API server whose cache is behind."""
-    if request.path not in proxy.kept:
-        _, proxy.kept[request.path] = await proxy.send(request)
+    """A LIST is answered as it was when it was kept: by an API server whose cache is behind."""
     return web.Response(body=proxy.kept[request.path], content_type="application/json")
 
 

@@ -1,9 +1,10 @@
-"""Random faults of every kind from a seed, one after the other."""
+"""Random faults of every kind from a seed, one after the other, over jobs of every kind."""
 
 import random
 import time
+from pathlib import Path
 
-from faults.rig import Rig
+from faults.rig import Rig, rig
 from faults.script import (
     Answer,
     EventFault,
@@ -19,7 +20,11 @@ from faults.script import (
     page,
     twice,
 )
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import CHILDREN, PATIENCE
 
+_PARAMETERS = [{"path": "training.optimizer.learningRate", "choice": [1e-4, 2e-4]}]
+_SEARCH = {"parameters": _PARAMETERS, "maxTrials": 2, "algorithm": "Grid", "parallelism": 2}
 _WATCHES = ("/finetunejobs", "/batch/v1/.*/jobs", "/pods")
 _REQUESTS = ("^POST ", "^PUT .*/status", "^DELETE ", "^GET (?!.*watch=)")
 _ANSWERS: list[Answer] = [
@@ -52,3 +57,17 @@ def storm(found: Rig, seed: int, faults: int) -> None:
     found.proxy.heal()
     if not found.operator.alive:
         found.operator.start()
+
+
+def jobs_survive(server: ApiServer, folder: Path, seed: int, faults: int) -> None:
+    """All succeed, and no Job is created twice."""
+    with rig(server, folder, f"storm-{seed}") as found:
+        names = [found.world.apply(f"plain-{number}") for number in range(3)]
+        names.append(found.world.apply("checked", preflight="Required"))
+        names.append(found.world.apply("search", search=_SEARCH))
+        names.append(found.world.apply("ensemble", ensemble={"members": 2}))
+        storm(found, seed, faults)
+        found.succeeds(*names, seconds=2 * PATIENCE)
+        children = found.world.rest.items(found.world.at(CHILDREN))
+        assert len({one["metadata"]["name"] for one in children}) == len(children) == 3 + 2 + 3 + 3
+        found.rests()
