@@ -1,6 +1,6 @@
 """What holds in every history of a cluster, whatever goes wrong: checked by tests that watch one, real or a model.
 
-I1  at most one Job of a FineTuneJob's attempts lives, and pods of one attempt only
+I1  at most one Job of a FineTuneJob's attempts lives, and pods of one attempt only, but for those on lost nodes
 I2  attempts never go down, what has ended stays as it ended, retries stay within their limit
 I3  the end of a FineTuneJob is final
 I8  a status has at most 32 KiB, and one condition of a type
@@ -27,6 +27,8 @@ class History:
         self._known: dict[str, dict[str, Json]] = {"FineTuneJob": {}, "Job": {}, "Pod": {}}
         self._runs: dict[tuple[str, ...], set[str]] = defaultdict(set)
         self._events: deque[str] = deque(maxlen=_REMEMBERED)
+        self._lost: set[str] = set()
+        """Uids of pods whose node does not answer, and of the Jobs that they keep: nobody knows whether they live."""
         self.violations: list[str] = []
 
     def see(self, kind: str, event: str, body: Json) -> None:
@@ -44,6 +46,10 @@ class History:
         else:
             self._check_alive(_owner(body))
 
+    def lose(self, pod: Json) -> None:
+        """Its node does not answer any more."""
+        self._lost |= {pod["metadata"]["uid"], _controller(pod)}
+
     def newest(self, kind: str) -> list[Json]:
         """What exists."""
         return list(self._known[kind].values())
@@ -58,11 +64,13 @@ class History:
     def _check_alive(self, owner: str | None) -> None:
         if owner is None:
             return
-        jobs = [one for one in self._known["Job"].values() if _owner(one) == owner and not _over(one)]
         pods = [one for one in self._known["Pod"].values() if _owner(one) == owner and not _ended(one)]
+        pods = [one for one in pods if one["metadata"]["uid"] not in self._lost]
+        jobs = [one for one in self._known["Job"].values() if _owner(one) == owner and not _over(one)]
+        jobs = [one for one in jobs if one["metadata"]["uid"] not in self._lost]
         if len(jobs) > 1:
             self._violated("I1", jobs[0], f"{len(jobs)} Jobs live: {[_name(one) for one in jobs]}")
-        controllers = {one["metadata"]["ownerReferences"][0]["uid"] for one in pods}
+        controllers = {_controller(one) for one in pods}
         if len(controllers) > 1:
             self._violated("I1", pods[0], f"pods of {len(controllers)} Jobs live: {[_name(p) for p in pods]}")
 
@@ -113,6 +121,10 @@ def _may_end_with(model: Json | None, phase: str, spec: Json) -> bool:
 def _owner(body: Json) -> str | None:
     labels = body["metadata"].get("labels") or {}
     return labels.get(_OWNER) if _ATTEMPT in labels else None
+
+
+def _controller(pod: Json) -> str:
+    return str(pod["metadata"]["ownerReferences"][0]["uid"])
 
 
 def _over(job: Json) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from faults.observer import Observer
 from finetune_cluster.apiserver import ApiServer
 from integration.fault_proxy import FaultProxy
 from integration.operator_rig import CHILDREN, JOBS, MERGE, PODS, Rest, until
@@ -24,11 +25,14 @@ Json = dict[str, Any]
 def pair(
     cluster: ApiServer, rest: Rest, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Replicas]:
-    """A namespace of the test's own."""
+    """A namespace of the test's own, and an observer that checks."""
     words = re.findall("[a-z0-9]+", request.node.name.removeprefix("test_"))
     name = "-".join([*words[:6], f"{zlib.crc32(request.node.name.encode()):x}"])
     with replicas(cluster, rest, tmp_path, name) as found:
+        observer = Observer(cluster, name)
         yield found
+        observer.stop()
+        observer.check()
 
 
 def apply(pair: Replicas, number: int, prefix: str) -> list[str]:
