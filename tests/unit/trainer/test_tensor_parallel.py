@@ -80,6 +80,26 @@ def test_a_divided_model_learns_what_one_process_does(tmp_path, name, adapted, l
         assert largest_difference(found[1], expected) < 1e-6
 
 
+def scored(objective, ranks=None):
+    """Losses and gradient norms of two steps, and what an evaluation then finds."""
+    from finetune_trainer.training.loop import train_step
+
+    run, state = a_run(objective, ranks, make_model=partial(family, "Llama"), **PLAN)
+    steps = [train_step(run, state) for _ in range(2)]
+    run.feed.close()
+    scores = run.evaluator.evaluate(run.validation, 4)
+    return [*((step.loss, step.norms.before) for step in steps), tuple(scores.values())]
+
+
+@pytest.mark.parametrize("objective", ["pairs", "single answers", "causal LM"])
+def test_rows_are_counted_once_in_a_tensor_group(tmp_path, objective):
+    """In the loss, in what an objective looks ahead for, and in the metrics."""
+    expected = scored(objective)
+    for found in on_ranks(4, partial(scored, objective), tmp_path, tensor=2):
+        for some, others in zip(found, expected, strict=True):
+            assert some == pytest.approx(others, rel=1e-6, abs=1e-6)
+
+
 def test_an_adapter_drops_what_it_does_in_one_process(tmp_path):
     """Of the inputs of layers divided by rows a rank has half, and half of the masks."""
     made = partial(family, "Llama", True, 0.3)

@@ -170,15 +170,18 @@ class Job:
         `before` is called in each first, with its rank.
         """
         port = free_port()
+        self.write()
         children = [self._fork_rank(rank, world, port, before) for rank in range(world)]
         return [ended(child, time.monotonic() + seconds) for child in children]
 
     def run_rank(self, rank: int, world: int) -> int:
         """Run one of several forked processes, without the others; its exit code."""
+        self.write()
         return ended(self._fork_rank(rank, world, free_port()), time.monotonic() + SECONDS)
 
     def _fork_rank(self, rank: int, world: int, port: int, before: Any = None) -> int:
-        path = self.write()
+        """One that reads run.json, which is there: written again, another rank would read half of it."""
+        path = self.folder / "run.json"
 
         def body() -> int:
             place = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
