@@ -87,6 +87,7 @@ _FIELDS = {
     " checkpointing_steps",
     "training.checkpoint.keep": "save_total_limit keep_checkpoints max_checkpoints",
     "training.checkpoint.resume": "resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir",
+    "training.tensorParallel": "tensor_parallel_size tp tp_size tensor_model_parallel_size",
     "training.debug.tensorBoard": "use_tensorboard logging_dir tensorboard",
     "training.deterministic": "full_determinism",
     "output.uri": "output_dir output_path save_dir output.path output.dir output.folder",
@@ -139,10 +140,9 @@ _ADVICE = {
     " val_batch_size per_gpu_eval_batch_size",
     "write {training.sharding: Full}, which shards weights, gradients and optimizer state": "deepspeed deepspeed_config"
     " fsdp fsdp_config fsdp_version zero zero_stage zero_optimization zero3 sharding_strategy fsdp_transformer_layer_cls_to_wrap",
-    "models are not split by tensors, layers or sequences; write {training.sharding: Full} for one that does not fit on a"
-    " GPU": "tensor_parallel tensor_parallel_size tp tp_size tensor_model_parallel_size pipeline_parallel"
-    " pipeline_parallel_size pp pp_size pipeline_model_parallel_size sequence_parallel_size context_parallel_size device_map"
-    " parallelism model_parallel",
+    "layers and sequences are not split; write {training.tensorParallel} or {training.sharding: Full} for a model that does"
+    " not fit on a GPU": "pipeline_parallel pipeline_parallel_size pp pp_size pipeline_model_parallel_size"
+    " sequence_parallel_size context_parallel_size device_map parallelism model_parallel",
     "steps are logged without it; remove it": "logging_steps log_steps log_every log_interval logging_strategy"
     " logging_first_step",
     "metrics are in the status and in Prometheus; write {training.debug.tensorBoard: true} for TensorBoard": "report_to"

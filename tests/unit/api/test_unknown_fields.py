@@ -61,6 +61,7 @@ def test_no_name_has_two_remedies() -> None:
         ("training.max_seq_length", "did you mean spec.dataset.preprocessing.maxLength?"),
         ("training.deepspeed", "write spec.training.sharding: Full"),
         ("training.fsdp", "write spec.training.sharding: Full"),
+        ("training.tensor_parallel_size", "did you mean spec.training.tensorParallel?"),
         ("training.save_steps", "did you mean spec.training.checkpoint.every?"),
         ("training.flash_attention", "attention is chosen by the hardware; remove it"),
         ("dataset.uri", "did you mean spec.dataset.train?"),
