@@ -1,5 +1,5 @@
-"""How many connections each address may still open in vain: a token bucket of each, so that a flood is refused before
-its TLS handshakes, which cost more than all the rest. A connection takes a token, and a served report gives it back.
+"""How many connections of each address may still fail: a token bucket for each, so that a flood is refused before its
+TLS handshakes, which cost more than all the rest. A connection takes a token, and a served report gives it back.
 """
 
 import time
@@ -28,7 +28,7 @@ class Addresses:
         return True
 
     def give_back(self, address: str) -> None:
-        """Its last connection was not in vain."""
+        """Its last connection did not fail."""
         self._buckets[address] = (min(self._burst, self._left(address) + 1), self._clock())
 
     def _left(self, address: str) -> float:

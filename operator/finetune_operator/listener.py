@@ -4,8 +4,8 @@ Any pod may connect, and asyncio's TLS buffers take 0.3 MiB for a connection tha
 is counted from its first packet on: those of an address with `per_address` open ones are closed at once, and each is
 closed after `seconds`, whether its request is complete or not. Where `total` are open, a further one takes the place of
 the oldest one of the address that has most, so that a few addresses keep out no other; the kernel queues it where each
-address has one only. Connections that come to nothing, because the request is refused or never complete, are limited
-for each address to `in_vain` at once and `in_vain_per_second` later on; the others are closed before their handshake.
+address has one only. Failed connections, whose request is refused or never complete, are limited for each address
+to `failures` at once and `failures_per_second` later on; the others are closed before their handshake.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ class Limits:
     per_address: int = 20
     handshake_seconds: float = 5.0
     seconds: float = 15.0
-    in_vain: int = 40
-    in_vain_per_second: float = 2.0
+    failures: int = 40
+    failures_per_second: float = 2.0
 
 
 class _Watched(asyncio.Protocol):
@@ -172,9 +172,9 @@ async def serving_strangers(
 ) -> AsyncIterator[None]:
     """Serve over TLS while the context lasts, one request a connection.
 
-    What a replica hands on, which `is_replica` recognizes, is never in vain: it has limited its clients itself.
+    What a replica hands on, which `is_replica` recognizes, never counts as failed: it has limited its clients itself.
     """
-    addresses = Addresses(limits.in_vain, limits.in_vain_per_second)
+    addresses = Addresses(limits.failures, limits.failures_per_second)
 
     async def count(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()

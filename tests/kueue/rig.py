@@ -33,7 +33,7 @@ _SECRETS = f"/api/v1/namespaces/{SYSTEM}/secrets"
 _SECRET = "kueue-webhook-server-cert"
 _SERVICE = "kueue-webhook-service"
 _KINDS = ("job", "workload", "clusterqueue", "cohort", "localqueue", "resourceflavor")
-"""Whose webhooks are installed: those of pods and of other frameworks would only be asked in vain."""
+"""Whose webhooks are installed: those of pods and of other frameworks would only cost time."""
 
 
 class Kueue:

@@ -191,7 +191,7 @@ UNSERVED = _gauge(
 )
 REFUSED = _counter(
     "operator_progress_connections_refused",
-    "Connections to the progress port that were closed, as their address had too many open or in vain, or most of all",
+    "Connections to the progress port that were closed, as their address had too many open or failed, or most of all",
 )
 DROPPED_JOBS = _gauge(
     "operator_finished_jobs_dropped",

@@ -15,8 +15,8 @@ from finetune_operator.tls import server_context
 from ports import free_port
 from unit.operator.test_listener import CERTIFICATE, trusting
 
-FEW_IN_VAIN = Limits(in_vain=3, in_vain_per_second=0.0)
-MANY_IN_VAIN = Limits(in_vain=100)
+FEW_FAILURES = Limits(failures=3, failures_per_second=0.0)
+MANY_FAILURES = Limits(failures=100)
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ async def replica(leadership: Leadership, limits: Limits) -> AsyncIterator[int]:
 async def leader_and_standby() -> AsyncIterator[tuple[int, int]]:
     leads, follows = Leadership(), Leadership()
     leads.lead()
-    async with replica(leads, FEW_IN_VAIN) as leader, replica(follows, MANY_IN_VAIN) as standby:
+    async with replica(leads, FEW_FAILURES) as leader, replica(follows, MANY_FAILURES) as standby:
         follows.leader = Claim("leader", address=f"127.0.0.1:{leader}")
         yield leader, standby
 

@@ -187,7 +187,7 @@ async def test_slow_requests_of_many_addresses_keep_out_no_other() -> None:
             assert await port.post() == b"{}"
 
 
-FEW_IN_VAIN = Limits(total=8, per_address=4, in_vain=3, in_vain_per_second=0.0)
+FEW_FAILURES = Limits(total=8, per_address=4, failures=3, failures_per_second=0.0)
 
 
 async def refused_with(port: Port, status: int, **headers: str) -> None:
@@ -201,7 +201,7 @@ async def refused_with(port: Port, status: int, **headers: str) -> None:
 async def test_connections_that_come_to_nothing_are_limited_for_their_address_and_for_no_other(
     sent: bytes,
 ) -> None:
-    async with port_with(FEW_IN_VAIN) as port:
+    async with port_with(FEW_FAILURES) as port:
         for _ in range(3):
             _, writer = await port.connect()
             writer.write(sent)
@@ -213,7 +213,7 @@ async def test_connections_that_come_to_nothing_are_limited_for_their_address_an
 
 
 async def test_requests_that_are_refused_are_limited_and_served_ones_are_not() -> None:
-    async with port_with(FEW_IN_VAIN) as port:
+    async with port_with(FEW_FAILURES) as port:
         for _ in range(8):
             assert await port.post() == b"{}"
             await refused_with(port, 503)
@@ -225,7 +225,7 @@ async def test_requests_that_are_refused_are_limited_and_served_ones_are_not() -
 
 
 async def test_what_a_replica_hands_on_is_not_limited() -> None:
-    async with port_with(FEW_IN_VAIN) as port:
+    async with port_with(FEW_FAILURES) as port:
         for _ in range(8):
             await refused_with(port, 401, **{"X-Replica": "yes"})
         assert await port.post() == b"{}"

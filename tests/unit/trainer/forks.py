@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 SECONDS = 240
-"""In which several processes end together that do not wait for each other in vain; the machine may be busy."""
+"""In which several processes end together that do not wait for one that has failed; the machine may be busy."""
 IMPORTED = (
     "finetune_trainer.combine.pipeline",
     "finetune_trainer.training.pipeline",
