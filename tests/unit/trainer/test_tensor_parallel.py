@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from finetune_api.run import ModelInput
-from finetune_api.training import Sharding
+from finetune_api.run import Devices, ModelInput
+from finetune_api.training import Precision, Sharding
+from finetune_trainer.errors import ConfigurationError
 from unit.trainer.checkpoints.test_parts import everything
 from unit.trainer.runs import VOCABULARY, a_run, checkpoints_in, largest_difference, on_ranks, weights
 
@@ -108,6 +109,47 @@ def test_an_adapter_drops_what_it_does_in_one_process(tmp_path):
     for found in on_ranks(2, partial(learned, made), tmp_path, tensor=2):
         assert np.allclose(found[0], steps, rtol=0, atol=1e-6)
         assert largest_difference(found[1], expected) < 1e-6
+
+
+def tried(without, factor, ranks):
+    """Divide a model but for the layers of a name, of which each number is multiplied, and try it out."""
+    import torch
+
+    from finetune_trainer.layers.find import layers_of
+    from finetune_trainer.models.tensor_plan import tensor_plan
+    from finetune_trainer.process.devices import choose_compute
+    from finetune_trainer.training.division import check_division, scores_of
+
+    model, compute = family("Qwen3"), choose_compute(Devices(), Precision.FLOAT32, 1)
+    names = {module: path for path, module in model.named_modules()}
+    plan = tensor_plan(model, ranks.tensor, "tiny").items()
+    whole = scores_of(model, compute.device)
+    with torch.no_grad():
+        for path, module in model.named_modules():
+            if path.endswith("o_proj"):
+                module.weight.mul_(factor)
+    divided = {module: style for module, style in plan if not (without and names[module].endswith(without))}
+    ranks.place_model(model, layers_of(model), compute, divided)
+    check_division(model, whole, ranks, compute.device, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("without", "factor", "reason"),
+    [
+        (None, 1, None),
+        (None, 2, "its scores are others than those of the whole model"),
+        ("down_proj", 1, "does not compute the same when it is divided"),
+        ("q_norm", 1, "the gradient of model.layers.0.self_attn.q_norm.weight is another one on rank 1"),
+    ],
+)
+def test_a_model_that_is_divided_wrongly_is_refused_before_a_step(tmp_path, without, factor, reason):
+    for found in on_ranks(2, partial(tried, without, factor), tmp_path, tensor=2):
+        if reason is None:
+            assert found is None
+        else:
+            assert isinstance(found, ConfigurationError)
+            assert reason in str(found)
+            assert found.place.field == "training.tensorParallel"
 
 
 ADAM = PLAN | {
