@@ -60,7 +60,7 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
         or _refused(context, attempt, pod)
         or _unbound(context, attempt, pod)
         or _gated(pod)
-        or _unscheduled(context, pod)
+        or _unscheduled(context, attempt, pod)
         or _unseen(context, attempt, pod)
         or _waiting(pod)
         or _starting(context, attempt, pod)
@@ -118,9 +118,17 @@ def _unbound(context: Context, attempt: AttemptStatus, pod: PodView | None) -> P
 
 
 def _claims_hinder(context: Context, attempt: AttemptStatus, pod: PodView) -> bool:
-    if pod.unschedulable:
-        return "persistentvolume" in pod.unschedulable.lower().replace(" ", "")
-    return context.now >= (attempt.start_time or context.now) + _USUAL_BINDING
+    return (not pod.unschedulable or _for_claims(pod)) and not _may_bind(context, attempt)
+
+
+def _for_claims(pod: PodView) -> bool:
+    """Whether the scheduler waits for volumes."""
+    return "persistentvolume" in (pod.unschedulable or "").lower().replace(" ", "")
+
+
+def _may_bind(context: Context, attempt: AttemptStatus) -> bool:
+    """Whether volumes may still be on their way: most are made in seconds."""
+    return context.now < (attempt.start_time or context.now) + _USUAL_BINDING
 
 
 def _unbound_message(item: InputView, namespace: str) -> str:
@@ -141,8 +149,8 @@ def _gated(pod: PodView | None) -> Pending | None:
     )
 
 
-def _unscheduled(context: Context, pod: PodView | None) -> Pending | None:
-    if pod is None or not pod.unschedulable:
+def _unscheduled(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    if pod is None or not pod.unschedulable or (_for_claims(pod) and _may_bind(context, attempt)):
         return None
     said = pod.unschedulable.partition(_TAIL)[0].strip().rstrip(".")
     hints = "; ".join(_hints(context, pod.unschedulable))

@@ -108,6 +108,10 @@ def test_a_claim_that_binds_with_its_first_consumer_does_not_hide_the_missing_gp
 def test_a_claim_has_half_a_minute_to_be_bound_before_anything_is_said() -> None:
     assert pending(claim(bound=False), pod(), at=29)[0] == "Starting"
     assert pending(claim(bound=False), pod(), at=30)[0] == "ClaimNotBound"
+    assert pending(claim(bound=False), pod(unschedulable=NO_CLAIM), at=29)[0] == "Starting"
+    assert pending(claim(bound=False), pod(unschedulable=NO_CLAIM), at=30)[0] == "ClaimNotBound"
+    assert pending(claim(), pod(unschedulable=NO_CLAIM), at=29)[0] == "Starting"
+    assert pending(claim(), pod(unschedulable=NO_CLAIM), at=30)[0] == "Unschedulable"
 
 
 def test_a_job_with_credentials_is_told_of_the_secret_that_may_be_missing() -> None:
