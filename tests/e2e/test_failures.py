@@ -32,7 +32,9 @@ def test_a_missing_model_folder_fails_at_once_and_names_it(begun: Jobs) -> None:
 
 
 def test_a_missing_claim_is_the_pending_sentence(begun: Jobs) -> None:
-    status = begun.wait("no-claim", "told", lambda s: "absent" in (s.get("display") or {}).get("message", ""))
+    status = begun.wait(
+        "no-claim", "reported", lambda s: "absent" in (s.get("display") or {}).get("message", "")
+    )
     assert status["phase"] == "Pending"
     assert condition(status, "Running")["reason"] == "MissingObject"
     begun.platform.kubectl("delete", "ftj", "no-claim", "-n", begun.namespace)
@@ -40,7 +42,7 @@ def test_a_missing_claim_is_the_pending_sentence(begun: Jobs) -> None:
 
 def test_a_gpu_that_no_node_has_is_the_pending_sentence_with_the_remedy(begun: Jobs) -> None:
     status = begun.wait(
-        "absent-gpu", "told", lambda s: "gpusPerNode: 0" in (s.get("display") or {}).get("message", "")
+        "absent-gpu", "reported", lambda s: "gpusPerNode: 0" in (s.get("display") or {}).get("message", "")
     )
     assert condition(status, "Running")["reason"] == "Unschedulable"
     begun.platform.kubectl("delete", "ftj", "absent-gpu", "-n", begun.namespace)
@@ -52,7 +54,7 @@ def test_an_image_that_cannot_be_pulled_is_the_pending_sentence(jobs: Jobs) -> N
     jobs.platform.install_operator("defaults.output.size=1Gi", f"trainer.allowedImages={{{missing}}}")
     jobs.apply("no-image", tiny(image=missing))
     status = jobs.wait(
-        "no-image", "told", lambda s: "cannot be pulled" in (s.get("display") or {}).get("message", "")
+        "no-image", "reported", lambda s: "cannot be pulled" in (s.get("display") or {}).get("message", "")
     )
     assert condition(status, "Running")["reason"] == "ImagePullFailed"
     jobs.platform.kubectl("delete", "ftj", "no-image", "-n", jobs.namespace)
