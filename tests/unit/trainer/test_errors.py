@@ -192,7 +192,7 @@ MODELS = {
         {"model.safetensors": None, "pytorch_model.bin": "x"},
         "has only pickled weights (pytorch_model.bin), which can run code",
     ),
-    "weights that are none": ({"model.safetensors": "not safetensors"}, "cannot be loaded"),
+    "weights that are none": ({"model.safetensors": "not safetensors"}, "is no safetensors file"),
     "a tokenizer that was cut off": ({"tokenizer.json": "{"}, "tokenizer.json is not JSON"),
     "no tokenizer": (
         {"tokenizer.json": None, "tokenizer_config.json": None},

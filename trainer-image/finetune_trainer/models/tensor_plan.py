@@ -6,12 +6,13 @@ inputs, and adds up what the ranks found (Shoeybi et al. 2019)."""
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import FaultPlace
 from finetune_trainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FIELD = "training.tensorParallel"
 ATTENTION_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "attn_dropout")
@@ -32,7 +33,7 @@ class Style(StrEnum):
 
 
 COLUMN_STYLES = (Style.COLUMNS, Style.COLUMNS_GATHERED)
-Plan = dict[nn.Module, Style]
+Plan = dict["nn.Module", Style]
 """Of the modules of one model; an adapted layer is there itself, not the parts of it."""
 
 
@@ -100,12 +101,12 @@ def check_tensor_groups(processes: int, size: int) -> None:
         )
 
 
-def base_layer(module: nn.Module) -> Any:
+def base_layer(module: "nn.Module") -> Any:
     """The linear layer itself, under an adapter."""
     return getattr(module, "base_layer", module)
 
 
-def _matching(body: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
+def _matching(body: "nn.Module", pattern: str) -> "list[tuple[str, nn.Module]]":
     """Modules of the body that a key of a plan names, where * is the number of a layer."""
     wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
     return [(path, module) for path, module in body.named_modules() if wanted.fullmatch(path)]
@@ -127,8 +128,10 @@ def _check_heads(of: _Model, config: Any) -> None:
             )
 
 
-def _check_layer(of: _Model, path: str, module: nn.Module, style: Style) -> None:
+def _check_layer(of: _Model, path: str, module: "nn.Module", style: Style) -> None:
     """Raise ConfigurationError for a layer that cannot be divided in this way."""
+    from torch import nn
+
     layer = base_layer(module)
     if style is Style.BY_HEADS:
         config = of.inner.base_model.config
@@ -148,6 +151,8 @@ def _check_layer(of: _Model, path: str, module: nn.Module, style: Style) -> None
 
 def _head(of: _Model) -> Plan:
     """The last layer of a language model, where its plan divides it by columns."""
+    from torch import nn
+
     inner = of.inner
     layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     rules = getattr(type(inner), "_tp_plan", None) or {}
