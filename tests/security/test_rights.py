@@ -15,7 +15,7 @@ from chart.rendering import CHART, NAMESPACE, RELEASE
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.credentials import render_kubeconfig
 from integration.operator_rig import ROOT, Rest, make_namespace
-from integration.release import ACCOUNT, CRD, IMAGE, Tools, eventually
+from integration.release import ACCOUNT, IMAGE, Tools, eventually
 
 Json = dict[str, Any]
 
@@ -42,7 +42,6 @@ def release(request: pytest.FixtureRequest, server: ApiServer) -> Iterator[tuple
     tools.helm("install", str(CHART), "--set", IMAGE, *SCOPES[request.param])
     yield request.param, tools
     tools.helm("uninstall")
-    tools.kubectl("delete", CRD, "--ignore-not-found")
 
 
 def rights(tools: Tools, account: str, namespace: str) -> set[str]:
