@@ -15,6 +15,8 @@ from finetune_demo.materials import prepare
 from finetune_demo.platform import Platform
 
 NAMESPACE = "e2e"
+_CLAIMS = 48
+"""At least as many as the jobs of all tests make. Volumes of an earlier namespace are free only after its end."""
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -64,6 +66,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def jobs(platform: Platform, materials: Path) -> Iterator[Jobs]:
     """A namespace under the restricted Pod Security Standard, with the materials on the claim `demo`."""
     _delete_namespace(platform, "--timeout=300s")
+    chosen_cluster().volumes(_CLAIMS)
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",
