@@ -15,7 +15,7 @@ import yaml
 
 import builders
 from chart.rendering import CHART, NAMESPACE, RELEASE, Rendered
-from chart.test_rbac import ON_JOBS, ON_WORKLOADS
+from chart.test_rbac import ON_JOBS, ON_NODES, ON_WORKLOADS
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import PreflightFindings
 from finetune_cluster.apiserver import ApiServer
@@ -131,12 +131,13 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
         assert running.refusals() == []
 
         where, place = ("all namespaces", NAMESPACE) if scope == "cluster" else ("namespace team-a", "team-a")
+        rights = ON_JOBS | ON_WORKLOADS | (ON_NODES if scope == "cluster" else set())
         assert selfcheck(running, scope) == (
             0,
             [
                 "ok: the API server serves finetune.dev/v1alpha1",
                 f"ok: pods reach the operator at {running.progress}",
-                f"ok: the operator has its {len(ON_JOBS | ON_WORKLOADS)} rights in {where}",
+                f"ok: the operator has its {len(rights)} rights in {where}",
                 f"ok: a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace {place}",
             ],
         )
