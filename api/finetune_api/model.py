@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Name, OneOf, Rule, Unique
+from finetune_api.schema import NOT_STORED
 from finetune_api.uris import ModelUri
 
 
@@ -170,13 +171,13 @@ class ModelTechniques(ApiModel):
             ".layerLearningRateDecay",
         ),
         Rule(
-            "self.weights != 'NF4' || has(self.adapter)",
+            "!has(self.weights) || self.weights != 'NF4' || has(self.adapter)",
             "model.weights: NF4 keeps the model in 4 bits, which cannot be trained as a whole; set model.adapter (QLoRA), or model.weights: Auto",
             lambda s: s.weights is not FrozenWeights.NF4 or s.adapter is not None,
             ".weights",
         ),
         Rule(
-            "self.weights != 'BFloat16' || has(self.adapter) || has(self.freeze)",
+            "!has(self.weights) || self.weights != 'BFloat16' || has(self.adapter) || has(self.freeze)",
             "model.weights is about frozen weights, and this job trains all of them, in Float32; set model.adapter or model.freeze, or model.weights: Auto",
             lambda s: (
                 s.weights is not FrozenWeights.BFLOAT16 or s.adapter is not None or s.freeze is not None
@@ -184,7 +185,7 @@ class ModelTechniques(ApiModel):
             ".weights",
         ),
         Rule(
-            "!(self.weights in ['BFloat16', 'NF4']) || self.initialize != 'Random'",
+            "!has(self.weights) || !(self.weights in ['BFloat16', 'NF4']) || self.initialize != 'Random'",
             "model.weights keeps pretrained weights in fewer bits, and with model.initialize: Random there are none; set model.weights: Auto",
             lambda s: s.weights not in LESS_THAN_FLOAT32 or s.initialize is not Initialize.RANDOM,
             ".weights",
@@ -202,7 +203,10 @@ class ModelTechniques(ApiModel):
     """Custom head between the encoder and the outputs. Default: the architecture's own head."""
     adapter: AdapterSpec | None = None
     """Train a small adapter (LoRA) instead of the whole model."""
-    weights: FrozenWeights = FrozenWeights.AUTO
+    weights: Annotated[
+        FrozenWeights,
+        Field(exclude_if=lambda weights: weights is FrozenWeights.AUTO, json_schema_extra={NOT_STORED: True}),
+    ] = FrozenWeights.AUTO
     """Number format in which weights that are not trained are kept in memory. Auto: that of the checkpoint. BFloat16: 2 bytes per weight. NF4: 4-bit quantization by bitsandbytes, as in QLoRA, of the linear layers under an adapter; embeddings and the last layer have 16 bits. Weights that are trained are always kept in Float32, as are norms and biases. With training.sharding: Full, Auto means Float32."""
 
 

@@ -9,6 +9,9 @@ _KEEP = {
     "type", "format", "description", "default", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern",
     "minItems", "maxItems", "minProperties", "maxProperties", "required", "oneOf", "nullable",
 }  # fmt: skip
+NOT_STORED = "x-default-not-stored"
+"""In a field's json_schema_extra: the API server does not fill in its default. An operator that does not know the field
+yet, as after a rollback, can then read the jobs that do not set it."""
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
@@ -32,7 +35,10 @@ def _with_safe_defaults(node: dict[str, Any], *, filled: bool) -> dict[str, Any]
         return node
     members = {}
     for name, child in node["properties"].items():
-        kept = {key: value for key, value in child.items() if filled or key != "default"}
+        stored = filled and NOT_STORED not in child
+        kept = {
+            key: value for key, value in child.items() if key != NOT_STORED and (stored or key != "default")
+        }
         members[name] = _with_safe_defaults(kept, filled="default" in kept or "required" in kept)
     return node | {"properties": members}
 
@@ -49,7 +55,11 @@ def _lower(node: dict[str, Any], definitions: dict[str, Any], above: tuple[str, 
         return _lower(node, definitions, above)
     if "prefixItems" in node or "patternProperties" in node:
         raise TypeError(f"no structural form for {sorted(node)}")
-    out = {key: value for key, value in node.items() if key in _KEEP or key.startswith("x-kubernetes-")}
+    out = {
+        key: value
+        for key, value in node.items()
+        if key in {*_KEEP, NOT_STORED} or key.startswith("x-kubernetes-")
+    }
     if "const" in node:
         out["enum"] = [node["const"]]
     if out.get("default", "") is None:

@@ -391,7 +391,7 @@ class TrainingSpec(ApiModel):
     tensor_parallel: Annotated[
         int, Field(ge=1, le=LARGEST_TENSOR_GROUP, exclude_if=lambda size: size == 1)
     ] = 1
-    """Number of GPUs that compute each example together, each with a part of every layer (tensor parallelism), for models whose layers do not fit on one GPU. Must divide all GPUs of the job, and the attention heads of the model. Can be combined with sharding: Full. For example 2. Default: 1."""
+    """Number of GPUs that compute each example together, each with a part of every layer (tensor parallelism), for models whose layers do not fit on one GPU. Must divide all GPUs of the job, and the attention heads of the model. Can be combined with sharding: Full. For example 2."""
     activation_checkpointing: bool = False
     """Gradient checkpointing: recompute activations in the backward pass instead of storing them. Saves memory and takes about a third more time."""
     deterministic: bool = False

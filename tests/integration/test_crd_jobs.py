@@ -33,7 +33,7 @@ TIME = "2026-01-01T12:00:00Z"
 def test_the_smallest_job_becomes_exactly_this(jobs: Jobs) -> None:
     kept = jobs.create(job())
     assert kept["spec"] == {
-        "model": {"uri": "pvc://demo/models/minilm", "initialize": "Pretrained", "weights": "Auto"},
+        "model": {"uri": "pvc://demo/models/minilm", "initialize": "Pretrained"},
         "dataset": {
             "train": {"uri": "pvc://demo/data/movie-reviews.jsonl"},
             "columns": {"text": "text", "label": "label"},
