@@ -93,6 +93,7 @@ async def run(settings: OperatorSettings) -> None:
             metrics.reconcile_failed,
             metrics.waited,
             wanted=lambda: leadership.leads,
+            urgent=cache.awaits_child,
         )
         metrics.watch_queue(lambda: len(queue))
         resync, watches = Resync(cluster, cache, queue, settings), Watches()
@@ -122,7 +123,9 @@ async def run(settings: OperatorSettings) -> None:
             )
         election = _election(own, settings, leadership, resync)
         await stack.enter_async_context(_campaigning(election, leadership))
-        await stack.enter_async_context(poster.posting())  # its last Events go before the Lease does
+        await stack.enter_async_context(
+            poster.posting(queue.calm)
+        )  # its last Events go before the Lease does
         await _serve(settings, cache, queue, resync, watches, leadership)
 
 

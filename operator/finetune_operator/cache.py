@@ -28,6 +28,7 @@ from finetune_core.plan.naming import (
     name_in,
     parent_in,
 )
+from finetune_core.wire import at
 from finetune_operator.views import job_view, labels_in, pod_view
 
 Body = dict[str, Any]
@@ -155,6 +156,14 @@ class Cache:
     def has_runs(self, uid: str) -> bool:
         """Whether a FineTuneJob with this uid has runs."""
         return uid in self._runs
+
+    def awaits_child(self, key: Key) -> bool:
+        """Whether a FineTuneJob has neither ended nor a child, whether or not its status tells of one already."""
+        body = self.finetunejobs.get(key)
+        if body is None or at(body, "status", "completionTime"):
+            return False
+        uid = uid_of(body)
+        return not self.jobs_of(key.namespace, uid) and uid not in self._runs
 
     def _forget_children(self, owner: str) -> None:
         for kind in self.children:

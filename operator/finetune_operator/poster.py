@@ -1,9 +1,14 @@
-"""Posts Events beside the reconciles, which do not wait for them. A lost Event is never a failure."""
+"""Posts Events beside the reconciles, which do not wait for them. A lost Event is never a failure.
+
+While new jobs wait for their children, an Event waits too, for half a minute at most: each costs the API server as much
+as half a child.
+"""
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -17,59 +22,83 @@ logger = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 _MOST = 10_000
-_AT_ONCE = 2
+_AT_ONCE, _AT_THE_END = 2, 16
+_PATIENCE, _LOOK = 30.0, 1.0
 _LAST_MOMENT = 2.0
 
 
 class Poster:
     """Events that wait to be posted, the oldest first. When there are too many, the oldest are dropped and counted."""
 
-    def __init__(self, cluster: Cluster, most: int = _MOST) -> None:
-        self._cluster, self._most = cluster, most
-        self._waiting: deque[Body] = deque()
+    def __init__(
+        self, cluster: Cluster, most: int = _MOST, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cluster, self._most, self._clock = cluster, most, clock
+        self._waiting: deque[tuple[float, Body]] = deque()
+        """Each with the time at which it is posted in any case."""
         self._added = asyncio.Event()
         self._dropped = 0
 
     def add(self, events: list[Body]) -> None:
-        """Post these as soon as others before them are."""
+        """Post these after others before them."""
         for event in events:
             if len(self._waiting) >= self._most:
                 self._waiting.popleft()
                 self._dropped += 1
-            self._waiting.append(event)
+            self._waiting.append((self._clock() + _PATIENCE, event))
             self._added.set()
 
     @asynccontextmanager
-    async def posting(self) -> AsyncIterator[None]:
-        """Post while the block lasts; at its end, what still waits, for a moment."""
-        tasks = [asyncio.create_task(self._post_each()) for _ in range(_AT_ONCE)]
+    async def posting(self, calm: asyncio.Event) -> AsyncIterator[None]:
+        """Post while the block lasts, above all while it is calm; at its end, what still waits, for a moment."""
+        tasks = [asyncio.create_task(self._post_each(calm)) for _ in range(_AT_ONCE)]
         try:
             yield
         finally:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.flush(), _LAST_MOMENT)
+                async with asyncio.timeout(_LAST_MOMENT):
+                    await asyncio.gather(*[self.flush() for _ in range(_AT_THE_END)])
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._report(self._dropped + len(self._waiting), "the operator ended before they were taken")
 
     async def flush(self) -> None:
         """Post all that wait now."""
         while self._waiting:
-            await self._post(self._waiting.popleft())
+            await self._post(self._waiting.popleft()[1])
 
-    async def _post_each(self) -> None:
+    async def _post_each(self, calm: asyncio.Event) -> None:
         while True:
             await self._added.wait()
-            await self.flush()
+            while self._waiting:
+                if self._now(calm):
+                    await self._post(self._waiting.popleft()[1])
+                else:
+                    await self._until(calm)
             self._added.clear()
-            if self._dropped:
-                logger.warning("%d Events were not posted: there were too many at once", self._dropped)
-                self._dropped = 0
+            self._report(self._dropped, "there were too many at once")
+            self._dropped = 0
+
+    def _now(self, calm: asyncio.Event) -> bool:
+        """Whether the oldest may be posted: it is calm, it has waited long enough, or the others need its place."""
+        return calm.is_set() or self._waiting[0][0] <= self._clock() or len(self._waiting) > self._most // 2
+
+    async def _until(self, calm: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(calm.wait(), min(_LOOK, self._waiting[0][0] - self._clock()))
+
+    def _report(self, number: int, why: str) -> None:
+        if number:
+            logger.warning("%d Events were not posted: %s", number, why)
 
     async def _post(self, event: Body) -> None:
         try:
             await self._cluster.create("Event", event)
         except AlreadyExistsError:
             return  # it was posted before, and says the same
+        except asyncio.CancelledError:
+            self._dropped += 1
+            raise
         except (OperatorError, ClientError, TimeoutError, ValueError) as error:
             logger.warning("an Event was not posted: %r", error)

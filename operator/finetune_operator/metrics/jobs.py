@@ -82,20 +82,21 @@ class Jobs(Collector):
 
 
 class _Families:
-    """Samples by their metric."""
+    """Samples by their metric. Those of one metric at a time become the client library's objects, which are large."""
 
     def __init__(self) -> None:
-        self._families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        self._samples: dict[str, tuple[exposition.Metric, list[tuple[tuple[str, ...], float]]]] = {}
 
     def add(self, metric: exposition.Metric, labels: tuple[str, ...], value: float) -> None:
-        family = self._families.get(metric.name)
-        if family is None:
-            of = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
-            family = self._families[metric.name] = of(metric.name, metric.help, labels=metric.labels)
-        family.add_metric(labels, value)
+        self._samples.setdefault(metric.name, (metric, []))[1].append((labels, value))
 
     def __iter__(self) -> Iterator[Metric]:
-        return iter(self._families.values())
+        for metric, samples in self._samples.values():
+            of = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+            family = of(metric.name, metric.help, labels=metric.labels)
+            for labels, value in samples:
+                family.add_metric(labels, value)
+            yield family
 
 
 def _shown(jobs: dict[Key, Body], now: datetime) -> tuple[list[tuple[Key, Body]], int]:

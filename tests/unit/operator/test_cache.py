@@ -334,3 +334,31 @@ def test_what_thousands_of_jobs_say_alike_is_in_memory_once() -> None:
     assert all(mine is theirs for mine, theirs in zip(one, other, strict=True))
     assert one["conditions"][0]["type"] is other["conditions"][0]["type"]
     assert one["conditions"][0]["message"] == "0 " + "x" * 100
+
+
+def test_a_job_awaits_a_child_until_it_has_one_or_has_ended() -> None:
+    cache = Cache()
+    assert not cache.awaits_child(KEY), "nobody knows it"
+    cache.put_finetunejob(a_job(1))
+    assert cache.awaits_child(KEY)
+    cache.put_finetunejob(a_job(2) | {"status": {"attempts": [{"number": 1}]}})
+    assert cache.awaits_child(KEY), "its status was written, and its child was not"
+    cache.put_child("Job", a_child(3))
+    assert not cache.awaits_child(KEY)
+    cache.drop_child("Job", a_child(4))
+    assert cache.awaits_child(KEY)
+    cache.put_finetunejob(a_job(5) | {"status": {"completionTime": "2026-01-01T00:00:00Z"}})
+    assert not cache.awaits_child(KEY)
+
+
+def test_a_search_awaits_no_child_once_it_has_runs_which_await_theirs() -> None:
+    cache = Cache()
+    cache.put_finetunejob(a_job(1))
+    reference = {"kind": "FineTuneJob", "name": KEY.name, "uid": UID, "controller": True}
+    of = {"ownerReferences": [reference], "labels": {"finetune.dev/trial": "1"}}
+    run = a_job(2, uid=OTHER)
+    run["metadata"] |= of | {"name": f"{KEY.name}-{UID[:8]}-t001"}
+    key = cache.put_finetunejob(run)
+    assert cache.runs_of("default", UID)
+    assert not cache.awaits_child(KEY)
+    assert cache.awaits_child(key)

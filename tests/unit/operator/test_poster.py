@@ -1,10 +1,12 @@
 """Events beside the reconciles: none waits for them, and those that are dropped are counted."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from finetune_operator import poster as poster_module
 from finetune_operator.errors import AlreadyExistsError, ApiError
 from finetune_operator.poster import Poster
 
@@ -27,6 +29,19 @@ class ApiServer:
         return body
 
 
+def calm(*, at_once: bool = True) -> asyncio.Event:
+    made = asyncio.Event()
+    if at_once:
+        made.set()
+    return made
+
+
+async def until(question: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not question():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 def events(*names: str) -> list[Body]:
     return [{"metadata": {"name": name}} for name in names]
 
@@ -35,14 +50,12 @@ async def test_a_server_that_takes_no_events_keeps_nobody_waiting() -> None:
     server = ApiServer()
     server.open.clear()
     poster = Poster(server)  # type: ignore[arg-type]
-    async with poster.posting():
+    async with poster.posting(calm()):
         poster.add(events("a", "b", "c"))
         await asyncio.sleep(0)
         assert server.taken == []
         server.open.set()
-        async with asyncio.timeout(60):
-            while len(server.taken) < 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        await until(lambda: len(server.taken) == 3)
     assert sorted(server.taken) == ["a", "b", "c"]
 
 
@@ -64,10 +77,66 @@ async def test_the_oldest_of_too_many_are_dropped_and_their_number_is_logged(
 ) -> None:
     server = ApiServer()
     poster = Poster(server, most=3)  # type: ignore[arg-type]
-    async with poster.posting():
+    async with poster.posting(calm()):
         poster.add(events(*"abcdefgh"))
-        async with asyncio.timeout(60):
-            while not caplog.records:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        await until(lambda: bool(caplog.records))
     assert sorted(server.taken) == ["f", "g", "h"]
     assert "5 Events were not posted" in caplog.text
+
+
+async def test_events_wait_while_new_jobs_do_and_are_posted_when_none_does() -> None:
+    server, later = ApiServer(), calm(at_once=False)
+    poster = Poster(server)  # type: ignore[arg-type]
+    async with poster.posting(later):
+        poster.add(events("a", "b"))
+        await asyncio.sleep(0.05)
+        assert server.taken == []
+        later.set()
+        await until(lambda: len(server.taken) == 2)
+
+
+async def test_an_event_that_has_waited_for_half_a_minute_is_posted_and_a_younger_one_waits_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
+    now = 0.0
+    server = ApiServer()
+    poster = Poster(server, clock=lambda: now)  # type: ignore[arg-type]
+    async with poster.posting(calm(at_once=False)):
+        poster.add(events("old"))
+        now = 29.0
+        poster.add(events("young"))
+        await asyncio.sleep(0.05)
+        assert server.taken == []
+        now = 30.0
+        await until(lambda: bool(server.taken))
+        await asyncio.sleep(0.05)
+        assert server.taken == ["old"]
+
+
+async def test_many_events_do_not_wait_until_the_oldest_would_be_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
+    server = ApiServer()
+    poster = Poster(server, most=10)  # type: ignore[arg-type]
+    async with poster.posting(calm(at_once=False)):
+        poster.add(events(*"abcdefgh"))
+        await until(lambda: len(server.taken) == 3)
+        await asyncio.sleep(0.05)
+        assert server.taken == ["a", "b", "c"], "half of ten may wait"
+    assert sorted(server.taken) == [*"abcdefgh"], "the end does not wait"
+    assert not caplog.records
+
+
+async def test_what_an_ending_operator_cannot_post_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(poster_module, "_LAST_MOMENT", 0.01)
+    server = ApiServer()
+    server.open.clear()
+    poster = Poster(server)  # type: ignore[arg-type]
+    async with poster.posting(calm(at_once=False)):
+        poster.add(events(*[f"e{number}" for number in range(20)]))
+    assert server.taken == []
+    assert "20 Events were not posted: the operator ended" in caplog.text

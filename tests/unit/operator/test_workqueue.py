@@ -223,6 +223,82 @@ async def test_namespaces_take_turns_and_each_keeps_its_order() -> None:
     assert [(await queue.get()).name for _ in range(3)] == ["b2", "a3", "c2"]
 
 
+async def taken(queue: TurnsQueue, number: int) -> list[str]:
+    return [(await queue.get()).name for _ in range(number)]
+
+
+async def test_urgent_keys_go_first_and_one_of_eight_is_another_one() -> None:
+    queue = TurnsQueue()
+    for number in range(3):
+        queue.put(Key("ns", f"other-{number}"))
+    for number in range(16):
+        queue.put(Key("ns", f"new-{number}"), urgent=True)
+    names = await taken(queue, 19)
+    assert names == [
+        *(f"new-{number}" for number in range(7)),
+        "other-0",
+        *(f"new-{number}" for number in range(7, 14)),
+        "other-1",
+        "new-14",
+        "new-15",
+        "other-2",
+    ]
+
+
+async def test_another_team_s_key_comes_in_its_turn_whatever_it_has_to_tell() -> None:
+    queue = TurnsQueue()
+    for number in range(100):
+        queue.put(Key("flood", f"new-{number}"), urgent=True)
+        queue.put(Key("flood", f"other-{number}"))
+    await taken(queue, 10)
+    queue.put(Key("small-team", "runs"))
+    assert "runs" in await taken(queue, 2)
+    queue.put(Key("small-team", "new"), urgent=True)
+    assert "new" in await taken(queue, 2)
+
+
+async def test_a_flood_of_what_jobs_have_to_tell_takes_no_turn_from_another_team_s_new_jobs() -> None:
+    queue = TurnsQueue()
+    for number in range(100):
+        queue.put(Key("busy", f"other-{number}"))
+    for number in range(5):
+        queue.put(Key("small-team", f"new-{number}"), urgent=True)
+    names = await taken(queue, 10)
+    assert [name for name in names if name.startswith("new")] == [f"new-{number}" for number in range(5)]
+
+
+async def test_it_is_calm_while_no_urgent_key_waits() -> None:
+    queue = TurnsQueue()
+    assert queue.calm.is_set()
+    queue.put(A)
+    assert queue.calm.is_set()
+    queue.put(B, urgent=True)
+    assert not queue.calm.is_set()
+    assert await taken(queue, 1) == ["b"]
+    assert queue.calm.is_set()
+
+
+async def test_what_is_urgent_is_asked_when_a_key_is_added_again() -> None:
+    order: list[Key] = []
+    waits = {B}
+
+    async def run(key: Key) -> float | None:
+        order.append(key)
+        return None
+
+    queue = WorkQueue(run, 1, lambda: None, lambda _: None, urgent=lambda key: key in waits)
+    for key in (A, B):
+        queue.add(key)
+    task = asyncio.create_task(queue.work())
+    await until(lambda: order == [B, A])
+    waits = {A}
+    for key in (B, A):
+        queue.add(key)
+    await until(lambda: order == [B, A, A, B])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_key_is_given_to_one_worker_and_none_is_lost_when_a_waiting_one_ends() -> None:
     queue = TurnsQueue()
     ended, waiting = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
