@@ -4,17 +4,12 @@ A scrape runs in another thread: what it iterates over are copies that one call 
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from heapq import nlargest
 from itertools import islice
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from finetune_api import exposition
-from finetune_api.exposition import Kind
 from finetune_api.status import Phase
 from finetune_core.decide.observation import PodView
 from finetune_core.wire import at, items, text, time_of
@@ -28,6 +23,7 @@ from finetune_operator.metrics.definitions import (
     UNSERVED,
 )
 from finetune_operator.metrics.figures import Figure, figures, is_parent, own_gpu_seconds, phase_of
+from finetune_operator.metrics.page import Page
 
 Body = dict[str, Any]
 
@@ -42,61 +38,44 @@ NODES_KEPT = 50
 """Nodes of which the jobs that avoid them are counted: anybody who may write a status may write any name."""
 
 
-class Jobs(Collector):
+class Jobs:
     """What the leader exposes of the cache; `now` is the clock."""
 
     def __init__(self, cache: Cache, now: Callable[[], datetime], leads: Callable[[], bool]) -> None:
         self._cache, self._now, self._leads = cache, now, leads
 
-    def collect(self) -> Iterator[Metric]:
+    def parts(self) -> list[memoryview]:
+        """The text of each metric; none of a standby."""
         if not self._leads():
-            return
+            return []
         now, bodies = self._now(), list(self._cache.finetunejobs.items())
         jobs = {key: body for key, body in bodies if parent_key(body) is None}
         shown, dropped_jobs = _shown(jobs, now)
         spent = _gpu_seconds(bodies, {key for key, _ in shown}, now)
-        families = _Families()
+        page = Page()
         dropped_series = 0
         for key, body in shown:
             pods = self._pods(body)
             found = iter((*pods[:PODS_KEPT], *figures(body, now, spent[key])))
             for figure in islice(found, SERIES_KEPT):
-                families.add(figure.metric, (*key, *figure.labels), figure.value)
+                page.add(figure.metric, (*key, *figure.labels), figure.value)
             dropped_series += sum(1 for _ in found) + len(pods[PODS_KEPT:])
         for (namespace, phase), count in Tally(
             (key.namespace, phase_of(body)) for key, body in jobs.items()
         ).items():
-            families.add(JOBS, (namespace, phase), count)
+            page.add(JOBS, (namespace, phase), count)
         for node, count in _excluded(bodies, now).most_common(NODES_KEPT):
-            families.add(EXCLUDED, (node,), count)
+            page.add(EXCLUDED, (node,), count)
         for namespace in list(self._cache.unserved):
-            families.add(UNSERVED, (namespace,), 1)
-        families.add(DROPPED_JOBS, (), dropped_jobs)
-        families.add(DROPPED_SERIES, (), dropped_series)
-        yield from families
+            page.add(UNSERVED, (namespace,), 1)
+        page.add(DROPPED_JOBS, (), dropped_jobs)
+        page.add(DROPPED_SERIES, (), dropped_series)
+        return page.parts()
 
     def _pods(self, body: Body) -> list[Figure]:
         """The pods that DCGM's series can be joined with."""
         pods = list(self._cache.children["Pod"].get(body["metadata"]["uid"], {}).values())
         return [Figure(POD, 1, (child.at.name,)) for child in pods if _runs(child)]
-
-
-class _Families:
-    """Samples by their metric. Those of one metric at a time become the client library's objects, which are large."""
-
-    def __init__(self) -> None:
-        self._samples: dict[str, tuple[exposition.Metric, list[tuple[tuple[str, ...], float]]]] = {}
-
-    def add(self, metric: exposition.Metric, labels: tuple[str, ...], value: float) -> None:
-        self._samples.setdefault(metric.name, (metric, []))[1].append((labels, value))
-
-    def __iter__(self) -> Iterator[Metric]:
-        for metric, samples in self._samples.values():
-            of = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
-            family = of(metric.name, metric.help, labels=metric.labels)
-            for labels, value in samples:
-                family.add_metric(labels, value)
-            yield family
 
 
 def _shown(jobs: dict[Key, Body], now: datetime) -> tuple[list[tuple[Key, Body]], int]:

@@ -2,12 +2,15 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from prometheus_client.core import Metric
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from builders import job, script_job, stored
 from finetune_api.exposition import Kind, Unit
@@ -18,6 +21,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.metrics.definitions import definitions
 from finetune_operator.metrics.figures import ENDS
 from finetune_operator.metrics.jobs import FINISHED_KEPT, SERIES_KEPT
+from finetune_operator.metrics.page import Page
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.watches import KINDS, Watches
 from finetune_trainer.reporting import metrics as trainer
@@ -581,3 +585,22 @@ def test_a_standby_exposes_no_jobs_and_counts_nothing_so_that_sums_over_replicas
     world.put("two", finished())
     ended = [value for (name, _), value in world.samples().items() if name == "finetune_jobs_finished_total"]
     assert sum(ended) == 1
+
+
+def test_the_page_has_what_the_client_library_would_write() -> None:
+    labels, value = ('back\\slash "quoted"', "two\nlines"), 1234567.0
+    metric = Definition("finetune_any_total", Kind.COUNTER, "Any\nhelp \\", ("one", "other"))
+    page = Page()
+    page.add(metric, labels, value)
+    page.add(Definition("finetune_other", Kind.GAUGE, "Other"), (), float("nan"))
+    page.add(metric, ("a", "b"), 0)
+    counter = CounterMetricFamily("finetune_any", metric.help, labels=metric.labels)
+    counter.add_metric(labels, value)
+    counter.add_metric(("a", "b"), 0)
+    gauge = GaugeMetricFamily("finetune_other", "Other", value=float("nan"))
+
+    class Library(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from (counter, gauge)
+
+    assert b"".join(page.parts()) == generate_latest(Library())
