@@ -28,7 +28,8 @@ class Page:
             text.write(f"# HELP {metric.name} {help_text}\n# TYPE {metric.name} {metric.kind}\n".encode())
         pairs = zip(metric.labels, labels, strict=True)
         given = ",".join([f'{name}="{found.translate(_ESCAPES)}"' for name, found in pairs])
-        text.write(f"{metric.name}{f'{{{given}}}' if given else ''} {floatToGoString(value)}\n".encode())
+        number = floatToGoString(value)  # type: ignore[no-untyped-call]
+        text.write(f"{metric.name}{f'{{{given}}}' if given else ''} {number}\n".encode())
 
     def parts(self) -> list[memoryview]:
         """The text of each metric."""
