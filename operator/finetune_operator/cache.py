@@ -4,14 +4,13 @@ Fed by watch events, by our own LISTs and by the answers to our own writes; the 
 late event never hides a write of ours. It is not a source of truth: a restart fills it again.
 
 It keeps only what the operator reads: of a Job or Pod what decisions see of it. Users decide how large objects are, so
-annotations, pod specs and large specs of FineTuneJobs are dropped. Thousands of jobs have the same keys and mostly the
-same words, which are kept once.
+annotations, pod specs and large specs of FineTuneJobs are dropped. What thousands of jobs have alike is kept once
+(`sharing.py`).
 """
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from sys import intern
 from typing import Any, NamedTuple
 
 from finetune_api import KIND
@@ -29,13 +28,13 @@ from finetune_core.plan.naming import (
     parent_in,
 )
 from finetune_core.wire import at
+from finetune_operator.sharing import Sharing
 from finetune_operator.views import job_view, labels_in, pod_view
 
 Body = dict[str, Any]
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
 _LARGEST_SPEC = 32 * 1024
-_LONGEST_WORD = 64
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
 _LABELS_OF_JOBS = (PARENT_UID, TRIAL, REPEAT, MEMBER, QUEUE)
 
@@ -96,6 +95,7 @@ class Cache:
     _pods: dict[str, Child] = field(default_factory=dict)
     _settled: dict[Key, str] = field(default_factory=dict)
     _runs: dict[str, dict[Key, Run]] = field(default_factory=dict)
+    _sharing: Sharing = field(default_factory=Sharing)
 
     def put_finetunejob(self, body: Body) -> Key:
         """Keep a FineTuneJob, if it is newer than what is known."""
@@ -104,7 +104,7 @@ class Cache:
         if known is None or _version(body) > _version(known):
             if known is not None:
                 self._forget_run(key, known)
-            self.finetunejobs[key] = kept = _kept_finetunejob(body)
+            self.finetunejobs[key] = kept = _kept_finetunejob(body, self._sharing)
             if found := parent_in(kept["metadata"]):
                 self._runs.setdefault(found.uid, {})[key] = found.run
             if known is not None and uid_of(known) != uid_of(body):
@@ -338,7 +338,7 @@ def parent_key(body: Body) -> Key | None:
     return Key(body["metadata"]["namespace"], found.name) if found else None
 
 
-def _kept_finetunejob(body: Body) -> Body:
+def _kept_finetunejob(body: Body, sharing: Sharing) -> Body:
     metadata, labels = _identity(body, _IDENTITY_OF_JOBS), labels_in(body)
     if parent_in(body["metadata"]):
         metadata |= {"ownerReferences": _controllers(body)}
@@ -346,18 +346,9 @@ def _kept_finetunejob(body: Body) -> Body:
         metadata["labels"] = kept_labels
     kept = {"metadata": metadata}
     if "status" in body:
-        kept["status"] = _with_shared_words(body["status"])
+        kept["status"] = sharing.shared(body["status"])
     spec = body.get("spec")
-    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": _with_shared_words(spec)}
-
-
-def _with_shared_words(value: Any) -> Any:
-    """The same JSON. Strings that occur again and again are one object each, also of different FineTuneJobs."""
-    if isinstance(value, str):
-        return intern(value) if len(value) <= _LONGEST_WORD else value
-    if isinstance(value, dict):
-        return {intern(name): _with_shared_words(one) for name, one in value.items()}
-    return [_with_shared_words(one) for one in value] if isinstance(value, list) else value
+    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": sharing.shared(spec)}
 
 
 def _child(kind: str, body: Body, owner: str, key: Key) -> Child:

@@ -336,6 +336,30 @@ def test_what_thousands_of_jobs_say_alike_is_in_memory_once() -> None:
     assert one["conditions"][0]["message"] == "0 " + "x" * 100
 
 
+def test_equal_parts_of_specs_and_statuses_are_one_object_and_what_differs_is_not() -> None:
+    cache, keys = Cache(), list[Key]()
+    for number in range(2):
+        body = stored(job(f"job-{number}"), uid=f"uid-{number}")
+        status = {
+            "conditions": [
+                {"type": "Running", "status": "False"},
+                {"type": "Failed", "message": str(number)},
+            ],
+            "effective": {"resources": {"nodes": 1, "limits": {}}, "outputUri": f"pvc://out/{number}"},
+            "attempts": [{"number": 1 + number}],
+            "progress": {"loss": [1, 1.0][number]},
+        }
+        keys.append(cache.put_finetunejob(json.loads(json.dumps(body | {"status": status}))))
+        assert cache.finetunejobs[keys[-1]]["status"] == status
+    one, other = (cache.finetunejobs[key] for key in keys)
+    assert one["spec"]["dataset"] is other["spec"]["dataset"]
+    one, other = one["status"], other["status"]
+    assert one["conditions"][0] is other["conditions"][0]
+    assert one["effective"]["resources"] is other["effective"]["resources"]
+    assert (one["conditions"][1]["message"], other["conditions"][1]["message"]) == ("0", "1")
+    assert [type(status["progress"]["loss"]) for status in (one, other)] == [int, float]
+
+
 def test_a_job_awaits_a_child_until_it_has_one_or_has_ended() -> None:
     cache = Cache()
     assert not cache.awaits_child(KEY), "nobody knows it"
