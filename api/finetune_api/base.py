@@ -5,8 +5,10 @@ Python form (checked by the operator, the trainer and the CLI). A test runs both
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -27,20 +29,78 @@ class Rule:
     """One validation rule. `holds` is absent for rules that compare with the old object, which only the API server has."""
 
     cel: str
+    """The rule. Each field in `needs` is a variable of that name, everything else is in `self`."""
     message: str
     holds: Callable[[Any], bool] | None = None
     field_path: str | None = None
+    needs: tuple[str, ...] = ()
+    """Optional fields of the object; the rule is checked only if all of them are set. The rarest comes first."""
 
-    def validation(self) -> dict[str, str]:
-        """The entry of `x-kubernetes-validations`."""
-        entry = {"rule": self.cel, "message": self.message}
-        return entry | {"fieldPath": self.field_path} if self.field_path else entry
+    @property
+    def section(self) -> str:
+        """The first field in `field_path`."""
+        return (self.field_path or "").removeprefix(".").partition(".")[0]
+
+
+def validations(rules: Sequence[Rule]) -> list[dict[str, str]]:
+    """The entries of `x-kubernetes-validations`.
+
+    Rules of a section that first need the same field share an entry, which looks up that field once: the API server checks
+    every entry at each write, also of the status, and for one look-up it copies the schemas of all fields of the object.
+    """
+    groups: dict[Any, list[Rule]] = {}
+    for index, rule in enumerate(rules):
+        groups.setdefault((rule.needs[0], rule.section) if rule.needs else index, []).append(rule)
+    return [_validation(group) for group in groups.values()]
+
+
+def messages_of(validation: dict[str, str]) -> list[str]:
+    """The messages of an entry's rules: its only strings in double quotes."""
+    if "message" in validation:
+        return [validation["message"]]
+    return [json.loads(text) for text in re.findall(r'"(?:[^"\\]|\\.)*"', validation["messageExpression"])]
+
+
+def _validation(group: list[Rule]) -> dict[str, str]:
+    entry = {"rule": _expression(group, lambda rule: _bracketed(rule.cel, len(group)), " && ", "true")}
+    if len(group) == 1:
+        entry["message"] = group[0].message
+    else:
+        failed = _expression(
+            group, lambda rule: f"(({rule.cel}) ? [] : [{json.dumps(rule.message)}])", " + ", "[]"
+        )
+        entry["messageExpression"] = f"({failed}).join('; ')"
+    if path := _common_path([rule.field_path or "" for rule in group]):
+        entry["fieldPath"] = path
+    return entry
+
+
+def _expression(
+    rules: list[Rule], of: Callable[[Rule], str], operator: str, otherwise: str, depth: int = 0
+) -> str:
+    """CEL of all rules, in the fields that each needs; `otherwise` stands for those of which one is not set."""
+    parts = [of(rule) for rule in rules if len(rule.needs) == depth]
+    for field in dict.fromkeys(rule.needs[depth] for rule in rules if len(rule.needs) > depth):
+        nested = [rule for rule in rules if rule.needs[depth : depth + 1] == (field,)]
+        inner = _expression(nested, of, operator, otherwise, depth + 1)
+        parts.append(f"self.?{field}.optMap({field}, {inner}).orValue({otherwise})")
+    return operator.join(parts)
+
+
+def _bracketed(cel: str, rules: int) -> str:
+    return f"({cel})" if rules > 1 else cel
+
+
+def _common_path(paths: list[str]) -> str:
+    """The field that all paths are in."""
+    parts = zip(*(path.split(".") for path in paths), strict=False)
+    return ".".join(each[0] for each in takewhile(lambda each: len(set(each)) == 1, parts))
 
 
 def immutable(parent: str, field: str) -> Rule:
     """The field of `parent` cannot be changed, added or removed after creation."""
     return Rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"self.?{field} == oldSelf.?{field}",
         f"{parent}.{field} cannot be changed after creation; create a new FineTuneJob under another name",
     )
 
@@ -72,7 +132,7 @@ class ApiModel(BaseModel):
     ) -> dict[str, Any]:
         json_schema = handler.resolve_ref_schema(handler(schema))
         if cls.rules:
-            json_schema["x-kubernetes-validations"] = [rule.validation() for rule in cls.rules]
+            json_schema["x-kubernetes-validations"] = validations(cls.rules)
         return json_schema
 
     @classmethod
@@ -135,7 +195,7 @@ class TextRule:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return handler(schema) | {"x-kubernetes-validations": [self.rule.validation()]}
+        return handler(schema) | {"x-kubernetes-validations": validations([self.rule])}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
+from finetune_api.base import validations
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.schema import structural
 from finetune_api.status import FineTuneJobStatus
@@ -69,7 +70,7 @@ def _schema() -> dict[str, Any]:
         "type": "object",
         "description": "FineTuneJob fine-tunes a pretrained model, publishes the result and records it in its status.",
         "required": ["spec"],
-        "x-kubernetes-validations": [rule.validation() for rule in JOB_RULES],
+        "x-kubernetes-validations": validations(JOB_RULES),
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
             "kind": {"type": "string", "description": KIND},

@@ -118,7 +118,7 @@ class RetrySpec(ApiModel):
 
 def _changeable_while_suspended(field: str) -> Rule:
     return Rule(
-        f"(has(oldSelf.suspend) && oldSelf.suspend) || ({immutable('spec', field).cel})",
+        f"{immutable('spec', field).cel} || oldSelf.?suspend.orValue(false)",
         f"spec.{field} can be changed only while spec.suspend is true; suspend the job first, or create a new one",
     )
 
@@ -133,10 +133,10 @@ def _required_without_command(field: str, example: str) -> Rule:
 
 def _refused_with_command(field: str) -> Rule:
     return Rule(
-        f"!has(self.command) || !has(self.{field})",
+        f"!has(self.{field})",
         f"spec.{field} does not apply to your own script (spec.command); remove one of the two",
         lambda s: s.command is None or getattr(s, field) is None,
-        f".{field}",
+        needs=("command",),
     )
 
 
@@ -159,10 +159,10 @@ def _metrics_fit(objective: str) -> Rule:
     others = [name for name in ALL if name not in known | COMMON]
     names = ", ".join(f"'{prefix}{name}'" for name in others for prefix in ("", "eval_"))
     field = ObjectiveSpec.model_fields[objective].alias
-    applies = f"has(self.objective) && has(self.objective.{field}) && has(self.training)"
-    evaluation, stopping = "self.training.evaluation", "self.training.earlyStopping"
+    evaluation, stopping = "training.evaluation", "training.earlyStopping"
     cel = (
-        f"!({applies}) || !((has({evaluation}) && has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
+        f"!has(objective.{field})"
+        f" || !((has({evaluation}) && has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
         f" || (has({evaluation}) && has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
         f" || (has({stopping}) && has({stopping}.metric) && {stopping}.metric in [{names}]))"
     )
@@ -175,6 +175,7 @@ def _metrics_fit(objective: str) -> Rule:
             or not any(plain(metric) in others for metric in _metrics_of(s))
         ),
         ".training",
+        needs=("objective", "training"),
     )
 
 
@@ -182,7 +183,7 @@ def _gate_fits(objective: str) -> Rule:
     known, field = OBJECTIVES[objective], ObjectiveSpec.model_fields[objective].alias
     fitting = ", ".join(f"'{prefix}{name}'" for name in known | COMMON for prefix in ("", "eval_"))
     return Rule(
-        f"!has(self.gate) || !has(self.objective) || !has(self.objective.{field}) || self.gate.metric in [{fitting}]",
+        f"!has(objective.{field}) || gate.metric in [{fitting}]",
         f"spec.gate.metric for objective.{field} is one of loss, {', '.join(known)}",
         lambda s: (
             s.gate is None
@@ -191,6 +192,7 @@ def _gate_fits(objective: str) -> Rule:
             or plain(s.gate.metric) in known | COMMON
         ),
         ".gate.metric",
+        needs=("gate", "objective"),
     )
 
 
@@ -198,8 +200,7 @@ def _combine_fits(objective: str) -> Rule:
     fitting, field = RULES[objective], ObjectiveSpec.model_fields[objective].alias
     names = ", ".join(f"'{rule}'" for rule in fitting)
     return Rule(
-        f"!has(self.objective) || !has(self.objective.{field}) || !has(self.ensemble) || !has(self.ensemble.combine)"
-        f" || self.ensemble.combine in [{names}]",
+        f"!has(objective.{field}) || !has(ensemble.combine) || ensemble.combine in [{names}]",
         f"spec.ensemble.combine for objective.{field} is one of {', '.join(fitting)}",
         lambda s: (
             s.objective is None
@@ -208,6 +209,7 @@ def _combine_fits(objective: str) -> Rule:
             or s.ensemble.combine in (None, *fitting)
         ),
         ".ensemble.combine",
+        needs=("ensemble", "objective"),
     )
 
 
@@ -226,12 +228,13 @@ def _credentials_for_the_hub() -> Rule:
         for part in ("validation", "test")
     )
     return Rule(
-        f"!has(self.model) || !has(self.model.credentials) || self.model{on_hub}"
-        f" || (has(self.model.tokenizer) && has(self.model.tokenizer.uri) && self.model.tokenizer{on_hub})"
+        f"!has(model.credentials) || model{on_hub}"
+        f" || (has(model.tokenizer) && has(model.tokenizer.uri) && model.tokenizer{on_hub})"
         f" || (has(self.dataset) && (self.dataset.train{on_hub} || {data}))",
         "spec.model.credentials is for models and data on the Hugging Face Hub (hf://); claims need none; remove it",
         lambda s: s.model is None or s.model.credentials is None or bool(_hub_uris(s)),
         ".model.credentials",
+        needs=("model",),
     )
 
 
@@ -241,10 +244,11 @@ MAX_SECRET_VARIABLES = 16
 
 def _few_from_secrets() -> Rule:
     return Rule(
-        f"!has(self.env) || self.env.filter(v, has(v.valueFrom)).size() <= {MAX_SECRET_VARIABLES}",
+        f"env.filter(v, has(v.valueFrom)).size() <= {MAX_SECRET_VARIABLES}",
         f"at most {MAX_SECRET_VARIABLES} variables of spec.env can come from Secrets; store several settings in one value",
         lambda s: sum(v.value_from is not None for v in s.env or []) <= MAX_SECRET_VARIABLES,
         ".env",
+        needs=("env",),
     )
 
 
@@ -272,18 +276,24 @@ def _nodes(spec: Any) -> int:
 
 def _for_several_nodes(field: str, cel: str, message: str, used: Callable[[Any], bool]) -> Rule:
     several = "(has(self.resources) && has(self.resources.nodes) && self.resources.nodes > 1)"
-    return Rule(f"!({cel}) || {several}", message, lambda s: not used(s) or _nodes(s) > 1, field)
+    return Rule(
+        f"!({cel}) || {several}",
+        message,
+        lambda s: not used(s) or _nodes(s) > 1,
+        field,
+        needs=("scheduling",),
+    )
 
 
 def _ranks_are_the_operators() -> Rule:
     names = ", ".join(f"'{name}'" for name in RANK_VARIABLES)
     return Rule(
-        "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || !has(self.env)"
-        f" || self.env.all(v, !(v.name in [{names}]))",
+        f"!has(resources.nodes) || resources.nodes == 1 || env.all(v, !(v.name in [{names}]))",
         "with spec.resources.nodes of 2 or more the operator sets RANK, WORLD_SIZE, MASTER_ADDR, PET_NODE_RANK and"
         " alike for every pod; remove them from spec.env",
         lambda s: _nodes(s) == 1 or not any(v.name in RANK_VARIABLES for v in s.env or []),
         ".env",
+        needs=("env", "resources"),
     )
 
 
@@ -329,7 +339,7 @@ class FineTuneJobSpec(ApiModel):
         only_for(
             ("classification",),
             ".dataset.validation.stratify",
-            "has(self.dataset.validation) && has(self.dataset.validation.stratify) && self.dataset.validation.stratify",
+            "has(dataset.validation) && has(dataset.validation.stratify) && dataset.validation.stratify",
             lambda dataset: bool(dataset.validation and dataset.validation.stratify),
             "spec.dataset.validation.stratify needs one label per text; remove it, or use objective.classification",
         ),
@@ -342,7 +352,7 @@ class FineTuneJobSpec(ApiModel):
         _ranks_are_the_operators(),
         _for_several_nodes(
             ".scheduling.topologyKey",
-            "has(self.scheduling) && has(self.scheduling.topologyKey)",
+            "has(scheduling.topologyKey)",
             "spec.scheduling.topologyKey keeps the pods of a job on several nodes together; write resources.nodes: 2 or"
             " more, or remove it",
             lambda s: bool(s.scheduling and s.scheduling.topology_key),
@@ -350,20 +360,21 @@ class FineTuneJobSpec(ApiModel):
         *map(_metrics_fit, OBJECTIVES),
         *map(_gate_fits, OBJECTIVES),
         Rule(
-            "!(has(self.search) || has(self.ensemble)) || !has(self.training) || !has(self.training.evaluation)"
-            " || !has(self.training.evaluation.forgetting) || self.training.evaluation.forgetting.size() == 0",
+            "!has(training.evaluation) || !has(training.evaluation.forgetting)"
+            " || training.evaluation.forgetting.size() == 0 || !(has(self.search) || has(self.ensemble))",
             "spec.training.evaluation.forgetting is not supported with spec.search or spec.ensemble; remove it, and train"
             " the best values in a job that has it",
             lambda s: (
                 not (s.search or s.ensemble) or s.training is None or not s.training.evaluation.forgetting
             ),
             ".training.evaluation.forgetting",
+            needs=("training",),
         ),
         Rule(
-            "!has(self.training) || !has(self.training.evaluation) || !has(self.training.evaluation.forgetting)"
-            " || !((has(self.gate) ? self.gate.metric : has(self.training.evaluation.bestMetric)"
-            f" ? self.training.evaluation.bestMetric : 'eval_loss') in {written(SHARES)})"
-            " || self.training.evaluation.forgetting.all(each, !has(each.maxDrop) || each.maxDrop < 1.0)",
+            "!has(training.evaluation) || !has(training.evaluation.forgetting)"
+            " || !((has(self.gate) ? self.gate.metric : has(training.evaluation.bestMetric)"
+            f" ? training.evaluation.bestMetric : 'eval_loss') in {written(SHARES)})"
+            " || training.evaluation.forgetting.all(each, !has(each.maxDrop) || each.maxDrop < 1.0)",
             "maxDrop is 1 or more, by which a metric from 0 to 1 cannot become worse, so no model would be refused; for 2"
             " percentage points write 0.02",
             lambda s: (
@@ -372,10 +383,11 @@ class FineTuneJobSpec(ApiModel):
                 or all((each.max_drop or 0) < 1 for each in s.training.evaluation.forgetting)
             ),
             ".training.evaluation.forgetting",
+            needs=("training",),
         ),
         Rule(
-            "!has(self.objective) || has(self.objective.causalLM) || !has(self.training) || !has(self.training.evaluation)"
-            " || !has(self.training.evaluation.samples) || self.training.evaluation.samples == 0",
+            "has(objective.causalLM) || !has(training.evaluation) || !has(training.evaluation.samples)"
+            " || training.evaluation.samples == 0",
             "spec.training.evaluation.samples is for objective.causalLM, whose model writes text; remove it",
             lambda s: (
                 s.objective is None
@@ -384,13 +396,15 @@ class FineTuneJobSpec(ApiModel):
                 or not s.training.evaluation.samples
             ),
             ".training.evaluation.samples",
+            needs=("objective", "training"),
         ),
         Rule(
-            "!has(self.gate) || !has(self.ensemble) || !has(self.gate.betterThanBaselineBy)",
+            "!has(gate.betterThanBaselineBy)",
             "spec.gate.betterThanBaselineBy is not supported with spec.ensemble, which reports the gain over its members;"
             " set spec.gate.min or max",
             lambda s: s.gate is None or s.ensemble is None or s.gate.better_than_baseline_by is None,
             ".gate",
+            needs=("gate", "ensemble"),
         ),
         *(immutable("spec", field) for field in IMMUTABLE),
         Rule(
@@ -402,22 +416,24 @@ class FineTuneJobSpec(ApiModel):
             "spec.ensemble cannot be added or removed after creation; create a new FineTuneJob under another name",
         ),
         Rule(
-            "!has(self.ensemble) || has(self.search) == has(self.ensemble.fromSearch)",
+            "has(self.search) == has(ensemble.fromSearch)",
             "spec.ensemble.fromSearch combines the best trials of spec.search: set both, or search the values first and"
             " train members with them in another FineTuneJob",
             lambda s: s.ensemble is None or (s.search is None) == (s.ensemble.from_search is None),
             ".ensemble",
+            needs=("ensemble",),
         ),
         *(_combine_fits(objective) for objective, fitting in RULES.items() if fitting),
         Rule(
-            "!has(self.objective) || !has(self.objective.preference) || !has(self.ensemble)",
+            "!has(objective.preference)",
             "spec.ensemble does not combine models of objective.preference; remove it, or use spec.search for the best of"
             " several",
             lambda s: s.objective is None or s.objective.preference is None or s.ensemble is None,
             ".ensemble",
+            needs=("ensemble", "objective"),
         ),
         Rule(
-            "!has(self.objective) || !has(self.objective.preference) || !has(self.model) || !has(self.model.head)",
+            "!has(objective.preference) || !has(model.head)",
             "spec.model.head makes one vector of a text, but objective.preference predicts tokens; remove it",
             lambda s: (
                 s.objective is None
@@ -426,10 +442,10 @@ class FineTuneJobSpec(ApiModel):
                 or s.model.head is None
             ),
             ".model.head",
+            needs=("objective", "model"),
         ),
         Rule(
-            "!has(self.objective) || !has(self.objective.regression) || !has(self.ensemble) || !has(self.ensemble.distil)"
-            " || !has(self.ensemble.distil.temperature)",
+            "!has(objective.regression) || !has(ensemble.distil) || !has(ensemble.distil.temperature)",
             "spec.ensemble.distil.temperature is for probabilities, and objective.regression predicts numbers; remove it",
             lambda s: (
                 s.objective is None
@@ -439,9 +455,10 @@ class FineTuneJobSpec(ApiModel):
                 or s.ensemble.distil.temperature is None
             ),
             ".ensemble.distil.temperature",
+            needs=("ensemble", "objective"),
         ),
         Rule(
-            "!has(self.ensemble) || !has(self.ensemble.combine) || self.ensemble.combine != 'Vote'"
+            "!has(ensemble.combine) || ensemble.combine != 'Vote'"
             " || (has(self.training) && has(self.training.evaluation) && has(self.training.evaluation.bestMetric)"
             " && !(self.training.evaluation.bestMetric in ['loss', 'eval_loss']))",
             VOTES_HAVE_NO_LOSS.format("spec.training.evaluation.bestMetric"),
@@ -451,26 +468,28 @@ class FineTuneJobSpec(ApiModel):
                 or plain((s.training or TrainingSpec()).evaluation.best_metric) != "loss"
             ),
             ".ensemble.combine",
+            needs=("ensemble",),
         ),
         Rule(
-            "!has(self.ensemble) || !has(self.training) || !has(self.training.evaluation)"
-            f" || !has(self.training.evaluation.metrics) || self.training.evaluation.metrics.size() <= {METRICS_REPORTED}"
-            " - (has(self.gate) ? 1 : 0)",
+            "!has(training.evaluation) || !has(training.evaluation.metrics)"
+            f" || training.evaluation.metrics.size() <= {METRICS_REPORTED} - (has(self.gate) ? 1 : 0)",
             f"a job with spec.ensemble has at most {METRICS_REPORTED} metrics, with that of spec.gate: each is reported for the combination, the mean"
             " member and the best member; remove some from spec.training.evaluation.metrics",
             lambda s: (
                 s.ensemble is None or len(_evaluated_metrics(s)) <= METRICS_REPORTED - (s.gate is not None)
             ),
             ".training.evaluation.metrics",
+            needs=("ensemble", "training"),
         ),
         Rule(
-            "!(has(self.search) || has(self.ensemble)) || !has(self.output) || !has(self.output.uri)"
-            f" || (self.output.uri.size() <= {LONGEST_PARENT_URI} && !self.output.uri.matches('[^/]{{{LONGEST_PARENT_FOLDER + 1}}}$'))",
+            "!(has(self.search) || has(self.ensemble)) || !has(output.uri)"
+            f" || (output.uri.size() <= {LONGEST_PARENT_URI} && !output.uri.matches('[^/]{{{LONGEST_PARENT_FOLDER + 1}}}$'))",
             f"spec.output.uri of a job with spec.search or spec.ensemble must have at most {LONGEST_PARENT_URI} characters, and"
             f" its last folder at most {LONGEST_PARENT_FOLDER}: models of trials and members are beside it, with -trials or"
             " -members added",
             lambda s: not (s.search or s.ensemble) or _has_room(s.output and s.output.uri),
             ".output.uri",
+            needs=("output",),
         ),
         *map(_changeable_while_suspended, WHILE_SUSPENDED),
     )
@@ -563,7 +582,7 @@ JOB_RULES = (
         lambda job: len(_name(job)) <= 40 and re.fullmatch(_JOB_NAME, _name(job)) is not None,
     ),
     Rule(
-        f"!(has(self.spec.search) || has(self.spec.ensemble)) || size(self.metadata.name) <= {LONGEST_PARENT_NAME}",
+        f"size(self.metadata.name) <= {LONGEST_PARENT_NAME} || !(has(self.spec.search) || has(self.spec.ensemble))",
         f"metadata.name of a job with spec.search or spec.ensemble must have at most {LONGEST_PARENT_NAME} characters:"
         " it is part of the names of trials and members",
         lambda job: (

@@ -224,8 +224,8 @@ class ModelSpec(ModelTechniques):
 def frozen_weights_fit_sharding(root: str = "") -> Rule:
     """Of a whole job: a sharded model has its frozen weights in float32."""
     return Rule(
-        "!has(self.model) || !has(self.model.weights) || !(self.model.weights in ['BFloat16', 'NF4'])"
-        " || !has(self.training) || !has(self.training.sharding) || self.training.sharding != 'Full'",
+        "!has(model.weights) || !(model.weights in ['BFloat16', 'NF4'])"
+        " || !has(training.sharding) || training.sharding != 'Full'",
         f"{root}model.weights: BFloat16 or NF4 is not supported with {root}training.sharding: Full; remove one of them",
         lambda s: (
             s.model is None
@@ -234,4 +234,5 @@ def frozen_weights_fit_sharding(root: str = "") -> Rule:
             or s.training.sharding.value != "Full"
         ),
         ".model.weights",
+        needs=("model", "training"),
     )

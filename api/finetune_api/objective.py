@@ -197,11 +197,9 @@ def only_for(
     objectives: tuple[str, ...], field: str, cel: str, chosen: Callable[[Any], bool], message: str
 ) -> Rule:
     """A rule for a setting that applies to some objectives only; `cel` and `chosen` detect the setting."""
-    fitting = " || ".join(
-        f"has(self.objective.{ObjectiveSpec.model_fields[name].alias})" for name in objectives
-    )
+    fitting = " || ".join(f"has(objective.{ObjectiveSpec.model_fields[name].alias})" for name in objectives)
     return Rule(
-        f"!has(self.objective) || {fitting} || !has(self.dataset) || !({cel})",
+        f"{fitting} || !({cel})",
         message,
         lambda s: (
             s.objective is None
@@ -210,6 +208,7 @@ def only_for(
             or not chosen(s.dataset)
         ),
         field,
+        needs=("objective", "dataset"),
     )
 
 
@@ -219,7 +218,7 @@ def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
         only_for(
             ("causal_lm", "preference"),
             ".dataset.columns.prompt",
-            "has(self.dataset.columns) && has(self.dataset.columns.prompt)",
+            "has(dataset.columns) && has(dataset.columns.prompt)",
             lambda dataset: dataset.columns.prompt is not None,
             f"{root}dataset.columns.prompt is for objective.causalLM and preference; for a second text use"
             " columns.textPair",
@@ -227,49 +226,48 @@ def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
         only_for(
             ("causal_lm", "preference"),
             ".dataset.columns.label",
-            "has(self.dataset.columns) && self.dataset.columns.text == self.dataset.columns.label",
+            "has(dataset.columns) && dataset.columns.text == dataset.columns.label",
             lambda dataset: dataset.columns.text == dataset.columns.label,
             f"{root}dataset.columns: text and label must be different columns; the label would be read from the text",
         ),
         only_for(
             ("causal_lm",),
             ".dataset.preprocessing.packing",
-            "has(self.dataset.preprocessing) && has(self.dataset.preprocessing.packing)"
-            " && self.dataset.preprocessing.packing == 'Always'",
+            "has(dataset.preprocessing) && has(dataset.preprocessing.packing)"
+            " && dataset.preprocessing.packing == 'Always'",
             lambda dataset: dataset.preprocessing.packing is Packing.ALWAYS,
             f"{root}dataset.preprocessing.packing is for objective.causalLM; remove it",
         ),
         only_for(
             ("causal_lm",),
             ".dataset.rows",
-            "has(self.dataset.rows) && !(self.dataset.rows in ['Auto', 'Text'])",
+            "has(dataset.rows) && !(dataset.rows in ['Auto', 'Text'])",
             lambda dataset: dataset.rows is not None and dataset.rows.is_chat,
             f"{root}dataset.rows: conversations are for objective.causalLM; remove it",
         ),
         only_for(
             ("causal_lm",),
             ".dataset.columns",
-            "has(self.dataset.columns) && (has(self.dataset.columns.messages) || has(self.dataset.columns.tools))",
+            "has(dataset.columns) && (has(dataset.columns.messages) || has(dataset.columns.tools))",
             lambda dataset: any((dataset.columns.messages, dataset.columns.tools)),
             f"{root}dataset.columns.messages and tools are for objective.causalLM; remove them",
         ),
         only_for(
             ("causal_lm", "preference"),
             ".dataset.columns.completion",
-            "has(self.dataset.columns) && has(self.dataset.columns.completion)",
+            "has(dataset.columns) && has(dataset.columns.completion)",
             lambda dataset: dataset.columns.completion is not None,
             f"{root}dataset.columns.completion is for objective.causalLM and preference; remove it",
         ),
         only_for(
             ("preference",),
             ".dataset.columns",
-            "has(self.dataset.columns) && (has(self.dataset.columns.chosen) || has(self.dataset.columns.rejected))",
+            "has(dataset.columns) && (has(dataset.columns.chosen) || has(dataset.columns.rejected))",
             lambda dataset: any((dataset.columns.chosen, dataset.columns.rejected)),
             f"{root}dataset.columns: chosen and rejected are for objective.preference; remove them",
         ),
         Rule(
-            "!has(self.objective) || !has(self.objective.preference) || !has(self.dataset)"
-            " || !has(self.dataset.columns) || !has(self.dataset.columns.textPair)",
+            "!has(objective.preference) || !has(dataset.columns) || !has(dataset.columns.textPair)",
             f"{root}dataset.columns.textPair is not for objective.preference, whose rows have a prompt and answers:"
             " use prompt, chosen and rejected, or for KTO prompt, completion and label",
             lambda s: (
@@ -279,20 +277,20 @@ def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
                 or s.dataset.columns.text_pair is None
             ),
             ".dataset.columns.textPair",
+            needs=("objective", "dataset"),
         ),
         Rule(
-            "!has(self.objective) || !has(self.objective.causalLM) || !has(self.dataset) || !has(self.dataset.rows)"
-            " || self.dataset.rows != 'Text'"
-            " || (!has(self.objective.causalLM.train) && !has(self.objective.causalLM.chatTemplate))",
+            "!has(objective.causalLM) || !has(dataset.rows) || dataset.rows != 'Text'"
+            " || (!has(objective.causalLM.train) && !has(objective.causalLM.chatTemplate))",
             f"{root}objective.causalLM.train and chatTemplate are for conversations, and {root}dataset.rows is Text;"
             " remove them, or the latter",
             lambda s: not _of_text_rows(s) or (_causal(s).train is None and _causal(s).chat_template is None),
             ".objective.causalLM",
+            needs=("objective", "dataset"),
         ),
         Rule(
-            "!has(self.objective) || !has(self.objective.causalLM) || !has(self.objective.causalLM.maskPrompt)"
-            " || self.objective.causalLM.maskPrompt || !has(self.dataset) || !has(self.dataset.rows)"
-            " || self.dataset.rows in ['Auto', 'Text']",
+            "!has(objective.causalLM) || !has(objective.causalLM.maskPrompt) || objective.causalLM.maskPrompt"
+            " || !has(dataset.rows) || dataset.rows in ['Auto', 'Text']",
             f"{root}objective.causalLM.maskPrompt is for {root}dataset.rows: Text; to learn the prompts of"
             " conversations too, write train: All",
             lambda s: (
@@ -304,6 +302,7 @@ def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
                 or not s.dataset.rows.is_chat
             ),
             ".objective.causalLM.maskPrompt",
+            needs=("objective", "dataset"),
         ),
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 from finetune_api.base import Rule
 from finetune_api.model import LESS_THAN_FLOAT32
 
-_WANTED = "has(self.training) && has(self.training.tensorParallel) && self.training.tensorParallel > 1"
+_WANTED = "has(training.tensorParallel) && training.tensorParallel > 1"
 
 
 def _size(spec: Any) -> int:
@@ -16,30 +16,30 @@ def tensor_parallel_fits(root: str = "") -> tuple[Rule, ...]:
     """The model is one that can be divided."""
     return (
         Rule(
-            f"!({_WANTED}) || !has(self.model) || !has(self.model.weights)"
-            " || !(self.model.weights in ['BFloat16', 'NF4'])",
+            f"!({_WANTED}) || !has(model.weights) || !(model.weights in ['BFloat16', 'NF4'])",
             f"{root}model.weights: BFloat16 or NF4 is not supported with {root}training.tensorParallel; remove one of"
             " them",
             lambda s: _size(s) == 1 or s.model is None or s.model.weights not in LESS_THAN_FLOAT32,
             ".model.weights",
+            needs=("model", "training"),
         ),
         Rule(
-            f"!({_WANTED}) || !has(self.model) || !has(self.model.head)",
+            f"!({_WANTED}) || !has(model.head)",
             f"{root}model.head is not supported with {root}training.tensorParallel, which divides models of transformers"
             " by their own plan; remove one of them",
             lambda s: _size(s) == 1 or s.model is None or s.model.head is None,
             ".model.head",
+            needs=("model", "training"),
         ),
     )
 
 
 def tensor_parallel_divides_gpus() -> Rule:
     """Where the spec says how many there are; the trainer knows it in any case."""
-    gpus = "(self.resources.gpusPerNode == 0 ? 1 : self.resources.gpusPerNode)"
-    nodes = "(has(self.resources.nodes) ? self.resources.nodes : 1)"
+    gpus = "(resources.gpusPerNode == 0 ? 1 : resources.gpusPerNode)"
+    nodes = "(has(resources.nodes) ? resources.nodes : 1)"
     return Rule(
-        f"!({_WANTED}) || !has(self.resources) || !has(self.resources.gpusPerNode)"
-        f" || ({gpus} * {nodes}) % self.training.tensorParallel == 0",
+        f"!({_WANTED}) || !has(resources.gpusPerNode) || ({gpus} * {nodes}) % training.tensorParallel == 0",
         "spec.training.tensorParallel does not divide the number of GPUs, spec.resources.gpusPerNode times nodes; change"
         " one of them",
         lambda s: (
@@ -48,4 +48,5 @@ def tensor_parallel_divides_gpus() -> Rule:
             or max(1, s.resources.gpus_per_node) * (s.resources.nodes or 1) % _size(s) == 0
         ),
         ".training.tensorParallel",
+        needs=("training", "resources"),
     )

@@ -16,6 +16,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from finetune_api.base import messages_of
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = "docs"
 README = "README.md"
@@ -136,6 +138,6 @@ def _escaped(text: str) -> str:
 
 
 def _rules(schema: dict[str, Any]) -> list[str]:
-    own = [rule["message"] for rule in schema.get("x-kubernetes-validations", [])]
+    own = [text for entry in schema.get("x-kubernetes-validations", []) for text in messages_of(entry)]
     children = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
     return list(dict.fromkeys([*own, *(message for child in children for message in _rules(child))]))

@@ -212,7 +212,7 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Any) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "NO_MKDOCS_2_WARNING": "1"},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "api"), "NO_MKDOCS_2_WARNING": "1"},
     )
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "reference.html").stat().st_size > 100_000

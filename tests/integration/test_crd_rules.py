@@ -9,7 +9,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 from pydantic import ValidationError
 
-from builders import job, manifest, script_spec, spec
+from builders import REVIEWS, job, manifest, script_spec, spec
 from finetune_api.finetunejob import FineTuneJobSpec
 from integration.jobs import Jobs, refusal_of, refusal_of_update
 from unit.api.cases import (
@@ -38,6 +38,19 @@ def test_a_valid_spec_is_accepted_and_pydantic_reads_what_the_server_made_of_it(
 @pytest.mark.parametrize("case", BROKEN_RULES, ids=str)
 def test_a_broken_rule_is_refused_with_its_message(jobs: Jobs, case: Case) -> None:
     assert str(case.message) in refusal_of(jobs, manifest("job", case.spec))
+
+
+def test_every_broken_rule_is_named_with_the_section(jobs: Jobs) -> None:
+    refusal = refusal_of(
+        jobs,
+        manifest(
+            "job", spec(dataset={"train": {"uri": REVIEWS}, "columns": {"prompt": "p", "messages": "m"}})
+        ),
+    )
+    first = "spec.dataset.columns.prompt is for objective.causalLM and preference"
+    second = "spec.dataset.columns.messages and tools are for objective.causalLM; remove them"
+    assert f"spec.dataset: Invalid value: {first}" in refusal
+    assert f"; {second}" in refusal
 
 
 @pytest.mark.parametrize("case", WRONG_TYPES_AND_BOUNDS + UNKNOWN_FIELDS, ids=str)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from finetune_api.base import messages_of
 from finetune_api.crd import crd
 
 Schema = dict[str, Any]
@@ -50,7 +51,12 @@ def leaf_places(value: Any, place: Place = ()) -> set[Place]:
 
 def messages(schema: Schema) -> set[str]:
     """The messages of all rules in `schema`."""
-    return {rule["message"] for _, node in nodes(schema) for rule in node.get("x-kubernetes-validations", [])}
+    return {message for _, node in nodes(schema) for message in messages_in(node)}
+
+
+def messages_in(node: Schema) -> list[str]:
+    """The messages of the rules on this node itself."""
+    return [text for entry in node.get("x-kubernetes-validations", []) for text in messages_of(entry)]
 
 
 def values(schema: Schema) -> st.SearchStrategy[Any]:
@@ -82,7 +88,7 @@ def _lists(schema: Schema) -> st.SearchStrategy[Any]:
 
 
 def _strings(schema: Schema) -> st.SearchStrategy[Any]:
-    if any("pvc://" in rule["message"] for rule in schema.get("x-kubernetes-validations", [])):
+    if any("pvc://" in message for message in messages_in(schema)):
         return st.sampled_from(URIS)
     if schema.get("format") == "date-time":
         return st.just("2026-01-01T00:00:00Z")

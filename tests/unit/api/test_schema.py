@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from finetune_api.base import ApiModel, IntOrString, OneOf, Rule, Unique
+from finetune_api.base import ApiModel, IntOrString, OneOf, Rule, Unique, messages_of, validations
 from finetune_api.schema import structural
 
 
@@ -94,6 +94,28 @@ def test_a_rule_becomes_a_validation() -> None:
     assert structural(Ruled)["x-kubernetes-validations"] == [
         {"rule": "self.a <= self.b", "message": "a must not exceed b", "fieldPath": ".a"}
     ]
+
+
+def test_rules_of_a_section_that_need_the_same_field_share_a_validation() -> None:
+    rules = [
+        Rule("a < 9", "a is 9 or more", field_path=".a.b", needs=("a",)),
+        Rule("self.z > 0", "z is zero"),
+        Rule("a < c", 'a is not below "c"', field_path=".a.d", needs=("a", "c")),
+    ]
+    shared, alone = validations(rules)
+    assert shared == {
+        "rule": "self.?a.optMap(a, (a < 9) && self.?c.optMap(c, (a < c)).orValue(true)).orValue(true)",
+        "messageExpression": '(self.?a.optMap(a, ((a < 9) ? [] : ["a is 9 or more"])'
+        ' + self.?c.optMap(c, ((a < c) ? [] : ["a is not below \\"c\\""])).orValue([])).orValue([])).join(\'; \')',
+        "fieldPath": ".a",
+    }
+    assert messages_of(shared) == ["a is 9 or more", 'a is not below "c"']
+    assert alone == {"rule": "self.z > 0", "message": "z is zero"}
+
+
+def test_rules_of_other_sections_do_not() -> None:
+    rules = [Rule("a < 9", "large", field_path=path, needs=("a",)) for path in (".a", ".c")]
+    assert [each["fieldPath"] for each in validations(rules)] == [".a", ".c"]
 
 
 def test_one_of_is_an_object_with_exactly_one_property() -> None:
