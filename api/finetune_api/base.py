@@ -29,7 +29,8 @@ class Rule:
     """One validation rule. `holds` is absent for rules that compare with the old object, which only the API server has."""
 
     cel: str
-    """The rule. Each field in `needs` is a variable of that name, everything else is in `self`."""
+    """The rule. Each field in `needs` is also a variable of that name. Where the API server must bound the size of a value,
+    as for all(), size() and ==, it is read from `self`."""
     message: str
     holds: Callable[[Any], bool] | None = None
     field_path: str | None = None
@@ -55,40 +56,32 @@ def validations(rules: Sequence[Rule]) -> list[dict[str, str]]:
 
 
 def messages_of(validation: dict[str, str]) -> list[str]:
-    """The messages of an entry's rules: its only strings in double quotes."""
+    """The messages of an entry's rules. They are its only strings in double quotes."""
     if "message" in validation:
         return [validation["message"]]
-    return [json.loads(text) for text in re.findall(r'"(?:[^"\\]|\\.)*"', validation["messageExpression"])]
+    quoted = re.findall(r'"(?:[^"\\]|\\.)*"', validation["messageExpression"])
+    return [json.loads(text).removesuffix(". ") for text in quoted]
 
 
 def _validation(group: list[Rule]) -> dict[str, str]:
-    entry = {"rule": _expression(group, lambda rule: _bracketed(rule.cel, len(group)), " && ", "true")}
+    entry = {"rule": _all_of(group)}
     if len(group) == 1:
         entry["message"] = group[0].message
     else:
-        failed = _expression(
-            group, lambda rule: f"(({rule.cel}) ? [] : [{json.dumps(rule.message)}])", " + ", "[]"
-        )
-        entry["messageExpression"] = f"({failed}).join('; ')"
+        texts = [f"({_all_of([rule])} ? '' : {json.dumps(rule.message + '. ')})" for rule in group]
+        entry["messageExpression"] = " + ".join(texts)
     if path := _common_path([rule.field_path or "" for rule in group]):
         entry["fieldPath"] = path
     return entry
 
 
-def _expression(
-    rules: list[Rule], of: Callable[[Rule], str], operator: str, otherwise: str, depth: int = 0
-) -> str:
-    """CEL of all rules, in the fields that each needs; `otherwise` stands for those of which one is not set."""
-    parts = [of(rule) for rule in rules if len(rule.needs) == depth]
+def _all_of(rules: list[Rule], depth: int = 0) -> str:
+    """CEL of all rules, each checked only with the fields that it needs."""
+    parts = [rule.cel for rule in rules if len(rule.needs) == depth]
     for field in dict.fromkeys(rule.needs[depth] for rule in rules if len(rule.needs) > depth):
         nested = [rule for rule in rules if rule.needs[depth : depth + 1] == (field,)]
-        inner = _expression(nested, of, operator, otherwise, depth + 1)
-        parts.append(f"self.?{field}.optMap({field}, {inner}).orValue({otherwise})")
-    return operator.join(parts)
-
-
-def _bracketed(cel: str, rules: int) -> str:
-    return f"({cel})" if rules > 1 else cel
+        parts.append(f"self.?{field}.optMap({field}, {_all_of(nested, depth + 1)}).orValue(true)")
+    return parts[0] if len(parts) == 1 else " && ".join(f"({part})" for part in parts)
 
 
 def _common_path(paths: list[str]) -> str:
@@ -100,7 +93,7 @@ def _common_path(paths: list[str]) -> str:
 def immutable(parent: str, field: str) -> Rule:
     """The field of `parent` cannot be changed, added or removed after creation."""
     return Rule(
-        f"self.?{field} == oldSelf.?{field}",
+        f"has(self.{field}) ? has(oldSelf.{field}) && self.{field} == oldSelf.{field} : !has(oldSelf.{field})",
         f"{parent}.{field} cannot be changed after creation; create a new FineTuneJob under another name",
     )
 

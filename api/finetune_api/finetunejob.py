@@ -118,7 +118,7 @@ class RetrySpec(ApiModel):
 
 def _changeable_while_suspended(field: str) -> Rule:
     return Rule(
-        f"{immutable('spec', field).cel} || oldSelf.?suspend.orValue(false)",
+        f"({immutable('spec', field).cel}) || oldSelf.?suspend.orValue(false)",
         f"spec.{field} can be changed only while spec.suspend is true; suspend the job first, or create a new one",
     )
 
@@ -163,7 +163,7 @@ def _metrics_fit(objective: str) -> Rule:
     cel = (
         f"!has(objective.{field})"
         f" || !((has({evaluation}) && has({evaluation}.bestMetric) && {evaluation}.bestMetric in [{names}])"
-        f" || (has({evaluation}) && has({evaluation}.metrics) && {evaluation}.metrics.exists(m, m in [{names}]))"
+        f" || (has({evaluation}) && has({evaluation}.metrics) && self.{evaluation}.metrics.exists(m, m in [{names}]))"
         f" || (has({stopping}) && has({stopping}.metric) && {stopping}.metric in [{names}]))"
     )
     return Rule(
@@ -244,7 +244,7 @@ MAX_SECRET_VARIABLES = 16
 
 def _few_from_secrets() -> Rule:
     return Rule(
-        f"env.filter(v, has(v.valueFrom)).size() <= {MAX_SECRET_VARIABLES}",
+        f"self.env.filter(v, has(v.valueFrom)).size() <= {MAX_SECRET_VARIABLES}",
         f"at most {MAX_SECRET_VARIABLES} variables of spec.env can come from Secrets; store several settings in one value",
         lambda s: sum(v.value_from is not None for v in s.env or []) <= MAX_SECRET_VARIABLES,
         ".env",
@@ -288,7 +288,7 @@ def _for_several_nodes(field: str, cel: str, message: str, used: Callable[[Any],
 def _ranks_are_the_operators() -> Rule:
     names = ", ".join(f"'{name}'" for name in RANK_VARIABLES)
     return Rule(
-        f"!has(resources.nodes) || resources.nodes == 1 || env.all(v, !(v.name in [{names}]))",
+        f"!has(resources.nodes) || resources.nodes == 1 || self.env.all(v, !(v.name in [{names}]))",
         "with spec.resources.nodes of 2 or more the operator sets RANK, WORLD_SIZE, MASTER_ADDR, PET_NODE_RANK and"
         " alike for every pod; remove them from spec.env",
         lambda s: _nodes(s) == 1 or not any(v.name in RANK_VARIABLES for v in s.env or []),
@@ -361,7 +361,7 @@ class FineTuneJobSpec(ApiModel):
         *map(_gate_fits, OBJECTIVES),
         Rule(
             "!has(training.evaluation) || !has(training.evaluation.forgetting)"
-            " || training.evaluation.forgetting.size() == 0 || !(has(self.search) || has(self.ensemble))",
+            " || self.training.evaluation.forgetting.size() == 0 || !(has(self.search) || has(self.ensemble))",
             "spec.training.evaluation.forgetting is not supported with spec.search or spec.ensemble; remove it, and train"
             " the best values in a job that has it",
             lambda s: (
@@ -374,7 +374,7 @@ class FineTuneJobSpec(ApiModel):
             "!has(training.evaluation) || !has(training.evaluation.forgetting)"
             " || !((has(self.gate) ? self.gate.metric : has(training.evaluation.bestMetric)"
             f" ? training.evaluation.bestMetric : 'eval_loss') in {written(SHARES)})"
-            " || training.evaluation.forgetting.all(each, !has(each.maxDrop) || each.maxDrop < 1.0)",
+            " || self.training.evaluation.forgetting.all(each, !has(each.maxDrop) || each.maxDrop < 1.0)",
             "maxDrop is 1 or more, by which a metric from 0 to 1 cannot become worse, so no model would be refused; for 2"
             " percentage points write 0.02",
             lambda s: (
@@ -472,7 +472,7 @@ class FineTuneJobSpec(ApiModel):
         ),
         Rule(
             "!has(training.evaluation) || !has(training.evaluation.metrics)"
-            f" || training.evaluation.metrics.size() <= {METRICS_REPORTED} - (has(self.gate) ? 1 : 0)",
+            f" || self.training.evaluation.metrics.size() <= {METRICS_REPORTED} - (has(self.gate) ? 1 : 0)",
             f"a job with spec.ensemble has at most {METRICS_REPORTED} metrics, with that of spec.gate: each is reported for the combination, the mean"
             " member and the best member; remove some from spec.training.evaluation.metrics",
             lambda s: (
@@ -483,7 +483,7 @@ class FineTuneJobSpec(ApiModel):
         ),
         Rule(
             "!(has(self.search) || has(self.ensemble)) || !has(output.uri)"
-            f" || (output.uri.size() <= {LONGEST_PARENT_URI} && !output.uri.matches('[^/]{{{LONGEST_PARENT_FOLDER + 1}}}$'))",
+            f" || (self.output.uri.size() <= {LONGEST_PARENT_URI} && !self.output.uri.matches('[^/]{{{LONGEST_PARENT_FOLDER + 1}}}$'))",
             f"spec.output.uri of a job with spec.search or spec.ensemble must have at most {LONGEST_PARENT_URI} characters, and"
             f" its last folder at most {LONGEST_PARENT_FOLDER}: models of trials and members are beside it, with -trials or"
             " -members added",

@@ -226,7 +226,7 @@ def only_for_language_models(root: str = "") -> tuple[Rule, ...]:
         only_for(
             ("causal_lm", "preference"),
             ".dataset.columns.label",
-            "has(dataset.columns) && dataset.columns.text == dataset.columns.label",
+            "has(dataset.columns) && self.dataset.columns.text == self.dataset.columns.label",
             lambda dataset: dataset.columns.text == dataset.columns.label,
             f"{root}dataset.columns: text and label must be different columns; the label would be read from the text",
         ),

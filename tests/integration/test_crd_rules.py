@@ -50,7 +50,7 @@ def test_every_broken_rule_is_named_with_the_section(jobs: Jobs) -> None:
     first = "spec.dataset.columns.prompt is for objective.causalLM and preference"
     second = "spec.dataset.columns.messages and tools are for objective.causalLM; remove them"
     assert f"spec.dataset: Invalid value: {first}" in refusal
-    assert f"; {second}" in refusal
+    assert f". {second}" in refusal
 
 
 @pytest.mark.parametrize("case", WRONG_TYPES_AND_BOUNDS + UNKNOWN_FIELDS, ids=str)

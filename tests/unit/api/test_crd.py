@@ -90,7 +90,7 @@ def test_no_field_whose_presence_a_rule_of_its_object_asks_for_has_a_default() -
         for place, node in SPEC
         for rule in node.get("x-kubernetes-validations", [])
         if "oldSelf" not in rule["rule"]
-        for name in re.findall(r"has\(self\.(\w+)\)", rule["rule"])
+        for name in re.findall(r"(?:has\(self\.|self\.\?)(\w+)", rule["rule"])
     ]
     defaulted = {place for place, node in SPEC if "default" in node}
     assert ("spec", "training", "microBatchSize") in asked
@@ -129,6 +129,10 @@ def test_kubectl_explain_shows_every_default_even_if_the_server_does_not_fill_it
     assert places(untold) == []
 
 
+def _asks(field: str) -> tuple[str, ...]:
+    return f"has(self.{field})", f"has(oldSelf.{field})", f"self.?{field}.optMap("
+
+
 def test_a_rule_asks_whether_a_field_is_there_before_it_reads_it() -> None:
     absent = [
         (*place, name)
@@ -142,8 +146,7 @@ def test_a_rule_asks_whether_a_field_is_there_before_it_reads_it() -> None:
         for place in absent
         for rule in rules[place[:-1]]
         if re.search(rf"\bself\.{place[-1]}\b", rule["rule"])
-        and f"has(self.{place[-1]})" not in rule["rule"]
-        and f"has(oldSelf.{place[-1]})" not in rule["rule"]
+        and not any(asks in rule["rule"] for asks in _asks(place[-1]))
     ]
     assert places(unasked) == []
 

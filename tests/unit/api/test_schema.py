@@ -104,9 +104,9 @@ def test_rules_of_a_section_that_need_the_same_field_share_a_validation() -> Non
     ]
     shared, alone = validations(rules)
     assert shared == {
-        "rule": "self.?a.optMap(a, (a < 9) && self.?c.optMap(c, (a < c)).orValue(true)).orValue(true)",
-        "messageExpression": '(self.?a.optMap(a, ((a < 9) ? [] : ["a is 9 or more"])'
-        ' + self.?c.optMap(c, ((a < c) ? [] : ["a is not below \\"c\\""])).orValue([])).orValue([])).join(\'; \')',
+        "rule": "self.?a.optMap(a, (a < 9) && (self.?c.optMap(c, a < c).orValue(true))).orValue(true)",
+        "messageExpression": "(self.?a.optMap(a, a < 9).orValue(true) ? '' : \"a is 9 or more. \") + (self.?a.optMap("
+        'a, self.?c.optMap(c, a < c).orValue(true)).orValue(true) ? \'\' : "a is not below \\"c\\". ")',
         "fieldPath": ".a",
     }
     assert messages_of(shared) == ["a is 9 or more", 'a is not below "c"']
