@@ -13,6 +13,8 @@ Json = dict[str, Any]
 MODEL = "pvc://demo/models/minilm"
 REVIEWS = "pvc://demo/data/movie-reviews.jsonl"
 UID = "7d2c1e8a-3f60-4b0e-9a55-0c1d2e3f4a5b"
+LARGE_OBJECTIVE: Json = {"classification": {"labels": [f"{number:0128}" for number in range(150)]}}
+"""An objective whose run.json is too large for annotations."""
 
 
 def spec(**fields: Any) -> Json:

@@ -108,7 +108,7 @@ def plan(
     ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="Format.")] = Format.YAML,
 ) -> None:
-    """Print the objects that the operator would create, without a cluster: claim, ConfigMap, Job.
+    """Print the objects that the operator would create, without a cluster: claim, Job.
 
     Of a search or an ensemble: the first FineTuneJobs that it would create.
     """

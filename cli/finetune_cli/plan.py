@@ -76,7 +76,7 @@ def _preflight(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings)
         return []
     bound = bool(job.spec.output and job.spec.output.uri)
     found = preflight_plan(job, resolved, 1, settings, CA, output_bound=bound)
-    return [found.config_map, found.job]
+    return [one for one in (found.config_map, found.job) if one]
 
 
 def _runs(job: FineTuneJob, resolved: Resolved) -> Iterator[Body]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_api import uris
 from finetune_api.search_history import SearchHistory
+from finetune_core.decide.observation import JobView
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_UID, Run, attempt_name, preflight_name, service_name
@@ -45,13 +46,12 @@ class Children:
         `history` is that of a job with spec.search. Raises ForeignObjectError when a name is taken by an object that is
         not this job's.
         """
-        wanted = plan(job, resolved, attempt, self._settings, self._ca_certificate(), history)
-        needed = [("ConfigMap", wanted.config_map)]
-        if wanted.claim:
-            needed.append(("PersistentVolumeClaim", wanted.claim))
-        if wanted.service:
-            needed.append(("Service", wanted.service))
-        await asyncio.gather(*[self._create_once(kind, body, job) for kind, body in needed])
+        known = self._jobs_of(job).get(attempt_name(job, attempt))
+        mounted = known is not None and known.mounts_config_map
+        authority = self._ca_certificate()
+        wanted = plan(job, resolved, attempt, self._settings, authority, history, in_config_map=mounted)
+        needed = (wanted.config_map, wanted.claim, wanted.service)
+        await asyncio.gather(*[self._create_once(one["kind"], one, job) for one in needed if one])
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
     async def create_preflight(self, job: FineTuneJob, resolved: Resolved, number: int) -> None:
@@ -61,7 +61,8 @@ class Children:
         wanted = preflight_plan(
             job, resolved, number, self._settings, self._ca_certificate(), output_bound=bound, gpus=gpus
         )
-        await self._create_once("ConfigMap", wanted.config_map, job)
+        if wanted.config_map:
+            await self._create_once("ConfigMap", wanted.config_map, job)
         self._cache.put_child("Job", await self._create_once("Job", wanted.job, job))
 
     async def _output_bound(self, job: FineTuneJob, resolved: Resolved) -> bool:
@@ -123,10 +124,11 @@ class Children:
 
     async def _stop(self, job: FineTuneJob, name: str) -> None:
         """The ConfigMap goes first; a pod that runs keeps what it has mounted."""
-        for child in self._cache.jobs_of(job.namespace, job.uid):
-            if child.name == name and not child.deleting:
+        child = self._jobs_of(job).get(name)
+        if child and not child.deleting:
+            if child.mounts_config_map:
                 await self._delete("ConfigMap", name, job)
-                await self._cluster.delete("Job", job.namespace, name, child.uid)
+            await self._cluster.delete("Job", job.namespace, name, child.uid)
 
     async def delete_all(self, job: FineTuneJob) -> None:
         """Delete the Jobs, ConfigMaps and the Service of a finished job; never the FineTuneJob, never an output.
@@ -140,19 +142,24 @@ class Children:
         recorded = [attempt_name(job, attempt.number) for attempt in job.status.attempts]
         if job.status.preflight:
             recorded.append(preflight_name(job, job.status.preflight.number))
-        known = self._cache.jobs_of(job.namespace, job.uid)
-        living = [child.name for child in known if not child.deleting]
+        known = self._jobs_of(job)
+        living = [name for name, child in known.items() if not child.deleting]
         for name in dict.fromkeys([*recorded, *living[:_DELETED_AT_ONCE]]):
             if not self._exists(job):
                 return  # owner references clean up
-            for kind in ("ConfigMap", "Job"):  # the Job last: while it is there, the work is not done
-                await self._delete(kind, name, job)
+            if name not in known or known[name].mounts_config_map:
+                await self._delete("ConfigMap", name, job)
+            await self._delete("Job", name, job)  # last: while it is there, the work is not done
 
     async def stop_all(self, namespace: str, uid: str) -> None:
         """Delete the Jobs of a FineTuneJob that is being deleted: something else keeps it, and with it its pods."""
         for child in self._cache.jobs_of(namespace, uid):
             if not child.deleting:
                 await self._cluster.delete("Job", namespace, child.name, child.uid)
+
+    def _jobs_of(self, job: FineTuneJob) -> dict[str, JobView]:
+        """Its Jobs that exist, by name."""
+        return {child.name: child for child in self._cache.jobs_of(job.namespace, job.uid)}
 
     def _exists(self, job: FineTuneJob) -> bool:
         body = self._cache.finetunejobs.get(Key(job.namespace, job.name))

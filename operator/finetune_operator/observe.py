@@ -56,7 +56,7 @@ async def observe(
     jobs, pods = checking.jobs, checking.pods
     waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
     places = await inputs.of(job, resolved.output_uri) if waits else ()
-    if places and any(_mounts_late(pod, now) for pod in pods if pod.attempt == job.status.attempt):
+    if places and _may_lack_config_map(job, jobs, pods, now):
         places = (*places, await inputs.config_of(job))
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await refused_pods.why(job.namespace, without_pod.uid) if without_pod else None
@@ -159,8 +159,16 @@ def _waits(job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...
     return late and waiting
 
 
+def _may_lack_config_map(
+    job: FineTuneJob, jobs: tuple[JobView, ...], pods: tuple[PodView, ...], now: datetime
+) -> bool:
+    """Whether a ConfigMap of the newest attempt may be gone: a node has had a pod for longer than volumes take."""
+    number = job.status.attempt
+    mounted = any(view.mounts_config_map for view in jobs if view.attempt == number)
+    return mounted and any(_mounts_late(pod, now) for pod in pods if pod.attempt == number)
+
+
 def _mounts_late(pod: PodView, now: datetime) -> bool:
-    """Whether a node has had the pod for longer than volumes take."""
     return pod.node is not None and (pod.scheduled is None or now - pod.scheduled >= _USUAL_MOUNT)
 
 

@@ -96,7 +96,7 @@ async def _dry_run(cluster: Cluster, settings: OperatorSettings, namespace: str)
     for one in (wanted.claim, wanted.config_map, wanted.job):
         if one:
             await cluster.create(one["kind"], one, dry_run=True)
-    return f"a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace {namespace}"
+    return f"a FineTuneJob, its claim and Job are accepted in namespace {namespace}"
 
 
 async def _progress(cluster: Cluster, settings: OperatorSettings) -> str:

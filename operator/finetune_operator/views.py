@@ -31,7 +31,14 @@ def job_view(body: Body) -> JobView:
         queue=labels_in(body).get(QUEUE),
         resumed=_resumed(body),
         checks_only=_checks_only(body),
+        mounts_config_map=_mounts_config_map(body),
     )
+
+
+def _mounts_config_map(body: Body) -> bool:
+    name = body["metadata"]["name"]
+    volumes = items(body, "spec", "template", "spec", "volumes")
+    return any(at(volume, "configMap", "name") == name for volume in volumes)
 
 
 def _resumed(body: Body) -> datetime | None:

@@ -1,7 +1,8 @@
 """The requests of our operator by a client that does nothing else: what the API server itself allows on this machine.
 
 For each job a client sends what the operator sends until there is a child Job, one request after the other: the status
-with the attempt, the ConfigMap, the Job, and the Event. It watches nothing, decides nothing and reads nothing again.
+with the attempt, the ConfigMap if it needs one, the Job, and the Event. It watches nothing, decides nothing and reads
+nothing again.
 """
 
 import json
@@ -61,9 +62,10 @@ def _requests(job: Json, settings: OperatorSettings, namespace: str) -> list[tup
         "spec": {},
         "status": status.to_json(),
     }
+    configs = [("POST", CONFIG_MAPS.format(namespace), wanted.config_map)] if wanted.config_map else []
     return [
         ("PUT", f"{JOBS.format(namespace)}/{_NAME}/status", written),
-        ("POST", CONFIG_MAPS.format(namespace), wanted.config_map),
+        *configs,
         ("POST", CHILDREN.format(namespace), wanted.job),
         ("POST", EVENTS.format(namespace), event),
     ]

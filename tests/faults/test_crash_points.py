@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from faults.crashes import WRITES, Crashes, Point
 from faults.rig import Restarts, Rig, rig
 from finetune_cluster.apiserver import ApiServer
@@ -35,6 +36,7 @@ class Life:
 
 LIVES = {
     "plain": Life(),
+    "large": Life({"objective": LARGE_OBJECTIVE}),
     "checked": Life({"preflight": "Required"}),
     "retried": Life(first=_UNKNOWN),
 }

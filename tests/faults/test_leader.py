@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from faults.observer import Observer
 from finetune_cluster.apiserver import ApiServer
 from integration.fault_proxy import FaultProxy
@@ -89,7 +90,8 @@ def test_a_late_write(pair: Replicas, kind: str, is_held: Callable[[str], bool],
     second = pair.start("second")
     assert first.proxy
     first.proxy.holds = is_held
-    name = pair.world.apply(f"late-{kind}")
+    large = {"objective": LARGE_OBJECTIVE} if kind == "run-config" else {}
+    name = pair.world.apply(f"late-{kind}", **large)
     until(lambda: any(is_held(write) for write in list(first.proxy.writes)), "a write is held back")
     first.pause()
     assert seconds_until(lambda: second.leads, "the second leads") < TAKEOVER

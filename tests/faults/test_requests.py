@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from faults.rig import Restarts, Rig
 from faults.script import Answer, code, late, lost_after, lost_before, page
 from integration.operator_rig import CHILDREN, CLAIMS, CONFIG_MAPS, until
@@ -12,9 +13,9 @@ from integration.operator_rig import CHILDREN, CLAIMS, CONFIG_MAPS, until
 Json = dict[str, Any]
 
 
-def once_each(found: Rig, names: list[str]) -> None:
-    """Each job has one Job, one ConfigMap and one claim."""
-    for path in (CHILDREN, CONFIG_MAPS, CLAIMS):
+def once_each(found: Rig, names: list[str], *paths: str) -> None:
+    """Each job has one Job and one claim, and one of each of these."""
+    for path in (CHILDREN, CLAIMS, *paths):
         bodies = found.world.rest.items(found.world.at(path), "finetune.dev/job-name")
         owners = [one["metadata"]["labels"]["finetune.dev/job-name"] for one in bodies]
         assert sorted(owners) == sorted(names), path
@@ -43,12 +44,12 @@ def test_b12_b13_every_second_write_of_each_kind_fails(found: Rig, how: str) -> 
         write: [found.proxy.add(f"^{write}", answers[how], first=number, times=1) for number in (1, 3, 5)]
         for write in _WRITES
     }
-    names = apply(found)
+    names = apply(found, objective=LARGE_OBJECTIVE)
     found.succeeds(*names)
     for write, failed in rules.items():
         assert sum(rule.hits for rule in failed) >= 2, write
     found.proxy.heal()
-    once_each(found, names)
+    once_each(found, names, CONFIG_MAPS)
     assert {found.world.status(name)["attempt"] for name in names} == {1}
     found.rests()
 

@@ -27,6 +27,7 @@ from finetune_api.crd import crd
 from finetune_api.run import RunReport
 from finetune_api.status import ModelStatus, ProgressStatus
 from finetune_cluster.apiserver import ApiServer
+from mounted import files_in
 from ports import free_port
 
 Json = dict[str, Any]
@@ -294,6 +295,12 @@ class World:
     def config_maps(self, name: str) -> list[Json]:
         """Their ConfigMaps."""
         return self.rest.items(self._at(CONFIG_MAPS), f"finetune.dev/job-name={name}")
+
+    def files(self, name: str) -> list[dict[str, str]]:
+        """What the pods of each of its Jobs find as their configuration, in the order of the Jobs' names."""
+        jobs = {one["metadata"]["name"]: one for one in self.children(name)}
+        maps = {one["metadata"]["name"]: one for one in self.config_maps(name)}
+        return [files_in(job["spec"]["template"], maps.get(child)) for child, job in sorted(jobs.items())]
 
     def claims(self, name: str) -> list[Json]:
         """The output claims."""

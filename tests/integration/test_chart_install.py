@@ -21,6 +21,7 @@ from finetune_api.status import PreflightFindings
 from finetune_cluster.apiserver import ApiServer
 from finetune_cluster.binaries import binary
 from integration.release import CRD, IMAGE, ROOT, Operator, Tools, answer_of, eventually, operator
+from mounted import files_in
 
 Json = dict[str, Any]
 
@@ -112,12 +113,12 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
         finish(tools, "team-a", pod, 0, RunReport(exit_code=ExitCode.DONE, preflight=PreflightFindings()))
         eventually(lambda: len(tools.names("pods", "team-a", selector)) == 2)
         (name,) = set(tools.names("jobs", "team-a", selector)) - {checked}
-        assert set(tools.names("configmaps", "team-a", selector)) == {checked, name}
+        assert tools.names("configmaps", "team-a", selector) == []
         assert len(tools.names("persistentvolumeclaims", "team-a", selector)) == 1
         assert tools.names("events", "team-a")
 
-        config = tools.get("configmap", name, "--namespace", "team-a")
-        assert report(running, "no-token", config["data"]["ca.crt"]) == 401
+        files = files_in(tools.get("job", name, "--namespace", "team-a")["spec"]["template"], None)
+        assert report(running, "no-token", files["ca.crt"]) == 401
 
         (pod,) = set(tools.names("pods", "team-a", selector)) - {pod}
         finish(tools, "team-a", pod, 64)
@@ -138,7 +139,7 @@ def test_a_whole_life_needs_no_other_right(tools: Tools, tmp_path: Path, scope: 
                 "ok: the API server serves finetune.dev/v1alpha1",
                 f"ok: pods reach the operator at {running.progress}",
                 f"ok: the operator has its {len(rights)} rights in {where}",
-                f"ok: a FineTuneJob, its claim, ConfigMap and Job are accepted in namespace {place}",
+                f"ok: a FineTuneJob, its claim and Job are accepted in namespace {place}",
             ],
         )
         assert "selfcheck" not in tools.names("finetunejobs", place)

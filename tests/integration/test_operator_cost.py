@@ -49,12 +49,12 @@ def visits(operator: Operator) -> float:
     return float(next(line for line in lines if "queue_latency_seconds_count" in line).rpartition(" ")[2])
 
 
-def test_a_life_is_three_statuses_two_objects_and_an_event_for_each_status(
+def test_a_life_is_three_statuses_one_object_and_an_event_for_each_status(
     world: World, operator: Operator, proxy: FaultProxy
 ) -> None:
     proxy.disarm()
     live(world)
-    wanted = {"PUT status": 3, "POST configmaps": 1, "POST jobs": 1, "POST events": 3}
+    wanted = {"PUT status": 3, "POST jobs": 1, "POST events": 3}
     assert Counter(_short(write) for write in proxy.writes) == wanted, proxy.writes
 
 

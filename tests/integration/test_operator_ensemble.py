@@ -146,7 +146,7 @@ def test_a_combination_that_is_interrupted_is_tried_again(world: World) -> None:
 
 def json_of(world: World, name: str) -> Json:
     """The newest configuration."""
-    until(lambda: len(world.config_maps(name)) == 2, "the second attempt's configuration")
+    until(lambda: len(world.files(name)) == 2, "the second attempt's configuration")
     return config_of(world, name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from finetune_api.run import ExitCode, RunConfig, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_cluster.apiserver import ApiServer
@@ -16,7 +17,6 @@ from integration.operator_rig import (
     JOBS,
     PODS,
     TRAINER,
-    Json,
     Operator,
     Rest,
     World,
@@ -24,6 +24,7 @@ from integration.operator_rig import (
     running,
     until,
 )
+from mounted import files_in
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -49,7 +50,7 @@ def world(operator: Operator, rest: Rest) -> World:
 def test_a_job_becomes_a_model(world: World, operator: Operator) -> None:
     name = world.apply()
     pod = world.run(name)
-    assert len(world.children(name)) == len(world.config_maps(name)) == len(world.claims(name)) == 1
+    assert len(world.children(name)) == len(world.claims(name)) == 1
     status = world.until_phase(name, "Running")
     assert status["attempts"][0]["node"] == "node-1"
     world.succeed(pod)
@@ -93,13 +94,36 @@ def test_no_pod_follows_an_end_that_did_not_wait_for_the_job(world: World, code:
     assert world.job(name)["metadata"]["resourceVersion"] == version
 
 
-def test_what_the_trainer_needs_is_in_its_config_map(world: World) -> None:
-    name = world.apply()
-    world.pod(name)
-    stored = world.config_maps(name)[0]
-    assert stored["immutable"] is True
-    config = RunConfig.from_json(json.loads(stored["data"]["run.json"]))
+def test_what_the_trainer_needs_is_in_its_pod(world: World) -> None:
+    labels = ["straße", "日本語", "a\nb\u2028"]
+    name = world.apply(objective={"classification": {"labels": labels}})
+    pod = world.get_pod(world.pod(name))
+    assert pod
+    assert world.config_maps(name) == []
+    config = RunConfig.from_json(json.loads(files_in(pod, None)["run.json"]))
     assert (config.job.name, config.job.namespace, config.job.attempt) == (name, "lives", 1)
+    assert config.objective.classification
+    assert config.objective.classification.labels == labels
+    assert files_in(pod, None) == world.files(name)[0]
+
+
+def test_a_configuration_that_is_too_large_for_its_pod_is_in_a_config_map(world: World) -> None:
+    name = world.apply(objective=LARGE_OBJECTIVE, ttlSecondsAfterFinished=1)
+    pod = world.run(name)
+    (stored,) = world.config_maps(name)
+    assert stored["immutable"] is True
+    assert stored["metadata"]["ownerReferences"][0]["uid"] == world.job(name)["metadata"]["uid"]
+    config = RunConfig.from_json(json.loads(files_in(world.get_pod(pod) or {}, stored)["run.json"]))
+    assert config.objective.classification
+    assert config.objective.classification.labels == LARGE_OBJECTIVE["classification"]["labels"]
+    world.change(name, suspend=True)
+    world.obey(pod)
+    world.until_phase(name, "Suspended")
+    assert world.config_maps(name) == []
+    world.change(name, suspend=False)
+    world.succeed(world.run(name, attempt=2))
+    world.until_phase(name, "Succeeded")
+    until(lambda: not world.children(name) and not world.config_maps(name), "the children are gone")
 
 
 def test_a_job_of_the_hub_mounts_its_token_and_every_attempt_trains_from_one_commit(world: World) -> None:
@@ -112,24 +136,17 @@ def test_a_job_of_the_hub_mounts_its_token_and_every_attempt_trains_from_one_com
     resolved = ResolvedStatus(model=ResolvedModel(uri=model["uri"], revision=COMMIT))
     world.end(pod, 74, to_message(RunReport(exit_code=ExitCode.STORAGE, resolved=resolved)))
     world.run(name, attempt=2)
-    first, second = [
-        RunConfig.from_json(json.loads(one["data"]["run.json"])).model
-        for one in by_name(world.config_maps(name))
-    ]
+    first, second = [RunConfig.from_json(json.loads(one["run.json"])).model for one in world.files(name)]
     assert (first.uri, first.revision) == ("hf://org/base@main", None)
     assert (second.uri, second.revision) == ("hf://org/base@main", COMMIT)
     assert world.status(name)["resolved"]["model"]["revision"] == COMMIT
-
-
-def by_name(objects: list[Json]) -> list[Json]:
-    return sorted(objects, key=lambda one: str(one["metadata"]["name"]))
 
 
 def test_the_claim_has_no_owner_and_everything_else_has(world: World) -> None:
     name = world.apply()
     world.pod(name)
     assert "ownerReferences" not in world.claims(name)[0]["metadata"]
-    for child in (*world.children(name), *world.config_maps(name)):
+    for child in world.children(name):
         assert child["metadata"]["ownerReferences"][0]["uid"] == world.job(name)["metadata"]["uid"]
 
 
@@ -443,7 +460,7 @@ def test_the_image_is_the_administrator_s(world: World) -> None:
 
 
 def test_the_config_map_of_a_stranger_is_not_used(world: World) -> None:
-    name = world.apply(suspend=True)
+    name = world.apply(suspend=True, objective=LARGE_OBJECTIVE)
     world.until_phase(name, "Suspended")
     taken = f"{name}-{world.job(name)['metadata']['uid'][:8]}-a1"
     world.rest("POST", world.at(CONFIG_MAPS), {"metadata": {"name": taken}, "data": {"run.json": "{}"}})

@@ -106,7 +106,7 @@ def test_a_claim_of_one_node_is_refused_before_there_is_a_pod(world: World) -> N
 def test_two_pods_that_both_report_are_stopped_and_nothing_is_published(world: World, port: int) -> None:
     name = world.apply(**SCRIPT)
     pods = started(world, name)
-    authority = world.config_maps(name)[0]["data"]["ca.crt"]
+    authority = world.files(name)[0]["ca.crt"]
     for pod in pods:
         assert post(port, authority, world.token(pod)) == 200
     world.until_reason(name, "Stopping")

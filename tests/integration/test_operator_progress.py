@@ -14,7 +14,6 @@ from finetune_api.run import RunReport
 from finetune_api.status import ProgressStatus
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
-    CONFIG_MAPS,
     Operator,
     Rest,
     World,
@@ -59,7 +58,7 @@ def world(operator: Operator, rest: Rest) -> World:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What runs in a pod: it knows the certificate from its ConfigMap and its own token."""
+    """What runs in a pod: it knows the certificate of its configuration and its own token."""
 
     port: int
     authority: str
@@ -77,7 +76,7 @@ class Trainer:
 
 
 def authority_of(world: World, name: str) -> str:
-    return str(world.config_maps(name)[0]["data"]["ca.crt"])
+    return world.files(name)[0]["ca.crt"]
 
 
 def begin(world: World, port: int, **spec: Any) -> tuple[str, str, Trainer]:
@@ -264,9 +263,7 @@ def test_a_finished_job_hears_no_more(world: World, port: int) -> None:
 
 def test_what_a_trainer_is_given_leads_to_the_endpoint(world: World, port: int) -> None:
     name, pod, _ = begin(world, port)
-    run = json.loads(
-        world.rest.items(world.at(CONFIG_MAPS), f"finetune.dev/job-name={name}")[0]["data"]["run.json"]
-    )
+    run = json.loads(world.files(name)[0]["run.json"])
     assert run["progress"]["url"] == f"https://127.0.0.1:{port}/v1/progress"
     volumes = {one["name"]: one for one in (world.get_pod(pod) or {})["spec"]["volumes"]}
     source = volumes["token"]["projected"]["sources"][0]["serviceAccountToken"]

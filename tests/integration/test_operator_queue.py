@@ -151,6 +151,6 @@ def test_claimed_devices_are_counted_from_their_template(world: World) -> None:
     assert pod
     assert pod["spec"]["resourceClaims"] == claims
     assert pod["spec"]["containers"][0]["resources"] == {"claims": [{"name": "gpus"}]}
-    config = world.config_maps(name)[0]["data"]["run.json"]
+    config = world.files(name)[0]["run.json"]
     assert '"gpus": 2' in config
     assert world.status(name)["display"]["gpus"] == "1×2"

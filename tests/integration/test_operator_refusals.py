@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
     Operator,
@@ -68,7 +69,7 @@ def test_a_webhook_that_is_down_is_reported_and_the_job_continues_when_it_is_gon
     made = webhook(world.namespace, group, resource)
     rest("POST", WEBHOOKS, made)
     try:
-        name = world.apply()
+        name = world.apply(**({"objective": LARGE_OBJECTIVE} if resource == "configmaps" else {}))
         condition = world.until_reason(name, "ChildRefused")
         assert "failed calling webhook" in condition["message"]
         assert world.status(name)["phase"] == "Pending"

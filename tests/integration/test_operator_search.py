@@ -16,7 +16,6 @@ from finetune_api.status import CheckpointStatus, EpochStatus, ProgressStatus, R
 from finetune_cluster.apiserver import ApiServer
 from integration.fault_proxy import FaultProxy
 from integration.operator_rig import (
-    CONFIG_MAPS,
     DONE,
     JOBS,
     MERGE,
@@ -151,8 +150,8 @@ def concluded(world: World, name: str, report: RunReport = DONE) -> Json:
 
 def config_of(world: World, name: str) -> Json:
     """What the parent's own pod reads."""
-    found = until(lambda: world.config_maps(name), f"{name} has its pod")
-    config: Json = json.loads(found[-1]["data"]["run.json"])
+    found = until(lambda: world.files(name), f"{name} has its Job")
+    config: Json = json.loads(found[-1]["run.json"])
     return config
 
 
@@ -503,8 +502,7 @@ class Reporter:
 
     def __init__(self, world: World, port: int, name: str, pod: str) -> None:
         self._port, self._token = port, world.token(pod)
-        maps = world.rest.items(CONFIG_MAPS.format(world.namespace), f"finetune.dev/job-name={name}")
-        self._authority = str(maps[0]["data"]["ca.crt"])
+        self._authority = world.files(name)[0]["ca.crt"]
 
     def post(self, *losses: float) -> Json:
         """Report one evaluation an epoch; the answer."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from chart.rendering import CHART, NAMESPACE, RELEASE
 from chart.test_rbac import ON_ITS_LEASE, ON_ITS_SECRET, ON_JOBS, ON_NODES, ON_TOKENS, ON_WORKLOADS
 from finetune_api.run import ExitCode
@@ -109,8 +110,8 @@ def test_the_life_of_jobs_in_two_namespaces_asks_for_nothing_outside_of_them(
 
 def gpu_memory(world: World, name: str) -> int | None:
     """What preflight of a job knows of it."""
-    (config,) = world.config_maps(name)
-    found: int | None = json.loads(config["data"]["run.json"]).get("gpuMemory")
+    (files,) = world.files(name)
+    found: int | None = json.loads(files["run.json"]).get("gpuMemory")
     return found
 
 
@@ -160,11 +161,12 @@ def live(world: World, running: Operator) -> tuple[str, str]:
     failing = world.apply(ttlSecondsAfterFinished=0)
     searched = world.apply(search=GRID | {"parallelism": 3})
     stopped = world.apply()
-    large = world.apply(env=[{"name": f"V{number}", "value": "x" * 4000} for number in range(16)])
+    env = [{"name": f"V{number}", "value": "x" * 4000} for number in range(16)]
+    large = world.apply(env=env, objective=LARGE_OBJECTIVE, ttlSecondsAfterFinished=0)
     paused = world.apply(search=GRID)
 
     pod = world.run(trained)
-    authority = world.config_maps(trained)[0]["data"]["ca.crt"]
+    authority = world.files(trained)[0]["ca.crt"]
     assert report(running, world.token(pod), authority) == 400, (
         "the token is the pod's own; the body is empty"
     )
@@ -191,10 +193,12 @@ def live(world: World, running: Operator) -> tuple[str, str]:
     world.run(trial)
     world.change(paused, suspend=True)
     eventually(lambda: world.job(trial)["spec"].get("suspend"))
-    world.succeed(world.run(large))
+    pod = world.run(large)
+    assert world.config_maps(large)
+    world.succeed(pod)
     world.until_phase(large, "Succeeded")
-
-    eventually(lambda: not world.config_maps(failing))
+    eventually(lambda: not world.config_maps(large))
+    eventually(lambda: not world.children(failing))
     for trial in until_trials(world, searched, 3):
         train(world, trial)
     concluded(world, searched)

@@ -106,7 +106,7 @@ def victim_of(world: World, port: int, folder: Path) -> Victim:
     name, pod = running_job(world)
     token, authority = folder / f"{name}.token", folder / f"{name}.crt"
     token.write_text(world.token(pod))
-    authority.write_text(world.config_maps(name)[0]["data"]["ca.crt"])
+    authority.write_text(world.files(name)[0]["ca.crt"])
     url = f"https://127.0.0.1:{port}/v1/progress"
     return Victim(name, world, ProgressEndpoint(url=url, token_path=str(token), ca_path=str(authority)))
 
@@ -124,7 +124,7 @@ def test_a_flood_is_limited_and_the_reports_of_others_come_through(
     flooded, pod = running_job(world)
     stranger, other_pod = running_job(world)
     tokens = {"wrong audience": world.token(pod, audience="another"), "other job": world.token(other_pod)}
-    authority = world.config_maps(flooded)[0]["data"]["ca.crt"]
+    authority = world.files(flooded)[0]["ca.crt"]
     asked = {"port": port, "authority": authority, "tokens": tokens, "rate": RATE, "seconds": SECONDS}
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("flood.py"))],

@@ -85,6 +85,8 @@ class JobView:
     queue: str | None = None
     resumed: datetime | None = None
     checks_only: bool = False
+    mounts_config_map: bool = False
+    """Its pods read their configuration from the ConfigMap of its name."""
 
     @property
     def finished(self) -> bool:

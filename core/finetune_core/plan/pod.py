@@ -5,12 +5,13 @@ from typing import Any
 from finetune_api.resources import ResourcesSpec
 from finetune_api.run import RUN_CONFIG_PATH, TERMINATION_LOG
 from finetune_core.plan.effective import Resolved
+from finetune_core.plan.files import CA_FILE, Files
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import hub_environment, token_mount
-from finetune_core.plan.naming import Child, attempt_child, attempt_name, service_name
+from finetune_core.plan.naming import Child, attempt_child, service_name
 from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, together
 from finetune_core.plan.placement import node_affinity, while_unreachable
-from finetune_core.plan.run_config import CA_FILE, CONFIG, METRICS_PORT, TOKEN_PATH
+from finetune_core.plan.run_config import CONFIG, METRICS_PORT, TOKEN_PATH
 from finetune_core.plan.script import script_environment
 from finetune_core.plan.volumes import Mount, mounts_of
 from finetune_core.settings import OperatorSettings
@@ -22,28 +23,33 @@ _SCRATCH = {"/tmp": "tmp", "/home/finetune": "home"}  # noqa: S108 — an emptyD
 
 
 def pod_template(
-    job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings
+    job: FineTuneJob, resolved: Resolved, attempt: int, files: Files, settings: OperatorSettings
 ) -> dict[str, Any]:
     """The pod template of an attempt."""
     child, places = attempt_child(job, attempt), mounts_of(job, resolved.output_uri)
-    return template_of(job, resolved, child, places, settings)
+    return template_of(job, resolved, child, places, files, settings)
 
 
 def template_of(
-    job: FineTuneJob, resolved: Resolved, child: Child, places: list[Mount], settings: OperatorSettings
+    job: FineTuneJob,
+    resolved: Resolved,
+    child: Child,
+    places: list[Mount],
+    files: Files,
+    settings: OperatorSettings,
 ) -> dict[str, Any]:
     """The pod template of an attempt, or of a preflight of the first one; `places` are inputs and output."""
     attempt = child.attempt
     mounts = [
         *places,
-        *_own_mounts(job, resolved, child, settings),
-        *_accelerate_mounts(job, resolved, attempt),
+        *_own_mounts(job, resolved, files, settings),
+        *_accelerate_mounts(job, resolved, files),
     ]
     return {
         "metadata": _without_nones(
             {
                 "labels": settings.pod_labels | child.labels,
-                "annotations": settings.pod_annotations or None,
+                "annotations": settings.pod_annotations | files.annotations or None,
             }
         ),
         "spec": _without_nones(
@@ -118,9 +124,8 @@ def _progress_environment(settings: OperatorSettings) -> dict[str, str]:
 
 
 def _own_mounts(
-    job: FineTuneJob, resolved: Resolved, child: Child, settings: OperatorSettings
+    job: FineTuneJob, resolved: Resolved, files: Files, settings: OperatorSettings
 ) -> list[Mount]:
-    config = {"name": "config", "configMap": {"name": child.name}}
     scratch = [
         Mount({"name": name, "emptyDir": {}}, path, read_only=False) for path, name in _SCRATCH.items()
     ]
@@ -128,17 +133,22 @@ def _own_mounts(
     if size := resolved.resources.shared_memory:
         memory["sizeLimit"] = size
     shared = Mount({"name": "shared-memory", "emptyDir": memory}, "/dev/shm", read_only=False)  # noqa: S108
-    return [Mount(config, CONFIG), *scratch, shared, *_token_mount(settings), *token_mount(job)]
+    return [
+        Mount(files.volume("config"), CONFIG),
+        *scratch,
+        shared,
+        *_token_mount(settings),
+        *token_mount(job),
+    ]
 
 
-def _accelerate_mounts(job: FineTuneJob, resolved: Resolved, attempt: int) -> list[Mount]:
+def _accelerate_mounts(job: FineTuneJob, resolved: Resolved, files: Files) -> list[Mount]:
     """accelerate's default configuration of this pod, in a separate folder, as root owns that of a mount."""
     if count_of(resolved.resources) == 1 or not job.spec.command:
         return []
     home = Mount({"name": "huggingface", "emptyDir": {}}, _HF_HOME, read_only=False)
-    files = {"name": "accelerate", "configMap": {"name": attempt_name(job, attempt)}}
     path = f"{_HF_HOME}/accelerate/default_config.yaml"
-    return [home, Mount(files, path, file=accelerate_file(f"$({NODE_RANK})"))]
+    return [home, Mount(files.volume("accelerate"), path, file=accelerate_file(f"$({NODE_RANK})"))]
 
 
 def _token_mount(settings: OperatorSettings) -> list[Mount]:

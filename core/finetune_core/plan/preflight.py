@@ -8,13 +8,14 @@ from finetune_api.preflight import PreflightConfig
 from finetune_api.resources import Quantities, ResourcesSpec, amount_of
 from finetune_api.run import TERMINATION_LOG
 from finetune_core.plan.effective import Resolved
+from finetune_core.plan.files import CA_FILE, config_map_of, files_of
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.gpus import Gpus
 from finetune_core.plan.naming import metadata, preflight_child
 from finetune_core.plan.pod import template_of
-from finetune_core.plan.run_config import CA_FILE, run_config
+from finetune_core.plan.run_config import run_config
 from finetune_core.plan.volumes import OUTPUT, mounts_of, shared_tokens
-from finetune_core.plan.workload import Plan, config_map_of, job_of, output_claim
+from finetune_core.plan.workload import Plan, job_of, output_claim
 from finetune_core.settings import OperatorSettings
 
 _ENOUGH = {"cpu": "2", "memory": "8Gi"}
@@ -59,11 +60,12 @@ def preflight_plan(
     config = preflight_config(job, resolved, settings, output_bound=output_bound, gpus=gpus)
     places = [one for one in mounts_of(job, resolved.output_uri) if output_bound or one.path != OUTPUT]
     few = _on_few_cpus(resolved)
+    files = files_of(child, config, {CA_FILE: ca_certificate}, in_config_map=False)
     return Plan(
         claim=None,
-        config_map=config_map_of(job, child, config, {CA_FILE: ca_certificate}),
+        config_map=config_map_of(job, child, files),
         service=None,
-        job=job_of(metadata(job, child), few, template_of(job, few, child, places, silent)),
+        job=job_of(metadata(job, child), few, template_of(job, few, child, places, files, silent)),
     )
 
 

@@ -16,6 +16,7 @@ from finetune_api.run import (
 from finetune_api.status import Commit, ResolvedData, ResolvedModel
 from finetune_api.training import ForgettingSpec
 from finetune_core.plan.effective import Resolved
+from finetune_core.plan.files import CA_FILE
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.nodes import nodes_input
 from finetune_core.plan.volumes import output_paths, path_of, template_uri
@@ -23,7 +24,6 @@ from finetune_core.settings import OperatorSettings
 
 CONFIG = "/etc/finetune"
 TOKEN_PATH = "/var/run/finetune/token"  # noqa: S105 — where the kubelet puts it, not a secret
-CA_FILE = "ca.crt"
 METRICS_PORT = 9100
 
 

@@ -1,6 +1,5 @@
-"""The objects of one attempt: the ConfigMap, the Job, and the output claim where the job names none."""
+"""The objects of one attempt: the Job, the claim where the job names none, a ConfigMap for a large configuration."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,31 +7,32 @@ from finetune_api.base import ApiModel
 from finetune_api.search_history import SearchHistory
 from finetune_core.plan.conclusion import conclusion_config, of_one_pod, with_less
 from finetune_core.plan.effective import Resolved
+from finetune_core.plan.files import CA_FILE, Files, config_map_of, files_of
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import (
     JOB_NAME,
     JOB_UID,
     MANAGER,
     QUEUE,
-    Child,
     attempt_child,
     metadata,
     output_claim_name,
 )
 from finetune_core.plan.nodes import accelerate_files, indexed, on_one_machine, service
 from finetune_core.plan.pod import pod_template
-from finetune_core.plan.run_config import CA_FILE, run_config
+from finetune_core.plan.run_config import run_config
 from finetune_core.settings import OperatorSettings
-
-RUN_CONFIG_KEY = "run.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The objects of an attempt, in the order of creation. All are created once and never changed."""
+    """The objects of an attempt, in the order of creation. All are created once and never changed.
+
+    `config_map` is None where the pod template carries the configuration.
+    """
 
     claim: dict[str, Any] | None
-    config_map: dict[str, Any]
+    config_map: dict[str, Any] | None
     service: dict[str, Any] | None
     job: dict[str, Any]
 
@@ -44,19 +44,22 @@ def plan(
     settings: OperatorSettings,
     ca_certificate: str,
     history: SearchHistory | None = None,
+    *,
+    in_config_map: bool = False,
 ) -> Plan:
     """The objects of an attempt; `ca_certificate` (PEM) is what trainers verify the progress endpoint by.
 
-    `history` is that of a job with spec.search.
+    `history` is that of a job with spec.search. `in_config_map` is for an attempt whose Job mounts a ConfigMap already.
     """
     config = attempt_config(job, resolved, attempt, settings, history)
-    resolved = _for_the_pod(job, resolved)
-    files = accelerate_files(job, resolved.resources, attempt, settings)
+    resolved, child = _for_the_pod(job, resolved), attempt_child(job, attempt)
+    texts = {CA_FILE: ca_certificate} | accelerate_files(job, resolved.resources, attempt, settings)
+    files = files_of(child, config, texts, in_config_map=in_config_map)
     return Plan(
         claim=output_claim(job, settings),
-        config_map=config_map_of(job, attempt_child(job, attempt), config, {CA_FILE: ca_certificate} | files),
+        config_map=config_map_of(job, child, files),
         service=service(job, resolved),
-        job=_job(job, resolved, attempt, settings),
+        job=_job(job, resolved, attempt, files, settings),
     )
 
 
@@ -80,9 +83,11 @@ def _for_the_pod(job: FineTuneJob, resolved: Resolved) -> Resolved:
     return single if job.trains else with_less(single, "ensemble" if job.spec.ensemble else "search")
 
 
-def _job(job: FineTuneJob, resolved: Resolved, attempt: int, settings: OperatorSettings) -> dict[str, Any]:
+def _job(
+    job: FineTuneJob, resolved: Resolved, attempt: int, files: Files, settings: OperatorSettings
+) -> dict[str, Any]:
     identity, queued = _queued(metadata(job, attempt_child(job, attempt)), job)
-    body = job_of(identity, resolved, pod_template(job, resolved, attempt, settings))
+    body = job_of(identity, resolved, pod_template(job, resolved, attempt, files, settings))
     return body | {"spec": queued | body["spec"]}
 
 
@@ -110,23 +115,6 @@ def _queued(identity: dict[str, Any], job: FineTuneJob) -> tuple[dict[str, Any],
     if queue is None:
         return identity, {}
     return identity | {"labels": identity["labels"] | {QUEUE: queue}}, {"suspend": True}
-
-
-def config_map_of(
-    job: FineTuneJob, child: Child, config: ApiModel | None, data: dict[str, str]
-) -> dict[str, Any]:
-    """The ConfigMap that an attempt or a preflight reads."""
-    if config:
-        # the history of a search can be large
-        text = json.dumps(config.to_json(), indent=None if job.is_parent else 2)
-        data = data | {RUN_CONFIG_KEY: text}
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata(job, child),
-        "immutable": True,
-        "data": data,
-    }
 
 
 def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from builders import job
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.preflight import PreflightConfig
 from finetune_api.run import RunConfig
+from mounted import files_in
 from unit.cli.commands import finetune
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,17 +24,18 @@ def planned(*arguments: Any) -> list[dict[str, Any]]:
     return list(YAML(typ="safe").load_all(done.out))
 
 
-def test_a_job_is_a_preflight_then_a_claim_a_config_map_and_a_job() -> None:
-    checked, check, claim, config_map, job = planned(
-        QUICKSTART, "-n", "team", "--setting", "trainer_image=registry/t:1"
-    )
-    assert [one["kind"] for one in (checked, check)] == ["ConfigMap", "Job"]
+def run_json(of: dict[str, Any]) -> Any:
+    return json.loads(files_in(of["spec"]["template"], None)["run.json"])
+
+
+def test_a_job_is_a_preflight_then_a_claim_and_a_job() -> None:
+    check, claim, job = planned(QUICKSTART, "-n", "team", "--setting", "trainer_image=registry/t:1")
     assert check["metadata"]["name"].endswith("-p1")
     assert "nvidia.com/gpu" not in json.dumps(check)
-    assert PreflightConfig.from_json(json.loads(checked["data"]["run.json"])).run.devices.gpus == 1
-    assert [one["kind"] for one in (claim, config_map, job)] == ["PersistentVolumeClaim", "ConfigMap", "Job"]
-    assert {one["metadata"]["namespace"] for one in (claim, config_map, job)} == {"team"}
-    config = RunConfig.from_json(json.loads(config_map["data"]["run.json"]))
+    assert PreflightConfig.from_json(run_json(check)).run.devices.gpus == 1
+    assert [one["kind"] for one in (check, claim, job)] == ["Job", "PersistentVolumeClaim", "Job"]
+    assert {one["metadata"]["namespace"] for one in (check, claim, job)} == {"team"}
+    config = RunConfig.from_json(run_json(job))
     assert config.training.epochs == 2
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry/t:1"
@@ -61,7 +63,7 @@ def test_what_only_the_cluster_knows_is_said(tmp_path: Path) -> None:
 
 def test_json_is_a_list_that_kubectl_reads() -> None:
     found = json.loads(finetune("plan", QUICKSTART, "-o", "json").out)
-    assert (found["kind"], len(found["items"])) == ("List", 5)
+    assert (found["kind"], len(found["items"])) == ("List", 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from finetune_core.plan.conclusion import of_one_pod
 from finetune_core.plan.effective import resolve
 from finetune_core.plan.reading import parse
 from finetune_core.plan.workload import plan
-from unit.operator.worlds import CREATE, Life, over, parsed, settings
+from unit.operator.worlds import CREATE, Life, over, parsed, run_json, settings
 
 GPU = "gpu.nvidia.com"
 CLAIMS = [{"name": "gpus", "resourceClaimTemplateName": "two"}]
@@ -85,7 +85,7 @@ def test_the_number_is_in_the_status_before_the_attempt_is_created_and_in_what_i
     assert life.status.effective.resources
     assert life.status.effective.resources.gpus_per_node == 2
     made = plan(life.job, resolve(life.job, settings()), 1, settings(), "")
-    assert '"gpus": 2' in made.config_map["data"]["run.json"]
+    assert run_json(made)["devices"]["gpus"] == 2
     pod = made.job["spec"]["template"]["spec"]
     assert pod["resourceClaims"] == CLAIMS
     assert pod["containers"][0]["resources"] == {"requests": {}, "limits": {}, "claims": [{"name": "gpus"}]}

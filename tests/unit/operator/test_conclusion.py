@@ -1,6 +1,5 @@
 """The attempt of a search or an ensemble itself, when its runs have ended."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from finetune_core.plan.effective import resolve
 from finetune_core.plan.workload import plan
 from unit.api.cases import ACCEPTED, Case
 from unit.operator.search.spaces import search_of
-from unit.operator.worlds import T0, Life, child, over, parsed, running_pod, seconds, seen, settings
+from unit.operator.worlds import T0, Life, child, over, parsed, run_json, running_pod, seconds, seen, settings
 
 WINNER = ModelStatus(uri="pvc://out/model-trials/t002", digest="sha256:1", format="safetensors")
 SEARCH: dict[str, Any] = {"search": search_of(), "activeDeadlineSeconds": 60}
@@ -124,7 +123,7 @@ def test_a_student_trains_with_the_resources_of_the_job() -> None:
         of = replace(parsed(job("team", **spec)), status=FineTuneJobStatus(members=MEMBERS))
         made = plan(of, resolve(of, settings()), 1, settings(), "CA")
         container = made.job["spec"]["template"]["spec"]["containers"][0]
-        config = json.loads(made.config_map["data"]["run.json"])
+        config = run_json(made)
         assert container["resources"]["limits"].get("nvidia.com/gpu", "0") == str(gpus)
         assert config["devices"]["gpus"] == gpus
         assert ("student" in config) is (combine == "Distil")

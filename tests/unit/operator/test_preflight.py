@@ -1,6 +1,5 @@
 """Preflight, decision by decision: what waits for it, what it asks for, how it ends and what follows."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +35,7 @@ from unit.operator.worlds import (
     ended_pod,
     parsed,
     pod,
+    run_json,
     running_pod,
     seconds,
     settings,
@@ -329,9 +329,7 @@ def planned_check(*, bound: bool = True, **fields: Any) -> tuple[PreflightConfig
     given = settings(progress_url="https://operator", gpu_memory="80Gi")
     found = preflight_plan(of, resolve(of, given), 2, given, "-- certificate --", output_bound=bound)
     assert found.claim is None
-    config = PreflightConfig.from_json(json.loads(found.config_map["data"]["run.json"]))
-    assert found.config_map["metadata"]["name"] == found.job["metadata"]["name"]
-    return config, found.job
+    return PreflightConfig.from_json(run_json(found)), found.job
 
 
 def test_its_pod_asks_for_no_device_and_little_else() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientConnectionError
 
-from builders import job, stored
+from builders import LARGE_OBJECTIVE, job, stored
 from finetune_api.run import ExitCode, RunReport, to_message
 from finetune_api.status import ResolvedModel, ResolvedStatus
 from finetune_core.plan.naming import Run
@@ -27,6 +27,7 @@ from finetune_operator.reconcile import Reconciler
 from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.runs import Runs
+from mounted import files_in
 from unit.operator.worlds import T0, planned, settings
 
 Body = dict[str, Any]
@@ -107,7 +108,7 @@ async def test_an_event_that_nobody_takes_does_not_stand_in_the_way() -> None:
         }
 
     requeue_at = await reconciler(ApiServer(body, without_events), cache)(cache.put_finetunejob(body))
-    assert made == ["ConfigMap", "PersistentVolumeClaim", "Job"]
+    assert made == ["PersistentVolumeClaim", "Job"]
     assert requeue_at == 3
 
 
@@ -132,7 +133,9 @@ async def test_a_retry_is_given_the_commit_that_the_ended_attempt_told_with_its_
 
     await reconciler(ApiServer(body, keep), cache)(cache.put_finetunejob(body))
     assert made["Job"]["metadata"]["name"].endswith("-a2")
-    assert json.loads(made["ConfigMap"]["data"]["run.json"])["model"]["revision"] == COMMIT
+    assert (
+        json.loads(files_in(made["Job"]["spec"]["template"], None)["run.json"])["model"]["revision"] == COMMIT
+    )
 
 
 def ended_job() -> Body:
@@ -218,6 +221,10 @@ class Refusing(ApiServer):
             raise ApiError("PUT", "status", self.status_code, "no status, said a webhook")
         return await super().write_status(namespace, name, version, status)
 
+    async def read(self, kind: str, namespace: str, name: str) -> Body:
+        newest = {"status": self.written[-1]} if self.written else {}
+        return versioned(self.body, 1 + len(self.written)) | newest
+
     async def get(self, kind: str, namespace: str, name: str) -> Body | None:
         return self.body if kind == "FineTuneJob" else None
 
@@ -234,6 +241,7 @@ async def test_a_refusal_of_any_child_with_any_code_is_in_the_status_after_the_s
     kind: str, code: int
 ) -> None:
     server, cache, clock = Refusing(kind, code), Cache(), Clock()
+    server.body = stored(job(objective=LARGE_OBJECTIVE))
     reconcile = replace(reconciler(server, cache), clock=clock)
     key = cache.put_finetunejob(server.body)
     with contextlib.suppress(ApiError):

@@ -24,6 +24,7 @@ from unit.operator.worlds import (
     over,
     parsed,
     pod,
+    run_json,
     running_pod,
     seconds,
     seen,
@@ -134,8 +135,8 @@ def test_a_pod_that_used_too_much_memory_is_retried_once_with_half_the_micro_bat
     fails(life, 137, "n1", 0, end_reason="OOMKilled", memory_limit="512Mi")
     assert "micro-batches of 4 instead of 8" in str(life.status.attempts[0].message)
     assert life.last.micro_batch_size == 4
-    made = plan(life.job, resolve(life.job, life.settings), 2, life.settings, "ca").config_map
-    assert '"maxMicroBatchSize": 4' in made["data"]["run.json"]
+    made = plan(life.job, resolve(life.job, life.settings), 2, life.settings, "ca")
+    assert run_json(made)["devices"]["maxMicroBatchSize"] == 4
     number = attempt_runs(life, 20)
     seen_peak = replace(
         seen(child(number), running_pod(number, since=seconds(20))),

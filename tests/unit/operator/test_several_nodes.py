@@ -1,6 +1,5 @@
 """A job on several nodes: its objects, and what is decided about several pods."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +22,11 @@ from unit.operator.worlds import (
     Life,
     child,
     ended_pod,
+    files,
     parsed,
     planned,
     pod,
+    run_json,
     running_pod,
     seconds,
     seen,
@@ -78,7 +79,7 @@ def test_the_pods_of_an_attempt_are_an_indexed_job_with_names_in_the_dns() -> No
     assert made.service["spec"]["publishNotReadyAddresses"] is True
     (owner,) = made.service["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["controller"]) == ("FineTuneJob", True)
-    nodes = json.loads(made.config_map["data"]["run.json"])["nodes"]
+    nodes = run_json(made)["nodes"]
     assert nodes == {"count": 2, "address": f"{NAME}-a3-0.{NAME}", "port": 29500}
     assert [one["name"] for one in container(made)["env"] if "valueFrom" in one] == ["PET_NODE_RANK"]
 
@@ -88,7 +89,7 @@ def test_a_job_of_one_pod_is_as_it_was() -> None:
     assert made.service is None
     assert "completionMode" not in made.job["spec"]
     assert "subdomain" not in made.job["spec"]["template"]["spec"]
-    assert "nodes" not in json.loads(made.config_map["data"]["run.json"])
+    assert "nodes" not in run_json(made)
 
 
 def test_the_pod_of_a_search_itself_is_one() -> None:
@@ -165,15 +166,12 @@ def test_accelerate_launch_reads_the_configuration_of_its_pod(tmp_path: Any, gpu
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     made = script(nodes=2, gpusPerNode=gpus)
-    pod_spec = made.job["spec"]["template"]["spec"]
     (mount,) = [one for one in container(made)["volumeMounts"] if "subPathExpr" in one]
     home = variables(made, 1)["HF_HOME"]
     assert mount["mountPath"] == f"{home}/accelerate/default_config.yaml", "where accelerate looks by itself"
     assert any(one["mountPath"] == home and not one["readOnly"] for one in container(made)["volumeMounts"])
-    volume = next(one for one in pod_spec["volumes"] if one["name"] == mount["name"])
-    assert volume["configMap"]["name"] == made.config_map["metadata"]["name"]
     for rank in range(2):
-        text = made.config_map["data"][mount["subPathExpr"].replace("$(PET_NODE_RANK)", str(rank))]
+        text = files(made, mount["name"])[mount["subPathExpr"].replace("$(PET_NODE_RANK)", str(rank))]
         path = tmp_path / f"{rank}.yaml"
         path.write_text(text)
         assert yaml.safe_load(text)["machine_rank"] == rank

@@ -10,7 +10,7 @@ from typing import Any
 from builders import script_job
 from ports import free_port
 from unit.operator.test_several_nodes import container, variables
-from unit.operator.worlds import planned
+from unit.operator.worlds import files, planned
 from unit.trainer.architectures import build
 
 PATIENCE = 600
@@ -41,7 +41,9 @@ def started(made: Any, rank: int, port: int, folder: Path) -> subprocess.Popen[b
     env = variables(made, rank)
     first = env["MASTER_ADDR"]
     (mount,) = [one for one in container(made)["volumeMounts"] if "subPathExpr" in one]
-    config = json.loads(made.config_map["data"][mount["subPathExpr"].replace("$(PET_NODE_RANK)", str(rank))])
+    config = json.loads(
+        files(made, mount["name"])[mount["subPathExpr"].replace("$(PET_NODE_RANK)", str(rank))]
+    )
     assert config["main_process_ip"] == first
     home = folder / f"home-{rank}"
     (home / "accelerate").mkdir(parents=True)

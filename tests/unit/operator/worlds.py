@@ -3,6 +3,7 @@
 `Life` plays decisions one after the other as the reconcile does: the status of one visit is the input of the next.
 """
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.reading import parse
 from finetune_core.plan.workload import Plan, plan
 from finetune_core.settings import OperatorSettings
+from mounted import files_in
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TRAINER = "registry.example/trainer:1"
@@ -117,6 +119,16 @@ def planned(
     """The objects of an attempt of a job as a user writes it."""
     of, given = parse(stored(written, uid=uid)), given or settings()
     return plan(of, resolve(of, given), attempt, given, "-- certificate --\n")
+
+
+def files(made: Plan, volume: str = "config") -> dict[str, str]:
+    """What the pods of an attempt or a preflight find in a volume of texts."""
+    return files_in(made.job["spec"]["template"], made.config_map, volume)
+
+
+def run_json(made: Plan) -> Any:
+    """What their trainer reads."""
+    return json.loads(files(made)["run.json"])
 
 
 @dataclass
