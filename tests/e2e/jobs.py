@@ -56,12 +56,13 @@ class Jobs:
         """Wait for a phase."""
         return self.wait(name, phase, lambda status: status.get("phase") == phase, seconds)
 
-    def wait_step(self, name: str, step: int) -> Body:
+    def wait_step(self, name: str, step: int, seconds: float = 300) -> Body:
         """Wait until a checkpoint of at least this step was reported."""
         return self.wait(
             name,
             f"at a checkpoint of step {step}",
             lambda s: (s.get("latestCheckpoint") or {}).get("step", 0) >= step,
+            seconds,
         )
 
 

@@ -112,7 +112,7 @@ def run(jobs: Jobs) -> Iterator[Run]:
     with prometheus(jobs.platform.kubeconfig, free_port(), INTERVAL, more) as server:
         found = Run(server, jobs)
         _train_and_retry(found, dcgm)
-        _run_the_others(jobs)
+        _run_the_others(found)
         _fail_twice_on_a_node(found)
         found.wait('finetune_job_state{name="both",phase="Succeeded"}')
         yield found
@@ -141,23 +141,34 @@ def _train_and_retry(run: Run, dcgm: DcgmExporter) -> None:
         jobs.wait_phase(name, "Suspended", SLOW)
 
 
-def _run_the_others(jobs: Jobs) -> None:
+def _run_the_others(run: Run) -> None:
+    jobs = run.jobs
     jobs.apply("stuck", tiny(resources={"gpusPerNode": 16}))
     jobs.apply("resting", tiny(suspend=True))
     jobs.apply("queued", tiny(scheduling={"queue": "team-a"}))  # without a Kueue, so it waits
     jobs.apply("broken", tiny(data="broken.jsonl"))
     jobs.wait_phase("broken", "Failed", SLOW)
-    rates = {"path": "training.optimizer.learningRate", "choice": [1e-3, 3e-3]}
     cpu = {"resources": {"gpusPerNode": 0}}
+    _search(run, cpu)
     specs = {
         "script": _script() | {"env": [{"name": "EPOCHS", "value": "1"}]},
-        "tune": tiny(steps=20, search={"algorithm": "Grid", "parameters": [rates]}, **cpu),
         "both": tiny(steps=20, ensemble={"members": 2}, **cpu),
         "compared": _compared(),
     }
     for name, spec in specs.items():  # one after the other: two cores
         jobs.apply(name, spec)
         jobs.wait_phase(name, "Succeeded", SLOW)
+
+
+def _search(run: Run, cpu: Body) -> None:
+    """Its second trial trains until its curves are scraped, and is deleted then."""
+    lengths = {"path": "training.maxSteps", "choice": [20, 100_000]}
+    run.jobs.apply("tune", tiny(steps=20, search={"algorithm": "Grid", "parameters": [lengths]}, **cpu))
+    for curve in ("finetune_eval_loss", "finetune_train_loss"):
+        run.wait(f'{curve}{{name=~"tune-.+-t002"}}', SLOW)
+    trial = run.jobs.status("tune")["trials"]["latest"][1]["name"]
+    run.jobs.platform.kubectl("delete", "ftj", trial, "-n", run.jobs.namespace)
+    run.jobs.wait_phase("tune", "Succeeded", SLOW)
 
 
 def _fail_twice_on_a_node(run: Run) -> None:

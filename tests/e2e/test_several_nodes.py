@@ -1,4 +1,4 @@
-"""Two pods of one attempt on a real node, over gloo and the cluster's DNS."""
+"""Two pods of one attempt on a real node, over gloo and the cluster's DNS. `test_several_nodes_long.py` has four."""
 
 from pathlib import Path
 
@@ -32,6 +32,11 @@ def sharded(**resources: int) -> Body:
     return spec | {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
 
 
+def kill_pod(jobs: Jobs, pod: str) -> None:
+    """SIGKILL for all processes of its container."""
+    jobs.platform.kubectl("exec", "-n", jobs.namespace, pod, "--", "python", "-c", _KILL_ALL)
+
+
 def weights_of(jobs: Jobs, status: Body, folder: Path) -> str:
     claim, _, path = status["model"]["uri"].removeprefix("pvc://").partition("/")
     jobs.platform.copy_out(jobs.namespace, claim, path, folder)
@@ -45,7 +50,7 @@ def test_two_pods_of_which_one_is_killed_give_the_bytes_of_two_processes_in_one(
     jobs.wait_step("two-nodes", 20)
     pods = sorted(pod["metadata"]["name"] for pod in jobs.children("pod", "two-nodes"))
     assert len(pods) == 2
-    jobs.platform.kubectl("exec", "-n", jobs.namespace, pods[1], "--", "python", "-c", _KILL_ALL)
+    kill_pod(jobs, pods[1])
     status = jobs.wait_phase("two-nodes", "Succeeded", _PATIENCE)
     first, second = status["attempts"]
     assert first["reason"] == "Killed", "not what the other pod said of it"

@@ -1,88 +1,22 @@
 """SIGKILL right before and right after each kind of write of a whole life: the same end, the same objects, nothing
 twice. All lives of a kind go on at the same time, so every crash interrupts the others somewhere else. Kinds of writes
-that a plain job has, too, are struck there only.
+that a simpler life has, too, are struck there only.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders import LARGE_OBJECTIVE
 from faults.crashes import WRITES, Crashes, Point
-from faults.rig import Restarts, Rig, rig
+from faults.lives import LIVES, live
+from faults.rig import Restarts, rig
 from finetune_cluster.apiserver import ApiServer
-from integration.operator_rig import CHILDREN, CLAIMS, CONFIG_MAPS, JOBS, PATIENCE, World, until
-from integration.test_operator_restart import essence
-
-Json = dict[str, Any]
 
 _ROUNDS = 4
-_MEASURED = ("deviceSeconds", "savedSeconds")
-_ATTEMPT, _OWNER = "finetune.dev/attempt", "finetune.dev/job-name"
-_UNKNOWN = 1
-
-
-@dataclass(frozen=True)
-class Life:
-    """A spec, and how the first attempt's pod ends."""
-
-    spec: Json = field(default_factory=dict)
-    first: int = 0
-
-
-LIVES = {
-    "plain": Life(),
-    "large": Life({"objective": LARGE_OBJECTIVE}),
-    "checked": Life({"preflight": "Required"}),
-    "retried": Life(first=_UNKNOWN),
-}
-
-
-def pods_of(life: Life, world: World) -> Callable[[Json], int | None]:
-    """A pod ends when the operator has seen it run."""
-
-    def code(pod: Json) -> int | None:
-        labels = pod["metadata"]["labels"]
-        attempt = labels.get(_ATTEMPT)
-        if attempt is None:
-            return 0
-        status = world.status(labels[_OWNER])
-        if status.get("phase") != "Running" or str(status.get("attempt")) != attempt:
-            return None
-        return life.first if attempt == "1" else 0
-
-    return code
-
-
-def family(world: World, name: str) -> list[Json]:
-    """The job and its runs."""
-    uid = world.job(name)["metadata"]["uid"]
-    runs = world.rest.items(world.at(JOBS), f"finetune.dev/parent-uid={uid}")
-    return [world.job(name), *sorted(runs, key=lambda one: str(one["metadata"]["name"]))]
-
-
-def outcome(world: World, name: str) -> Json:
-    """What a life came to, without names, times and uids."""
-    found = family(world, name)
-    counts: Counter[str] = Counter()
-    for one in found:
-        for path in (CHILDREN, CONFIG_MAPS, CLAIMS):
-            counts[path] += len(
-                world.rest.items(world.at(path), f"finetune.dev/job-uid={one['metadata']['uid']}")
-            )
-    statuses = [essence(one["status"]) for one in found]
-    for status in statuses:
-        trials = status.get("trials") or {}
-        for measured in _MEASURED:
-            trials.pop(measured, None)
-        for run in [*trials.get("latest", []), trials.get("best") or {}, *(status.get("members") or [])]:
-            run.pop("name", None)
-        (status.get("progress") or {}).pop("lastUpdateTime", None)
-    return {"statuses": statuses, "counts": counts}
+_WAITS = re.compile(": Pending (?!Accepted|Preflight|Stopping|WaitingToRetry)")
+"""Whether a job says what it waits for depends on how busy the machine is: a life may do without such a write."""
 
 
 def differences(wanted: Any, found: Any, place: str = "") -> list[str]:
@@ -96,22 +30,6 @@ def differences(wanted: Any, found: Any, place: str = "") -> list[str]:
     return [text for where, one, other in parts for text in differences(one, other, where)]
 
 
-def live(found: Rig, life: Life, names: list[str]) -> list[Json]:
-    """Whole lives, all at once; what they came to."""
-    found.kubelet.script = pods_of(life, found.world)
-    for name in names:
-        found.world.apply(name, **life.spec)
-
-    def all_ended() -> bool:
-        jobs = [found.world.job(name) for name in names]
-        return all((job.get("status") or {}).get("completionTime") for job in jobs)
-
-    until(all_ended, "every life has ended", PATIENCE * (1 + len(names)), log=found.operator)
-    found.succeeds(*names)
-    found.settles()
-    return [outcome(found.world, name) for name in names]
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", LIVES)
 def test_a_life_with_a_crash_at_any_kind_of_write_ends_as_the_undisturbed_one(
@@ -122,9 +40,9 @@ def test_a_life_with_a_crash_at_any_kind_of_write_ends_as_the_undisturbed_one(
         crashes = Crashes(lambda: found.operator.process.kill())
         found.proxy.add(WRITES, crashes.answer)
         (wanted,) = live(found, life, ["undisturbed"])
-        if kind != "plain":
-            live(found, LIVES["plain"], ["plain"])
-        known = crashes.kinds.get("plain", [])
+        if life.simpler:
+            live(found, LIVES[life.simpler], ["simpler"])
+        known = crashes.kinds.get("simpler", [])
         kinds = [
             one for one in crashes.kinds["undisturbed"] if one.replace(" of run", " of job") not in known
         ]
@@ -138,7 +56,7 @@ def test_a_life_with_a_crash_at_any_kind_of_write_ends_as_the_undisturbed_one(
                 for point, came_to in zip(points, live(found, life, names), strict=True):
                     assert not (other := differences(wanted, came_to)), f"{point}: {other}"
                 found.observer.check()
-                points = list(crashes.armed.values())
+                points = [point for point in crashes.armed.values() if not _WAITS.search(point.kind)]
                 if not points:
                     break
             assert not points, f"lives that had no such write: {[str(one) for one in points]}"

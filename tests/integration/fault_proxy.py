@@ -87,6 +87,10 @@ class FaultProxy:
     async def _close(self) -> None:
         await self._session.close()
         await self._runner.cleanup()
+        open_still = asyncio.all_tasks() - {asyncio.current_task()}  # requests that are held back
+        for task in open_still:
+            task.cancel()
+        await asyncio.gather(*open_still, return_exceptions=True)
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         await self._uncut.wait()

@@ -118,7 +118,7 @@ def peak_mib(operator: Operator) -> float:
 
 
 def test_a_flood_is_limited_and_the_reports_of_others_come_through(
-    world: World, port: int, operator: Operator, tmp_path: Path
+    world: World, port: int, operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     victims = [victim_of(world, port, tmp_path) for _ in range(3)]
     flooded, pod = running_job(world)
@@ -147,7 +147,9 @@ def test_a_flood_is_limited_and_the_reports_of_others_come_through(
         victim.stop()
     for thread in threads:
         thread.join()
-    print(said, f"peak {peak_mib(operator):.0f} MiB", [victim.seen for victim in victims])
+    with capsys.disabled():
+        print(f"\n{said['offered'] / said['seconds']:.0f} requests a second were offered: {said}")
+        print(f"peak {peak_mib(operator):.0f} MiB, steps that came through {[one.seen for one in victims]}")
     assert still, "the flood was over before anything came through"
     for victim in victims:
         until(lambda victim=victim: step_of(world, victim.name) == LAST, "the last report is in the status")
