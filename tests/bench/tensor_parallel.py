@@ -1,4 +1,4 @@
-"""Tensor parallelism beside one process: the largest differences of losses, gradient norms and weights.
+"""Tensor parallelism beside one process: the largest differences of losses, gradients and weights.
 
 `make bench-tensor-parallel` takes four steps of SGD without dropout in float32, on 23 rows in batches of 8, with each
 family of models, all weights or LoRA on all linear layers, in each layout (gloo on the CPU); it ends with 1 if a
@@ -24,23 +24,24 @@ def main() -> int:
     """Print the table; 1 if a difference is over the bound, else 0."""
     torch.set_num_threads(1)
     missed = 0
-    print("| model | trained | ranks | loss | gradient norm | weights |\n|---|---|---|---|---|---|")
+    print("| model | trained | ranks | loss | gradient norm | gradients | weights |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for kind, adapted in product(FAMILIES, (False, True)):
             made = partial(family, kind, adapted)
-            steps, expected = learned(made)
+            steps, taken, expected = learned(made)
             for layout, (world, tensor, sharding) in LAYOUTS.items():
                 answers = on_ranks(world, partial(learned, made), Path(name), sharding, tensor=tensor)
                 apart = np.max(
-                    [np.abs(np.subtract(found, steps)).max(axis=0) for found, _ in answers], axis=0
+                    [np.abs(np.subtract(found, steps)).max(axis=0) for found, *_ in answers], axis=0
                 )
-                weights = max(largest_difference(found, expected) for _, found in answers)
-                missed += not max(*apart, weights) < BOUND
+                gradients = max(largest_difference(found, taken) for _, found, _ in answers)
+                weights = max(largest_difference(found, expected) for *_, found in answers)
+                missed += not max(*apart, gradients, weights) < BOUND
                 loss, norm = apart
                 trained = "LoRA" if adapted else "all weights"
-                print(
-                    f"| {kind} | {trained} | {layout} | {loss:.1e} | {norm:.1e} | {weights:.1e} |", flush=True
-                )
+                line = [kind, trained, layout, *(f"{each:.1e}" for each in (loss, norm, gradients, weights))]
+                print(f"| {' | '.join(line)} |", flush=True)
     return int(missed > 0)
 
 

@@ -32,6 +32,7 @@ from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.errors import ConfigurationError, DeviceMemoryError, PeerLostError
 from finetune_trainer.layers.float32 import Float32Linear
 from finetune_trainer.layers.tensor_parallel import divide_columns, divide_heads, divide_rows
+from finetune_trainer.models.slices import joined
 from finetune_trainer.models.tensor_plan import COLUMN_STYLES, Plan, Style, check_tensor_groups
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.launch import Process
@@ -284,7 +285,11 @@ def lost_peers() -> Iterator[None]:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered in CPU memory, in which all ranks take part; any other tensor as it is."""
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if tensor.device.type == "cpu" and tensor.placements == (Shard(0),):
+        return joined(tensor)
+    return tensor.full_tensor().cpu()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The memory of a rank, and models that are large enough to measure it."""
 
+import ctypes
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ MIB = 2**20
 class Peak:
     """The most anonymous memory of this process while something is done, beyond what it had before, in MiB.
 
-    Pages of a file that is read are not counted: the kernel takes them back when it needs memory.
+    Pages of a file that is read are not counted: the kernel takes them back when it needs memory. Nor is memory that is
+    free before: malloc gives it back first, or what is done would take it.
     """
 
     def __enter__(self) -> "Peak":
+        ctypes.CDLL(None).malloc_trim(0)
         self.before = self.most = anonymous()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.watch)
@@ -49,6 +52,10 @@ class Llama:
     size: float
     layer: float
 
+    def share(self, data: int, tensor: int = 1) -> float:
+        """What a rank keeps of it: of the table of embeddings, which is as large as a layer, no tensor group has parts."""
+        return (self.layer + (self.size - self.layer) / tensor) / data
+
 
 def llama(folder: Path, hidden: int) -> Llama:
     """Eight layers of random weights between two tables of the size of one, in files of 40 MB of bfloat16."""
@@ -70,7 +77,9 @@ def placed(model: Any, ranks: Any) -> Any:
     from finetune_api.run import Devices
     from finetune_api.training import Precision
     from finetune_trainer.layers.find import layers_of
+    from finetune_trainer.models.tensor_plan import tensor_plan
     from finetune_trainer.process.devices import choose_compute
 
-    ranks.place_model(model, layers_of(model), choose_compute(Devices(), Precision.FLOAT32, 1))
+    plan = tensor_plan(model, ranks.tensor, "the model") if ranks.grid else None
+    ranks.place_model(model, layers_of(model), choose_compute(Devices(), Precision.FLOAT32, 1), plan)
     return model

@@ -223,8 +223,19 @@ def weights(run: Any) -> dict[str, Any]:
     }
 
 
+def gradients(run: Any) -> dict[str, Any]:
+    """Of every trained parameter, whole, as an array: what the optimizer took last."""
+    from finetune_trainer.distributed import full_tensor
+
+    return {
+        name: full_tensor(value.grad).clone().numpy()
+        for name, value in run.task.model.named_parameters()
+        if value.grad is not None
+    }
+
+
 def largest_difference(left: dict[str, Any], right: dict[str, Any]) -> float:
-    """Between two sets of weights."""
+    """Between two sets of weights or gradients."""
     assert left.keys() == right.keys()
     return max(float(np.abs(left[name] - right[name]).max()) for name in left)
 

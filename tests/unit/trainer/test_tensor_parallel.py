@@ -9,7 +9,15 @@ from finetune_api.run import Devices, ModelInput
 from finetune_api.training import Precision, Sharding
 from finetune_trainer.errors import ConfigurationError
 from unit.trainer.checkpoints.test_parts import everything
-from unit.trainer.runs import VOCABULARY, a_run, checkpoints_in, largest_difference, on_ranks, weights
+from unit.trainer.runs import (
+    VOCABULARY,
+    a_run,
+    checkpoints_in,
+    gradients,
+    largest_difference,
+    on_ranks,
+    weights,
+)
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -59,13 +67,17 @@ def family(name, adapted=False, dropout=0.0):
 
 
 def learned(make_model, ranks=None, **training):
-    """Losses and gradient norms of all steps, and the weights after the last."""
+    """Losses and gradient norms of all steps, their gradients by step and weight, and the weights after the last."""
     from finetune_trainer.training.loop import train_step
 
     run, state = a_run("causal LM", ranks, make_model=make_model, **PLAN | training)
-    steps = [train_step(run, state) for _ in range(4)]
+    steps, taken = [], {}
+    for number in range(4):
+        step = train_step(run, state)
+        steps.append((step.loss, step.norms.before))
+        taken |= {(number, name): gradient for name, gradient in gradients(run).items()}
     run.feed.close()
-    return [(step.loss, step.norms.before) for step in steps], weights(run)
+    return steps, taken, weights(run)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -75,10 +87,11 @@ def test_a_divided_model_learns_what_one_process_does(tmp_path, name, adapted, l
     """Phi has biases in layers divided by rows, Qwen2 tied embeddings, Qwen3 norms of single heads."""
     world, tensor, sharding = LAYOUTS[layout]
     made = partial(family, name, adapted)
-    steps, expected = learned(made)
+    steps, *expected = learned(made)
     for found in on_ranks(world, partial(learned, made), tmp_path, sharding, tensor=tensor):
         assert np.allclose(found[0], steps, rtol=0, atol=1e-6)
-        assert largest_difference(found[1], expected) < 1e-6
+        for own, one_process in zip(found[1:], expected, strict=True):
+            assert largest_difference(own, one_process) < 1e-6
 
 
 def scored(objective, ranks=None):
@@ -104,11 +117,11 @@ def test_rows_are_counted_once_in_a_tensor_group(tmp_path, objective):
 def test_an_adapter_drops_what_it_does_in_one_process(tmp_path):
     """Of the inputs of layers divided by rows a rank has half, and half of the masks."""
     made = partial(family, "Llama", True, 0.3)
-    steps, expected = learned(made)
+    steps, _, expected = learned(made)
     assert abs(steps[0][0] - learned(partial(family, "Llama", True))[0][0][0]) > 1e-3
     for found in on_ranks(2, partial(learned, made), tmp_path, tensor=2):
         assert np.allclose(found[0], steps, rtol=0, atol=1e-6)
-        assert largest_difference(found[1], expected) < 1e-6
+        assert largest_difference(found[2], expected) < 1e-6
 
 
 def tried(without, factor, ranks):

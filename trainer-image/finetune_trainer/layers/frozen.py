@@ -213,3 +213,11 @@ def thaw(module: nn.Module) -> None:
     for layer in list(module.modules()):
         if isinstance(layer, Frozen):
             with_weights(layer, layer.weight)
+
+
+def thaw_trained(model: nn.Module) -> None:
+    """Thaw the layers that are to be trained after all: a head that config.json calls tied, and is not. In place."""
+    for layer in list(model.modules()):
+        if isinstance(layer, Frozen) and layer.weight.requires_grad:
+            thaw(layer)
+            layer.weight.requires_grad_()

@@ -74,7 +74,7 @@ def load_model(
     Raises NotFoundError when transformers does not know it or tensors are missing or not finite, ConfigurationError for
     what of the spec does not fit the model.
     """
-    from finetune_trainer.layers.frozen import thaw
+    from finetune_trainer.layers.frozen import thaw, thaw_trained
     from finetune_trainer.models.frozen_weights import Reading, pack_empty
 
     config, random = known_config(folder), spec.initialize is Initialize.RANDOM
@@ -109,6 +109,7 @@ def load_model(
         model = adapt(model, spec, objective.auto_class, added or {}, fresh)
     if spec.freeze is not None:
         freeze(model, spec.freeze)
+        thaw_trained(model)
     return LoadedModel(model, choice)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -61,7 +63,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
         }
         shards[module] = own
         for name, shard in own.items():
-            module._parameters[name] = nn.Parameter(shard.full_tensor(), requires_grad=False)
+            module._parameters[name] = nn.Parameter(joined(shard), requires_grad=False)
 
     def drop(module: nn.Module, *_: Any) -> None:
         module._parameters.update(shards.pop(module, {}))
@@ -76,3 +78,17 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def joined(shard: DTensor) -> torch.Tensor:
+    """The rows that all ranks have in the memory of a CPU: each is sent to its place, as gloo's gather has them twice.
+
+    All ranks take part.
+    """
+    group, own = shard.device_mesh.get_group(), shard.device_mesh.get_local_rank()
+    whole = torch.empty(shard.shape, dtype=shard.dtype)
+    for rank, rows in enumerate(whole.chunk(shard.device_mesh.size())):
+        if rank == own:
+            rows.copy_(shard.to_local().detach())
+        dist.broadcast(rows, group=group, group_src=rank)
+    return whole

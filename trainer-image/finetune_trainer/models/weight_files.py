@@ -2,10 +2,11 @@
 
 import json
 import logging
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from finetune_api.run import FaultPlace
 from finetune_trainer.errors import NotFoundError, input_errors
@@ -18,7 +19,6 @@ GIT_LFS = b"version https://git-lfs"
 QUANTIZED = ("F8_", "F6_", "F4")
 QUANTIZED_INTEGERS = ("I8", "U8")
 """Begin the names of number formats in safetensors that mean nothing without scales."""
-_LENGTH = struct.Struct("<Q")
 
 Header = dict[str, dict[str, Any]]
 """Number format (dtype) and shape of every tensor of a file, by its name."""
@@ -36,7 +36,8 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         )
     named = _named(index, name)
     if missing := sorted(each for each in named if not (folder / each).exists()):
-        raise _refused(name, f"lacks {missing[0]}, which {INDEX} names; copy the whole folder again")
+        files = f"one of the {len(named)} files that {INDEX} names"
+        raise _refused(name, f"lacks {missing[0]}, {files}; copy the whole folder again")
     return [folder / each for each in sorted(named)]
 
 
@@ -63,32 +64,25 @@ def headers(folder: Path, name: str) -> Iterator[Header]:
 
 
 def header_of(path: Path, name: str) -> Header:
-    """What a file of safetensors says of its tensors. Raises NotFoundError."""
-    with input_errors(f"{name}/{path.name}", "model"), path.open("rb") as file:
-        size, start = path.stat().st_size, file.read(len(GIT_LFS))
-        if start == GIT_LFS:
-            raise _refused(
-                f"{name}/{path.name}",
-                "is a Git LFS pointer and not the file itself; fetch it with git lfs pull",
-            )
-        (length,) = _LENGTH.unpack(start[: _LENGTH.size]) if len(start) >= _LENGTH.size else (size,)
-        if length + _LENGTH.size > size:
-            raise _refused(f"{name}/{path.name}", "is no safetensors file, or is truncated; copy it again")
-        file.seek(_LENGTH.size)
+    """What a file of safetensors says of its tensors. Raises NotFoundError for one that is truncated or damaged."""
+    own = f"{name}/{path.name}"
+    with input_errors(own, "model"):
+        with path.open("rb") as file:
+            if file.read(len(GIT_LFS)) == GIT_LFS:
+                raise _refused(
+                    own, "is a Git LFS pointer and not the file itself; fetch it with git lfs pull"
+                )
         try:
-            found: Header = json.loads(file.read(length))
-            end = max(
-                (entry["data_offsets"][1] for key, entry in found.items() if key != "__metadata__"), default=0
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise _refused(f"{name}/{path.name}", "is no safetensors file; copy it again") from error
-    if _LENGTH.size + length + end != size:
-        raise _refused(
-            f"{name}/{path.name}",
-            f"has {size:,} bytes, and its header says {_LENGTH.size + length + end:,}; it is truncated: copy it again",
-        )
-    found.pop("__metadata__", None)
-    return found
+            with safe_open(path, framework="np") as tensors:
+                slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 - not a mapping
+                return {
+                    key: {"dtype": part.get_dtype(), "shape": part.get_shape()}
+                    for key, part in slices.items()
+                }
+        except SafetensorError as error:
+            raise _refused(
+                own, f"is no safetensors file, or is truncated or damaged ({error}); copy it again"
+            ) from error
 
 
 def _named(index: Path, name: str) -> set[str]:

@@ -16,7 +16,6 @@ from finetune_api.status import PreflightFindings, ResolvedStatus
 from finetune_api.uris import is_hub
 from finetune_trainer.errors import ConfigurationError, DataError, DeviceMemoryError, NotFoundError
 from finetune_trainer.preflight.storage import check_writable
-from finetune_trainer.preflight.weights import check_weights
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import published
@@ -50,8 +49,6 @@ def _checked(
             )
         check_writable(run)
     looked = look_at_inputs(run, recorder, stop)
-    if run.model.initialize is Initialize.PRETRAINED:
-        check_weights(looked.folder)
     inputs = Inputs(
         looked.config, recorder, stop, Process.current(), looked.dataset, looked.folder, fence_of(run), ""
     )

@@ -119,7 +119,7 @@ def assemble(inputs: Inputs, compute: Compute, ranks: Ranks) -> Assembly:
         packed_to = max_tokens if _packs(inputs, model, max_tokens, compute) else None
         compute = resolve_precision([lambda: model], compute, config.training.precision, "training.precision")
     parts = build_examples(inputs, model, words, max_tokens, packed_to)
-    with memory_errors(model):
+    with memory_errors(model), returning_freed_memory():
         place(inputs, model, ranks, compute)
     model.train()
     stop_if_asked(inputs.stop)

@@ -109,6 +109,19 @@ def test_a_model_that_is_trained_whole_is_in_float32(checkpoint):
     assert formats(model) == (set(), {"Float32"})
 
 
+@pytest.mark.parametrize("weights", ["Float32", "Auto", "BFloat16"])
+def test_a_head_that_config_json_calls_tied_is_trained_where_the_embeddings_are_frozen(checkpoint, weights):
+    """The checkpoint has two different tables."""
+    folder = checkpoint("llama", torch.bfloat16)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    model, *_ = load(folder, "llama", weights, {"freeze": {"embeddings": True}})
+    model(**IDS).logits.square().sum().backward()
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (head.dtype, table.requires_grad) == (torch.float32, False)
+    assert head.grad.norm() > 0
+
+
 def test_layers_that_are_unfrozen_later_are_in_float32(checkpoint):
     how = {"freeze": {"layers": 2, "unfreezeEvery": {"steps": 1}}}
     model, *_ = load(checkpoint("llama", torch.bfloat16), "llama", "Auto", how)

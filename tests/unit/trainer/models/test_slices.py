@@ -143,17 +143,19 @@ def large(tmp_path_factory):
     return llama(tmp_path_factory.mktemp("large"), 512)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_a_rank_needs_its_share_and_one_layer(tmp_path, large, world):
-    """In host memory, from the files to the sharded model that is ready to train."""
+@pytest.mark.parametrize(("data", "tensor"), [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)])
+def test_a_rank_needs_its_share_and_one_layer(tmp_path, large, data, tensor):
+    """In host memory, from the files to the sharded or divided model that is ready to train.
+
+    Where it is both, what lies outside the layers is sharded at once: here two tables of the size of a layer.
+    """
+    from finetune_trainer.process.allocator import returning_freed_memory
 
     def body(ranks):
-        with Peak() as peak:
+        with returning_freed_memory(), Peak() as peak:
             placed(loaded(large.folder, CausalLM(), ranks.reading_mesh), ranks)
         return peak.grown
 
-    for grown in on_ranks(world, body, tmp_path, Sharding.FULL):
-        share = large.size / world
-        assert 0.9 * share < grown < share + large.layer, (
-            f"of {large.size:.0f} MiB, a layer {large.layer:.0f}"
-        )
+    share, unit = large.share(data, tensor), large.layer * (1 if 1 in (data, tensor) else 2)
+    for grown in on_ranks(data * tensor, body, tmp_path, Sharding.FULL, tensor=tensor):
+        assert 0.9 * share < grown < share + unit, f"of {large.size:.0f} MiB, a layer {large.layer:.0f}"

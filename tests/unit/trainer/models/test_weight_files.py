@@ -63,10 +63,10 @@ def test_one_file_is_read_before_an_index_which_is_said(shards, caplog):
             POINTER,
             "model.safetensors is a Git LFS pointer and not the file itself; fetch it with git lfs pull",
         ),
-        (b"", "model.safetensors is no safetensors file, or is truncated"),
-        (b"<html>login</html>" * 9, "model.safetensors is no safetensors file, or is truncated"),
-        (b"\x02" + bytes(7) + b"[]", "model.safetensors is no safetensors file"),
-        (b"\x02" + bytes(7) + b"{}more", "has 14 bytes, and its header says 10"),
+        (b"", "model.safetensors is no safetensors file, or is truncated or damaged"),
+        (b"<html>login</html>" * 9, "header too large); copy it again"),
+        (b"\x02" + bytes(7) + b"[]", "invalid JSON in header"),
+        (b"\x02" + bytes(7) + b"{}more", "file not fully covered"),
     ],
 )
 def test_a_file_that_holds_no_weights_is_named_with_the_remedy(folder, content, reason):
@@ -77,12 +77,21 @@ def test_a_file_that_holds_no_weights_is_named_with_the_remedy(folder, content, 
 def test_a_truncated_file_is_found_before_it_is_read(shards):
     whole = (shards / TWO).read_bytes()
     (shards / TWO).write_bytes(whole[:-100])
-    assert f"{TWO} has {len(whole) - 100:,} bytes, and its header says {len(whole):,}" in refused(shards)
+    assert f"{TWO} is no safetensors file, or is truncated or damaged" in refused(shards)
+
+
+def test_a_header_that_contradicts_itself_is_found_before_a_weight_is_read(shards):
+    whole = (shards / TWO).read_bytes()
+    (shards / TWO).write_bytes(whole.replace(b'"F32"', b'"F64"', 1))
+    assert f"{TWO} is no safetensors file, or is truncated or damaged" in refused(shards)
 
 
 def test_files_that_the_index_names_must_be_there(shards):
     (shards / TWO).unlink()
-    assert f"pvc://m/llama lacks {TWO}, which {INDEX} names; copy the whole folder again" in refused(shards)
+    assert (
+        f"pvc://m/llama lacks {TWO}, one of the 2 files that {INDEX} names; copy the whole folder again"
+        in refused(shards)
+    )
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{", '{"weight_map": 1}'])

@@ -149,7 +149,7 @@ def test_truncated_weights_are_found(make_job, tmp_path, model_folder):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     code, report = check(make_job(model={"path": str(broken)}))
-    assert (code, "it is truncated: copy it again" in report.message) == (ExitCode.NOT_FOUND, True)
+    assert (code, "truncated or damaged" in report.message) == (ExitCode.NOT_FOUND, True), report.message
 
 
 def test_the_model_of_another_job_is_found_before_training(make_job):
