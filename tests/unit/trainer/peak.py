@@ -1,10 +1,15 @@
 """The memory of a rank, and models that are large enough to measure it."""
 
 import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 MIB = 2**20
@@ -53,7 +58,7 @@ class Llama:
     layer: float
 
     def share(self, data: int, tensor: int = 1) -> float:
-        """What a rank keeps of it: of the table of embeddings, which is as large as a layer, no tensor group has parts."""
+        """MiB that a rank keeps of it: no tensor group divides the embeddings, which are as large as a layer."""
         return (self.layer + (self.size - self.layer) / tensor) / data
 
 
@@ -83,3 +88,40 @@ def placed(model: Any, ranks: Any) -> Any:
     plan = tensor_plan(model, ranks.tensor, "the model") if ranks.grid else None
     ranks.place_model(model, layers_of(model), choose_compute(Devices(), Precision.FLOAT32, 1), plan)
     return model
+
+
+def loading(folder: Path, data: int, tensor: int) -> list[float]:
+    """What ranks need to get ready to train, in MiB: those of a new process, in whose memory nothing has left holes."""
+    command = [sys.executable, "-m", "unit.trainer.peak", str(folder), str(data), str(tensor)]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=found)
+    grown: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return grown
+
+
+def main() -> None:
+    """Print what `loading` returns."""
+    from finetune_api.run import ModelInput
+    from finetune_api.training import Sharding
+    from finetune_trainer.models.load import load_model
+    from finetune_trainer.objectives.causal_lm import CausalLM
+    from finetune_trainer.process.allocator import returning_freed_memory
+    from unit.trainer.runs import on_ranks
+
+    path, data, tensor = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    given: Any = SimpleNamespace(path=path, name="base", adapter=None)
+
+    def body(ranks: Any) -> float:
+        with returning_freed_memory(), Peak() as peak:
+            model = load_model(
+                given, ModelInput(path=str(path)), CausalLM(), 0, mesh=ranks.reading_mesh
+            ).model
+            placed(model, ranks)
+        return peak.grown
+
+    with tempfile.TemporaryDirectory() as answers:
+        print(json.dumps(on_ranks(data * tensor, body, Path(answers), Sharding.FULL, tensor=tensor)))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from finetune_trainer.errors import NotFoundError
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from unit.trainer.architectures import build
-from unit.trainer.peak import Peak, llama, placed
+from unit.trainer.peak import llama, loading
 from unit.trainer.runs import largest_difference, on_ranks
 
 
@@ -144,18 +144,11 @@ def large(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("data", "tensor"), [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)])
-def test_a_rank_needs_its_share_and_one_layer(tmp_path, large, data, tensor):
+def test_a_rank_needs_its_share_and_one_layer(large, data, tensor):
     """In host memory, from the files to the sharded or divided model that is ready to train.
 
-    Where it is both, what lies outside the layers is sharded at once: here two tables of the size of a layer.
+    Where it is both, what lies outside the layers is divided and sharded at once: two tables of the size of a layer.
     """
-    from finetune_trainer.process.allocator import returning_freed_memory
-
-    def body(ranks):
-        with returning_freed_memory(), Peak() as peak:
-            placed(loaded(large.folder, CausalLM(), ranks.reading_mesh), ranks)
-        return peak.grown
-
-    share, unit = large.share(data, tensor), large.layer * (1 if 1 in (data, tensor) else 2)
-    for grown in on_ranks(data * tensor, body, tmp_path, Sharding.FULL, tensor=tensor):
+    share, unit = large.share(data, tensor), large.layer * (1 if 1 in (data, tensor) else 2.5)
+    for grown in loading(large.folder, data, tensor):
         assert 0.9 * share < grown < share + unit, f"of {large.size:.0f} MiB, a layer {large.layer:.0f}"
