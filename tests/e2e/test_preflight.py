@@ -1,4 +1,7 @@
-"""Preflight on a real node: what would fail on a GPU fails before one is asked for."""
+"""Preflight on a real node: what would fail on a GPU fails before one is asked for.
+
+And both ways of a run's configuration to its pods, which preflight and attempt share.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ import pytest
 
 from e2e.jobs import Jobs, condition, tiny
 
+MANY_LABELS = {"classification": {"labels": ["neg", "pos", *(f"{number:0128}" for number in range(150))]}}
 GPU: dict[str, Any] = {"preflight": "Required", "resources": {"gpusPerNode": 1}}
 
 
@@ -18,6 +22,7 @@ def begun(jobs: Jobs) -> Jobs:
     """Two jobs side by side: each takes seconds to start its pods."""
     jobs.apply("bad-rows", tiny(data="broken.jsonl", **GPU))
     jobs.apply("good-rows", tiny(steps=2, **GPU))
+    jobs.apply("many-labels", tiny(steps=2, objective=MANY_LABELS, **GPU))
     return jobs
 
 
@@ -39,3 +44,11 @@ def test_a_good_job_says_what_was_found_and_trains_on_its_gpu(begun: Jobs) -> No
     assert found["memory"]["total"] > found["memory"]["activations"] > 0
     assert asks_for_gpus(begun, "good-rows")
     assert status["attempts"][0]["number"] == 1
+
+
+def test_a_small_configuration_needs_no_config_map_and_a_large_one_has_one(begun: Jobs) -> None:
+    begun.wait_phase("good-rows", "Succeeded")
+    status = begun.wait_phase("many-labels", "Succeeded")
+    assert status["preflight"]["labels"] == 152
+    assert begun.children("configmaps", "good-rows") == []
+    assert len(begun.children("configmaps", "many-labels")) == 2
