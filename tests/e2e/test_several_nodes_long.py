@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from e2e.jobs import Jobs
 from e2e.test_several_nodes import ON_ONE_MACHINE, kill_pod, sharded, weights_of
 
@@ -9,6 +11,7 @@ _PATIENCE = 1800
 """Seconds. Four processes wait for each other at every layer."""
 
 
+@pytest.mark.timeout(2 * _PATIENCE)
 def test_four_pods_of_which_one_is_killed_give_the_bytes_of_four_processes_in_one(
     jobs: Jobs, tmp_path: Path
 ) -> None:
