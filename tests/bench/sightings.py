@@ -26,14 +26,18 @@ def _watch(server: ApiServer, path: str, seen: Seen) -> None:
     pool = urllib3.PoolManager(ca_certs=str(server.ca))
     headers = {"Authorization": f"Bearer {server.token}"}
     url = f"{server.url}{path}?watch=1"
-    stream = pool.request("GET", url, headers=headers, preload_content=False, timeout=None)
-    rest = b""
     with suppress(urllib3.exceptions.HTTPError):  # the server ends before we do
-        while part := stream.read1():
-            now = time.perf_counter()
-            *lines, rest = (rest + part).split(b"\n")
-            for line in lines:
-                seen(json.loads(line)["object"], now)
+        while True:  # it cuts off a client that reads too slowly; the next watch begins with all objects
+            _read(pool.request("GET", url, headers=headers, preload_content=False, timeout=None), seen)
+
+
+def _read(stream: urllib3.BaseHTTPResponse, seen: Seen) -> None:
+    rest = b""
+    while part := stream.read1():
+        now = time.perf_counter()
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            seen(json.loads(line)["object"], now)
 
 
 def megabytes(process: "subprocess.Popen[bytes]") -> float:
