@@ -104,11 +104,19 @@ def _life(
 
 
 def _gpus(spec: FineTuneJobSpec, wanted: int | None, console: Console) -> int:
-    """GPUs to train on: as the option says, else as the job says if this machine has any."""
+    """GPUs to train on: as the option says, else as the job says if this machine has any.
+
+    Raises CommandError if the model is to be divided over GPUs that this machine lacks.
+    """
     asked = spec.resources.gpus_per_node if spec.resources and spec.resources.gpus_per_node is not None else 1
     if wanted is not None:
         return wanted
     if asked and not any(_DEVICES.glob("nvidia[0-9]*")):
+        if spec.training and spec.training.tensor_parallel > 1:
+            raise CommandError(
+                f"spec.training.tensorParallel: {spec.training.tensor_parallel} divides the model over GPUs, and this"
+                " machine has none; remove it to train here: the updates are the same"
+            )
         if spec.resources and spec.resources.gpus_per_node:
             console.print(f"the job asks for {asked} GPU, and this machine has none: it trains on the CPU")
         return 0

@@ -91,6 +91,15 @@ def test_a_job_trains_and_is_not_trained_again(
     assert "belongs to a job with another name or spec" in other.err
 
 
+def test_a_model_that_is_divided_over_gpus_is_refused_where_there_are_none(
+    claim: Path, tmp_path: Path
+) -> None:
+    file = written(tmp_path, training=TRAINING | {"tensorParallel": 2}, resources={"gpusPerNode": 2})
+    done = finetune("local", str(file), "--claim", f"demo={claim}")
+    assert done.code != 0
+    assert "tensorParallel: 2 divides the model over GPUs, and this machine has none; remove it" in done.err
+
+
 def test_a_job_from_a_cluster_trains_here_although_it_has_succeeded_there(
     claim: Path, trained: tuple[Path, Done], tmp_path: Path
 ) -> None:

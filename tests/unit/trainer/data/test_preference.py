@@ -7,6 +7,7 @@ from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
 from unit.trainer.tiny import job
 
+WORDS = ("good", "film", "plot", "scene", "story", "music", "awful", "the")
 GOOD_ROW = {"prompt": "the film is ", "chosen": "good", "rejected": "bad and dull"}
 
 
@@ -172,6 +173,18 @@ def test_pairs_that_are_the_same_after_truncation_are_a_caveat(llama):
     same = "1 of 2 pairs have the same tokens in both answers after truncation"
     assert any(same in each for each in pairs.caveats)
     assert not any(same in each for each in single.caveats)
+    assert any("the first is train.jsonl, row 2; raise" in each for each in pairs.caveats)
+
+
+def test_training_pairs_that_are_all_the_same_as_tokens_are_refused_with_the_first_row(llama, tmp_path):
+    rows = [GOOD_ROW | {"chosen": f"bad dull grim {end}", "rejected": "bad dull grim"} for end in WORDS]
+    changes = {"objective": {"preference": {}}, "dataset": {"preprocessing": {"maxLength": 6}}}
+    made = job(tmp_path, llama, rows, **changes)
+    assert made.run() == ExitCode.DATA
+    message = made.report.message
+    assert "pairs have the same tokens in both answers after truncation, and nothing is learned" in message
+    assert message.endswith("; raise dataset.preprocessing.maxLength, or remove the rows")
+    assert "the first is pvc://data/train.jsonl, row " in message
 
 
 def caveats(folder, llama, rows, **changes):
