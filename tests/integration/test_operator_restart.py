@@ -111,7 +111,7 @@ def test_killed_before_or_after_any_write_of_a_life_it_ends_as_the_undisturbed_o
         wanted = essence(world.status("undisturbed"))
         writes = [write for write in proxy.writes if "events" not in write]
         total = len(proxy.writes)
-        assert len(writes) == 6, writes
+        assert len(writes) == 5, writes
 
         for number in range(1, total + 1):
             for after in (False, True):
