@@ -32,7 +32,7 @@ class PreflightConfig(ApiModel):
     least_gpu_memory: Bytes | None = None
     """Memory of the smallest GPU, where they differ."""
     gpu_nodes: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = None
-    """Number of nodes whose labels tell the memory. Absent if the administrator sets it."""
+    """Number of nodes whose labels show the memory. Absent if the administrator sets it."""
     gpu_product: ShortText | None = None
     """Product of the GPUs by these labels, if all are alike."""
     work_dir: Path = "/tmp/finetune-preflight"  # noqa: S108 - an emptyDir of the pod's own

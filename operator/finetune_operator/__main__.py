@@ -123,9 +123,8 @@ async def run(settings: OperatorSettings) -> None:
             )
         election = _election(own, settings, leadership, resync)
         await stack.enter_async_context(_campaigning(election, leadership))
-        await stack.enter_async_context(
-            poster.posting(queue.calm)
-        )  # its last Events go before the Lease does
+        # after the election: its last Events go before the Lease does
+        await stack.enter_async_context(poster.posting(queue.calm))
         await _serve(settings, cache, queue, resync, watches, leadership)
 
 

@@ -114,7 +114,7 @@ class Cache:
         return key
 
     def put_settled(self, body: Body) -> None:
-        """Keep a FineTuneJob whose reconcile wrote its status: the event that tells of it brings nothing new."""
+        """Keep a FineTuneJob whose reconcile wrote its status: the event of it brings nothing new."""
         self.put_finetunejob(body)
         self.settle(body)
 
@@ -158,7 +158,7 @@ class Cache:
         return uid in self._runs
 
     def awaits_child(self, key: Key) -> bool:
-        """Whether a FineTuneJob has neither ended nor a child, whether or not its status tells of one already."""
+        """Whether a FineTuneJob has neither ended nor a child, whether or not its status names one already."""
         body = self.finetunejobs.get(key)
         if body is None or at(body, "status", "completionTime"):
             return False

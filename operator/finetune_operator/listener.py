@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from finetune_operator.addresses import Addresses
+from finetune_operator.failure_limit import FailureLimit
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ class _Listener:
         factory: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext,
         limits: Limits,
-        addresses: Addresses,
+        failure_limit: FailureLimit,
         on_refused: Callable[[], None],
     ) -> None:
         self._socket, self._factory, self._tls, self._limits = listening, factory, tls, limits
-        self._addresses, self._on_refused = addresses, on_refused
+        self._failure_limit, self._on_refused = failure_limit, on_refused
         self._free = asyncio.Semaphore(limits.total)
         self._open: dict[str, list[asyncio.Task[None]]] = {}
         """The connections of each address, the oldest first."""
@@ -109,7 +109,9 @@ class _Listener:
                     task.cancel()
 
     def _may_open(self, address: str) -> bool:
-        return len(self._open.get(address, ())) < self._limits.per_address and self._addresses.take(address)
+        return len(self._open.get(address, ())) < self._limits.per_address and self._failure_limit.take(
+            address
+        )
 
     def _close_one(self) -> None:
         """Close the oldest connection of the address with most of them, unless none has more than one."""
@@ -174,12 +176,12 @@ async def serving_strangers(
 
     What a replica hands on, which `is_replica` recognizes, never counts as failed: it has limited its clients itself.
     """
-    addresses = Addresses(limits.failures, limits.failures_per_second)
+    failure_limit = FailureLimit(limits.failures, limits.failures_per_second)
 
     async def count(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()
         if request.remote and (not 400 <= response.status < 500 or is_replica(request)):
-            addresses.give_back(request.remote)
+            failure_limit.give_back(request.remote)
 
     app.on_response_prepare.append(count)
     runner = web.AppRunner(
@@ -192,7 +194,7 @@ async def serving_strangers(
     await runner.setup()
     assert runner.server
     with _listening(port) as listening:
-        listener = _Listener(listening, runner.server, tls, limits, addresses, on_refused)
+        listener = _Listener(listening, runner.server, tls, limits, failure_limit, on_refused)
         accepting = asyncio.create_task(listener.accept())
         try:
             yield

@@ -1,4 +1,4 @@
-"""Reads what the labels of nodes tell of their GPUs, for preflight."""
+"""Reads what the labels of nodes say about their GPUs, for preflight."""
 
 import asyncio
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Nodes:
         self._reading = asyncio.Lock()
 
     async def gpus_for(self, job: FineTuneJob, resolved: Resolved) -> Gpus | None:
-        """The GPUs that a job may get; None where no label tells, or the operator may not read nodes.
+        """The GPUs that a job may get; None where no label shows them, or the operator may not read nodes.
 
         An operator of some namespaces only has no right to read them, and GPUs that are simulated have no memory.
         """

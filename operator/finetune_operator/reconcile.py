@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
+from finetune_api.status import ConditionType, FineTuneJobStatus, Reason, TrialState
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
@@ -292,12 +292,20 @@ def _checks(job: FineTuneJob) -> bool:
 
 
 def _counted(job: FineTuneJob, status: FineTuneJobStatus) -> bool:
-    """Whether the stored status of a search has counted all runs that there are, of the spec as it is.
+    """Whether the stored status of a parent has counted all runs that there are, of the spec as it is.
 
-    Else it is written before another one is created, so that no number is lost with a trial that somebody deletes.
+    Else it is written before another one is created, so that no number is lost with a run that somebody deletes.
     """
-    known, found = (part and (part.total, part.repeats) for part in (job.status.trials, status.trials))
+    known, found = _numbers_in(job.status), _numbers_in(status)
     return known is not None and known == found and job.status.observed_generation == job.generation
+
+
+def _numbers_in(status: FineTuneJobStatus) -> tuple[int, ...] | None:
+    """The numbers that keep those of runs from being used again; None before the first status."""
+    if status.trials:
+        return status.trials.total, status.trials.repeats
+    created = (one.number for one in status.members if one.state is not TrialState.PLANNED)
+    return tuple(created) if status.members else None
 
 
 def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -1,7 +1,7 @@
 """A keyed queue: one reconcile at a time per FineTuneJob, retried with growing pauses, requeued on request.
 
 Namespaces take turns, so that a team with thousands of jobs delays another team's job by one reconcile only. Within a
-namespace, jobs that wait for their first child go before those that only have something to tell.
+namespace, jobs that wait for their first child go before those that only have something to report.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _URGENT_IN_A_ROW = 7
 class _Keys:
     """The keys of a namespace: urgent ones first, but one of eight is another one, if any waits.
 
-    So what a running job has to tell takes an eighth of the visits from a flood of new jobs, and is not stopped by it.
+    What a running job has to report takes an eighth of the visits from a flood of new jobs, and is not stopped by it.
     """
 
     def __init__(self) -> None:

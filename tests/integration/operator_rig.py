@@ -205,7 +205,7 @@ class Operator:
 
     def metrics(self) -> str:
         """The metrics page."""
-        return self._get("/metrics").data.decode()
+        return self._get("/metrics", PATIENCE).data.decode()
 
     def answers(self, path: str) -> bool:
         """Whether it answers 200; it has to be alive."""
@@ -215,8 +215,8 @@ class Operator:
         except urllib3.exceptions.HTTPError:
             return False
 
-    def _get(self, path: str) -> urllib3.BaseHTTPResponse:
-        return urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", retries=False, timeout=5)
+    def _get(self, path: str, seconds: float = 5.0) -> urllib3.BaseHTTPResponse:
+        return urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", retries=False, timeout=seconds)
 
     @property
     def _log_file(self) -> Path:

@@ -122,7 +122,7 @@ def _started(pod: PodView) -> datetime:
 
 
 def _all_newer(pods: tuple[PodView, ...], running: datetime | None) -> bool:
-    """Whether these pods were created after those began that the record tells of."""
+    """Whether these pods were created after those in the record began."""
     return running is not None and all(pod.created is not None and pod.created > running for pod in pods)
 
 

@@ -27,7 +27,7 @@ from finetune_core.decide.parents import (
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import Run, run_name
-from finetune_core.search.trials import Trial, member_of, waiting
+from finetune_core.search.trials import Trial, lasting, member_of, waiting
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _verdict(ensemble: Ensemble, end: str | None) -> Verdict:
     if ensemble.fault and not end:
         return ensemble.fault
     stopping = f"{end}; stopping the members that train" if end else None
-    states = [member.state for member in ensemble.open]
+    states = [lasting(member, ensemble.job.status.phase) for member in ensemble.open]
     return verdict_of_runs(ensemble.job, states, "members", _news(ensemble), stopping)
 
 

@@ -1,4 +1,4 @@
-"""What the labels of nodes tell of the GPUs that a job may get: those of NVIDIA's GPU feature discovery. Pure."""
+"""What the labels of nodes say about the GPUs that a job may get: those of NVIDIA's GPU feature discovery. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from finetune_core.wire import at, items, text
 _MEBIBYTE = 2**20
 _DRIVEN_AWAY = ("NoSchedule", "NoExecute")
 _STATES = "node.kubernetes.io/"
-"""Prefix of taints that tell a passing state of a node, such as a cordoned one."""
+"""Prefix of taints that show a passing state of a node, such as a cordoned one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Gpus:
 
 
 def selector_of(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> str | None:
-    """A selector of labels for the nodes that have the job's GPUs and tell their memory; None without GPUs.
+    """A selector of labels for the nodes that have the job's GPUs and show their memory; None without GPUs.
 
     The labels are named after the resource, so also those of nvidia.com/mig-1g.10gb are found.
     """
@@ -45,7 +45,7 @@ def gpus_of(
 ) -> Gpus | None:
     """What these nodes have, as far as the job tolerates their taints and they have as many GPUs as it wants.
 
-    None where no node tells.
+    None where no node shows them.
     """
     asked, resource = job.spec.scheduling, _resource(resolved, settings)
     tolerations = [*settings.tolerations, *((asked and asked.tolerations) or [])]

@@ -53,7 +53,7 @@ def preflight_plan(
     """The objects of a try of preflight. It makes no claim, as a job that fails is not to leave one behind.
 
     `output_bound` says whether the output claim has a volume. One that has none yet is not mounted: it may get its
-    volume where its first pod runs, and the pod with the GPUs could not follow. `gpus` is what nodes tell, where the
+    volume where its first pod runs, and the pod with the GPUs could not follow. `gpus` is what nodes show, where the
     administrator does not say how much memory a GPU has.
     """
     child, silent = preflight_child(job, number), settings.model_copy(update={"progress_url": None})

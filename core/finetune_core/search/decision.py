@@ -38,7 +38,7 @@ from finetune_core.decide.parents import (
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import Run
-from finetune_core.search.trials import Repeat, Trial, best_of, member_of, ranking, waiting
+from finetune_core.search.trials import Repeat, Trial, best_of, lasting, member_of, ranking, waiting
 
 _LONGEST_TEXT = 256
 
@@ -269,13 +269,8 @@ def _verdict(search: Search, end: _End | None) -> Verdict:
         stopping = f"{end.why}; stopping the trials that run"
     elif end and not search.job.spec.suspend:
         news = f"{end.why}; {_repeating(search)}"
-    states = [_lasting(run, search.job.status.phase) for run in search.open_runs.values()]
+    states = [lasting(run, search.job.status.phase) for run in search.open_runs.values()]
     return verdict_of_runs(search.job, states, "trials", news, stopping)
-
-
-def _lasting(run: Trial, phase: Phase | None) -> TrialState:
-    """The state of a run; while one begins, a search that runs goes on running: fewer writes, same news."""
-    return TrialState.RUNNING if run.begins and phase is Phase.RUNNING else run.state
 
 
 def _repeating(search: Search) -> str:

@@ -78,6 +78,18 @@ def test_members_are_created_in_order_up_to_the_parallelism_and_then_combined() 
     assert display_of(visits.status, "").progress == "3/3 members"
 
 
+def test_an_ensemble_that_runs_goes_on_running_while_its_next_member_begins() -> None:
+    visits, begins = Visits(), replace(member(2, PENDING), begins=True)
+    visits.visit(replace(member(1, PENDING), begins=True))
+    assert visits.status.phase is Phase.PENDING, "nothing has run yet"
+    visits.visit(member(1, RUNNING))
+    visits.visit(member(1), begins)
+    assert visits.status.phase is Phase.RUNNING
+    visits.visit(member(1), replace(begins, begins=False, message="no node fits"))
+    assert visits.status.phase is Phase.PENDING
+    assert "waits: no node fits" in visits.message
+
+
 def test_a_failed_member_ends_an_ensemble_that_needs_all() -> None:
     visits = Visits(ensemble(members=3, parallelism=2))
     failed = member(1, FAILED, message="row 7 is not JSON")

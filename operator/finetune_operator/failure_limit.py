@@ -11,7 +11,7 @@ _REMEMBERED = 20_000
 """Addresses, as many as pods. The one that was idle for longest is forgotten first."""
 
 
-class Addresses:
+class FailureLimit:
     """`burst` connections at once, `rate` further ones a second."""
 
     def __init__(self, burst: int, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
