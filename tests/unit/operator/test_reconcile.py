@@ -402,12 +402,12 @@ ENDED_TRIAL = {
 
 
 async def visited_twice(server: Refusing, cache: Cache) -> Reconciler:
-    """A search whose first trial was created, and has ended since."""
+    """A search or an ensemble whose first run was created, and has ended since."""
     reconcile, key = reconciler(server, cache), cache.put_finetunejob(server.body)
     for _ in range(2):
         await reconcile(key)
-    (trial,) = cache.runs_of("default", server.body["metadata"]["uid"]).values()
-    cache.put_finetunejob(versioned(trial, 5) | {"status": ENDED_TRIAL})
+    (run,) = cache.runs_of("default", server.body["metadata"]["uid"]).values()
+    cache.put_finetunejob(versioned(run, 5) | {"status": ENDED_TRIAL})
     return reconcile
 
 
@@ -421,6 +421,29 @@ async def test_a_search_writes_what_has_ended_and_what_was_created_instead_at_on
     assert len(server.written) == 2
     await reconcile(key)
     assert [server.written[-1]["trials"][name] for name in ("total", "succeeded", "running")] == [2, 1, 1]
+
+
+async def test_an_ensemble_writes_what_has_ended_and_what_was_created_instead_at_once() -> None:
+    server, cache = Refusing("nothing", 0), Cache()
+    server.body = stored(job("team", ensemble={"members": 3}))
+    reconcile = await visited_twice(server, cache)
+    key = cache.put_finetunejob(server.body)
+    assert await reconcile(key) == 0
+    await reconcile(key)
+    written = [[one["state"] for one in status["members"]] for status in server.written]
+    assert written == [["Planned"] * 3, ["Pending", *["Planned"] * 2], ["Succeeded", "Pending", "Planned"]]
+
+
+async def test_no_member_is_created_before_the_one_before_it_is_counted() -> None:
+    server, cache = Refusing("nothing", 0), Cache()
+    server.body = stored(job("team", ensemble={"members": 3, "parallelism": 3}))
+    key, counted = cache.put_finetunejob(server.body), list[tuple[int, int]]()
+    for _ in range(4):
+        await reconciler(server, cache)(key)
+        created = len(cache.runs_of("default", server.body["metadata"]["uid"]))
+        members = server.written[-1]["members"]
+        counted.append((created, sum(one["state"] != "Planned" for one in members)))
+    assert counted == [(1, 0), (2, 1), (3, 2), (3, 3)]
 
 
 async def test_no_trial_is_created_before_the_one_before_it_is_counted() -> None:
