@@ -357,7 +357,7 @@ class ResolvedData(ApiModel):
     trained_tokens: Count | None = None
     """Of conversations: number of tokens that the loss is computed on."""
     untrained_rows: Count | None = None
-    """Number of conversations without a trained token, which were dropped: no turn of the assistant, train: false, or all of it cut off."""
+    """Number of conversations without a trained token, which were dropped: no turn of the assistant that somebody asks for, train: false, or all of it cut off."""
     cut_turns: Count | None = None
     """Number of trained turns whose end, with the token that stops the model, was cut off."""
     control_tokens: Count | None = None

@@ -104,23 +104,32 @@ def _life(
 
 
 def _gpus(spec: FineTuneJobSpec, wanted: int | None, console: Console) -> int:
-    """GPUs to train on: as the option says, else as the job says if this machine has any.
+    """GPUs to train on: as the option says, else as the job says, or all of this machine where it has fewer.
 
-    Raises CommandError if the model is to be divided over GPUs that this machine lacks.
+    Raises CommandError for more than this machine has, and if the model is to be divided over GPUs that it lacks.
     """
     asked = spec.resources.gpus_per_node if spec.resources and spec.resources.gpus_per_node is not None else 1
-    if wanted is not None:
-        return wanted
-    if asked and not any(_DEVICES.glob("nvidia[0-9]*")):
-        if spec.training and spec.training.tensor_parallel > 1:
-            raise CommandError(
-                f"spec.training.tensorParallel: {spec.training.tensor_parallel} divides the model over GPUs, and this"
-                " machine has none; remove it to train here: the updates are the same"
-            )
-        if spec.resources and spec.resources.gpus_per_node:
-            console.print(f"the job asks for {asked} GPU, and this machine has none: it trains on the CPU")
-        return 0
-    return asked
+    there = sum(1 for _ in _DEVICES.glob("nvidia[0-9]*"))
+    has = "none" if not there else f"{there}"
+    if (
+        wanted is not None and wanted > there and not (_DEVICES / "dxg").exists()
+    ):  # one file for all GPUs in WSL
+        remedy = f"set --gpus {there}" if there else "remove --gpus to train on the CPU"
+        raise CommandError(f"--gpus {wanted}: this machine has {has}; {remedy}", ExitCode.NO_GPU)
+    if wanted is not None or asked <= there:
+        return asked if wanted is None else wanted
+    if spec.training and (groups := spec.training.tensor_parallel) > 1 and (not there or there % groups):
+        raise CommandError(
+            f"spec.training.tensorParallel: {groups} divides the model over GPUs, and this machine has {has}; remove it"
+            " to train here: the updates are the same",
+            ExitCode.CONFIGURATION,
+        )
+    if spec.resources and spec.resources.gpus_per_node:
+        on = f"on {there} GPU{'s' * (there > 1)}" if there else "on the CPU"
+        console.print(
+            f"the job asks for {asked} GPU{'s' * (asked > 1)}, and this machine has {has}: it trains {on}"
+        )
+    return there
 
 
 def _ours(body: Body, file: Path) -> Body:

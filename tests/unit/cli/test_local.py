@@ -100,6 +100,16 @@ def test_a_model_that_is_divided_over_gpus_is_refused_where_there_are_none(
     assert "tensorParallel: 2 divides the model over GPUs, and this machine has none; remove it" in done.err
 
 
+def test_more_gpus_than_this_machine_has_are_refused_before_an_attempt(claim: Path, tmp_path: Path) -> None:
+    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    given = ("--claim", f"demo={claim}", "--output-dir", tmp_path / "out", "--gpus", there + 2)
+    done = finetune("local", written(tmp_path), *given)
+    assert done.code == 69
+    remedy = f"set --gpus {there}" if there else "remove --gpus to train on the CPU"
+    assert f"--gpus {there + 2}: this machine has {there or 'none'}; {remedy}" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_job_from_a_cluster_trains_here_although_it_has_succeeded_there(
     claim: Path, trained: tuple[Path, Done], tmp_path: Path
 ) -> None:

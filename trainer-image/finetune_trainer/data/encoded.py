@@ -1,6 +1,7 @@
 """What tokenizing rows gives. Pure."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,27 @@ class Encoded:
     """Of rows with two answers, where the second one begins."""
 
 
+class Untrained(IntEnum):
+    """Why no token of a conversation is learned."""
+
+    NO_ANSWER = 0
+    """It has no message of the assistant."""
+    EXCLUDED = 1
+    """train: false stands where something would be learned."""
+    UNASKED = 2
+    """The assistant speaks before anybody asks, and not again."""
+    CUT = 3
+    """What is learned is cut off."""
+
+
 @dataclass(frozen=True)
 class ChatCounts:
-    """What was found while conversations became tokens; the first three belong to the rows that were kept."""
+    """What was found while conversations became tokens; counts of each row are those of rows that were kept."""
 
     kept: list[int]
-    """Places of the rows that have a trained token; the others are dropped."""
+    """Places of the rows that have a trained token."""
+    dropped: list[tuple[int, Untrained]]
+    """Places of the others, and why."""
     cut_turns: list[int]
     """Trained turns of each row that lost the token that ends them."""
     control_tokens: list[int]
@@ -46,6 +62,10 @@ class ChatCounts:
     """Trained turns that begin inside a token."""
     omitted: list[int]
     """Places of the rows with a message that the template does not write."""
+    greetings: list[int]
+    """Places of the rows in which the assistant speaks before anybody asks, and that is not learned."""
+    unanswered: list[int]
+    """Places of the rows that go on after the last message of the assistant, and are cut there."""
     dated: bool
     """Whether the template writes the date of today."""
 

@@ -1,6 +1,7 @@
 """Tokenized rows, kept in flat arrays."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune_api.objective import TrainedTurns
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.chat.encode import ChatEncoding, RowChatError
-from finetune_trainer.data.encoded import ChatCounts, Encoded
+from finetune_trainer.data.encoded import ChatCounts, Encoded, Untrained
 from finetune_trainer.data.encoding import Encoding, encode
 from finetune_trainer.data.files import place_of
 from finetune_trainer.data.rows import Row
@@ -19,7 +21,18 @@ from finetune_trainer.data.sources import Source
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.objectives import Objective
 
-CHAT_ARRAYS = ("untrained", "cut_turns", "control_tokens", "omitted", "stops", "turns_inside", "dated")
+CHAT_ARRAYS = (
+    "untrained",
+    "untrained_why",
+    "cut_turns",
+    "control_tokens",
+    "omitted",
+    "greetings",
+    "unanswered",
+    "stops",
+    "turns_inside",
+    "dated",
+)
 """Names of the arrays that only conversations have."""
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1_000_000
 """Rows tokenized at once: enough for the tokenizer's threads, few enough that its lists stay small."""
@@ -51,12 +64,18 @@ class Examples:
     """Words of each row that have a label and no token."""
     untrained: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Numbers of the conversations that were dropped, as no token of them is learned."""
+    untrained_why: npt.NDArray[np.int8] = field(default_factory=_no_counts)
+    """Of each of these an Untrained."""
     cut_turns: npt.NDArray[np.int32] = field(default_factory=_no_counts)
     """Trained turns of each conversation that lost the token that ends them."""
     control_tokens: npt.NDArray[np.int32] = field(default_factory=_no_counts)
     """Control tokens in the messages of each conversation."""
     omitted: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Numbers of the conversations with a message that the template does not write."""
+    greetings: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of the conversations in which the assistant speaks first, and that is not learned."""
+    unanswered: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of the conversations that are cut behind the last message of the assistant."""
     stops: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Ids of the tokens that end trained turns, possibly more than once."""
     turns_inside: npt.NDArray[np.int64] = field(default_factory=_no_counts)
@@ -155,12 +174,13 @@ def arrays_of(
     source: Source, objective: Objective[Any], how: Encoding
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The arrays of Examples in pieces, to be concatenated by name. Raises DataError for a row without a token."""
-    total, dtype = 0, id_type(how.tokenizer)
+    total, dtype, dropped = 0, id_type(how.tokenizer), list[tuple[int, Untrained]]()
     yield {"offsets": np.zeros(1, dtype=np.int64)}
     for every in _chunks(source.rows):
         found = encoded(source, every, objective, how)
         chunk = every if found.chat is None else [every[place] for place in found.chat.kept]
         if found.chat is not None:
+            dropped += [(every[place].line, why) for place, why in found.chat.dropped]
             yield _chat_arrays(every, found.chat)
         if not chunk:
             continue
@@ -184,7 +204,7 @@ def arrays_of(
         total += int(lengths.sum())
         yield part
     if how.chat is not None and not total:
-        raise _nothing_trained(source, how)
+        raise _nothing_trained(source, dropped, how.chat.train, how.max_length)
 
 
 def encoded(source: Source, rows: list[Row], objective: Objective[Any], how: Encoding) -> Encoded:
@@ -199,25 +219,56 @@ def encoded(source: Source, rows: list[Row], objective: Objective[Any], how: Enc
 
 
 def _chat_arrays(rows: list[Row], found: ChatCounts) -> dict[str, npt.NDArray[Any]]:
-    dropped = set(range(len(rows))) - set(found.kept)
+    def lines(places: list[int]) -> npt.NDArray[np.int64]:
+        return np.asarray([rows[place].line for place in places], dtype=np.int64)
+
     return {
-        "untrained": np.asarray([rows[place].line for place in sorted(dropped)], dtype=np.int64),
+        "untrained": lines([place for place, _ in found.dropped]),
+        "untrained_why": np.asarray([why for _, why in found.dropped], dtype=np.int8),
         "cut_turns": np.asarray(found.cut_turns, dtype=np.int32),
         "control_tokens": np.asarray(found.control_tokens, dtype=np.int32),
-        "omitted": np.asarray([rows[place].line for place in found.omitted], dtype=np.int64),
+        "omitted": lines(found.omitted),
+        "greetings": lines(found.greetings),
+        "unanswered": lines(found.unanswered),
         "stops": np.asarray(found.stops, dtype=np.int64),
         "turns_inside": np.asarray([found.inside], dtype=np.int64),
         "dated": np.asarray([found.dated], dtype=np.int8),
     }
 
 
-def _nothing_trained(source: Source, how: Encoding) -> DataError:
+def _nothing_trained(
+    source: Source, dropped: list[tuple[int, Untrained]], train: TrainedTurns, max_length: int
+) -> DataError:
+    """With the reason that most conversations have, and the first of these."""
+    reasons = Counter(why for _, why in dropped)
+    why, count = reasons.most_common(1)[0]
+    file, row = source.place(next(line for line, reason in dropped if reason is why))
     return DataError(
-        f"{source.field}: no conversation of {source.name} has a trained token within {how.max_length} tokens: they"
-        " have no turn of the assistant, or train: false, or it is cut off; raise dataset.preprocessing.maxLength, or"
-        " set objective.causalLM.train",
-        FaultPlace(field=source.field, file=source.name),
+        f"{source.field}: nothing of the {len(dropped):,} conversations is learned: {count:,}"
+        f" {why_untrained(why, max_length)}; the first is {file}, row {row}; {_remedy(why, train)}",
+        FaultPlace(field=source.field, file=file, row=row),
     )
+
+
+def why_untrained(why: Untrained, max_length: int) -> str:
+    """The end of a sentence about some conversations."""
+    return {
+        Untrained.NO_ANSWER: "have no message of the assistant",
+        Untrained.EXCLUDED: "have train: false or weight: 0 in what would be learned",
+        Untrained.UNASKED: "have no question before what the assistant says",
+        Untrained.CUT: f"lose at {max_length:,} tokens what would be learned",
+    }[why]
+
+
+def _remedy(why: Untrained, train: TrainedTurns) -> str:
+    last = train is TrainedTurns.LAST_TURN
+    return {
+        Untrained.NO_ANSWER: "write answers with the role assistant",
+        Untrained.EXCLUDED: "remove it where an answer is to be learned"
+        + (", or set objective.causalLM.train: Assistant to learn earlier answers" if last else ""),
+        Untrained.UNASKED: "write a user message before it, or train: true in it to learn it without one",
+        Untrained.CUT: "raise dataset.preprocessing.maxLength, or shorten what stands before it",
+    }[why]
 
 
 def id_type(tokenizer: Any) -> Any:

@@ -4,11 +4,10 @@ import logging
 
 import numpy as np
 
-from finetune_api.run import FaultPlace
 from finetune_api.status import ResolvedData, ResolvedStatus
 from finetune_trainer.data.chat.report import chat_counts, report_chats
+from finetune_trainer.data.learnable import described_same, same_answers
 from finetune_trainer.data.tokens import Examples
-from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.labels import named
 from finetune_trainer.reporting.recorder import Recorder
 
@@ -25,7 +24,7 @@ def report_truncation(
     """Log what each part lost, as a caveat where it is much, and add the counts to status.resolved.
 
     `names` are the labels, by their id, that words of the training rows have; `paired` says that a row's two answers
-    are compared with each other. Raises DataError if no pair of the training rows has two answers that differ.
+    are compared with each other.
     """
     resolved = recorder.report.resolved or ResolvedStatus()
     counted = {}
@@ -79,35 +78,8 @@ def _report_part(part: str, examples: Examples, max_length: int, recorder: Recor
 
 
 def _report_same(part: str, examples: Examples, recorder: Recorder) -> None:
-    same = _same_answers(examples)
-    if not same:
-        return
-    cut = bool(examples.cut.any())
-    remedy = "raise dataset.preprocessing.maxLength, or remove the rows" if cut else "remove the rows"
-    file, line = examples.place(same[0])
-    found = (
-        f"{part}: {len(same):,} of {len(examples):,} pairs have the same tokens in both answers"
-        f"{' after truncation' if cut else ''}, and nothing is learned of them; the first is {file}, row {line};"
-        f" {remedy}"
-    )
-    if part == "train" and len(same) == len(examples):
-        raise DataError(found, FaultPlace(file=file, row=line))
-    recorder.caveat(found)
-
-
-def _same_answers(examples: Examples) -> list[int]:
-    """Pairs whose sequences are the same."""
-    if examples.firsts is None:
-        return []
-    halves = np.flatnonzero(2 * examples.firsts == examples.lengths)
-    starts, sizes, ids = examples.offsets, examples.firsts, examples.ids
-    return [
-        row
-        for row in halves.tolist()
-        if np.array_equal(
-            ids[starts[row] : starts[row] + sizes[row]], ids[starts[row] + sizes[row] : starts[row + 1]]
-        )
-    ]
+    if same := same_answers(examples):
+        recorder.caveat(f"{part}: {described_same(examples, same)}")
 
 
 def _report_lost_labels(train: Examples, names: dict[int, str], recorder: Recorder) -> None:

@@ -94,9 +94,12 @@ def tensor_plan(model: Any, size: int, name: str) -> Plan:
 def check_tensor_groups(processes: int, size: int) -> None:
     """Raise ConfigurationError where groups of this size leave processes over."""
     if processes % size:
+        has = f"{processes} process{'es' * (processes > 1)}"
+        remedy = f"set {FIELD} to a number that divides them, or ask for more GPUs"
+        if processes < size:
+            remedy = f"remove it, or ask for {size} GPUs"
         raise ConfigurationError(
-            f"{FIELD} is {size}, which does not divide the {processes} processes of this run, one for each GPU; set"
-            f" {FIELD} to a number that divides them, or ask for more GPUs",
+            f"{FIELD} is {size}, which does not divide the {has} of this run, one for each GPU; {remedy}",
             FaultPlace(field=FIELD),
         )
 

@@ -273,7 +273,7 @@ def build_examples(
     named = dict(zip(("train", "validation", "test"), examples[:evaluated], strict=False))
     paired = not dataset.objective.looks_ahead
     report_truncation(named, max_tokens, dataset.word_labels, inputs.recorder, paired=paired)
-    check_learnable(model, examples, headed=inputs.config.model.head is not None)
+    check_learnable(model, examples, headed=inputs.config.model.head is not None, paired=paired)
     if packed_to is None:
         return examples
     logger.info(f"texts share sequences of at most {packed_to} tokens, where none sees another")

@@ -182,7 +182,7 @@ def test_training_pairs_that_are_all_the_same_as_tokens_are_refused_with_the_fir
     made = job(tmp_path, llama, rows, **changes)
     assert made.run() == ExitCode.DATA
     message = made.report.message
-    assert "pairs have the same tokens in both answers after truncation, and nothing is learned" in message
+    assert "pairs have the same tokens in both answers after truncation, and neither is preferred" in message
     assert message.endswith("; raise dataset.preprocessing.maxLength, or remove the rows")
     assert "the first is pvc://data/train.jsonl, row " in message
 

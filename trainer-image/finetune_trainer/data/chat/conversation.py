@@ -5,9 +5,11 @@ Every ValueError is the end of a sentence, and names the message by its number f
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+
+from finetune_trainer.data.missing import UNSEEN
 
 Json = dict[str, Any]
 Clean = Callable[[str], str]
@@ -32,6 +34,8 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's thoughts; templates read the first, some the second."""
 FLAGS = ("train", "weight", "loss", "training")
 """Whether a message is learned, by the names that formats have for it: ours, OpenAI's, ms-swift's and axolotl's."""
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Of messages and of rows, what is no text."""
 _IN_PARTS = ("train_detail", "training_detail")
 """Axolotl's names of what is learned inside a message, which is all or nothing here."""
 
@@ -48,6 +52,8 @@ class Conversation:
     trained: tuple[bool, ...]
     """Of every message, whether it may be learned: all but those with train: false."""
     tools: tuple[Json, ...] | None = None
+    unasked: frozenset[int] = frozenset()
+    """Places of the assistant's messages that nobody asks for, but for those with train: true: a greeting."""
 
     @cached_property
     def text(self) -> str:
@@ -57,12 +63,21 @@ class Conversation:
     @cached_property
     def identity(self) -> str:
         """Two conversations with the same one are the same to a model."""
-        return json.dumps([self.messages, self.trained, self.tools], ensure_ascii=False, sort_keys=True)
+        learned = [trained and place not in self.unasked for place, trained in enumerate(self.trained)]
+        return json.dumps([self.messages, learned, self.tools], ensure_ascii=False, sort_keys=True)
 
     @cached_property
     def assistants(self) -> tuple[int, ...]:
         """Places of the assistant's messages."""
         return tuple(place for place, each in enumerate(self.messages) if each["role"] == "assistant")
+
+    @cached_property
+    def to_last_answer(self) -> "Conversation":
+        """Without the messages behind the last one of the assistant; itself where there is none."""
+        count = self.assistants[-1] + 1 if self.assistants else len(self.messages)
+        if count == len(self.messages):
+            return self
+        return replace(self, messages=self.messages[:count], trained=self.trained[:count])
 
 
 def named(place: int, role: object = "") -> str:
@@ -80,7 +95,20 @@ def conversation(messages: Any, tools: Any = None, clean: Clean = str) -> Conver
     found = [_message(place, each, clean) for place, each in enumerate(listed)]
     whole = tuple(message for message, _ in found)
     _check_order(whole)
-    return Conversation(whole, tuple(trained for _, trained in found), _tools(tools))
+    schemas = _tools(tools)
+    _check_called(whole, schemas)
+    trained = tuple(flag is not False for _, flag in found)
+    return Conversation(whole, trained, schemas, _unasked(found))
+
+
+def _unasked(found: Sequence[tuple[Json, bool | None]]) -> frozenset[int]:
+    """The assistant's messages before the first user message, or before any where there is a system message alone."""
+    roles = [message["role"] for message, _ in found]
+    asked = "user" if "user" in roles else "system"
+    first = roles.index(asked) if asked in roles else len(roles)
+    return frozenset(
+        place for place in range(first) if roles[place] == "assistant" and found[place][1] is None
+    )
 
 
 def from_json(value: Any, what: str) -> Any:
@@ -93,15 +121,15 @@ def from_json(value: Any, what: str) -> Any:
         raise ValueError(f"is not {what} but the text {value[:40]!r}") from None
 
 
-def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool]:
+def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool | None]:
+    """The message without its flags, and what they say."""
     if not isinstance(given, dict):
         raise ValueError(f"has in {named(place)} no object but {_shown(given)}; write role and content")
     message = {key: value for key, value in given.items() if value is not None}
     role = _role(place, message)
     trained = _trained(place, role, message)
     where = named(place, role)
-    if "function_call" in message:
-        raise ValueError(f"has in {where} function_call, an old form; write tool_calls")
+    _check_readable(where, message)
     if "content" in message:
         message["content"] = clean(_content(where, message["content"]))
     if "tool_calls" in message:
@@ -119,6 +147,14 @@ def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool]:
     return message, trained
 
 
+def _check_readable(where: str, message: Json) -> None:
+    """Raise ValueError for what says something that no template reads."""
+    if "function_call" in message:
+        raise ValueError(f"has in {where} function_call, an old form; write tool_calls")
+    if media := next((name for name in MEDIA if message.get(name)), None):
+        raise ValueError(f"has in {where} {media}, and only texts are learned; remove the row")
+
+
 def _role(place: int, message: Json) -> str:
     role = message.get("role")
     if role is None and {"from", "value"} <= message.keys():
@@ -132,8 +168,8 @@ def _role(place: int, message: Json) -> str:
     return str(role)
 
 
-def _trained(place: int, role: str, message: Json) -> bool:
-    """Takes the flags out of the message: templates do not know them."""
+def _trained(place: int, role: str, message: Json) -> bool | None:
+    """Takes the flags out of the message, which templates do not know; None for none."""
     if part := next((name for name in _IN_PARTS if name in message), None):
         raise ValueError(
             f"has in {named(place, role)} {part}: a message is learned whole or not at all; split it, or write train:"
@@ -147,7 +183,7 @@ def _trained(place: int, role: str, message: Json) -> bool:
     if len(set(map(bool, flags.values()))) > 1:
         names = " and a ".join(flags)
         raise ValueError(f"has in {named(place, role)} a {names} that differ; remove one")
-    return all(map(bool, flags.values()))
+    return all(map(bool, flags.values())) if flags else None
 
 
 def _content(where: str, content: Any) -> str:
@@ -206,7 +242,7 @@ def _alias_reasoning(where: str, message: Json) -> None:
 
 
 def _says_something(message: Json) -> bool:
-    return bool(_said(message).strip()) or bool(message.get("tool_calls"))
+    return bool(_said(message).strip(UNSEEN)) or bool(message.get("tool_calls"))
 
 
 def _said(message: Json) -> str:
@@ -239,22 +275,37 @@ def _check_order(messages: Sequence[Json]) -> None:
         if role == "tool":
             calls.answer(place, message.get("tool_call_id"))
         else:
-            calls.open(message.get("tool_calls", []))
+            calls.check_answered(place, role)
+            calls.open(place, message.get("tool_calls", []))
 
 
 class _OpenCalls:
     """Calls of the last assistant message that no result answers yet."""
 
     def __init__(self) -> None:
-        self._ids, self._without_id = set[str](), 0
+        self.open(0, [])
 
-    def open(self, calls: Sequence[Json]) -> None:
+    def open(self, place: int, calls: Sequence[Json]) -> None:
+        self._place, self._calls = place, calls
         self._ids = {str(call["id"]) for call in calls if "id" in call}
         self._without_id = sum("id" not in call for call in calls)
+        self._results, self._by_id = 0, False
+
+    def check_answered(self, place: int, role: str) -> None:
+        """Raises ValueError for a call that a message follows and no result. A result without an id may be for all."""
+        missing = [call for call in self._calls if not self._results or str(call.get("id")) in self._ids]
+        if missing and (not self._results or self._by_id):
+            raise ValueError(
+                f"has a tool call without a result: {named(self._place, 'assistant')} calls"
+                f" {missing[0]['function']['name']!r}, and {named(place, role)} follows; write the result between them,"
+                " or remove the call"
+            )
 
     def answer(self, place: int, call: Any) -> None:
         """Raises ValueError for a result without a call."""
+        self._results += 1
         if call is not None and str(call) in self._ids:
+            self._by_id = True
             self._ids.discard(str(call))
         elif self._without_id:
             self._without_id -= 1
@@ -266,6 +317,18 @@ class _OpenCalls:
                 f"has a tool result without a call: {named(place, 'tool')} answers {answers}; write tool_calls in the"
                 " assistant's message before it"
             )
+
+
+def _check_called(messages: Sequence[Json], tools: Sequence[Json] | None) -> None:
+    """Raise ValueError for a call of what is not among the tools of the row, where it has any."""
+    known = {tool["function"]["name"] for tool in tools or ()}
+    for place, message in enumerate(messages) if known else ():
+        for call in message.get("tool_calls", ()):
+            if call["function"]["name"] not in known:
+                raise ValueError(
+                    f"has in {named(place, 'assistant')} a call of {call['function']['name']!r}, which is not among the"
+                    " tools of the row; add it to them, or remove the call"
+                )
 
 
 def _tools(value: Any) -> tuple[Json, ...] | None:

@@ -11,7 +11,7 @@ from finetune_api.objective import CausalLMSpec, TrainedTurns
 from finetune_trainer.data.chat.conversation import Conversation, named
 from finetune_trainer.data.chat.templates import ChatTemplate, template_of
 from finetune_trainer.data.chat.tokens import Chats, ChatTokens
-from finetune_trainer.data.encoded import ChatCounts, Encoded, Ints
+from finetune_trainer.data.encoded import ChatCounts, Encoded, Ints, Untrained
 from finetune_trainer.data.rows import Row
 from finetune_trainer.objectives.base import IGNORED
 
@@ -59,10 +59,12 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
     """
     ids, targets, cut = [], [], []
     kept: list[int] = []
+    dropped: list[tuple[int, Untrained]] = []
     cut_turns: list[int] = []
     controls: list[int] = []
     stops: set[int] = set()
-    inside, omitted, dated = 0, list[int](), False
+    inside, dated = 0, False
+    omitted, greetings, unanswered = list[int](), list[int](), list[int]()
     left = tokenizer.truncation_side == "left"
     for place, row in enumerate(rows):
         found = _tokens(row, how)
@@ -72,6 +74,7 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
         trained = found.trained[span].copy()
         trained[:1] = False  # nothing stands before it, from which it could be predicted
         if not trained.any():
+            dropped.append((place, _why_untrained(row, found, how.train)))
             continue
         kept.append(place)
         ids.append(found.ids[span])
@@ -83,9 +86,33 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
         controls.append(found.control_tokens)
         stops |= {int(found.ids[end]) for end in ends if first <= end < first + max_length}
         omitted += [place] if found.omitted else []
-    counts = ChatCounts(kept, cut_turns, controls, sorted(stops), inside, omitted, dated)
+        greetings += [place] if row.chat and row.chat.unasked and how.train is TrainedTurns.ASSISTANT else []
+        unanswered += [place] if found.unanswered else []
+    counts = ChatCounts(
+        kept,
+        dropped,
+        cut_turns,
+        controls,
+        sorted(stops),
+        inside,
+        omitted,
+        greetings,
+        unanswered,
+        dated,
+    )
     nothing = [0] * len(ids)
     return Encoded(ids, None, targets, cut, [False] * len(ids), nothing, counts)
+
+
+def _why_untrained(row: Row, found: ChatTokens, train: TrainedTurns) -> Untrained:
+    chat = row.chat
+    assert chat is not None
+    if found.trained.any():
+        return Untrained.CUT
+    if not chat.assistants:
+        return Untrained.NO_ANSWER
+    turns = chat.assistants[-1:] if train is TrainedTurns.LAST_TURN else chat.assistants
+    return Untrained.UNASKED if chat.unasked.intersection(turns) else Untrained.EXCLUDED
 
 
 def answer_tokens(row: Row, how: ChatEncoding) -> Iterator[tuple[Ints, Ints]]:

@@ -185,6 +185,8 @@ def _turns(column: str, value: Any, role: str) -> list[Any]:
         return [{"role": role, "content": value}]
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise ColumnError(column, "is neither a text nor a list of messages")
+    if not value:
+        raise ColumnError(column, "has no message")
     return value
 
 

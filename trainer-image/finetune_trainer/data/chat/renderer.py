@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.chat.marks import Marked, Span, read_marks
+from finetune_trainer.data.chat.templates import FIELD, TOKENIZER_FIELD, ChatTemplate
 from finetune_trainer.errors import ConfigurationError
 
 Json = dict[str, Any]
@@ -20,7 +21,7 @@ SECONDS = 5.0
 
 
 class RenderError(ValueError):
-    """Why the template gives no text of a conversation, as the end of 'the chat template …'."""
+    """Why the template gives no text of a conversation, as the end of 'the chat template …', without a remedy."""
 
 
 class ChangedPrefixError(RenderError):
@@ -49,14 +50,8 @@ class Rendered:
 class Renderer:
     """A template in a separate process, which starts with the first conversation."""
 
-    def __init__(
-        self, template: str, variables: dict[str, str], field: str, seconds: float = SECONDS
-    ) -> None:
-        self._given, self._field, self._seconds = (
-            {"template": template, "variables": variables},
-            field,
-            seconds,
-        )
+    def __init__(self, template: ChatTemplate, variables: dict[str, str], seconds: float = SECONDS) -> None:
+        self._template, self._variables, self._seconds = template, variables, seconds
         self._process: subprocess.Popen[str] | None = None
 
     def render(
@@ -112,13 +107,15 @@ class Renderer:
         )
         weakref.finalize(self, _end, process)
         try:
-            found = _exchange(process, self._given)
+            found = _exchange(process, {"template": self._template.source, "variables": self._variables})
         except (BrokenPipeError, EOFError):
             found = {"error": "cannot be compiled"}
         if "error" in found:
             _end(process)
+            template = self._template
             raise ConfigurationError(
-                f"{self._field}: the chat template {found['error']}", FaultPlace(field=self._field)
+                f"the chat template {template.described} {found['error']}; {template.remedy}",
+                FaultPlace(field=TOKENIZER_FIELD if template.fixed else FIELD),
             )
         self._process = process
         return process

@@ -4,8 +4,9 @@ import logging
 
 import numpy as np
 
+from finetune_trainer.data.encoded import Untrained
 from finetune_trainer.data.files import place_of
-from finetune_trainer.data.tokens import Examples
+from finetune_trainer.data.tokens import Examples, why_untrained
 from finetune_trainer.objectives.base import IGNORED
 from finetune_trainer.reporting.recorder import Recorder
 
@@ -38,11 +39,7 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
         f"{part}: {counts['trained_tokens']:,} of {len(examples.ids):,} tokens of {len(examples):,} conversations are"
         f" learned ({share:.0%})"
     )
-    if dropped := counts["untrained_rows"]:
-        recorder.caveat(
-            f"{part}: {dropped:,} conversations have no trained token within {max_length} tokens and are dropped"
-            f" ({_rows(examples, examples.untrained)})"
-        )
+    _report_left_out(part, examples, max_length, recorder)
     if cut := counts["cut_turns"]:
         rows = examples.lines[examples.cut_turns > 0]
         recorder.caveat(
@@ -67,6 +64,28 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
     if examples.dated.any():
         logger.warning(
             f"{part}: the chat template writes the date of today; a run on another day has other tokens"
+        )
+
+
+def _report_left_out(part: str, examples: Examples, max_length: int, recorder: Recorder) -> None:
+    """What of the conversations is not learned, or not read."""
+    for why in Untrained:
+        rows = examples.untrained[examples.untrained_why == why]
+        if len(rows):
+            recorder.caveat(
+                f"{part}: {len(rows):,} conversations {why_untrained(why, max_length)}, and are dropped"
+                f" ({_rows(examples, rows)})"
+            )
+    if len(examples.greetings):
+        recorder.caveat(
+            f"{part}: {len(examples.greetings):,} conversations begin with the assistant"
+            f" ({_rows(examples, examples.greetings)}): what it says before anybody asks is read and not learned; to"
+            " learn it, write train: true in the message"
+        )
+    if len(examples.unanswered):
+        recorder.caveat(
+            f"{part}: {len(examples.unanswered):,} conversations do not end with the assistant"
+            f" ({_rows(examples, examples.unanswered)}): messages that it does not answer are cut off"
         )
 
 

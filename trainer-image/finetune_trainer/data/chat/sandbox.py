@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from traceback import walk_tb
 from typing import Any
 
 import jinja2
@@ -133,15 +134,15 @@ def answer(template: Template, asked: Json) -> Json:
             "later": error.later,
         }
     except jinja2.UndefinedError as error:
-        return {"error": f"uses what the conversation does not have: {error}"}
+        return {"error": f"uses what the conversation does not have: {_said(error)}"}
     except (_Refused, jinja2.exceptions.SecurityError) as error:
-        return {"error": f"refuses the conversation: {error}"}
+        return {"error": f"refuses the conversation: {_said(error)}"}
     except RecursionError:
         return {"error": "calls itself without end"}
     except MemoryError:
         return {"error": f"needs more than {MEMORY >> 30} GiB of memory"}
     except Exception as error:  # noqa: BLE001 - whatever the template's code does wrong
-        return {"error": f"fails: {type(error).__name__}: {str(error)[:200]}"}
+        return {"error": f"fails: {type(error).__name__}: {_said(error)}"}
     return {
         "text": marked,
         "turns": turns,
@@ -149,6 +150,12 @@ def answer(template: Template, asked: Json) -> Json:
         "whole": whole,
         "dated": template.dated,
     }
+
+
+def _said(error: Exception) -> str:
+    """What an error says, and the line of the template that it is from."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    return f"{str(error).rstrip('.')[:200]}{f', line {lines[-1]}' if lines else ''}"
 
 
 class _ChangedError(Exception):
@@ -187,7 +194,7 @@ def _answers(lines: Iterator[str], seconds: float) -> Iterator[Json]:
     try:
         template = Template(given["template"], given["variables"])
     except jinja2.TemplateSyntaxError as error:
-        yield {"error": f"is no Jinja template: {error.message}, line {error.lineno}"}
+        yield {"error": f"is no Jinja template: {(error.message or '').rstrip('.')}, line {error.lineno}"}
         return
     except (RecursionError, MemoryError) as error:
         yield {"error": f"is no Jinja template: {type(error).__name__}"}

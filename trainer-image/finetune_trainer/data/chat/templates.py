@@ -49,6 +49,8 @@ class ChatTemplate:
     """Of one that is built in."""
     uri: str = ""
     """Of one from a file."""
+    fixed: bool = False
+    """No field gives another one, as none does for preferences."""
 
     @property
     def described(self) -> str:
@@ -56,6 +58,15 @@ class ChatTemplate:
         if self.name:
             return self.name
         return "of the tokenizer" if self.field == TOKENIZER_FIELD else self.uri
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a template that cannot be used, as the end of a sentence."""
+        if self.fixed:
+            return f"take a tokenizer with another template by {TOKENIZER_FIELD}"
+        if self.field == TOKENIZER_FIELD:
+            return f"set {FIELD} to another template"
+        return f"{'fix the template, or ' if self.uri else ''}use another {FIELD}"
 
     def control_words(self, words: list[str]) -> list[str]:
         """Those of the words that the template writes, such as the end of a turn."""
@@ -88,7 +99,7 @@ def template_of(tokenizer: Any, options: CausalLMSpec | None, path: str | None) 
             " model with model.tokenizer.uri; to learn plain texts, set dataset.rows: Text and name dataset.columns",
             FaultPlace(field=FIELD),
         )
-    return ChatTemplate(str(own), TOKENIZER_FIELD)
+    return ChatTemplate(str(own), TOKENIZER_FIELD, fixed=options is None)
 
 
 def _read(uri: str, path: str | None) -> str:

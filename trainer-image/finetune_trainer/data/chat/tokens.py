@@ -50,6 +50,8 @@ class ChatTokens:
     """Messages whose text the template does not write."""
     dated: bool = False
     """Whether the template writes the date of today."""
+    unanswered: int = 0
+    """Messages behind the last one of the assistant, which are cut off."""
 
 
 class Chats:
@@ -59,10 +61,12 @@ class Chats:
         self._tokenizer, self._template = tokenizer, template
         self._train = train or TrainedTurns.ASSISTANT
         variables = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if token}
-        self._renderer = Renderer(template.source, variables, template.field)
+        self._renderer = Renderer(template, variables)
 
     def tokens(self, chat: Conversation) -> ChatTokens:
         """Raises ChatError."""
+        given = len(chat.messages)
+        chat = chat if self._train is TrainedTurns.ALL else chat.to_last_answer
         turns, whole = self._turns(chat), list[int]()
         if self._train is TrainedTurns.ALL:
             whole = [place for place, trained in enumerate(chat.trained) if not trained]
@@ -82,7 +86,7 @@ class Chats:
             trained = ~found.within(rendered.whole)
         else:
             trained = found.within(tuple((start, stop) for start, stop in spans))
-            _check_headers(chat, rendered, turns)
+            self._check_headers(chat, rendered, turns)
             self._check_blocks(chat, found, rendered, spans, turns)
         return ChatTokens(
             rendered.marked.text,
@@ -93,6 +97,7 @@ class Chats:
             sum(found.splits(start) for start, _ in spans),
             _omitted(chat, rendered, turns),
             rendered.dated,
+            given - len(chat.messages),
         )
 
     def prompt(self, chat: Conversation) -> Ints:
@@ -101,7 +106,7 @@ class Chats:
         return self._tokenized(rendered).ids
 
     def _turns(self, chat: Conversation) -> list[int]:
-        turns = [place for place in chat.assistants if chat.trained[place]]
+        turns = [place for place in chat.assistants if chat.trained[place] and place not in chat.unasked]
         if self._train is TrainedTurns.ASSISTANT:
             return turns
         return turns[-1:] if turns and turns[-1] == chat.assistants[-1] else []
@@ -115,21 +120,24 @@ class Chats:
         except ChangedPrefixError as error:
             raise _ChangedError(self._changed(chat, error)) from None
         except RenderError as error:
-            raise ChatError(f"the chat template {error} ({self._template.field})") from None
+            template = self._template
+            raise ChatError(
+                f"the chat template {template.described} {error}; {template.remedy}, or change the row"
+            ) from None
         return found, len(found.marked.plain)
 
     def _changed(self, chat: Conversation, error: ChangedPrefixError) -> str:
         where = named(error.place, chat.messages[error.place]["role"])
         shown = f"{error.found!r} where {error.expected!r} is written for the messages up to it"
         if error.later:
+            last = (
+                "" if self._train is TrainedTurns.LAST_TURN else "set objective.causalLM.train: LastTurn, or "
+            )
             return (
                 f"the chat template writes {where} otherwise once later messages follow: {shown}. A model would learn"
-                " what it never reads; set objective.causalLM.train: LastTurn, or another chatTemplate"
+                f" what it never reads; {last}{self._template.remedy}"
             )
-        return (
-            f"the chat template prompts for {where} otherwise than it writes it: {shown}; use another"
-            " objective.causalLM.chatTemplate"
-        )
+        return f"the chat template prompts for {where} otherwise than it writes it: {shown}; {self._template.remedy}"
 
     def _check_tools(self, chat: Conversation, rendered: Rendered) -> None:
         """Tools and calls that a template does not know would be dropped."""
@@ -137,16 +145,15 @@ class Chats:
         for tool in chat.tools or ():
             if tool["function"]["name"] not in text:
                 raise ChatError(
-                    f"the chat template does not write the tool {tool['function']['name']!r}: it knows no tools; use"
-                    " another objective.causalLM.chatTemplate, or remove the column"
+                    f"the chat template does not write the tool {tool['function']['name']!r}: it knows no tools;"
+                    f" {self._template.remedy}, or remove the column"
                 )
         for place, message in enumerate(chat.messages):
             for call in message.get("tool_calls", ()):
                 if call["function"]["name"] not in text:
                     raise ChatError(
                         f"the chat template does not write the call of {call['function']['name']!r} in"
-                        f" {named(place, 'assistant')}: it knows no tool calls; use another"
-                        " objective.causalLM.chatTemplate"
+                        f" {named(place, 'assistant')}: it knows no tool calls; {self._template.remedy}"
                     )
 
     def _ended(self, found: "_Tokenized", span: Span, place: int) -> Span:
@@ -162,9 +169,26 @@ class Chats:
         ending = found.text[start:end][-30:]
         raise ChatError(
             f"the chat template ends {named(place, 'assistant')} with no token that stops a model, but with {ending!r}:"
-            " a model that learns it never stops; use a template that ends turns by eos_token or another token of the"
-            " tokenizer (objective.causalLM.chatTemplate)"
+            " a model that learns it never stops; a template has to end turns by eos_token or another token of the"
+            f" tokenizer: {self._template.remedy}"
         )
+
+    def _check_headers(self, chat: Conversation, rendered: Rendered, turns: list[int]) -> None:
+        """A template that ignores add_generation_prompt and names the role before a turn has the model generate it.
+
+        One that writes all of that behind the user's message has nothing to add to a prompt.
+        """
+        for (start, end), prompted, place in zip(rendered.turns, rendered.prompted, turns, strict=True):
+            message, text = chat.messages[place], rendered.marked.text[start:end]
+            said = _bare(message.get("content", ""))
+            if prompted or not said or said not in text or message.get(REASONING[0]):
+                continue
+            if header := text.partition(said)[0].strip():
+                raise ChatError(
+                    f"the chat template ignores add_generation_prompt, so {header!r} before {named(place, 'assistant')}"
+                    " would be learned as a part of the answer; write it also at the end of the template, between"
+                    f" {{% if add_generation_prompt %}} and {{% endif %}}, or {self._template.remedy}"
+                )
 
     def _check_blocks(
         self,
@@ -314,24 +338,6 @@ def _backend_of(tokenizer: Any, *, added: bool = True) -> Any:
     if not added:
         written["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(written))
-
-
-def _check_headers(chat: Conversation, rendered: Rendered, turns: list[int]) -> None:
-    """A template that ignores add_generation_prompt, and names the role before a turn, has the model generate the name.
-
-    One that writes all of that behind the user's message has nothing to add to a prompt.
-    """
-    for (start, end), prompted, place in zip(rendered.turns, rendered.prompted, turns, strict=True):
-        message, text = chat.messages[place], rendered.marked.text[start:end]
-        said = _bare(message.get("content", ""))
-        if prompted or not said or said not in text or message.get(REASONING[0]):
-            continue
-        if header := text.partition(said)[0].strip():
-            raise ChatError(
-                f"the chat template ignores add_generation_prompt, so {header!r} before {named(place, 'assistant')}"
-                " would be learned as a part of the answer; write it also at the end of the template, between"
-                " {% if add_generation_prompt %} and {% endif %}, or use another objective.causalLM.chatTemplate"
-            )
 
 
 def _omitted(chat: Conversation, rendered: Rendered, turns: list[int]) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
 """Pairs of answers that are lists of messages: the forms that data sets have, their tokens, refusals, a run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
+from unit.trainer.data.chat.families import FAMILIES
 from unit.trainer.data.chat.models import COLOURS, build_llama
 from unit.trainer.tiny import job
 
@@ -112,6 +114,21 @@ REFUSED = {
         "rejected": [ASKED, BAD],
     },
 }
+
+
+def test_a_template_that_writes_the_prompt_by_the_answer_is_refused_with_the_row(tmp_path):
+    by_answer = FAMILIES["Gemma"].template.replace(
+        "{{- bos_token }}", "{{- bos_token + ('!' if 'red' in messages[-1]['content'] else '?') }}"
+    )
+    base = build_llama(tmp_path / "model", replace(FAMILIES["Gemma"], template=by_answer))
+    made = job(tmp_path / "job", base, pairs(9), objective={"preference": {}})
+    assert made.run() == ExitCode.DATA
+    assert (
+        "the chat template prompts for message 2 (assistant) otherwise than it writes it"
+        in made.report.message
+    )
+    assert made.report.message.endswith("; take a tokenizer with another template by model.tokenizer.uri")
+    assert made.report.place.row
 
 
 def pairs(count):

@@ -24,6 +24,10 @@ CALLING: Json = {"role": "assistant", "tool_calls": [CALL]}
 RESULT: Json = {"role": "tool", "content": "21"}
 WHOLE: Json = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 
+BOTH_CALLED: Json = {
+    "role": "assistant",
+    "tool_calls": [CALL | {"id": "a"}, {"id": "b", "function": {"name": "time", "arguments": {}}}],
+}
 CALLED: Json = {"role": "assistant", "content": "", "tool_calls": [WHOLE]}
 """The message of CALLING as templates take it."""
 
@@ -187,6 +191,19 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
         ([ASKED, RESULT], "has a tool result without a call: message 2 (tool) answers no call"),
         ([ASKED, CALLING, RESULT, RESULT], "message 4 (tool) answers no call"),
         (
+            [ASKED, CALLING, ASKED, ANSWERED],
+            "has a tool call without a result: message 2 (assistant) calls 'weather', and message 3 (user) follows",
+        ),
+        (
+            [ASKED, BOTH_CALLED, RESULT | {"tool_call_id": "a"}, ANSWERED],
+            "has a tool call without a result: message 2 (assistant) calls 'time', and message 4 (assistant) follows",
+        ),
+        (
+            [ASKED, ANSWERED | {"images": ["a.png"]}],
+            "has in message 2 (assistant) images, and only texts are",
+        ),
+        ([ASKED, {"role": "assistant", "content": "\u200b"}], "has an empty message 2 (assistant)"),
+        (
             [
                 ASKED,
                 {"role": "assistant", "tool_calls": [CALL | {"id": "a"}]},
@@ -248,6 +265,16 @@ def test_a_wrong_conversation_is_refused_with_its_file_row_and_message(
         ),
         (RowFormat.PROMPT_COMPLETION, {"prompt": "", "completion": "b"}, "column prompt is empty"),
         (RowFormat.PROMPT_COMPLETION, {"prompt": "a"}, "column completion is missing"),
+        (
+            RowFormat.PROMPT_COMPLETION,
+            {"prompt": [], "completion": [ANSWERED]},
+            "column prompt has no message",
+        ),
+        (
+            RowFormat.MESSAGES,
+            {"messages": [ASKED, CALLING], "tools": [{"name": "time"}]},
+            "a call of 'weather', which is not among the tools of the row; add it to them, or remove the call",
+        ),
         (RowFormat.ALPACA, {"instruction": "a", "output": " "}, "column output is empty"),
         (
             RowFormat.ALPACA,
@@ -290,6 +317,20 @@ def test_what_is_not_learned_is_said_by_the_names_that_formats_have_for_it(
 def test_a_call_without_a_text_has_an_empty_one_for_templates_that_read_it(tmp_path: Path) -> None:
     for call in (CALLING, CALLING | {"content": None}):
         assert messages(read(tmp_path, {"messages": [ASKED, call, RESULT]}))[1]["content"] == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [ASKED, CALLING],
+        [ASKED, BOTH_CALLED, RESULT, ANSWERED],
+        [ASKED, BOTH_CALLED, RESULT | {"tool_call_id": "a"}],
+        [ASKED, {"role": "assistant", "tool_calls": [CALL, CALL]}, RESULT, ANSWERED],
+    ],
+    ids=["a call at the end", "a result for both", "results that are still to come", "a result without ids"],
+)
+def test_calls_that_may_have_all_their_results(tmp_path: Path, given: list[Json]) -> None:
+    assert len(messages(read(tmp_path, {"messages": given}))) == len(given)
 
 
 def test_thoughts_of_sharegpt_are_kept(tmp_path: Path) -> None:
@@ -344,6 +385,8 @@ def test_conversations_that_differ_only_in_what_is_learned_are_no_duplicates(tmp
     ]
     index = read(tmp_path, *rows)
     assert (index.resolved.rows, index.resolved.duplicate_rows) == (3, 1)
+    greeted = [{"messages": [ANSWERED | beside, ASKED, ANSWERED]} for beside in ({}, {"train": True}, {})]
+    assert read(tmp_path, *greeted).resolved.duplicate_rows == 1
 
 
 def test_one_text_per_line_is_no_conversation(tmp_path: Path) -> None:

@@ -218,9 +218,12 @@ PROMPTED_OTHERWISE = FAMILIES["ChatML"].template.replace(
         (NO_STOP, "ends message 2 .assistant. with no token that stops a model"),
         (PROMPTED_OTHERWISE, "prompts for message 2 .assistant. otherwise than it writes it"),
         ("{{ messages[0].nothing }}", "uses what the conversation does not have: .*nothing"),
-        ("{{ raise_exception('Roles must alternate') }}", "refuses the conversation: Roles must alternate"),
-        ("{{ messages[7].content + 1 }}", "chat template (fails|uses)"),
-        ("{{ ().__class__.__mro__ }}", "chat template (uses|refuses)"),
+        (
+            "{{ 1 }}\n{{ raise_exception('Roles must alternate.') }}",
+            "refuses the conversation: Roles must alternate, line 2; set objective.causalLM.chatTemplate to another",
+        ),
+        ("{{ messages[7].content + 1 }}", "chat template of the tokenizer (fails|uses)"),
+        ("{{ ().__class__.__mro__ }}", "chat template of the tokenizer (uses|refuses)"),
         ("{% macro a(b) %}{{ a(b) }}{% endmacro %}{{ a(1) }}", "calls itself without end"),
         ("{{ 'x' * 9999999999 }}", "needs more than 2 GiB of memory"),
     ],
@@ -271,3 +274,42 @@ def test_what_a_template_does_not_write_is_known() -> None:
     )
     found = chats("ChatML", template=template).tokens(conversation([*SYSTEM, *ONE]))
     assert found.omitted == (0,)
+
+
+GREETED: Messages = [{"role": "assistant", "content": "You are welcome."}, *ONE]
+
+
+@pytest.mark.parametrize("system", [[], SYSTEM])
+def test_what_the_assistant_says_before_anybody_asks_is_read_and_not_learned(system: Messages) -> None:
+    found = chats("ChatML").tokens(conversation([*system, *GREETED]))
+    assert "You are welcome." in found.text
+    assert learned("ChatML", found) == "It is Paris.<|im_end|>"
+    asked_for = [GREETED[0] | {"train": True}, *ONE]
+    both = learned("ChatML", chats("ChatML").tokens(conversation([*system, *asked_for])))
+    assert both == "You are welcome.<|im_end|>|It is Paris.<|im_end|>"
+    everything = chats("ChatML", TrainedTurns.ALL).tokens(conversation([*system, *GREETED]))
+    assert everything.trained.all()
+
+
+def test_an_answer_to_a_system_message_alone_is_learned() -> None:
+    found = chats("ChatML").tokens(conversation([*SYSTEM, ONE[1]]))
+    assert learned("ChatML", found) == "It is Paris.<|im_end|>"
+
+
+@pytest.mark.parametrize("messages", [[*TWO, ONE[0]], [*CALLED[:3]]], ids=["a question", "a result"])
+@pytest.mark.parametrize("train", [TrainedTurns.ASSISTANT, TrainedTurns.LAST_TURN])
+def test_messages_that_no_answer_follows_are_left_out(messages: Messages, train: TrainedTurns) -> None:
+    ended = chats("tools", train).tokens(conversation(messages[:-1]))
+    found = chats("tools", train).tokens(conversation(messages))
+    assert (found.unanswered, ended.unanswered) == (1, 0)
+    assert found.text == ended.text
+    assert found.trained.tolist() == ended.trained.tolist()
+    everything = chats("tools", TrainedTurns.ALL).tokens(conversation(messages))
+    assert messages[-1]["content"] in everything.text
+
+
+def test_thoughts_of_an_answer_are_kept_where_only_a_question_follows_it() -> None:
+    """A template that drops earlier thoughts would write the answer otherwise."""
+    answered = [ONE[0], ONE[1] | {"reasoning_content": "France?"}]
+    found = chats("Qwen3-think").tokens(conversation([*answered, TWO[2]]))
+    assert learned("Qwen3-think", found) == "<think>\nFrance?\n</think>\n\nIt is Paris.<|im_end|>"

@@ -153,12 +153,18 @@ def test_a_tokenizer_without_a_template_is_refused_with_the_remedy(
     ("template", "said"),
     [
         ("{% for message in messages %}", "is no Jinja template: Unexpected end of template"),
-        ("{{ messages | nothing }}", "is no Jinja template: No filter named 'nothing'"),
+        (
+            "{{ messages | nothing }}",
+            "is no Jinja template: No filter named 'nothing', line 1; fix the template, or",
+        ),
         (
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-            "row 1: the chat template needs more than 5 s of processor time; does it loop without end?",
+            "row 1: the chat template pvc://templates/chat.jinja needs more than 5 s of processor time; does it loop",
         ),
-        ("{{ raise_exception('no') }}", "row 1: the chat template refuses the conversation: no"),
+        (
+            "{{ raise_exception('no') }}",
+            "row 1: the chat template pvc://templates/chat.jinja refuses the conversation: no, line 1; fix the",
+        ),
     ],
 )
 def test_a_template_that_fails_or_loops_is_refused_with_the_row(
@@ -187,9 +193,72 @@ def test_rows_without_a_trained_token_and_cut_turns_are_counted_and_named(make_c
     parts = [job.report.resolved.train, job.report.resolved.validation]
     assert sum(part.untrained_rows or 0 for part in parts) == 3
     assert sum(part.cut_turns or 0 for part in parts) == 1
-    assert "have no trained token within 48 tokens and are dropped (row" in job.report.message
+    assert (
+        "have train: false or weight: 0 in what would be learned, and are dropped (row" in job.report.message
+    )
 
 
-def test_where_every_mask_is_empty_the_run_is_refused(make_chat: MakeChat) -> None:
-    rows = [{"messages": [each["messages"][0], each["messages"][1] | {"train": False}]} for each in chats(9)]
-    assert "no conversation of" in refused(make_chat(rows), ExitCode.DATA)
+def answers(*, first: bool = True, **changes: Any) -> list[Json]:
+    """Chats whose answers are changed, without their questions if these are not `first`."""
+    return [
+        {"messages": [*each["messages"][: int(first)], each["messages"][1] | changes]}
+        for each in chats(60)[::7]
+    ]
+
+
+NOTHING_LEARNED: dict[str, tuple[list[Json], Json, str]] = {
+    "train: false": (
+        answers(train=False),
+        {},
+        "have train: false or weight: 0 in what would be learned; the first is pvc://data/train.jsonl, row",
+    ),
+    "train: false in the last": (
+        answers(weight=0),
+        {"causal": {"train": "LastTurn"}},
+        "or set objective.causalLM.train: Assistant to learn earlier answers",
+    ),
+    "no answer": (
+        [{"messages": each["messages"][:1]} for each in chats(60)[::7]],
+        {},
+        "have no message of the assistant; the first is pvc://data/train.jsonl, row",
+    ),
+    "no question": (
+        answers(first=False),
+        {"causal": {"chatTemplate": "Plain"}},
+        "write a user message before it, or train: true in it to learn it without one",
+    ),
+    "too long a question": (
+        [
+            {"messages": [{"role": "user", "content": "What? " * 40}, each["messages"][1]]}
+            for each in chats(9)
+        ],
+        {},
+        "lose at 32 tokens what would be learned; the first is pvc://data/train.jsonl, row",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", NOTHING_LEARNED)
+def test_where_nothing_is_learned_the_first_row_the_reason_and_a_remedy_are_named(
+    make_chat: MakeChat, mistake: str
+) -> None:
+    rows, changes, said = NOTHING_LEARNED[mistake]
+    message = refused(make_chat(rows, **changes), ExitCode.DATA)
+    assert "conversations is learned: " in message
+    assert said in message
+    assert ("raise dataset.preprocessing.maxLength" in message) == (mistake == "too long a question")
+
+
+def test_greetings_and_questions_without_an_answer_are_counted_and_named(make_chat: MakeChat) -> None:
+    greeting, question = {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Bye."}
+    good, *others = chats(24)
+    greeted = {"messages": [greeting, *good["messages"]]}
+    ended = {"messages": [*good["messages"], question]}
+    job = make_chat([greeted, ended, *others], causal={"chatTemplate": "Plain"}, training=ONE_STEP)
+    rows = {"path": str(job.folder / "train.jsonl"), "uri": "pvc://data/train.jsonl"}
+    job = job.changed({"dataset": {"split": None, "validation": rows}})
+    assert job.run() == ExitCode.DONE, job.report.message
+    assert "train: 1 conversations begin with the assistant (row 1): what it says" in job.report.message
+    assert "train: 1 conversations do not end with the assistant (row 2): messages" in job.report.message
+    assert job.report.notes is not None
+    assert any("begin with the assistant (row 1)" in note for note in job.report.notes)
