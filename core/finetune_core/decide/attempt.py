@@ -23,6 +23,7 @@ from finetune_core.decide.queue import held, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
 from finetune_core.decide.usage import queued, resumed_from, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.naming import attempt_name
 from finetune_core.plan.placement import OVERDUE
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
@@ -212,7 +213,8 @@ def _activity(job: FineTuneJob) -> str:
 
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     begun = _let_run(context, attempt)
-    pending = why_pending(context, attempt.model_copy(update={"start_time": begun}))
+    name = attempt_name(context.job, attempt.number)
+    pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
     if pending.lost_config:
         return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     due = _startup_deadline(context, begun, pending)

@@ -7,7 +7,6 @@ from finetune_api.status import AttemptStatus, Reason
 from finetune_core.decide.context import Context
 from finetune_core.decide.observation import InputView, PodView
 from finetune_core.plan.hub import TOKEN_KEY, secret_of
-from finetune_core.plan.naming import attempt_name
 
 _PULLING = (
     "ErrImagePull",
@@ -50,20 +49,20 @@ class Pending:
     """The attempt's ConfigMap is gone, and can be made again."""
 
 
-def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
-    """The reason that stands furthest back in the chain input → node → image → container."""
+def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending:
+    """The reason that stands furthest back in the chain input → node → image → container; `child` is its Job's name."""
     pods = [pod for pod in context.observation.pods_of(attempt.number) if not pod.finished]
     pod = next((pod for pod in pods if not pod.started), None)
     found = (
-        _without_config(context, attempt)
+        _without_config(context, child)
         or _missing(context)
-        or _refused(context, attempt, pod)
+        or _refused(context, child, pod)
         or _unbound(context, attempt, pod)
         or _gated(pod)
         or _unscheduled(context, attempt, pod)
         or _unseen(context, attempt, pod)
         or _waiting(pod)
-        or _starting(context, attempt, pod)
+        or _starting(context, attempt, child, pod)
     )
     running = sum(pod.started is not None for pod in pods)
     if not running:
@@ -71,13 +70,12 @@ def why_pending(context: Context, attempt: AttemptStatus) -> Pending:
     return replace(found, message=f"{running} of {context.nodes} pods run and wait: {found.message}")
 
 
-def _without_config(context: Context, attempt: AttemptStatus) -> Pending | None:
-    name = attempt_name(context.job, attempt.number)
+def _without_config(context: Context, child: str) -> Pending | None:
     gone = any(
-        item.kind == "ConfigMap" and item.name == name and not item.exists
+        item.kind == "ConfigMap" and item.name == child and not item.exists
         for item in context.observation.inputs
     )
-    message = f"ConfigMap {name} was deleted; it is made again"
+    message = f"ConfigMap {child} was deleted; it is made again"
     return Pending(Reason.STARTING, message, lost_config=True) if gone else None
 
 
@@ -92,14 +90,13 @@ def _missing(context: Context) -> Pending | None:
     )
 
 
-def _refused(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+def _refused(context: Context, child: str, pod: PodView | None) -> Pending | None:
     """A quota, a limit range or a policy refuses the pod: only the Job's Events say so."""
     if pod is not None or context.observation.pod_refusal is None:
         return None
-    name = attempt_name(context.job, attempt.number)
     return Pending(
         Reason.CHILD_REFUSED,
-        f"the pod of Job {name} is refused: {context.observation.pod_refusal[:700]};"
+        f"the pod of Job {child} is refused: {context.observation.pod_refusal[:700]};"
         f" {_remedy(context.observation.pod_refusal)}",
     )
 
@@ -202,12 +199,11 @@ def _waiting(pod: PodView | None) -> Pending | None:
     return None
 
 
-def _starting(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending:
+def _starting(context: Context, attempt: AttemptStatus, child: str, pod: PodView | None) -> Pending:
     if pod is None:
-        name = attempt_name(context.job, attempt.number)
         return Pending(
             Reason.STARTING,
-            f"waiting for the pod of Job {name}; kubectl describe job {name} -n {context.job.namespace} shows why",
+            f"waiting for the pod of Job {child}; kubectl describe job {child} -n {context.job.namespace} shows why",
         )
     where = f" on node {pod.node}" if pod.node else ""
     hint = _attached_elsewhere(context, attempt, pod) or _secret_hint(context, attempt, pod)

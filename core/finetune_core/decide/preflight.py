@@ -7,6 +7,7 @@ As an attempt it is written to the status before its Job is created, and each st
         └── retry after a pause, resume ◄── closed ◄────┴── suspend: mark, then delete the Job
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 from finetune_api.base import MESSAGE_LENGTH
@@ -33,7 +34,7 @@ from finetune_core.decide.pods import first_failing
 from finetune_core.decide.reports import with_report
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import attempt_name, preflight_name
+from finetune_core.plan.naming import preflight_name
 from finetune_core.plan.nodes import count_of
 from finetune_core.plan.preflight import wants_preflight
 from finetune_core.settings import OperatorSettings
@@ -131,17 +132,12 @@ def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tup
     if any(pod.started and not pod.finished for pod in pods):
         return context.conclude(_verdict(found), requeue_at=due)
     of = AttemptStatus(number=found.number, start_time=begins)
-    pending = why_pending(_with_observation(context, seen), of)
-    # which names the Job as that of an attempt
-    names = attempt_name(context.job, found.number), preflight_name(context.job, found.number)
+    name = preflight_name(context.job, found.number)
+    pending = why_pending(replace(context, observation=seen), of, name)
     if pending.reason is Reason.STARTING and context.now < begins + _SLOW_START:
         return Decision(context.status, requeue_at=due)
-    verdict = Verdict(Phase.PENDING, pending.reason, f"preflight: {pending.message.replace(*names)}")
+    verdict = Verdict(Phase.PENDING, pending.reason, f"preflight: {pending.message}")
     return context.conclude(verdict, requeue_at=due)
-
-
-def _with_observation(context: Context, seen: Observation) -> Context:
-    return Context(context.job, context.resolved, seen, context.now, context.settings)
 
 
 def _close(
