@@ -32,7 +32,7 @@ from finetune_trainer.data.batching import Indices, micro_batches
 from finetune_trainer.errors import ConfigurationError, DeviceMemoryError, PeerLostError
 from finetune_trainer.layers.float32 import Float32Linear
 from finetune_trainer.layers.tensor_parallel import divide_columns, divide_heads, divide_rows
-from finetune_trainer.models.slices import joined
+from finetune_trainer.models.slices import joined, joined_part
 from finetune_trainer.models.tensor_plan import COLUMN_STYLES, Plan, Style, check_tensor_groups
 from finetune_trainer.process.devices import Compute
 from finetune_trainer.process.launch import Process
@@ -183,23 +183,18 @@ class Ranks:
                 dist.broadcast(tensor.detach(), src=0)
         exact = [module for module in model.modules() if isinstance(module, Float32Linear)]
         formats = dict.fromkeys(exact, torch.float32) | dict.fromkeys([*layers, model], compute.dtype)
-        if self.grid is not None:
-            self._divide_model(formats, dict(plan or {}), compute.device)
-        elif self.sharded:
-            mesh = init_device_mesh(compute.device.type, (self.world_size,))
-            shards = _take_shards(model)
-            for module, dtype in formats.items():
-                _shard(module, mesh, dtype)
-            _give_shards(shards, mesh)
+        slices, left = _take_slices(model), dict(plan or {})
+        shards = self._sharding_mesh(compute.device) if self.sharded else None
+        for module, dtype in formats.items():
+            if self.grid is not None:
+                _divide(module, left, self.grid[TENSOR], compute.device)
+            if shards is not None:
+                _shard(module, shards, dtype)
+        _give_slices(slices, compute.device)
         assert not self.sharded or all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
-    def _divide_model(self, formats: dict[nn.Module, torch.dtype], plan: Plan, device: torch.device) -> None:
-        """Unit by unit, the model last: over the tensor group, then with sharding over the data group."""
-        assert self.grid is not None
-        for module, dtype in formats.items():
-            _divide(module, plan, self.grid[TENSOR], device)
-            if self.sharded:
-                _shard(module, self.grid[DATA], dtype)
+    def _sharding_mesh(self, device: torch.device) -> DeviceMesh:
+        return init_device_mesh(device.type, (self.world_size,)) if self.grid is None else self.grid[DATA]
 
 
 def init_process_group(
@@ -321,10 +316,9 @@ def place_of(shard: DTensor) -> tuple[list[int], list[int]]:
 def _divide(unit: nn.Module, plan: Plan, mesh: DeviceMesh, device: torch.device) -> None:
     """Give this rank its parts of the layers of a unit that are in the plan, and the rest of it whole, on the device.
 
-    One layer after the other is made whole for it, so that no rank ever holds a whole model. They leave the plan.
+    They leave the plan.
     """
     for module in [part for part in unit.modules() if part in plan]:
-        unshard(module)
         _move(module, device)
         style = plan.pop(module)
         if style in COLUMN_STYLES:
@@ -333,20 +327,14 @@ def _divide(unit: nn.Module, plan: Plan, mesh: DeviceMesh, device: torch.device)
             divide_heads(module, mesh)
         else:
             divide_rows(module, mesh, whole=style is Style.ROWS_OF_WHOLE)
-    unshard(unit, kept={parameter for parameter in unit.parameters() if _is_placed(parameter)})
     _move(unit, device)
 
 
-def _is_placed(parameter: nn.Parameter) -> bool:
-    """Whether it is divided as it stays, not as it was read."""
-    return isinstance(parameter, DTensor) and parameter.device_mesh.mesh_dim_names is not None
-
-
 def _move(module: nn.Module, device: torch.device) -> None:
-    """To the device; `Module.to` refuses parameters that are divided."""
+    """To the device; `Module.to` refuses parameters that are divided, and those without memory."""
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
-            if not isinstance(parameter, DTensor):
+            if not isinstance(parameter, DTensor) and not parameter.is_meta:
                 parameter.data = parameter.data.to(device)
         for name, buffer in part.named_buffers(recurse=False):
             part._buffers[name] = buffer.to(device)
@@ -359,35 +347,47 @@ def _shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
-Shards = dict[tuple[nn.Module, str], DTensor]
-"""Parameters by their module and name there; one that several modules share is there for each."""
+Slices = dict[DTensor, list[tuple[nn.Module, str]]]
+"""Parameters that each rank read some rows of, with the modules that have them and their names there."""
 
 
-def _take_shards(model: nn.Module) -> Shards:
+def _take_slices(model: nn.Module) -> Slices:
     """Leave parameters without memory in the place of those that each rank read a part of."""
-    taken: Shards = {}
-    empty: dict[nn.Parameter, nn.Parameter] = {}
+    taken: Slices = {}
+    empty: dict[DTensor, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if isinstance(parameter, DTensor):
-                taken[module, name] = parameter
+                taken.setdefault(parameter, []).append((module, name))
                 shapes = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
                 empty.setdefault(parameter, nn.Parameter(shapes, parameter.requires_grad))
                 module._parameters[name] = empty[parameter]
     return taken
 
 
-def _give_shards(taken: Shards, mesh: DeviceMesh) -> None:
-    """Put the parts into the model that fully_shard has divided in the same way."""
-    placed: dict[DTensor, nn.Parameter] = {}
-    for (module, name), shard in taken.items():
-        if shard not in placed:
-            local = shard.to_local().detach().to(mesh.device_type)
-            part = DTensor.from_local(
-                local, mesh, [Shard(0)], run_check=False, shape=shard.shape, stride=shard.stride()
-            )
-            placed[shard] = nn.Parameter(part, shard.requires_grad)
-        module.register_parameter(name, placed[shard])
+def _give_slices(taken: Slices, device: torch.device) -> None:
+    """Give this rank what it keeps of each parameter, now that the model is divided and sharded.
+
+    One after the other, and of none more than that: no rank ever holds a tensor that it does not keep.
+    """
+    while taken:
+        rows, places = taken.popitem()
+        module, name = places[0]
+        part = nn.Parameter(_kept(rows, module._parameters[name], device), rows.requires_grad)
+        for module, name in places:
+            module.register_parameter(name, part)
+
+
+def _kept(rows: DTensor, like: Tensor | None, device: torch.device) -> Tensor:
+    """The part of a tensor that this rank keeps, as it is divided in `like`. All ranks take part."""
+    if not isinstance(like, DTensor):
+        return full_tensor(rows).to(device)
+    as_read = like.placements == rows.placements and like.device_mesh.size() == rows.device_mesh.size()
+    part = rows.to_local().detach() if as_read else joined_part(rows, *place_of(like))
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(
+        part.to(device), mesh, placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
 
 
 def unshard(model: nn.Module, kept: Collection[nn.Parameter] = ()) -> None:

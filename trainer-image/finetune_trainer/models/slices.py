@@ -92,3 +92,23 @@ def joined(shard: DTensor) -> torch.Tensor:
             rows.copy_(shard.to_local().detach())
         dist.broadcast(rows, group=group, group_src=rank)
     return whole
+
+
+def joined_part(shard: DTensor, offsets: list[int], sizes: list[int]) -> torch.Tensor:
+    """A rectangle of what `joined` returns, another one on each rank, with the rows of one rank at a time beside it."""
+    group, own = shard.device_mesh.get_group(), shard.device_mesh.get_local_rank()
+    part = torch.empty(sizes, dtype=shard.dtype)
+    (top, *left), (height, *widths) = offsets, sizes
+    columns = [slice(begin, begin + width) for begin, width in zip(left, widths, strict=True)]
+    shapes = [
+        chunk.shape for chunk in torch.empty(shard.shape, device="meta").chunk(shard.device_mesh.size())
+    ]
+    received, first = torch.empty(shapes[0], dtype=shard.dtype), 0
+    for rank, (count, *_) in enumerate(shapes):
+        rows = shard.to_local().detach() if rank == own else received[:count]
+        dist.broadcast(rows, group=group, group_src=rank)
+        begin, end = max(first, top), min(first + count, top + height)
+        if begin < end:
+            part[begin - top : end - top] = rows[(slice(begin - first, end - first), *columns)]
+        first += count
+    return part

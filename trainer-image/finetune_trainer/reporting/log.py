@@ -8,6 +8,11 @@ from typing import TextIO
 
 LOGGER = "finetune_trainer"
 SILENT = logging.CRITICAL + 1
+UNHELPFUL = {
+    "torch.distributed.tensor._redistribute": "sequential all_gather operations will be performed",
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
+}
+"""Warnings of libraries, by their loggers, for which a user has no remedy: a part of the message."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,9 +31,18 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(out: TextIO | None = None, *, quiet: bool = False) -> None:
-    """Write the trainer's log to `out`, by default stdout; quiet for every rank but 0."""
+    """Write the trainer's log to `out`, by default stdout; quiet for every rank but 0.
+
+    Of the libraries' own logs, the warnings in UNHELPFUL are dropped.
+    """
     handler = logging.StreamHandler(out or sys.stdout)
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger(LOGGER)
     logger.handlers = [handler]
     logger.setLevel(SILENT if quiet else logging.INFO)
+    for name in UNHELPFUL:
+        logging.getLogger(name).addFilter(_helps)
+
+
+def _helps(record: logging.LogRecord) -> bool:
+    return UNHELPFUL[record.name] not in record.getMessage()
