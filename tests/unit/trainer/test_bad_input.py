@@ -48,6 +48,12 @@ DATA = {
         "nested too deeply",
         None,
     ),
+    "a key that stands there twice": (
+        {},
+        lambda: with_line(b'{"text": "a", "label": "pos", "text": "b"}\n'),
+        "has the key 'text' more than once in an object; remove one of them",
+        None,
+    ),
     "a row that is a list": ({}, lambda: with_line(b"[1, 2]\n"), "is not a JSON object", None),
     "a text that is a number": ({}, lambda: changed(text=7), "is not a text", "text"),
     "a list among labels": (

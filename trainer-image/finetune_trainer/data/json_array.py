@@ -9,14 +9,24 @@ from typing import Any, TextIO
 
 from finetune_trainer.data.charset import not_utf8
 from finetune_trainer.data.detect import DAMAGED, UNPACKING_ERRORS, open_data
-from finetune_trainer.data.records import LONGEST_ROW, Record, RowError, not_json, record_of, too_long
+from finetune_trainer.data.records import (
+    DECODER,
+    LONGEST_ROW,
+    Record,
+    RepeatedKeyError,
+    RowError,
+    not_json,
+    record_of,
+    too_long,
+)
 
 PIECE = 1 << 16
 """Characters read at once; of an object that is longer, twice what is there."""
 LONGEST_TOKEN = 16
 """An error so close to the end of what was read may only mean that the rest is not there yet."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+_LENIENT = json.JSONDecoder()
+"""Finds the end of an object with a repeated key."""
 
 
 class _UnreadableError(ValueError):
@@ -39,6 +49,8 @@ def read_json_array(path: Path, _wanted: Collection[str] = ()) -> Iterator[Recor
 def _record(number: int, value: Any, written: str) -> Record | RowError:
     if len(written) > LONGEST_ROW:
         return RowError(number, too_long(len(written), "characters"))
+    if isinstance(value, RepeatedKeyError):
+        return RowError(number, str(value))
     raw = written.encode(errors="surrogateescape")
     try:
         raw.decode()
@@ -81,12 +93,12 @@ class _Window:
         return self._lines + self._text.count("\n", 0, self._at if at is None else at)
 
     def decode(self) -> tuple[Any, str]:
-        """The next value, and how it is written."""
+        """The next value, or what is wrong with it alone, and how it is written."""
         self.peek()
         more = True
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._value()
             except json.JSONDecodeError as error:
                 self._check(error, more)
             except (ValueError, RecursionError) as error:
@@ -97,6 +109,12 @@ class _Window:
                     self._at = end
                     return value, written
             more = self._more()
+
+    def _value(self) -> tuple[Any, int]:
+        try:
+            return DECODER.raw_decode(self._text, self._at)
+        except RepeatedKeyError as error:
+            return error, _LENIENT.raw_decode(self._text, self._at)[1]
 
     def _check(self, error: json.JSONDecodeError, more: bool) -> None:
         """Raises _UnreadableError, unless the value may only need more of the file."""

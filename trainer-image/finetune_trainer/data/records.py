@@ -44,6 +44,25 @@ class RowError:
     """How many it counts for: behind a stray quote the lines up to the next one are no rows either."""
 
 
+class RepeatedKeyError(ValueError):
+    """An object in a JSON row has a key twice, of which Python would keep the last one; the reason of an error."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"has the key {key[:40]!r} more than once in an object; remove one of them")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Raises RepeatedKeyError, and what json.loads raises."""
+
+
 def too_long(size: int, unit: str) -> str:
     """The reason of an error."""
     return (
@@ -86,9 +105,11 @@ def read_jsonl(path: Path, _wanted: Collection[str] = ()) -> Iterator[Record | R
 
 def _parse_json(number: int, line: bytes) -> Record | RowError:
     try:
-        value = json.loads(line.rstrip(b"\r\n").decode())
+        value = DECODER.decode(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         return RowError(number, not_utf8(error))
+    except RepeatedKeyError as error:
+        return RowError(number, str(error))
     except (ValueError, RecursionError) as error:
         return RowError(number, not_json(error))
     return record_of(number, value, line)

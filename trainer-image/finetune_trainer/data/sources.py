@@ -17,7 +17,7 @@ import numpy.typing as npt
 from finetune_api.dataset import RowFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.chat.choice import answers_in_messages, chat_form
+from finetune_trainer.data.chat.choice import answers_in_messages, chat_form, unread_columns
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
@@ -194,6 +194,7 @@ def scan(
             form, note = chat_form(files, layout, options)
             options = replace(options, chat=form)
         options = replace(options, in_messages=answers_in_messages(files, layout, options))
+        note = note or unread_columns(files, layout, options)
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
             options = replace(options, read_label=read)

@@ -21,6 +21,16 @@ def records(tmp_path, content):
     return list(read_json_array(path))
 
 
+def test_an_object_with_a_key_twice_is_one_bad_row(tmp_path):
+    long = "x" * 3 * PIECE
+    written = f'[{{"a": 1}}, {{"a": {{"b": 1, "b": 2}}, "c": "{long}"}}, {{"a": 3}}]'
+    first, twice, last = records(tmp_path, written)
+    assert (first, last) == (Record(1, {"a": 1}), Record(3, {"a": 3}))
+    assert isinstance(twice, RowError)
+    assert (twice.line, twice.fatal) == (2, False)
+    assert "has the key 'b' more than once in an object" in twice.reason
+
+
 @pytest.mark.parametrize(
     "written",
     [

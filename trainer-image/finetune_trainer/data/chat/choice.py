@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.dataset import ColumnsSpec, DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
+from finetune_trainer.data.chat.conversation import FLAGS, MEDIA
 from finetune_trainer.data.chat.forms import ChatForm, are_messages, form_asked, form_of, forms_of
 from finetune_trainer.data.files import Files
 from finetune_trainer.data.formats import Layout, read_records
@@ -23,6 +24,19 @@ LOOKED_AT = 20
 
 _QUESTIONS = ("prompt", "question", "query", "instruction")
 """Columns that stand before a text, and are not read unless columns.prompt names them."""
+
+
+_ELSEWHERE = (
+    "functions",
+    "tools",
+    *MEDIA,
+    "documents",
+    "chat_template_kwargs",
+    "chosen",
+    "rejected",
+    *FLAGS[:2],
+)
+"""Columns beside conversations that other tools read."""
 
 
 def chat_form(files: Files, layout: Layout, options: ReadOptions) -> tuple[ChatForm | None, str]:
@@ -70,6 +84,28 @@ def _unread(found: list[ChatForm], columns: ColumnsSpec, there: Collection[str])
         f"only the column {columns.text} is learned, and the column {before} is not read; if the texts follow it, set"
         f" dataset.columns.prompt: {before}, else dataset.rows: Text"
     )
+
+
+def unread_columns(files: Files, layout: Layout, options: ReadOptions) -> str:
+    """What columns beside conversations say, where other tools read it and this one does not."""
+    if options.form is None:
+        return ""
+    rows, read = _first(files, layout), set(options.wanted.values())
+    found = [name for name in _ELSEWHERE if name not in read and any(_says(row.get(name)) for row in rows)]
+    if not found:
+        return ""
+    remedy = ""
+    if options.chat and "functions" in found:
+        remedy = "; to read functions as tools, set dataset.columns.tools: functions"
+    elif options.chat and {"chosen", "rejected"} <= {*found}:
+        remedy = "; to learn from chosen and rejected, set objective.preference"
+    columns = ", ".join(found)
+    return f"the rows are read as {options.form.value}, without what other columns say ({columns}){remedy}"
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is there and is not the ordinary one: a weight of 1, train: true."""
+    return value not in (None, "", [], {}, 1)
 
 
 def answers_in_messages(files: Files, layout: Layout, options: ReadOptions) -> bool:

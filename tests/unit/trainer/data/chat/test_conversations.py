@@ -157,6 +157,43 @@ def test_a_text_column_is_read_as_before_and_the_conversations_are_named(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        (
+            {"functions": [{"name": "f"}]},
+            "(functions); to read functions as tools, set dataset.columns.tools: functions",
+        ),
+        (
+            {"images": ["a.png"], "id": 7},
+            "the rows are read as Messages, without what other columns say (images)",
+        ),
+        (
+            {"chosen": "a", "rejected": "b"},
+            "(chosen, rejected); to learn from chosen and rejected, set objective.pref",
+        ),
+        ({"weight": 0.5, "train": False}, "(train, weight)"),
+        ({"tools": [], "images": [], "weight": 1, "train": True, "score": 0.5}, ""),
+    ],
+)
+def test_columns_that_other_tools_read_are_named_where_they_say_something(
+    tmp_path: Path, beside: Json, said: str
+) -> None:
+    row = {"messages": [ASKED, ANSWERED]}
+    note = read(tmp_path, row, row | beside).note
+    assert said in note
+    assert bool(said) == bool(note)
+
+
+def test_functions_are_tools_where_they_are_named_so(tmp_path: Path) -> None:
+    row = {"messages": [ASKED, ANSWERED], "functions": [{"name": "f"}]}
+    index = read(tmp_path, row, tools="functions")
+    assert not index.note
+    (found,) = index.source.rows
+    assert found.chat
+    assert found.chat.tools == ({"type": "function", "function": {"name": "f"}},)
+
+
+@pytest.mark.parametrize(
     "row",
     [
         {"messages": [ASKED], "conversations": [{"from": "human", "value": "a"}]},
