@@ -5,6 +5,7 @@ tokens/  reference/  debug/  metrics.jsonl  baseline.npz  forgetting.json  sampl
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from finetune_trainer.models.adapters import check_adapter
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.heads import check_head
 from finetune_trainer.objectives import OBJECTIVES
+from finetune_trainer.process.environment import for_trackers
 from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_beside
@@ -92,6 +94,8 @@ def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Proc
     digests |= {"chatTemplate": looked.template} if looked.template else {}
     digests |= {"model": folder.resolved.digest, "tokenizer": folder.tokenizer_digest}
     if process.rank == 0:
+        if said := for_trackers(os.environ):
+            logger.warning(said)
         debug = config.training.debug
         board = fence.folder / DEBUG_DIR / "tensorboard" if debug and debug.tensor_board else None
         recorder.open_history(history_of(fence.folder / HISTORY, board))

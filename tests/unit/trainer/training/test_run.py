@@ -408,3 +408,14 @@ def test_every_line_of_the_log_is_json_with_a_message_for_people(make_job, capsy
     assert all(line["message"] and line["time"].endswith("Z") for line in lines)
     assert any(line["message"].startswith("step 6 of 6 (100 %), epoch 1.00: loss") for line in lines)
     assert output.err.splitlines()[-1].startswith("finetune_trainer: done: trained 6 steps in")
+
+
+def test_variables_for_trackers_are_said_to_have_no_effect(make_job):
+    made = make_job(training={"maxSteps": 1, "epochs": None})
+    given = {"WANDB_PROJECT": "films", "WANDB_API_KEY": "key"}
+    assert made.run_apart(lambda: os.environ.update(given)) == ExitCode.DONE, made.log
+    assert (
+        "env: WANDB_API_KEY, WANDB_PROJECT have no effect, as the trainer sends metrics to no such"
+        in made.log
+    )
+    assert not made.report.notes
