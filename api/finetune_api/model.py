@@ -222,16 +222,24 @@ class ModelSpec(ModelTechniques):
 
 
 def frozen_weights_fit_sharding(root: str = "") -> Rule:
-    """Of a whole job: a sharded model has its frozen weights in float32."""
+    """Of a whole job: what a sharded model publishes has the weights that it was measured with."""
     return Rule(
         "!has(model.weights) || !(model.weights in ['BFloat16', 'NF4'])"
-        " || !has(training.sharding) || training.sharding != 'Full'",
-        f"{root}model.weights: BFloat16 or NF4 is not supported with {root}training.sharding: Full; remove one of them",
+        " || !has(training.sharding) || training.sharding != 'Full'"
+        " || (has(model.adapter) && has(model.adapter.lora)"
+        " && !(has(model.adapter.lora.merge) && model.adapter.lora.merge))",
+        f"{root}model.weights: BFloat16 or NF4 with {root}training.sharding: Full needs an adapter that is published"
+        f" alone; set {root}model.adapter.lora.merge: false, or remove one of them",
         lambda s: (
             s.model is None
             or s.model.weights not in LESS_THAN_FLOAT32
             or s.training is None
             or s.training.sharding.value != "Full"
+            or (
+                s.model.adapter is not None
+                and s.model.adapter.lora is not None
+                and not s.model.adapter.lora.merge
+            )
         ),
         ".model.weights",
         needs=("model", "training"),

@@ -415,6 +415,17 @@ ACCEPTED += [
         Case(f"an adapter on weights in {weights}", _model(adapter={"lora": {}}, weights=weights))
         for weights in ("Auto", "Float32", "BFloat16", "NF4")
     ),
+    *(
+        Case(
+            f"{weights} in shards, {kind}",
+            spec(
+                model={"uri": MODEL, "weights": weights, "adapter": {"lora": lora}},
+                training={"sharding": "Full"},
+            ),
+        )
+        for weights in ("BFloat16", "NF4")
+        for kind, lora in {"published alone": {}, "not merged": {"merge": False}}.items()
+    ),
     Case("frozen layers in 16 bits", _model(freeze={"layers": 1}, weights="BFloat16")),
     Case("a model of the Hub", _model(uri="hf://distilbert/distilbert-base-uncased@main")),
     Case("a model of the Hub without an organisation", _model(uri="hf://gpt2")),
@@ -760,14 +771,22 @@ BROKEN_RULES = [
     ),
     *(
         Case(
-            f"{weights} in shards",
+            f"{weights} in shards, merged",
             spec(
-                model={"uri": MODEL, "weights": weights, "adapter": {"lora": {}}},
+                model={"uri": MODEL, "weights": weights, "adapter": {"lora": {"merge": True}}},
                 training={"sharding": "Full"},
             ),
-            "is not supported with spec.training.sharding: Full",
+            "needs an adapter that is published alone",
         )
         for weights in ("BFloat16", "NF4")
+    ),
+    Case(
+        "frozen layers of 16 bits in shards",
+        spec(
+            model={"uri": MODEL, "weights": "BFloat16", "freeze": {"layers": 1}},
+            training={"sharding": "Full"},
+        ),
+        "needs an adapter that is published alone",
     ),
     *(
         Case(

@@ -193,6 +193,7 @@ def build_model(
     storage = storage_of(inputs.folder, config.model, divided=config.training.divided)
     pad_id = words.tokenizer.pad_token_id
     with returning_freed_memory():
+        mesh = None if storage else mesh  # the scales of a matrix in 4 bits are those of the whole
         loaded = load_model(inputs.folder, config.model, objective, pad_id, words.added, mesh, storage)
     model = loaded.model
     check_fit(model, words.tokenizer, inputs.folder.name)

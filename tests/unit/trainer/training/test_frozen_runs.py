@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.run import ExitCode
 from unit.trainer.architectures import build
+from unit.trainer.optimization.test_optimizer import kill_before_step
 from unit.trainer.preflight.test_preflight import check
+from unit.trainer.test_sharding import divided, largest_difference
 from unit.trainer.tiny import job, reviews
 from unit.trainer.training.test_crash import die, digest, do_at
 from unit.trainer.training.test_reference import answers
@@ -97,6 +99,31 @@ def test_two_ranks_learn_on_four_bits_what_one_process_does(make_job, kind):
     assert expected.keys() == found.keys()
     assert max(float(one.abs().max()) for name, one in expected.items() if "lora_B" in name) > 1e-4
     assert max(float((one - found[name]).abs().max()) for name, one in expected.items()) < 1e-6
+    assert together.report_of(0).effective.weights == alone.report.effective.weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("causalLM", "BFloat16"), *((kind, "NF4") for kind in OBJECTIVES)]
+)
+def test_two_ranks_with_shards_of_frozen_weights_learn_what_one_process_does(make_job, kind, weights):
+    """Each has half of them; a rank that is killed resumes to the same bytes."""
+    training = {"optimizer": {"name": "SGD", "learningRate": 0.1}, "precision": "Float32"}
+    alone, together, killed = (
+        make_job(name, weights, kind, merge=False).changed({"training": training})
+        for name in ("one", "two", "killed")
+    )
+    together, killed = (each.changed({"training": {"sharding": "Full"}}) for each in (together, killed))
+    assert alone.run() == ExitCode.DONE
+    assert together.run_ranks(before=divided) == [ExitCode.DONE] * 2
+    assert killed.run_ranks(before=lambda rank: kill_before_step(6) if rank else None)[1] < 0
+    assert killed.run_ranks() == [ExitCode.DONE] * 2
+    assert killed.report_of(0).from_step == 4
+    expected, found, again = (
+        load_file(each.model_dir / "adapter_model.safetensors") for each in (alone, together, killed)
+    )
+    assert max(float(one.abs().max()) for name, one in expected.items() if "lora_B" in name) > 1e-4
+    assert largest_difference(expected, found) < 1e-6
+    assert largest_difference(found, again) == 0
     assert together.report_of(0).effective.weights == alone.report.effective.weights
 
 
