@@ -11,6 +11,7 @@ import pytest
 
 from finetune_api.run import ExitCode, RunReport
 from unit.trainer.architectures import build
+from unit.trainer.data.chat.models import build_llama, chats
 from unit.trainer.forks import fork
 from unit.trainer.tiny import BAD as BAD_WORDS
 from unit.trainer.tiny import GOOD, SPECIAL, WORDS, Job, build_model, job, reviews, write_jsonl
@@ -142,6 +143,23 @@ def test_a_new_head_has_nothing_to_forget_and_a_known_one_has(make_job, tmp_path
     assert "the model's head is new, so it has nothing to forget" in report.message
     ended, report = check(make_job("known", **asked, model={"path": str(known)}))
     assert ended == ExitCode.DONE, report.message
+
+
+def test_what_of_conversations_is_not_learned_is_said_with_the_rows(tmp_path):
+    good, *others = chats(24)
+    greeting, question = {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Bye."}
+    changed = [[greeting, *good["messages"]], [*good["messages"], question], [question]]
+    base, rows = build_llama(tmp_path / "model"), [*({"messages": each} for each in changed), *others]
+    made = job(tmp_path / "job", base, rows, objective={"causalLM": {"chatTemplate": "Plain"}})
+    everything = {"path": str(made.folder / "train.jsonl"), "uri": "pvc://data/train.jsonl"}
+    code, report = check(made.changed({"dataset": {"split": None, "validation": everything}}))
+    assert code == ExitCode.DONE, report.message
+    said = [
+        "train: 1 conversations have no message of the assistant, and are dropped (row 3)",
+        "train: 1 conversations begin with the assistant (row 1): what it says before anybody asks is read",
+    ]
+    for each in said:
+        assert any(note.startswith(each) for note in report.preflight.warnings), report.preflight.warnings
 
 
 def test_truncated_weights_are_found(make_job, tmp_path, model_folder):
