@@ -277,3 +277,26 @@ def test_near_duplicates_are_compared_with_both_answers(llama, tmp_path):
     made = job(tmp_path, llama, rows * 4, objective={"preference": {}}, dataset=near)
     found = read_dataset(read_config(made.write()), Recorder()).train.resolved
     assert found.duplicate_rows == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": {"preference": {}}},
+        {"objective": {"preference": {"loss": "KTO"}}, "dataset": {"columns": {"completion": "chosen"}}},
+        {"objective": {"causalLM": {}}, "dataset": {"columns": {"prompt": "prompt", "text": "chosen"}}},
+    ],
+    ids=["pairs", "single answers", "texts"],
+)
+def test_a_system_message_that_no_prompt_has_is_a_caveat(llama, tmp_path, changes):
+    rows = [
+        GOOD_ROW | {"chosen": word, "label": number % 2, "system": "be brief"}
+        for number, word in enumerate(WORDS)
+    ]
+    assert any(
+        "the rows are read as prompts with answers, without what other columns say (system); write system"
+        in each
+        for each in caveats(tmp_path, llama, rows, **changes)
+    )
+    plain = [{key: value for key, value in row.items() if key != "system"} for row in rows]
+    assert not any("other columns" in each for each in caveats(tmp_path, llama, plain, **changes))

@@ -9,7 +9,15 @@ from finetune_api.dataset import ColumnsSpec, DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
 from finetune_trainer.data.chat.conversation import FLAGS, MEDIA
-from finetune_trainer.data.chat.forms import ChatForm, are_messages, form_asked, form_of, forms_of
+from finetune_trainer.data.chat.forms import (
+    HISTORY,
+    SYSTEM,
+    ChatForm,
+    are_messages,
+    form_asked,
+    form_of,
+    forms_of,
+)
 from finetune_trainer.data.files import Files
 from finetune_trainer.data.formats import Layout, read_records
 from finetune_trainer.data.records import Record
@@ -26,17 +34,19 @@ _QUESTIONS = ("prompt", "question", "query", "instruction")
 """Columns that stand before a text, and are not read unless columns.prompt names them."""
 
 
+_ANSWERS = ("chosen", "rejected")
 _ELSEWHERE = (
+    SYSTEM,
+    HISTORY,
     "functions",
     "tools",
     *MEDIA,
     "documents",
     "chat_template_kwargs",
-    "chosen",
-    "rejected",
+    *_ANSWERS,
     *FLAGS[:2],
 )
-"""Columns beside conversations that other tools read."""
+"""Columns beside prompts and answers that other tools read."""
 
 
 def chat_form(files: Files, layout: Layout, options: ReadOptions) -> tuple[ChatForm | None, str]:
@@ -87,20 +97,24 @@ def _unread(found: list[ChatForm], columns: ColumnsSpec, there: Collection[str])
 
 
 def unread_columns(files: Files, layout: Layout, options: ReadOptions) -> str:
-    """What columns beside conversations say, where other tools read it and this one does not."""
-    if options.form is None:
+    """What columns beside prompts and answers say, where other tools read it and this one does not."""
+    if not options.asks and options.form is None:
         return ""
     rows, read = _first(files, layout), set(options.wanted.values())
     found = [name for name in _ELSEWHERE if name not in read and any(_says(row.get(name)) for row in rows)]
+    if not {*_ANSWERS} <= {*found}:  # who reads one of them does not want the other
+        found = [name for name in found if name not in _ANSWERS]
     if not found:
         return ""
     remedy = ""
-    if options.chat and "functions" in found:
+    if options.chat is None and SYSTEM in found:
+        remedy = "; write system messages into the prompts, or write prompts as lists of messages"
+    elif options.chat and "functions" in found:
         remedy = "; to read functions as tools, set dataset.columns.tools: functions"
-    elif options.chat and {"chosen", "rejected"} <= {*found}:
+    elif options.chat and {*_ANSWERS} <= {*found}:
         remedy = "; to learn from chosen and rejected, set objective.preference"
-    columns = ", ".join(found)
-    return f"the rows are read as {options.form.value}, without what other columns say ({columns}){remedy}"
+    form, columns = options.form.value if options.form else "prompts with answers", ", ".join(found)
+    return f"the rows are read as {form}, without what other columns say ({columns}){remedy}"
 
 
 def _says(value: Any) -> bool:
