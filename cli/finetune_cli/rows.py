@@ -122,7 +122,7 @@ def _show_row(row: Json, console: Console) -> None:
         if (text := row.get(name)) is not None:
             console.print(f"  {name}: {text if isinstance(text, str) else ' '.join(text)}", markup=False)
     if not row["tokens"]:
-        console.print("  dropped: no token of it is learned", markup=False)
+        console.print(f"  dropped, as all conversations that {row['dropped']}", markup=False)
         return
     learned = row.get("learned")
     marked = Text("  tokens: ")

@@ -24,7 +24,7 @@ from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Source
-from finetune_trainer.data.tokens import encoded
+from finetune_trainer.data.tokens import encoded, why_untrained
 from finetune_trainer.errors import ConfigurationError, TrainerError
 from finetune_trainer.hub.fetch import fetch, uses_hub
 from finetune_trainer.models.adapter_folder import check_model
@@ -84,9 +84,10 @@ def _encoding(config: RunConfig, dataset: Dataset, stop: Stop) -> Encoding:
 def _described(rows: list[Row], source: Source, dataset: Dataset, how: Encoding) -> Iterator[Json]:
     found = encoded(source, rows, dataset.objective, how)
     kept = found.chat.kept if found.chat else list(range(len(rows)))
+    dropped = dict(found.chat.dropped) if found.chat else {}
     for place, row in enumerate(rows):
-        if place not in kept:
-            yield _dropped(row, source)
+        if place in dropped:
+            yield _dropped(row, source, why_untrained(dropped[place], how.max_length))
             continue
         number = kept.index(place)
         ids, targets = found.ids[number], np.asarray(found.targets[number])
@@ -122,10 +123,11 @@ def _of_chat(chat: Conversation) -> Json:
     return {"messages": list(chat.messages), **({"tools": list(chat.tools)} if chat.tools else {})}
 
 
-def _dropped(row: Row, source: Source) -> Json:
+def _dropped(row: Row, source: Source, why: str) -> Json:
     """A conversation without a trained token."""
     file, line = source.place(row.line)
-    return {"file": file, "row": line, "text": row.text, "label": None, "tokens": [], "learned": [], "cut": 0}
+    nothing: Json = {"label": None, "tokens": [], "learned": [], "cut": 0}
+    return {"file": file, "row": line, "text": row.text, "dropped": why} | nothing
 
 
 def main(arguments: list[str] | None = None) -> int:

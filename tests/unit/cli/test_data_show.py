@@ -143,7 +143,7 @@ def test_of_a_conversation_its_messages_and_the_learned_tokens_are_shown(tmp_pat
         "user: What is red?",
         'assistant: look({"at": "it"})',
         "tool: a rose",
-        "dropped: no token of it is learned",
+        "dropped, as all conversations that have train: false",
         "with the end of 1 learned turns",
     ):
         assert line in shown.out, line
