@@ -17,6 +17,7 @@ from finetune_trainer.distributed import full_tensor, unshard
 from finetune_trainer.files import write_json
 from finetune_trainer.models.adapters import SHARD_SIZE, merges
 from finetune_trainer.models.precision import dtype_name, published_part
+from finetune_trainer.process.allocator import returning_freed_memory
 from finetune_trainer.shipped.custom_head import HeadedModel
 
 INDEX = "model.safetensors.index.json"
@@ -63,6 +64,7 @@ def is_sharded(model: Any, spec: ModelInput) -> bool:
     )
 
 
+@returning_freed_memory()
 def take_part(model: Any, dtype: torch.dtype) -> None:
     """The part of a rank that does not write."""
     plan = _plan(published_part(model), dtype)
@@ -71,6 +73,7 @@ def take_part(model: Any, dtype: torch.dtype) -> None:
             full_tensor(plan.tensors[name])
 
 
+@returning_freed_memory()
 def write_sharded(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """As `save_pretrained`, in the files that it would write; floating-point numbers are written in `dtype`."""
     part = published_part(model)
@@ -140,6 +143,11 @@ def _write(path: Path, tensors: list[tuple[str, Tensor]], dtype: torch.dtype) ->
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in tensors:
-            whole = full_tensor(tensor)
-            numbers = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype)
-            file.write(numbers.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_numbers(tensor, dtype))
+
+
+def _numbers(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    """The bytes of a tensor in a file; nothing else is left of it when the next one is gathered."""
+    whole = full_tensor(tensor)
+    numbers = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype)
+    return numbers.contiguous().reshape(-1).view(torch.uint8).numpy().data
