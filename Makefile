@@ -92,12 +92,12 @@ bench: install ## Run the benchmarks of docs/benchmarks.md
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/apply_to_child.py
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/node_latencies.py
 
-bench-operator: install ## Measure many jobs at once, beside Kubeflow's training-operator; half an hour on an idle machine
+bench-operator: install ## Measure many jobs at once, beside Kubeflow's training-operator; half an hour on an idle machine; root
 	@$(PYTHON) -m finetune_cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kwok training-operator.v1
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 --peer --bare --out out/operator_cost.jsonl
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 1000 5000 --out out/operator_cost.jsonl
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 100 500 1000 5000 10000 --pods none --bare --takeover --out out/operator_cost.jsonl
-	@$(PYTHON) -m tests.bench.operator_cost --jobs 5000 --pods none --flood --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --image --jobs 100 500 --peer --bare --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --image --jobs 1000 5000 --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --image --jobs 100 500 1000 5000 10000 --pods none --bare --takeover --out out/operator_cost.jsonl
+	@$(PYTHON) -m tests.bench.operator_cost --image --jobs 5000 --pods none --flood --out out/operator_cost.jsonl
 
 bench-stream: install ## Measure memory with a 5 GB data file; takes an hour and 9 GB of disk
 	@PYTHONPATH="$$PYTHONPATH:tests" $(PYTHON) tests/bench/stream_5gb.py

@@ -8,6 +8,7 @@ owner references are garbage-collected, ServiceAccounts get made; a pod may be b
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -114,7 +115,10 @@ class ApiServer:
         (folder / "programs.json").write_text(json.dumps(programs))
         command = [sys.executable, "-I", keeper.__file__, str(folder)]
         # Its own session: Ctrl-C is for the starter, which then stops us in order.
-        self._keepers.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+        environment = os.environ | controlplane.ENVIRONMENT
+        self._keepers.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
+        )
 
     def _wait(self) -> None:
         try:

@@ -69,7 +69,7 @@ def independent(paths: nodeconfig.NodePaths, made: Credentials) -> list[Componen
     registry = [str(binary("registry")), "serve", str(paths.config / "registry.json")]
     return [
         Component("etcd", etcd.command(binary("etcd")), f"http://{NODE_ADDRESS}:{_ETCD_HEALTH_PORT}/health"),
-        Component("kube-apiserver", api_server, f"{API_URL}/readyz"),
+        Component("kube-apiserver", api_server, f"{API_URL}/readyz", controlplane.ENVIRONMENT),
         Component("containerd", containerd),
         Component(
             "registry",

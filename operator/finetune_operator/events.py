@@ -1,5 +1,6 @@
 """Events on transitions, as `kubectl describe` shows them. Pure."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,9 +19,51 @@ _WARNINGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What an Event says of a FineTuneJob; thousands may wait until the API server has time for their bodies."""
+
+    namespace: str
+    job: str
+    uid: str
+    version: str
+    """The job's resourceVersion."""
+    type: str
+    reason: str
+    message: str
+    time: datetime
+    name: str | None = None
+    """None lets the API server choose one."""
+
+    def body(self) -> dict[str, Any]:
+        """The Event as Kubernetes takes it."""
+        time = self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = {"name": self.name} if self.name else {"generateName": f"{self.job}."}
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": name | {"namespace": self.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": self.namespace,
+                "name": self.job,
+                "uid": self.uid,
+                "resourceVersion": self.version,
+            },
+            "type": self.type,
+            "reason": self.reason,
+            "message": self.message,
+            "source": {"component": "finetune-operator"},
+            "firstTimestamp": time,
+            "lastTimestamp": time,
+            "count": 1,
+        }
+
+
 def transitions(
     body: dict[str, Any], before: FineTuneJobStatus, after: FineTuneJobStatus, now: datetime
-) -> list[dict[str, Any]]:
+) -> list[Event]:
     """An Event when the phase, the attempt or the reason changes; progress is none."""
     reason, message = _now_says(after)
     if (before.phase, before.attempt, _now_says(before)[0]) == (after.phase, after.attempt, reason):
@@ -29,15 +72,14 @@ def transitions(
     return [_event(body, "Warning" if warning else "Normal", reason, message, now)]
 
 
-def refused(body: dict[str, Any], message: str, now: datetime) -> dict[str, Any]:
+def refused(body: dict[str, Any], message: str, now: datetime) -> Event:
     """An Event for what the status may not be able to say: the API server refuses what the operator asks.
 
     Its name is always the same, so that there is one of them however often it is tried.
     """
-    event = _event(body, "Warning", "Refused", message[:1024], now)
     meta = body["metadata"]
     name = f"{meta['name']}.{meta['uid'][:8]}.refused"
-    return event | {"metadata": {"name": name, "namespace": meta["namespace"]}}
+    return _event(body, "Warning", "Refused", message[:1024], now, name)
 
 
 def _now_says(status: FineTuneJobStatus) -> tuple[str, str]:
@@ -45,25 +87,9 @@ def _now_says(status: FineTuneJobStatus) -> tuple[str, str]:
     return (running.reason, running.message) if running else ("", "")
 
 
-def _event(body: dict[str, Any], kind: str, reason: str, message: str, now: datetime) -> dict[str, Any]:
-    meta, time = body["metadata"], now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
-        "involvedObject": {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "namespace": meta["namespace"],
-            "name": meta["name"],
-            "uid": meta["uid"],
-            "resourceVersion": meta["resourceVersion"],
-        },
-        "type": kind,
-        "reason": reason,
-        "message": message,
-        "source": {"component": "finetune-operator"},
-        "firstTimestamp": time,
-        "lastTimestamp": time,
-        "count": 1,
-    }
+def _event(
+    body: dict[str, Any], kind: str, reason: str, message: str, now: datetime, name: str | None = None
+) -> Event:
+    meta = body["metadata"]
+    identity = meta["namespace"], meta["name"], meta["uid"], meta["resourceVersion"]
+    return Event(*identity, kind, reason, message, now, name)

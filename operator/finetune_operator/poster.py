@@ -1,6 +1,6 @@
 """Posts Events beside the reconciles, which do not wait for them. A lost Event is never a failure.
 
-While new jobs wait for their children, an Event waits too, for half a minute at most: each costs the API server as much
+While new jobs wait for their children, an Event waits too, for a minute at most: each costs the API server as much
 as half a child.
 """
 
@@ -10,20 +10,18 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from aiohttp import ClientError
 
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, OperatorError
+from finetune_operator.events import Event
 
 logger = logging.getLogger(__name__)
 
-Body = dict[str, Any]
-
 _MOST = 10_000
 _AT_ONCE, _AT_THE_END = 2, 16
-_PATIENCE, _LOOK = 30.0, 1.0
+_PATIENCE, _LOOK = 60.0, 1.0
 _LAST_MOMENT = 2.0
 
 
@@ -34,12 +32,12 @@ class Poster:
         self, cluster: Cluster, most: int = _MOST, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._cluster, self._most, self._clock = cluster, most, clock
-        self._waiting: deque[tuple[float, Body]] = deque()
+        self._waiting: deque[tuple[float, Event]] = deque()
         """Each with the time at which it is posted in any case."""
         self._added = asyncio.Event()
         self._dropped = 0
 
-    def add(self, events: list[Body]) -> None:
+    def add(self, events: list[Event]) -> None:
         """Post these after others before them."""
         for event in events:
             if len(self._waiting) >= self._most:
@@ -92,9 +90,9 @@ class Poster:
         if number:
             logger.warning("%d Events were not posted: %s", number, why)
 
-    async def _post(self, event: Body) -> None:
+    async def _post(self, event: Event) -> None:
         try:
-            await self._cluster.create("Event", event)
+            await self._cluster.create("Event", event.body())
         except AlreadyExistsError:
             return  # it was posted before, and says the same
         except asyncio.CancelledError:

@@ -36,7 +36,7 @@ from finetune_operator.errors import (
     ForeignObjectError,
     NotFoundError,
 )
-from finetune_operator.events import refused, transitions
+from finetune_operator.events import Event, refused, transitions
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
@@ -182,7 +182,7 @@ class Reconciler:
         action: Awaitable[None],
         job: FineTuneJob,
         status: FineTuneJobStatus,
-        events: list[Body],
+        events: list[Event],
         *,
         creates: bool,
     ) -> float | None:
@@ -207,7 +207,7 @@ class Reconciler:
 
     async def _write(
         self, body: Body, status: FineTuneJobStatus, before: FineTuneJobStatus | None = None
-    ) -> list[Body]:
+    ) -> list[Event]:
         """Write the status if it has changed; returns the Events of its transitions."""
         wire = wire_within_limit(status)
         if wire == body.get("status"):
@@ -220,7 +220,7 @@ class Reconciler:
         self.cache.put_settled(written)
         events = transitions(body, before or status_of(body), status, self.clock())
         for event in events:
-            logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event["reason"], event["message"])
+            logger.info("%s/%s: %s: %s", meta["namespace"], meta["name"], event.reason, event.message)
         return events
 
     async def _act(self, job: FineTuneJob, resolved: Resolved, decision: Decision) -> None:

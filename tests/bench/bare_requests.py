@@ -67,5 +67,5 @@ def _requests(job: Json, settings: OperatorSettings, namespace: str) -> list[tup
         ("PUT", f"{JOBS.format(namespace)}/{_NAME}/status", written),
         *configs,
         ("POST", CHILDREN.format(namespace), wanted.job),
-        ("POST", EVENTS.format(namespace), event),
+        ("POST", EVENTS.format(namespace), event.body()),
     ]

@@ -1,7 +1,7 @@
 """What many jobs at once cost: time to the child Job, CPU, memory and API calls; of our operator, or of a peer.
 
     python -m tests.bench.operator_cost [--jobs 100 500] [--pods kwok|none] [--peer] [--bare] [--flood]
-                                        [--takeover] [--runs 1] [--out FILE]
+                                        [--takeover] [--image] [--runs 1] [--out FILE]
     python -m tests.bench.operator_cost --finished 10000
 
 A real API server for each run. With `--pods kwok` its controllers and kube-scheduler work too, and KWOK plays the pods:
@@ -9,6 +9,9 @@ each ends a second after it started. With `--pods none` nothing but the operator
 what one team's job waits for while another team submits all of these. `--bare` sends the operator's requests by a
 client that does nothing else: the upper bound that the API server allows here. `--finished` measures the visit of a job
 that has ended, of N in the cache; `--takeover` kills a leader whose standby knows all jobs. Each run is a line of JSON.
+
+`--image` runs the operator out of its image, as a cluster does: with the image's Python, which may be a faster one than
+this environment's. It needs root.
 
 The jobs run a command in an allowed image and write to a claim that is bound. The peer is training-operator v1.8.1,
 whose PyTorchJobs have one worker. Times are those at which watches of this process show a change.
@@ -35,6 +38,7 @@ sys.path[:0] = [
 ]
 
 from bench import bare_requests  # noqa: E402
+from bench.image import unpacked_operator  # noqa: E402
 from bench.kwok import Kwok, make_volume  # noqa: E402
 from bench.sightings import cpu_of_programs, cpu_seconds, percentile, watch  # noqa: E402
 from bench.training_operator import PyTorchJobs  # noqa: E402
@@ -74,6 +78,7 @@ class FineTuneJobs:
     children = CHILDREN
     owner = "finetune.dev/job-name"
     settings: Json = field(default_factory=dict)
+    image: Path | None = None
 
     def prepare(self, rest: Rest) -> None:
         """What must be installed before the operator starts."""
@@ -95,7 +100,7 @@ class FineTuneJobs:
     @contextmanager
     def operator(self, server: ApiServer, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
         """The operator's process, ready."""
-        with running(server.kubeconfig, folder, **self.settings) as self.running:
+        with running(server.kubeconfig, folder, image=self.image, **self.settings) as self.running:
             yield self.running.process
 
     def requests(self) -> dict[str, int]:
@@ -173,7 +178,14 @@ def measure(
             if isinstance(kind, FineTuneJobs) and not flood:
                 found |= _restart(kind.running, number)
                 found |= _takeover(kind, rest, folder) if takeover else {}
-    return {"operator": type(kind).__name__, "jobs": number, "pods": pods, "flood": flood} | found
+    image = isinstance(kind, FineTuneJobs) and kind.image is not None
+    return {
+        "operator": type(kind).__name__,
+        "image": image,
+        "jobs": number,
+        "pods": pods,
+        "flood": flood,
+    } | found
 
 
 def _bare(kind: BareRequests, rest: Rest, number: int, pods: str) -> Json:
@@ -285,7 +297,8 @@ def _takeover(kind: FineTuneJobs, rest: Rest, folder: Path) -> Json:
         for name in ("leader", "standby"):
             (folder / name).mkdir()
             settings = kind.settings | {"lease": f"{NAMESPACE}/operator", "identity": name}
-            replicas.append(stack.enter_context(running(kind.running.kubeconfig, folder / name, **settings)))
+            replica = running(kind.running.kubeconfig, folder / name, image=kind.image, **settings)
+            replicas.append(stack.enter_context(replica))
             until(lambda: _leads(replicas[0]), "the first one leads")
         replicas[0].kill()
         start, name = time.perf_counter(), "submitted-to-nobody"
@@ -375,6 +388,9 @@ def main() -> None:
     parser.add_argument("--bare", action="store_true", help="the same requests by a client alone, too")
     parser.add_argument("--flood", action="store_true", help="what another team's job waits for meanwhile")
     parser.add_argument("--takeover", action="store_true", help="and how soon a standby takes over with them")
+    parser.add_argument(
+        "--image", action="store_true", help="the operator out of its image, as a cluster runs it"
+    )
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append each run to this file")
     parser.add_argument("--finished", type=int, help="the visit of a finished job only, of N")
@@ -385,17 +401,18 @@ def main() -> None:
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
     ours: Json = {"allowed_images": [TRAINER]}
-    kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs(ours)]
-    kinds += [PyTorchJobs] if arguments.peer else []
-    kinds += [lambda: BareRequests(ours)] if arguments.bare else []
-    for _ in range(arguments.runs):
-        for number in arguments.jobs:
-            for kind in kinds:
-                line = json.dumps(_measured(kind(), number, arguments))
-                print(line, flush=True)
-                if arguments.out:
-                    with arguments.out.open("a") as file:
-                        file.write(line + "\n")
+    with unpacked_operator() if arguments.image else nullcontext() as image:
+        kinds: list[Callable[[], Any]] = [lambda: FineTuneJobs(ours, image)]
+        kinds += [PyTorchJobs] if arguments.peer else []
+        kinds += [lambda: BareRequests(ours)] if arguments.bare else []
+        for _ in range(arguments.runs):
+            for number in arguments.jobs:
+                for kind in kinds:
+                    line = json.dumps(_measured(kind(), number, arguments))
+                    print(line, flush=True)
+                    if arguments.out:
+                        with arguments.out.open("a") as file:
+                            file.write(line + "\n")
 
 
 if __name__ == "__main__":

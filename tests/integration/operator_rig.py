@@ -141,6 +141,8 @@ class Operator:
     kubeconfig: Path
     folder: Path
     settings: dict[str, Any]
+    image: Path | None = None
+    """The files of the operator's image, to run it as a cluster does; None for this environment."""
     process: "subprocess.Popen[bytes]" = field(init=False)
     port: int = field(init=False)
 
@@ -156,10 +158,20 @@ class Operator:
             "PYTHONPATH": f"{ROOT / 'api'}:{ROOT / 'core'}:{ROOT / 'operator'}",
             "PYTHONUNBUFFERED": "1",
         } | {f"FINETUNE_OPERATOR_{name}".upper(): _text(value) for name, value in given.items()}
+        command = [sys.executable, "-m", "finetune_operator"]
+        if self.image:
+            command = [
+                "chroot",
+                "--userspec=65532:65532",
+                str(self.image),
+                "/opt/venv/bin/python",
+                *command[1:],
+            ]
+            inside = self.image / "tmp/kubeconfig"
+            inside.write_bytes(self.kubeconfig.read_bytes())
+            environment |= {"KUBECONFIG": "/tmp/kubeconfig", "HOME": "/tmp", "PYTHONPATH": ""}
         with self._log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         return self
 
     def ready(self) -> "Operator":
@@ -228,9 +240,11 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def running(kubeconfig: Path, folder: Path, **settings: Any) -> Iterator[Operator]:
+def running(
+    kubeconfig: Path, folder: Path, *, image: Path | None = None, **settings: Any
+) -> Iterator[Operator]:
     """An operator that is ready; ended with the block."""
-    operator = Operator(kubeconfig, folder, settings).start()
+    operator = Operator(kubeconfig, folder, settings, image).start()
     try:
         yield operator.ready()
     finally:

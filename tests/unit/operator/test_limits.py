@@ -65,9 +65,7 @@ def told(life: Life, *steps: tuple[float, object]) -> list[str]:
     for at, observation in steps:
         before = life.status
         life.reconcile(observation, at=at)  # type: ignore[arg-type]
-        found += [
-            f"{event['type']} {event['reason']}" for event in transitions(body, before, life.status, T0)
-        ]
+        found += [f"{event.type} {event.reason}" for event in transitions(body, before, life.status, T0)]
     return found
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from finetune_operator import poster as poster_module
 from finetune_operator.errors import AlreadyExistsError, ApiError
+from finetune_operator.events import Event
 from finetune_operator.poster import Poster
 
 Body = dict[str, Any]
@@ -42,8 +44,10 @@ async def until(question: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def events(*names: str) -> list[Body]:
-    return [{"metadata": {"name": name}} for name in names]
+def events(*names: str) -> list[Event]:
+    return [
+        Event("team-a", "job", "uid", "1", "Normal", "Running", "", datetime.now(UTC), name) for name in names
+    ]
 
 
 async def test_a_server_that_takes_no_events_keeps_nobody_waiting() -> None:
@@ -95,7 +99,7 @@ async def test_events_wait_while_new_jobs_do_and_are_posted_when_none_does() -> 
         await until(lambda: len(server.taken) == 2)
 
 
-async def test_an_event_that_has_waited_for_half_a_minute_is_posted_and_a_younger_one_waits_on(
+async def test_an_event_that_has_waited_for_a_minute_is_posted_and_a_younger_one_waits_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(poster_module, "_LOOK", 0.01)
@@ -104,11 +108,11 @@ async def test_an_event_that_has_waited_for_half_a_minute_is_posted_and_a_younge
     poster = Poster(server, clock=lambda: now)  # type: ignore[arg-type]
     async with poster.posting(calm(at_once=False)):
         poster.add(events("old"))
-        now = 29.0
+        now = 59.0
         poster.add(events("young"))
         await asyncio.sleep(0.05)
         assert server.taken == []
-        now = 30.0
+        now = 60.0
         await until(lambda: bool(server.taken))
         await asyncio.sleep(0.05)
         assert server.taken == ["old"]

@@ -76,7 +76,7 @@ def test_a_field_that_the_spec_does_not_have_keeps_the_servers_sentence() -> Non
 
 def test_the_event_on_a_refusal_has_one_name_however_often_it_is_posted() -> None:
     body = stored(job())
-    first, second = (refused(body, "x" * 5000, seconds(at)) for at in (0, 60))
+    first, second = (refused(body, "x" * 5000, seconds(at)).body() for at in (0, 60))
     assert first["metadata"] == second["metadata"]
     assert "generateName" not in first["metadata"]
     assert len(first["message"]) == 1024
