@@ -7,9 +7,9 @@ from finetune_cluster.credentials import Credentials
 
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_OF_API_SERVER = "10.96.0.1"
-ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
+ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "4GiB"}
 """Garbage is collected when there is four times as much as what lives, by default as much: CPU is scarcer than memory
-on a machine that runs a whole cluster. Above 1 GiB it is collected more often."""
+on a machine that runs a whole cluster. Above 4 GiB it is collected more often."""
 
 
 @dataclass(frozen=True)
