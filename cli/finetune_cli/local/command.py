@@ -111,9 +111,8 @@ def _gpus(spec: FineTuneJobSpec, wanted: int | None, console: Console) -> int:
     asked = spec.resources.gpus_per_node if spec.resources and spec.resources.gpus_per_node is not None else 1
     there = sum(1 for _ in _DEVICES.glob("nvidia[0-9]*"))
     has = "none" if not there else f"{there}"
-    if (
-        wanted is not None and wanted > there and not (_DEVICES / "dxg").exists()
-    ):  # one file for all GPUs in WSL
+    countable = not (_DEVICES / "dxg").exists()  # in WSL one file is there for all GPUs
+    if wanted is not None and wanted > there and countable:
         remedy = f"set --gpus {there}" if there else "remove --gpus to train on the CPU"
         raise CommandError(f"--gpus {wanted}: this machine has {has}; {remedy}", ExitCode.NO_GPU)
     if wanted is not None or asked <= there:
