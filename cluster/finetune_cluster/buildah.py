@@ -38,8 +38,8 @@ _DPKG_EXCLUDES = "".join(
 class Buildah:
     """buildah with its storage in one folder of the cache and its log in a file."""
 
-    def __init__(self, storage: Path, log: Path) -> None:
-        self._storage = storage
+    def __init__(self, log: Path) -> None:
+        self._storage = folders.cache() / "buildah"
         self._log = log
 
     def build(self, spec: ImageSpec, name: str) -> None:

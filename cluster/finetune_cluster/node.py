@@ -131,7 +131,7 @@ class NodeCluster:
 
     @property
     def _builder(self) -> Buildah:
-        return Buildah(folders.cache() / "buildah", self.logs / "images.log")
+        return Buildah(self.logs / "images.log")
 
     @property
     def _kubectl(self) -> Kubectl:

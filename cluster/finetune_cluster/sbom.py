@@ -59,4 +59,4 @@ def _builder() -> Builder:
         return DockerBuilder()
     if os.geteuid() != 0:
         raise ClusterError("start Docker, or run this as root: the images are then built with buildah")
-    return Buildah(folders.cache() / "buildah", folders.cache() / "sbom.log")
+    return Buildah(folders.cache() / "sbom.log")

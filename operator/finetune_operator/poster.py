@@ -19,7 +19,7 @@ from finetune_operator.events import Event
 
 logger = logging.getLogger(__name__)
 
-_MOST = 10_000
+_MOST = 30_000
 _AT_ONCE, _AT_THE_END = 2, 16
 _PATIENCE, _LOOK = 60.0, 1.0
 _LAST_MOMENT = 2.0

@@ -1,12 +1,14 @@
 """The operator's HTTP port: /metrics, /healthz and /readyz."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from finetune_operator.metrics.page import Part
 from finetune_operator.metrics.registry import Metrics
 
 
@@ -14,8 +16,8 @@ def status_app(metrics: Metrics, readiness: Callable[[], tuple[bool, str]]) -> w
     """`readiness` answers whether the operator is ready, and what is missing."""
 
     async def expose(_: web.Request) -> web.Response:
-        page = await asyncio.to_thread(metrics.expose)  # seconds with thousands of jobs
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        parts = await asyncio.to_thread(metrics.expose)  # seconds with thousands of jobs
+        return web.Response(body=_each(parts), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthy(_: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -29,6 +31,12 @@ def status_app(metrics: Metrics, readiness: Callable[[], tuple[bool, str]]) -> w
     app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", is_ready)
     return app
+
+
+async def _each(parts: deque[Part]) -> AsyncIterator[Part]:
+    """The parts, each freed once it is sent: joined they would take the memory of the page twice."""
+    while parts:
+        yield parts.popleft()
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ def unpacked_operator() -> Iterator[Path]:
     name = f"{spec.name}:{tag(spec, folders.PROJECT)}"
     with tempfile.TemporaryDirectory(prefix="finetune-operator-") as folder:
         root, archive = Path(folder) / "root", Path(folder) / "image.tar"
-        builder = Buildah(folders.cache() / "buildah", Path(folder) / "images.log")
+        builder = Buildah(Path(folder) / "images.log")
         builder.build(spec, name)
         builder.save(name, archive)
         Path(folder).chmod(0o755)  # its user is not root

@@ -40,7 +40,7 @@ sys.path[:0] = [
 from bench import bare_requests  # noqa: E402
 from bench.image import unpacked_operator  # noqa: E402
 from bench.kwok import Kwok, make_volume  # noqa: E402
-from bench.sightings import cpu_of_programs, cpu_seconds, percentile, watch  # noqa: E402
+from bench.sightings import cpu_of_programs, cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from bench.training_operator import PyTorchJobs  # noqa: E402
 from builders import job, script_job, stored  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
@@ -217,7 +217,7 @@ def _run(
 ) -> Json:
     course, names = Course(kind), [f"job-{index:05}" for index in range(number)]
     course.watch(server, NAMESPACE)
-    load, used, idle = os.getloadavg()[0], cpu_seconds(process), memory(process, "VmRSS")
+    load, used, idle = os.getloadavg()[0], cpu_seconds(process), megabytes(process)
     programs = cpu_of_programs()
     requests, start = kind.requests(), time.perf_counter()
     others = _other_team(kind, server, rest) if flood else None
@@ -243,7 +243,7 @@ def _run(
         "cpuOfProgramsToChildren": programs,
         "cpuMillisecondsPerJob": round(1000 * cpu / number, 2),
         "idleMiB": round(idle),
-        "peakMiB": round(memory(process, "VmHWM")),
+        "peakMiB": round(megabytes(process, "VmHWM")),
         "requests": {verb: count - requests.get(verb, 0) for verb, count in kind.requests().items()},
         "otherTeam": waits,
         "loadAverage": [round(load, 1), round(os.getloadavg()[0], 1)],
@@ -287,7 +287,7 @@ def _restart(operator: Operator, number: int) -> Json:
         "restartSeconds": round(seconds, 2),
         "restartCpuSeconds": round(cpu_seconds(operator.process), 2),
         "restartWrites": operator.writes(),
-        "restartPeakMiB": round(memory(operator.process, "VmHWM")),
+        "restartPeakMiB": round(megabytes(operator.process, "VmHWM")),
     }
 
 
@@ -380,12 +380,6 @@ def _until_quiet(kind: FineTuneJobs | PyTorchJobs, seconds: float) -> None:
         if now == before:
             return
         before = now
-
-
-def memory(process: "subprocess.Popen[bytes]", what: str) -> float:
-    """MiB: VmRSS now, VmHWM at most."""
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith(what)).split()[1]) / 1024
 
 
 def _measured(kind: FineTuneJobs | PyTorchJobs, number: int, asked: argparse.Namespace) -> Json:

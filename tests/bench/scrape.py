@@ -33,7 +33,7 @@ def scrape(live: int) -> None:
     times = []
     for _ in range(ROUNDS):
         start = time.process_time()
-        page = world.metrics.expose()
+        page = b"".join(world.metrics.expose())
         times.append(time.process_time() - start)
     series = sum(1 for line in page.splitlines() if not line.startswith(b"#"))
     size, cpu = len(page) / 1e6, sorted(times)[ROUNDS // 2]

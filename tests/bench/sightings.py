@@ -40,11 +40,10 @@ def _read(stream: urllib3.BaseHTTPResponse, seen: Seen) -> None:
             seen(json.loads(line)["object"], now)
 
 
-def megabytes(process: "subprocess.Popen[bytes]") -> float:
-    """Resident memory."""
+def megabytes(process: "subprocess.Popen[bytes]", what: str = "VmRSS") -> float:
+    """Resident memory in MiB: VmRSS now, VmHWM at most."""
     text = Path(f"/proc/{process.pid}/status").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+    return int(next(line for line in text.splitlines() if line.startswith(what)).split()[1]) / 1024
 
 
 def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:

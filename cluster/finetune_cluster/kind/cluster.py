@@ -109,7 +109,7 @@ class KindCluster:
         if not problem:
             return DockerBuilder()
         if os.geteuid() == 0:
-            return Buildah(folders.cache() / "buildah", self.state / "images.log")
+            return Buildah(self.state / "images.log")
         raise ClusterError(
             f"{problem} Our images are built on it: pull it, or load it with `docker load`, "
             "or run this as root, which builds it with debootstrap."

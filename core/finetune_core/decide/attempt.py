@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
-from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_api.status import AttemptStatus, ConditionType, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
@@ -30,8 +30,9 @@ _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
 _LONGEST_WHILE_PENDING = timedelta(minutes=5)
 USUAL_START = timedelta(seconds=3)
 """After this long something may hinder a pod that has not started: it is looked for."""
-_SLOW_START = timedelta(seconds=10)
-"""After this long a start that nothing hinders is written into the status, too."""
+_SLOW_STEP, _SLOW_START = timedelta(seconds=30), timedelta(seconds=90)
+"""After this long a step of a start that nothing hinders, or the whole start, is written into the status, too."""
+_BEGINNING = (Reason.ACCEPTED, Reason.STARTING)
 _NODES_SHOWN = 4
 _FIELDS = {
     Reason.SUSPENDED.value: "spec.suspend",
@@ -220,14 +221,24 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     due = _startup_deadline(context, begun, pending)
     if due is not None and context.now >= due:
         return _stop(context, _too_late(context, attempt, pending))
-    if pending.reason is Reason.STARTING and context.now < begun + _SLOW_START:
+    if pending.reason is Reason.STARTING and context.now < (slow := _slow_from(context, attempt, begun)):
         # an ordinary start is written once: fewer writes, same news
-        looks = (begun + USUAL_START, begun + _SLOW_START)
+        looks = (begun + USUAL_START, slow)
         return Decision(context.status, requeue_at=next(look for look in looks if look > context.now))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))
     )
+
+
+def _slow_from(context: Context, attempt: AttemptStatus, begun: datetime) -> datetime:
+    """When a start that nothing hinders is worth a write: at once where the status still names what hindered it."""
+    running = next((one for one in context.status.conditions if one.type is ConditionType.RUNNING), None)
+    if running is not None and running.reason not in _BEGINNING:
+        return begun + USUAL_START
+    pods = (pod for pod in context.observation.pods_of(attempt.number) if not pod.finished)
+    steps = [begun, *(time for pod in pods for time in (pod.created, pod.scheduled) if time)]
+    return min(max(steps) + _SLOW_STEP, begun + _SLOW_START)
 
 
 def _let_run(context: Context, attempt: AttemptStatus) -> datetime:

@@ -10,6 +10,9 @@ from prometheus_client.utils import floatToGoString
 
 from finetune_api.exposition import Metric
 
+Part = bytes | memoryview
+"""Some of a page's text, in UTF-8."""
+
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 

@@ -1,6 +1,7 @@
 """What the operator counts and measures: functions named after what happened."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from finetune_operator.cache import Cache, parent_key
 from finetune_operator.metrics import definitions as all_of
 from finetune_operator.metrics.figures import ENDS, known_reason, lost_steps, phase_of, queue_of, reason_of
 from finetune_operator.metrics.jobs import Jobs
+from finetune_operator.metrics.page import Part
 
 Body = dict[str, Any]
 M = TypeVar("M", Counter, Gauge)
@@ -75,10 +77,10 @@ class Metrics:
         """Read at every scrape how old what is known of each kind is, in seconds."""
         self.registry.register(_Ages(ages))
 
-    def expose(self) -> bytes:
-        """The text format. May be called in another thread."""
+    def expose(self) -> deque[Part]:
+        """The text format in parts, of thousands of jobs some MiB. May be called in another thread."""
         self._begin_namespaces()
-        return b"".join([generate_latest(self.registry), *self._jobs.parts()])
+        return deque([generate_latest(self.registry), *self._jobs.parts()])
 
     def _begin(self) -> None:
         """Expose counters before they count: increase() does not see the first value of a new series."""

@@ -123,10 +123,42 @@ def test_a_start_that_takes_as_long_as_starts_do_costs_no_write() -> None:
         decision = life.reconcile(observation, at=at)
         assert decision.status == born
         assert decision.requeue_at == seconds(3)
-    assert life.reconcile(seen(child(), pod(node="n1")), at=3).requeue_at == seconds(10)
+    assert life.reconcile(seen(child(), pod(node="n1")), at=3).requeue_at == seconds(30)
     assert life.status == born
-    life.reconcile(seen(child(), pod(node="n1")), at=10)
+    life.reconcile(seen(child(), pod(node="n1")), at=30)
     assert (life.reason, life.message) == ("Starting", "the pod pod-a1 is starting on node n1")
+
+
+def test_each_step_of_a_start_may_take_its_usual_time() -> None:
+    life = Life()
+    born = life.reconcile().status
+    created = seen(child(), pod(created=seconds(20)))
+    assert life.reconcile(created, at=31).requeue_at == seconds(50)
+    scheduled = seen(child(), pod(created=seconds(20), scheduled=seconds(45), node="n1"))
+    assert life.reconcile(scheduled, at=46).requeue_at == seconds(75)
+    assert life.status == born
+    life.reconcile(scheduled, at=75)
+    assert life.reason == "Starting"
+
+
+@pytest.mark.parametrize("created", [80, 7200])
+def test_a_start_is_written_after_a_minute_and_a_half_whatever_the_times_of_its_steps(created: int) -> None:
+    life = Life()
+    born = life.reconcile().status
+    observation = seen(child(), pod(created=seconds(created)))
+    assert life.reconcile(observation, at=89).requeue_at == seconds(90)
+    assert life.status == born
+    life.reconcile(observation, at=90)
+    assert life.reason == "Starting"
+
+
+def test_a_hindrance_that_has_gone_is_taken_back_at_once() -> None:
+    life = Life()
+    life.reconcile()
+    life.reconcile(seen(child(), pod(created=seconds(1), unschedulable="0/3 nodes are available")), at=5)
+    assert life.reason == "Unschedulable"
+    life.reconcile(seen(child(), pod(created=seconds(1), scheduled=seconds(6), node="n1")), at=6)
+    assert life.reason == "Starting"
 
 
 def test_running_says_where_and_records_node_start_and_image() -> None:

@@ -101,7 +101,7 @@ class World:
         return body
 
     def families(self) -> dict[str, Metric]:
-        page = self.metrics.expose().decode()
+        page = b"".join(self.metrics.expose()).decode()
         return {family.name: family for family in text_string_to_metric_families(page)}
 
     def samples(self) -> dict[tuple[str, Labels], float]:
@@ -357,7 +357,7 @@ def test_what_everybody_may_write_into_a_status_breaks_no_scrape_and_makes_up_no
     for number, status in enumerate(strange):
         world.put(f"job-{number}", {})
         world.put(f"job-{number}", status)
-    assert "mine-81723" not in world.metrics.expose().decode()
+    assert "mine-81723" not in b"".join(world.metrics.expose()).decode()
     assert world.of("finetune_excluded_node_jobs") == []
     assert world.of("finetune_job_preflight_info", reason="Unknown") == [1]
 
@@ -482,8 +482,8 @@ def test_no_label_takes_a_value_that_somebody_made_up() -> None:
     world.put("one", running())
     invented = finished(phase="Failed", reason="MyReason-81723")
     world.put("one", invented | {"phase": "MyPhase"})
-    assert "MyReason" not in world.metrics.expose().decode()
-    assert "MyPhase" not in world.metrics.expose().decode()
+    assert "MyReason" not in b"".join(world.metrics.expose()).decode()
+    assert "MyPhase" not in b"".join(world.metrics.expose()).decode()
 
 
 def everything() -> World:

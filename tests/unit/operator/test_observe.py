@@ -94,7 +94,7 @@ def test_a_status_with_anything_in_it_is_read_decided_on_and_written(status: Any
     assert FineTuneJobStatus.from_json(decision.status.to_json()) == decision.status
     cache = Cache()
     cache.put_finetunejob(body)
-    assert b"finetune_jobs{" in Metrics(cache).expose()
+    assert b"finetune_jobs{" in b"".join(Metrics(cache).expose())
 
 
 def test_one_unknown_field_of_an_attempt_does_not_cost_the_attempts() -> None:

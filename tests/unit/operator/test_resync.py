@@ -88,7 +88,7 @@ async def test_a_namespace_that_may_not_be_listed_does_not_stop_the_others() -> 
     assert ready
     assert "namespace b is not served" in text
     assert "403" in text
-    page = Metrics(resync.cache).expose().decode()
+    page = b"".join(Metrics(resync.cache).expose()).decode()
     assert 'finetune_operator_namespace_unserved{namespace="b"} 1.0' in page
     assert 'namespace="a"} 1.0' not in page
 
@@ -102,7 +102,7 @@ async def test_it_is_taken_up_when_it_returns_and_its_jobs_are_enqueued() -> Non
     await resync.once()
     assert served(resync) == {"a", "b"}
     assert resync.readiness() == (True, "ok")
-    assert "unserved{" not in Metrics(resync.cache).expose().decode()
+    assert "unserved{" not in b"".join(Metrics(resync.cache).expose()).decode()
 
 
 async def test_what_is_known_of_a_namespace_that_is_lost_stays_known_and_is_named() -> None:
