@@ -3,8 +3,9 @@
 Fed by watch events, by our own LISTs and by the answers to our own writes; the higher resourceVersion wins, so a
 late event never hides a write of ours. It is not a source of truth: a restart fills it again.
 
-It keeps only what the operator reads: of a Job or Pod what decisions see of it. Users decide how large objects are, so
-annotations, pod specs and large specs of FineTuneJobs are dropped. What thousands of jobs have alike is kept once
+It keeps only what the operator reads: of a Job or Pod what decisions see of it, and of the pods of a job that has ended
+none of their words. Users decide how large objects are, so annotations, pod specs and large specs of FineTuneJobs are
+dropped. What thousands of jobs have alike is kept once
 (`sharing.py`).
 """
 
@@ -70,6 +71,10 @@ class Child:
     view: JobView | PodView
     deleted: bool = False
 
+    def without_words(self) -> "Child":
+        """A copy without what anybody said of it, which fills the status of its job."""
+        return replace(self, view=self.view.without_words()) if isinstance(self.view, PodView) else self
+
     def same_as(self, other: "Child | None") -> bool:
         """Whether a decision would see the same."""
         return other is not None and (self.uid, self.deleted, self.view) == (
@@ -109,9 +114,18 @@ class Cache:
                 self._runs.setdefault(found.uid, {})[key] = found.run
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_children(uid_of(known))
-            elif known is not None and self.on_change:
-                self.on_change(known, kept)
+            elif known is not None:
+                if _has_ended(known) and not _has_ended(kept):  # somebody edited the status
+                    self._forget_children(uid_of(body), ("Pod",))  # they are listed again, with their words
+                if self.on_change:
+                    self.on_change(known, kept)
+            if _has_ended(kept):
+                self._forget_words(uid_of(kept))
         return key
+
+    def _forget_words(self, uid: str) -> None:
+        for child in list(self.children["Pod"].get(uid, {}).values()):
+            self._store("Pod", child.without_words())
 
     def put_settled(self, body: Body) -> None:
         """Keep a FineTuneJob whose reconcile wrote its status: the event of it brings nothing new."""
@@ -160,13 +174,13 @@ class Cache:
     def awaits_child(self, key: Key) -> bool:
         """Whether a FineTuneJob has neither ended nor a child, whether or not its status names one already."""
         body = self.finetunejobs.get(key)
-        if body is None or at(body, "status", "completionTime"):
+        if body is None or _has_ended(body):
             return False
         uid = uid_of(body)
         return not self.jobs_of(key.namespace, uid) and uid not in self._runs
 
-    def _forget_children(self, owner: str) -> None:
-        for kind in self.children:
+    def _forget_children(self, owner: str, kinds: Iterable[str] = ("Job", "Pod")) -> None:
+        for kind in kinds:
             for identity in list(self.children[kind].get(owner, {})):
                 self._remove(kind, owner, identity)
 
@@ -201,6 +215,8 @@ class Cache:
         if (before is None or before.uid != uid_of(body)) and not controlled(kind, body):
             return None  # a copy with our labels, made by hand
         child = _child(kind, body, owner, key)
+        if any(uid_of(one) == owner and _has_ended(one) for one in self._known(key)):
+            child = child.without_words()
         self._store(kind, child)
         return None if child.same_as(before) else key
 
@@ -214,14 +230,14 @@ class Cache:
         return key
 
     def _drop(self, kind: str, last: Child) -> None:
-        if last.owner not in self._owners(last.key):
+        if last.owner not in map(uid_of, self._known(last.key)):
             self._remove(kind, last.owner, last.at)  # its FineTuneJob went first
             return
         view = replace(last.view, deleted=True) if isinstance(last.view, PodView) else last.view
         self._store(kind, replace(last, view=view, deleted=True))
 
-    def _owners(self, key: Key | None) -> list[str]:
-        return [uid_of(self.finetunejobs[key])] if key in self.finetunejobs else []
+    def _known(self, key: Key) -> list[Body]:
+        return [self.finetunejobs[key]] if key in self.finetunejobs else []
 
     def jobs_of(self, namespace: str, uid: str) -> tuple[JobView, ...]:
         """The Jobs of a FineTuneJob that exist."""
@@ -299,6 +315,10 @@ def uid_of(body: Body) -> str:
     """The uid."""
     uid: str = body["metadata"]["uid"]
     return uid
+
+
+def _has_ended(body: Body) -> bool:
+    return bool(at(body, "status", "completionTime"))
 
 
 def owner_of(body: Body) -> tuple[str | None, Key | None]:

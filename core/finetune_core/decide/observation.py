@@ -69,6 +69,11 @@ class PodView:
         """Whether it was deleted before its container started."""
         return self.deleted and self.started is None and self.end is None
 
+    def without_words(self) -> "PodView":
+        """A copy without what its container, the kubelet and the scheduler said: up to some KiB."""
+        end = replace(self.end, message="") if self.end else None
+        return replace(self, end=end, waiting_message="", status_message=None, unschedulable=None)
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:

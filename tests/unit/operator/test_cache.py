@@ -222,6 +222,53 @@ def test_no_pod_stays_in_the_index_when_its_job_is_forgotten(kind: str) -> None:
     assert cache._pods == {}
 
 
+def said(cache: Cache) -> list[str]:
+    return [pod.end.message for pod in cache.pods_of("default", UID) if pod.end]
+
+
+def ended_pod(version: int) -> Json:
+    terminated = {"exitCode": 0, "message": "a report of 4 KiB"}
+    status = {
+        "phase": "Succeeded",
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
+    }
+    return a_pod(version) | {"status": status}
+
+
+def an_ended_job(version: int) -> Json:
+    return a_job(version) | {"status": {"completionTime": "2026-01-01T12:00:00Z"}}
+
+
+def test_what_the_pods_of_a_job_said_is_forgotten_when_it_has_ended() -> None:
+    cache = Cache()
+    cache.put_finetunejob(a_job(2))
+    cache.put_child("Pod", ended_pod(3))
+    assert said(cache) == ["a report of 4 KiB"]
+    cache.put_finetunejob(an_ended_job(4))
+    assert said(cache) == [""]
+    assert cache.put_child("Pod", ended_pod(5)) is None, "a decision would see the same"
+    assert said(cache) == [""]
+
+
+def test_pods_listed_before_their_job_that_has_ended_lose_their_words_too() -> None:
+    cache = Cache()
+    cache.put_child("Pod", ended_pod(3))
+    cache.put_finetunejob(an_ended_job(4))
+    assert said(cache) == [""]
+
+
+def test_the_pods_of_a_job_whose_end_somebody_took_away_are_asked_for_again() -> None:
+    cache = Cache()
+    cache.put_finetunejob(an_ended_job(2))
+    cache.put_child("Job", a_child(2))
+    cache.put_child("Pod", ended_pod(3))
+    cache.put_finetunejob(a_job(4))
+    assert cache.pods_of("default", UID) == ()
+    assert cache.jobs_of("default", UID)
+    cache.put_child("Pod", ended_pod(3))
+    assert said(cache) == ["a report of 4 KiB"]
+
+
 IMPOSSIBLE = ["", "0", "07", "-1", "+1", "1.0", "1e3", "a", "٣", "100000", "999999999", "9" * 60]
 
 

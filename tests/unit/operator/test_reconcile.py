@@ -357,7 +357,7 @@ async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
     "server", [WithoutPod(), WithoutPod(code=403)], ids=["no events", "not allowed to read them"]
 )
 async def test_without_an_event_it_waits_for_the_pod(server: WithoutPod) -> None:
-    assert condition_of(await waiting(server, 12), "Running")["reason"] == "Starting"
+    assert condition_of(await waiting(server, 32), "Running")["reason"] == "Starting"
 
 
 async def test_the_event_on_an_attempt_that_begins_is_posted_also_if_its_job_is_refused_at_first() -> None:
