@@ -177,13 +177,15 @@ def least_memory(
     optimizer = training.optimizer
     states = 2 if optimizer.name is OptimizerName.ADAMW else int(optimizer.momentum != 0)
     average = gradients if training.ema else 0
-    parameters = compute_module_sizes(model)[""]
+    buffers = sum(part.numel() * part.element_size() for part in model.buffers())  # ranks keep them whole
+    parameters = compute_module_sizes(model)[""] - buffers
     if training.tensor_parallel > 1:
         plan, size = tensor_plan(model, training.tensor_parallel, folder.name), training.tensor_parallel
         parameters -= bytes_saved(model, plan, size, trained=False)
         less = bytes_saved(model, plan, size, trained=True) if gradients else 0
         gradients, average = gradients - less, max(0, average - less)
-    return Need(parameters // shards, gradients // shards, states * gradients // shards, average // shards)
+    divided = (gradients // shards, states * gradients // shards, average // shards)
+    return Need(buffers + parameters // shards, *divided)
 
 
 def empty_model(folder: ModelFolder, spec: ModelInput, objective: Objective[Any]) -> Any:

@@ -46,7 +46,7 @@ def estimate_memory(
     states = optimizer_states(config.training)
     size = config.training.tensor_parallel
     shards = processes_of(config) // size if config.training.sharding is Sharding.FULL else 1
-    weights = sum(map(_bytes, parameters)) + sum(map(_bytes, model.buffers()))
+    weights, buffers = sum(map(_bytes, parameters)), sum(map(_bytes, model.buffers()))
     if size > 1:
         plan = tensor_plan(model, size, config.model.uri or config.model.path)
         weights -= bytes_saved(model, plan, size, trained=False)
@@ -55,7 +55,7 @@ def estimate_memory(
     rows = np.argsort(train.lengths, kind="stable")[::-1][:rows_at_once]
     activations = _activations(config, model, objective, train, rows, pad_id)
     parts = {
-        "weights": weights // shards,
+        "weights": weights // shards + buffers,
         "gradients": trained // shards,
         "optimizer": states * trained // shards,
         "average": trained // shards if config.training.ema else None,

@@ -7,6 +7,7 @@ from finetune_api.training import EmaSpec, OptimizerSpec, TrainingSpec
 from finetune_trainer.errors import DeviceMemoryError, NotFoundError
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.load import least_memory, load_model
+from finetune_trainer.models.skeleton import skeleton
 from finetune_trainer.objectives.causal_lm import CausalLM
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.process.memory import GIBIBYTE, Need, check_fits
@@ -74,10 +75,22 @@ def test_weights_under_two_names_count_once(folder, name, tied):
     assert (need.parameters, need.gradients) == (everything, trained)
 
 
-def test_of_a_sharded_model_every_device_holds_its_part(folder):
-    base, spec = folder("Bert"), ModelInput(path="unused")
-    whole, part = (least_memory(base, spec, Classification(["a"]), TrainingSpec(), n) for n in (1, 4))
-    assert part.total == pytest.approx(whole.total / 4, abs=3)
+@pytest.mark.parametrize(
+    ("name", "objective", "spec"),
+    [
+        ("Bert", Classification(["a"]), {}),
+        ("Llama", CausalLM(), {"weights": "NF4", "adapter": {"lora": {}}}),
+    ],
+    ids=["float32", "NF4"],
+)
+def test_of_a_sharded_model_every_device_holds_its_part_and_all_buffers(folder, name, objective, spec):
+    """Scales of weights in 4 bits are buffers, and ranks do not divide them."""
+    base, spec = folder(name), ModelInput(path="unused", **spec)
+    training = TrainingSpec(sharding="Full")
+    whole, part = (least_memory(base, spec, objective, training, shards) for shards in (1, 4))
+    model = skeleton(base, spec, objective, 0, divided=True)
+    buffers = sum(one.numel() * one.element_size() for one in model.buffers())
+    assert part.total - buffers == pytest.approx((whole.total - buffers) / 4, abs=3)
 
 
 def test_a_moving_average_holds_the_trained_weights_once_more(folder):
