@@ -20,6 +20,7 @@ import numpy as np
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.config import read_config
 from finetune_trainer.data.chat.conversation import Conversation
+from finetune_trainer.data.chat.report import report_beside
 from finetune_trainer.data.dataset import Dataset, read_dataset
 from finetune_trainer.data.encoding import Encoding
 from finetune_trainer.data.rows import Row
@@ -51,6 +52,8 @@ def preview(config: RunConfig, part: str, count: int) -> Iterator[Json]:
     dataset = read_dataset(config, recorder)
     source = _source(dataset, part)
     how = _encoding(config, dataset, stop)
+    if how.chat is not None:
+        report_beside(dataset.sources, how.chat.chats, recorder)
     found = source.resolved.to_json()
     yield {
         "part": part,

@@ -39,7 +39,7 @@ AWAITED_EVERY = 0.1
 """Seconds."""
 ABANDONED = 24 * 3600.0
 """Seconds after which what a run was writing into a shared folder is removed."""
-FORMAT = 5
+FORMAT = 6
 """Of the files and of what is written into them; another number makes all caches anew."""
 
 

@@ -66,6 +66,8 @@ class ChatCounts:
     """Places of the rows in which the assistant speaks before anybody asks, and that is not learned."""
     unanswered: list[int]
     """Places of the rows that go on after the last message of the assistant, and are cut there."""
+    ignored: list[int]
+    """Places of the rows with train: true in a message that is not learned."""
     dated: bool
     """Whether the template writes the date of today."""
 

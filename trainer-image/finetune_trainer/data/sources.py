@@ -7,8 +7,8 @@ iterated. So memory does not grow with the size of the texts."""
 import hashlib
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from finetune_api.dataset import RowFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
 from finetune_trainer.data.chat.choice import answers_in_messages, chat_form, unread_columns
+from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
 from finetune_trainer.data.detect import SEPARATORS
@@ -33,6 +34,8 @@ from finetune_trainer.objectives.labels import named
 logger = logging.getLogger(__name__)
 
 Indices = npt.NDArray[np.int64]
+MOST_KEYS = 20
+"""Keys of messages that are counted."""
 CHECK_EVERY = 4096
 """Rows between two looks at whether the run is to stop."""
 
@@ -45,6 +48,17 @@ class Rows(Protocol):
 
     def __iter__(self) -> Iterator[Row]:
         """In the order of the files."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A key of messages that only some chat templates write, as Conversation.beside has it."""
+
+    rows: int
+    line: int
+    """Number of the first of them, for `place`."""
+    chat: Conversation
+    """That of this row."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,8 @@ class Source:
     """Names of the files, where there are several."""
     chat: RowFormat | None = None
     """The form of the rows where they are conversations."""
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    """Of the whole input, duplicates too."""
 
     def place(self, number: int) -> tuple[str, int]:
         """The file of a row, and its row there."""
@@ -87,6 +103,8 @@ class FileIndex:
     """Rows of the files, duplicates too, whose answers begin with their prompt."""
     contradicted: int = 0
     """Preferences of the files, duplicates too, of which another row says the opposite."""
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    """Of the files, duplicates too: keys of messages that only some chat templates write."""
     note: str = ""
     """What a user may not have meant by how the rows are read."""
 
@@ -128,7 +146,8 @@ class FileIndex:
         decisive = f"{self.resolved.digest} {self.layout.format} {wanted} {read} ".encode()
         digest = hashlib.sha256(decisive + self.lines.tobytes()).hexdigest()
         streamed, form = _Streamed(self), self.options.form
-        return Source(self.field, self.name, streamed, self.resolved, digest, self.files.names, form)
+        names = self.files.names
+        return Source(self.field, self.name, streamed, self.resolved, digest, names, form, self.beside)
 
 
 class _Streamed:
@@ -283,6 +302,7 @@ class IndexBuilder:
         self.judged, self.opposite = array("Q"), array("Q")
         self.rejected, self.first = Rejected(files), RowError(0, "")
         self.ungrouped = 0
+        self.beside: dict[str, Beside] = {}
 
     def add(self, found: Row | RowError) -> None:
         """Raises DataError once more rows than allowed are faulty."""
@@ -301,7 +321,15 @@ class IndexBuilder:
             self.prompts.append(digest64(found.pair or ""))
             self.judged.append(digest64(found.judgement()))
             self.opposite.append(digest64(found.judgement(opposite=True)))
+        for chat in filter(None, (found.chat, found.rejected_chat)):
+            self._note(found.line, chat)
         self.repeating += self.options.asks and found.repeats_prompt
+
+    def _note(self, line: int, chat: Conversation) -> None:
+        for key in chat.beside:
+            known = self.beside.get(key) or Beside(0, line, chat)
+            if known.rows or len(self.beside) < MOST_KEYS:
+                self.beside[key] = replace(known, rows=known.rows + 1)
 
     def _count(self, error: RowError) -> None:
         if not self.rejected.rows or error.fatal:
@@ -347,6 +375,7 @@ class IndexBuilder:
             labels=self.labels,
             prompts=np.asarray(self.prompts, dtype=np.uint64) if self.options.preference else None,
             repeating=self.repeating,
+            beside=self.beside,
             contradicted=int(np.isin(_digests(self.opposite), _digests(self.judged)).sum()),
         )
 

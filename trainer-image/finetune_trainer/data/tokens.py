@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ CHAT_ARRAYS = (
     "omitted",
     "greetings",
     "unanswered",
+    "ignored",
     "stops",
     "turns_inside",
     "dated",
@@ -76,6 +77,8 @@ class Examples:
     """Numbers of the conversations in which the assistant speaks first, and that is not learned."""
     unanswered: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Numbers of the conversations that are cut behind the last message of the assistant."""
+    ignored: npt.NDArray[np.int64] = field(default_factory=_no_counts)
+    """Numbers of the conversations with train: true in a message that is not learned."""
     stops: npt.NDArray[np.int64] = field(default_factory=_no_counts)
     """Ids of the tokens that end trained turns, possibly more than once."""
     turns_inside: npt.NDArray[np.int64] = field(default_factory=_no_counts)
@@ -230,6 +233,7 @@ def _chat_arrays(rows: list[Row], found: ChatCounts) -> dict[str, npt.NDArray[An
         "omitted": lines(found.omitted),
         "greetings": lines(found.greetings),
         "unanswered": lines(found.unanswered),
+        "ignored": lines(found.ignored),
         "stops": np.asarray(found.stops, dtype=np.int64),
         "turns_inside": np.asarray([found.inside], dtype=np.int64),
         "dated": np.asarray([found.dated], dtype=np.int8),
@@ -252,23 +256,33 @@ def _nothing_trained(
 
 def why_untrained(why: Untrained, max_length: int) -> str:
     """The end of a sentence about some conversations."""
-    return {
-        Untrained.NO_ANSWER: "have no message of the assistant",
-        Untrained.EXCLUDED: "have train: false or weight: 0 in what would be learned",
-        Untrained.UNASKED: "have no question before what the assistant says",
-        Untrained.CUT: f"lose at {max_length:,} tokens what would be learned",
-    }[why]
+    match why:
+        case Untrained.NO_ANSWER:
+            return "have no message of the assistant"
+        case Untrained.EXCLUDED:
+            return "have train: false or weight: 0 in what would be learned"
+        case Untrained.UNASKED:
+            return "have no question before what the assistant says"
+        case Untrained.CUT:
+            return f"lose at {max_length:,} tokens what would be learned"
+        case _:
+            assert_never(why)
 
 
 def _remedy(why: Untrained, train: TrainedTurns) -> str:
-    last = train is TrainedTurns.LAST_TURN
-    return {
-        Untrained.NO_ANSWER: "write answers with the role assistant",
-        Untrained.EXCLUDED: "remove it where an answer is to be learned"
-        + (", or set objective.causalLM.train: Assistant to learn earlier answers" if last else ""),
-        Untrained.UNASKED: "write a user message before it, or train: true in it to learn it without one",
-        Untrained.CUT: "raise dataset.preprocessing.maxLength, or shorten what stands before it",
-    }[why]
+    match why:
+        case Untrained.NO_ANSWER:
+            return "write answers with the role assistant"
+        case Untrained.EXCLUDED:
+            earlier = ", or set objective.causalLM.train: Assistant to learn earlier answers"
+            last = train is TrainedTurns.LAST_TURN
+            return f"remove it where an answer is to be learned{earlier if last else ''}"
+        case Untrained.UNASKED:
+            return "write a user message before it, or train: true in it to learn it without one"
+        case Untrained.CUT:
+            return "raise dataset.preprocessing.maxLength, or shorten what stands before it"
+        case _:
+            assert_never(why)
 
 
 def id_type(tokenizer: Any) -> Any:

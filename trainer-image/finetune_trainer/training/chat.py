@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.run import RunConfig
 from finetune_trainer.data.chat.encode import ChatEncoding, chat_encoding
+from finetune_trainer.data.chat.report import report_beside
 from finetune_trainer.data.chat.templates import check_tokens
 from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.encoding import Encoding
@@ -14,6 +15,7 @@ from finetune_trainer.data.tokens import encoded
 from finetune_trainer.models.embeddings import ReplacedIds, add_tokens
 from finetune_trainer.models.folder import ModelFolder
 from finetune_trainer.models.tokenizer import load_tokenizer
+from finetune_trainer.reporting.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,9 @@ def encoding(config: RunConfig, words: Words, max_tokens: int) -> Encoding:
     return Encoding(words.tokenizer, max_tokens, options.mask_prompt if options else False, words.chat)
 
 
-def check_conversations(config: RunConfig, folder: ModelFolder, dataset: Dataset) -> str | None:
+def check_conversations(
+    config: RunConfig, folder: ModelFolder, dataset: Dataset, recorder: Recorder
+) -> str | None:
     """Write and tokenize the first rows, so that what is wrong with a template is said before a model is loaded.
 
     Returns the sha256 of the template, None for rows that are texts. Raises ConfigurationError and DataError.
@@ -66,5 +70,6 @@ def check_conversations(config: RunConfig, folder: ModelFolder, dataset: Dataset
     for source in dataset.sources:
         if rows := list(islice(source.rows, FIRST_ROWS)):
             encoded(source, rows, dataset.objective, how)
+    report_beside(dataset.sources, words.chat.chats, recorder)
     logger.info(f"conversations are written with the chat template {template.described}")
     return f"sha256:{hashlib.sha256(template.source.encode()).hexdigest()}"

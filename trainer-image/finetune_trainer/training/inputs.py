@@ -76,7 +76,7 @@ def look_at_inputs(config: RunConfig, recorder: Recorder, stop: Stop) -> Looked:
     folder = check_model(config.model, partial(find_base, config=config, stop=stop))
     check_adapter(config.model, on_adapter=folder.adapter is not None)
     dataset = read_dataset(config, recorder, lambda: stop_if_asked(stop))
-    template = check_conversations(config, folder, dataset)
+    template = check_conversations(config, folder, dataset, recorder)
     tokenizer = folder.tokenizer_resolved(config.model)
     resolved = ResolvedStatus(model=folder.resolved, tokenizer=tokenizer, **dataset.resolved)
     recorder.update(resolved=resolved)

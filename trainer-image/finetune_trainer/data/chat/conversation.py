@@ -4,19 +4,23 @@ Every ValueError is the end of a sentence, and names the message by its number f
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from finetune_trainer.data.missing import UNSEEN
+from finetune_trainer.data.records import DECODER, RepeatedKeyError
 
 Json = dict[str, Any]
 Clean = Callable[[str], str]
 
 ROLES = ("system", "user", "assistant", "tool")
+DEVELOPER = "developer"
+"""OpenAI's newer name of the system's role, which few templates know."""
+SYSTEM_ROLES = ("system", DEVELOPER)
 _MEANT = {
-    "developer": "system",
     "human": "user",
     "prompter": "user",
     "gpt": "assistant",
@@ -32,8 +36,27 @@ RESERVED = ("\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3")
 """Noncharacters of Unicode that mark places in a rendered conversation; no text may have them."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's thoughts; templates read the first, some the second."""
-FLAGS = ("train", "weight", "loss", "training")
-"""Whether a message is learned, by the names that formats have for it: ours, OpenAI's, ms-swift's and axolotl's."""
+_OPPOSITE = "masked"
+"""Torchtune's name of what is not learned."""
+FLAGS = (
+    "train",
+    "weight",
+    "loss",
+    "training",
+    "trainable",
+    "loss_mask",
+    "loss_weight",
+    "step_loss_mask",
+    _OPPOSITE,
+)
+"""Whether a message is learned, by the names that formats have for it: ours, OpenAI's, ms-swift's, axolotl's, Tinker's,
+veRL's, LLaMA-Factory's, slime's and torchtune's."""
+_NUMBERS = ("weight", "loss_mask", "loss_weight", "step_loss_mask")
+"""Flags that are usually written as numbers."""
+_ABOUT_LEARNING = ("exclud", "ignor", "learn", "loss", "mask", "skip", "supervis", "train", "weight")
+"""Beginnings of words in the names of other keys that may say whether a message is learned."""
+_ALWAYS_READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
+"""Keys of a message that are read here, or that say nothing without the others."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 """Of messages and of rows, what is no text."""
 _IN_PARTS = ("train_detail", "training_detail")
@@ -54,6 +77,8 @@ class Conversation:
     tools: tuple[Json, ...] | None = None
     unasked: frozenset[int] = frozenset()
     """Places of the assistant's messages that nobody asks for, but for those with train: true: a greeting."""
+    flagged: frozenset[int] = frozenset()
+    """Places of the messages with train: true."""
 
     @cached_property
     def text(self) -> str:
@@ -72,12 +97,38 @@ class Conversation:
         return tuple(place for place, each in enumerate(self.messages) if each["role"] == "assistant")
 
     @cached_property
+    def beside(self) -> frozenset[str]:
+        """Keys of the messages that only some chat templates write: of role, what is said by a developer.
+
+        A tool's result has its name by the call.
+        """
+        return frozenset(
+            key
+            for message in self.messages
+            for key, value in message.items()
+            if (value == DEVELOPER if key == "role" else key not in _ALWAYS_READ and value != "")
+            and (key, message["role"]) != ("name", "tool")
+        )
+
+    def without(self, key: str) -> "Conversation":
+        """The conversation with no such key in its messages; of role, with the system in place of a developer."""
+        if key == "role":
+            first = self.messages[0]
+            return replace(self, messages=(first | {"role": _system_for(first["role"])}, *self.messages[1:]))
+        kept = ({name: each for name, each in message.items() if name != key} for message in self.messages)
+        return replace(self, messages=tuple(kept))
+
+    @cached_property
     def to_last_answer(self) -> "Conversation":
         """Without the messages behind the last one of the assistant; itself where there is none."""
         count = self.assistants[-1] + 1 if self.assistants else len(self.messages)
         if count == len(self.messages):
             return self
         return replace(self, messages=self.messages[:count], trained=self.trained[:count])
+
+
+def _system_for(role: str) -> str:
+    return "system" if role == DEVELOPER else role
 
 
 def named(place: int, role: object = "") -> str:
@@ -98,25 +149,31 @@ def conversation(messages: Any, tools: Any = None, clean: Clean = str) -> Conver
     schemas = _tools(tools)
     _check_called(whole, schemas)
     trained = tuple(flag is not False for _, flag in found)
-    return Conversation(whole, trained, schemas, _unasked(found))
+    flagged = frozenset(place for place, (_, flag) in enumerate(found) if flag)
+    return Conversation(whole, trained, schemas, _unasked(found), flagged)
 
 
 def _unasked(found: Sequence[tuple[Json, bool | None]]) -> frozenset[int]:
     """The assistant's messages before the first user message, or before any where there is a system message alone."""
     roles = [message["role"] for message, _ in found]
-    asked = "user" if "user" in roles else "system"
-    first = roles.index(asked) if asked in roles else len(roles)
+    asked = ("user",) if "user" in roles else SYSTEM_ROLES
+    first = next((place for place, role in enumerate(roles) if role in asked), len(roles))
     return frozenset(
         place for place in range(first) if roles[place] == "assistant" and found[place][1] is None
     )
 
 
 def from_json(value: Any, what: str) -> Any:
-    """What a JSON text holds; other values as they are. Raises ValueError for a text that is no JSON."""
+    """What a JSON text holds; other values as they are.
+
+    Raises RepeatedKeyError as for a row, and ValueError for a text that is no JSON.
+    """
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return DECODER.decode(value)
+    except RepeatedKeyError:
+        raise
     except (ValueError, RecursionError):
         raise ValueError(f"is not {what} but the text {value[:40]!r}") from None
 
@@ -125,10 +182,10 @@ def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool | None]:
     """The message without its flags, and what they say."""
     if not isinstance(given, dict):
         raise ValueError(f"has in {named(place)} no object but {_shown(given)}; write role and content")
-    message = {key: value for key, value in given.items() if value is not None}
+    message = {key: value for key, value in given.items() if value not in (None, [], {})}
     role = _role(place, message)
-    trained = _trained(place, role, message)
     where = named(place, role)
+    trained = _trained(where, message)
     _check_readable(where, message)
     if "content" in message:
         message["content"] = clean(_content(where, message["content"]))
@@ -139,7 +196,7 @@ def _message(place: int, given: Any, clean: Clean) -> tuple[Json, bool | None]:
     if "tool_calls" in message:
         message.setdefault("content", "")  # templates read it, and null would be written as a word
     _alias_reasoning(where, message)
-    if "content" not in message and role in ("system", "tool"):
+    if "content" not in message and role in (*SYSTEM_ROLES, "tool"):
         raise ValueError(f"has in {where} no content")
     if role in ("user", "assistant") and not _says_something(message):
         raise ValueError(f"has an empty {where}; remove it, or write its content")
@@ -161,29 +218,39 @@ def _role(place: int, message: Json) -> str:
         raise ValueError(f"has in {named(place)} from and value; set dataset.rows: ShareGPT")
     if role is None:
         raise ValueError(f"has no role in {named(place)}; write one of {', '.join(ROLES)}")
-    if role not in ROLES:
+    if role not in (*ROLES, DEVELOPER):
         meant = _MEANT.get(str(role).lower(), str(role).lower())
         remedy = f"write {meant}" if meant in ROLES else f"write one of {', '.join(ROLES)}"
         raise ValueError(f"has in {named(place)} the role {str(role)[:40]!r}; {remedy}")
     return str(role)
 
 
-def _trained(place: int, role: str, message: Json) -> bool | None:
+def _trained(where: str, message: Json) -> bool | None:
     """Takes the flags out of the message, which templates do not know; None for none."""
     if part := next((name for name in _IN_PARTS if name in message), None):
         raise ValueError(
-            f"has in {named(place, role)} {part}: a message is learned whole or not at all; split it, or write train:"
-            " true or false"
+            f"has in {where} {part}: a message is learned whole or not at all; split it, or write train: true or false"
         )
     flags = {name: message.pop(name) for name in FLAGS if name in message}
     for name, value in flags.items():
         if value not in (True, False, 0, 1) or isinstance(value, str):
-            kinds = "0 or 1" if name == "weight" else "true or false"
-            raise ValueError(f"has in {named(place, role)} {name}: {_shown(value)}; write {kinds}")
-    if len(set(map(bool, flags.values()))) > 1:
-        names = " and a ".join(flags)
-        raise ValueError(f"has in {named(place, role)} a {names} that differ; remove one")
-    return all(map(bool, flags.values())) if flags else None
+            kinds = "0 or 1" if name in _NUMBERS else "true or false"
+            raise ValueError(f"has in {where} {name}: {_shown(value)}; write {kinds}")
+    if unsure := next(filter(_is_about_learning, message), None):
+        raise ValueError(
+            f"has in {where} {unsure}: {_shown(message[unsure])}, which may say whether the message is learned, and is"
+            " not read; write train: true or false, and remove it"
+        )
+    said = {name: bool(value) != (name == _OPPOSITE) for name, value in flags.items()}
+    if len(set(said.values())) > 1:
+        raise ValueError(f"has in {where} a {' and a '.join(said)} that differ; remove one")
+    return all(said.values()) if said else None
+
+
+def _is_about_learning(key: str) -> bool:
+    """Whether a word in the name of a key, as in isMasked or no_loss, is one of those that say what is learned."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", key)
+    return any(word.lower().startswith(_ABOUT_LEARNING) for word in words)
 
 
 def _content(where: str, content: Any) -> str:
@@ -198,6 +265,11 @@ def _content(where: str, content: Any) -> str:
         if kind != "text" or not isinstance(part.get("text"), str):
             shown = repr(kind) if isinstance(kind, str) else _shown(part)
             raise ValueError(f"has in {where} a part of the content that is no text: {shown}")
+        if flag := next(filter(_is_about_learning, part), None):
+            raise ValueError(
+                f"has in {where} a part of the content with {flag}: a message is learned whole or not at all; write"
+                " train: true or false in the message, and no flag in its parts"
+            )
         texts.append(part["text"])
     return "".join(texts)
 
@@ -220,8 +292,13 @@ def tool_call(where: str, number: int, call: Any) -> Json:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError(f"has in {where} a {which} without the name of a function")
     arguments = function.get("arguments")
+    other = next((key for key, value in function.items() if isinstance(value, dict)), None)
+    if arguments is None and other:
+        raise ValueError(f"has in {where}, {which}, no arguments but {other[:40]!r}; rename it arguments")
     try:
         arguments = {} if arguments in (None, "") else from_json(arguments, "an object")
+    except RepeatedKeyError as error:
+        raise ValueError(f"has in {where}, {which}, arguments whose JSON {error}") from None
     except ValueError as error:
         raise ValueError(f"has in {where}, {which}, arguments that are no JSON: {error}") from None
     if not isinstance(arguments, dict):
@@ -265,15 +342,15 @@ def _check_order(messages: Sequence[Json]) -> None:
     calls = _OpenCalls()
     for place, message in enumerate(messages):
         role, before = message["role"], messages[place - 1]["role"] if place else None
-        if role == "system" and place:
-            raise ValueError(f"has a system message as {named(place)}; it must be the first")
+        if role in SYSTEM_ROLES and place:
+            raise ValueError(f"has a {role} message as {named(place)}; it must be the first")
         if role == before and role in ("user", "assistant"):
             raise ValueError(
                 f"has a broken order: {named(place, role)} follows another {role} message; join them, or write what is"
                 " between"
             )
         if role == "tool":
-            calls.answer(place, message.get("tool_call_id"))
+            calls.answer(place, message.get("tool_call_id"), message.get("name"))
         else:
             calls.check_answered(place, role)
             calls.open(place, message.get("tool_calls", []))
@@ -286,14 +363,12 @@ class _OpenCalls:
         self.open(0, [])
 
     def open(self, place: int, calls: Sequence[Json]) -> None:
-        self._place, self._calls = place, calls
-        self._ids = {str(call["id"]) for call in calls if "id" in call}
-        self._without_id = sum("id" not in call for call in calls)
+        self._place, self._calls = place, list(calls)
         self._results, self._by_id = 0, False
 
     def check_answered(self, place: int, role: str) -> None:
         """Raises ValueError for a call that a message follows and no result. A result without an id may be for all."""
-        missing = [call for call in self._calls if not self._results or str(call.get("id")) in self._ids]
+        missing = [call for call in self._calls if not self._results or "id" in call]
         if missing and (not self._results or self._by_id):
             raise ValueError(
                 f"has a tool call without a result: {named(self._place, 'assistant')} calls"
@@ -301,21 +376,27 @@ class _OpenCalls:
                 " or remove the call"
             )
 
-    def answer(self, place: int, call: Any) -> None:
-        """Raises ValueError for a result without a call."""
+    def answer(self, place: int, identity: Any, name: Any) -> None:
+        """Raises ValueError for a result without a call, or with the name of another function."""
         self._results += 1
-        if call is not None and str(call) in self._ids:
-            self._by_id = True
-            self._ids.discard(str(call))
-        elif self._without_id:
-            self._without_id -= 1
-        elif call is None and self._ids:
-            self._ids.pop()
-        else:
-            answers = "no call" if call is None else f"{str(call)[:40]!r}, which no call has"
+        by_id = [
+            call for call in self._calls if identity is not None and str(call.get("id")) == str(identity)
+        ]
+        without_id = [call for call in self._calls if "id" not in call]
+        found = by_id or without_id or (self._calls if identity is None else [])
+        if not found:
+            answers = "no call" if identity is None else f"{str(identity)[:40]!r}, which no call has"
             raise ValueError(
                 f"has a tool result without a call: {named(place, 'tool')} answers {answers}; write tool_calls in the"
                 " assistant's message before it"
+            )
+        self._by_id |= bool(by_id)
+        call = next((each for each in found if each["function"]["name"] == name), found[0])
+        self._calls.remove(call)
+        if name and name != (called := call["function"]["name"]):
+            raise ValueError(
+                f"has in {named(place, 'tool')} the name {str(name)[:40]!r}, and it answers a call of {called!r}; write"
+                " that name, or remove it"
             )
 
 

@@ -64,7 +64,7 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
     controls: list[int] = []
     stops: set[int] = set()
     inside, dated = 0, False
-    omitted, greetings, unanswered = list[int](), list[int](), list[int]()
+    omitted, greetings, unanswered, ignored = list[int](), list[int](), list[int](), list[int]()
     left = tokenizer.truncation_side == "left"
     for place, row in enumerate(rows):
         found = _tokens(row, how)
@@ -88,6 +88,7 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
         omitted += [place] if found.omitted else []
         greetings += [place] if row.chat and row.chat.unasked and how.train is TrainedTurns.ASSISTANT else []
         unanswered += [place] if found.unanswered else []
+        ignored += [place] if found.ignored else []
     counts = ChatCounts(
         kept,
         dropped,
@@ -98,6 +99,7 @@ def encode_chats(rows: Sequence[Row], tokenizer: Any, max_length: int, how: Chat
         omitted,
         greetings,
         unanswered,
+        ignored,
         dated,
     )
     nothing = [0] * len(ids)

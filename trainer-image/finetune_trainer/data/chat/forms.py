@@ -1,11 +1,14 @@
 """The forms that conversations have in files, and which one a file has. Pure."""
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, RowFormat
 from finetune_trainer.data.chat.conversation import (
+    FLAGS,
+    SYSTEM_ROLES,
     Clean,
     Conversation,
     Json,
@@ -15,6 +18,7 @@ from finetune_trainer.data.chat.conversation import (
     named,
     tool_call,
 )
+from finetune_trainer.data.records import RepeatedKeyError
 
 MESSAGE_COLUMNS = ("messages", "conversations")
 SYSTEM, HISTORY = "system", "history"
@@ -119,13 +123,18 @@ def are_messages(value: Any) -> bool:
 
 def _kind_of_messages(value: Any) -> RowFormat | None:
     """By the first message; None for what is no list of messages."""
-    try:
-        listed = from_json(value, "a list")
-    except ValueError:
-        return None
+    listed = _glimpse(value)
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
         return None
     return RowFormat.SHAREGPT if "from" in listed[0] and "role" not in listed[0] else RowFormat.MESSAGES
+
+
+def _glimpse(value: Any) -> Any:
+    """What a JSON text holds, though it may repeat a key; other values, and other texts, as they are."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def _messages(form: ChatForm, fields: Mapping[str, Any]) -> Any:
@@ -170,15 +179,21 @@ def _prompt_completion(form: ChatForm, fields: Mapping[str, Any]) -> Any:
         _turns(column, fields[column], role)
         for column, role in zip(form.required, ("user", "assistant"), strict=True)
     )
-    before = [
-        message | {"train": False} if message.get("role") == "assistant" else message for message in asked
-    ]
-    return _with_system(form, fields, [*before, *answered])
+    return _with_system(form, fields, [*map(_as_context, asked), *answered])
+
+
+def _as_context(message: Json) -> Json:
+    """A message of a prompt, whose answers are learned only where they say so."""
+    said = message.get("role") != "assistant" or any(message.get(flag) is not None for flag in FLAGS)
+    return message if said else message | {"train": False}
 
 
 def _turns(column: str, value: Any, role: str) -> list[Any]:
     """A text as one message; a list of messages as it is, also where it is JSON text, which is all that CSV has."""
-    value = _listed(value) or value
+    try:
+        value = _listed(value) or value
+    except RepeatedKeyError as error:
+        raise ColumnError(column, str(error)) from None
     if isinstance(value, str):
         if not value.strip():
             raise ColumnError(column, "is empty")
@@ -191,15 +206,12 @@ def _turns(column: str, value: Any, role: str) -> list[Any]:
 
 
 def _listed(value: Any) -> list[Json] | None:
-    """The messages that a JSON text holds; None for any other text."""
+    """The messages that a JSON text holds; None for any other text. Raises RepeatedKeyError."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return None
-    try:
-        found = from_json(value, "a list of messages")
-    except ValueError:
-        return None
+    found = _glimpse(value)
     whole = isinstance(found, list) and all(isinstance(each, dict) and "role" in each for each in found)
-    return found if whole else None
+    return from_json(value, "a list of messages") if whole else None  # type: ignore[no-any-return]
 
 
 def _alpaca(form: ChatForm, fields: Mapping[str, Any]) -> Any:
@@ -224,7 +236,10 @@ def _text(fields: Mapping[str, Any], column: str) -> str:
 
 def _history(value: Any) -> Iterator[Json]:
     """Earlier pairs of question and answer."""
-    listed = from_json(value, "a list of pairs") if value else []
+    try:
+        listed = from_json(value, "a list of pairs") if value else []
+    except ValueError as error:
+        raise ColumnError(HISTORY, str(error)) from None
     if not isinstance(listed, list):
         raise ColumnError(HISTORY, "is not a list of pairs")
     for pair in listed:
@@ -243,7 +258,7 @@ def _with_system(form: ChatForm, fields: Mapping[str, Any], messages: Any) -> An
         raise ColumnError(SYSTEM, f"is not a text but {type(system).__name__}")
     if not system.strip():
         return messages
-    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system":
+    if messages and isinstance(messages[0], dict) and messages[0].get("role") in SYSTEM_ROLES:
         raise ColumnError(SYSTEM, "is set, and the messages begin with a system message too; remove one")
     return [{"role": "system", "content": system}, *messages]
 

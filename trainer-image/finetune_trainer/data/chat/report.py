@@ -1,11 +1,14 @@
 """Says what became of conversations on their way to tokens: dropped rows, cut turns, control tokens."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
+from finetune_trainer.data.chat.tokens import Chats
 from finetune_trainer.data.encoded import Untrained
 from finetune_trainer.data.files import place_of
+from finetune_trainer.data.sources import Beside, Source
 from finetune_trainer.data.tokens import Examples, why_untrained
 from finetune_trainer.objectives.base import IGNORED
 from finetune_trainer.reporting.recorder import Recorder
@@ -13,6 +16,7 @@ from finetune_trainer.reporting.recorder import Recorder
 logger = logging.getLogger(__name__)
 
 ROWS_NAMED = 5
+KEYS_NAMED, KEY_LENGTH = 4, 40
 CHUNK = 1 << 20
 
 
@@ -67,6 +71,37 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
         )
 
 
+def report_beside(sources: Sequence[Source], chats: Chats, recorder: Recorder) -> None:
+    """A caveat of the keys of messages that are not read, as the template does not write them either."""
+    for source in sources:
+        found = dict(source.beside)
+        if developed := found.pop("role", None):
+            _report_developer(source, developed, chats, recorder)
+        unread = {key: each for key, each in found.items() if not chats.writes(each.chat, key)}
+        if unread:
+            most = sorted(unread.items(), key=lambda each: -each[1].rows)
+            keys = [f"{key[:KEY_LENGTH]} ({_counted(source, each)})" for key, each in most[:KEYS_NAMED]]
+            more = f" and {len(most) - KEYS_NAMED} more" if len(most) > KEYS_NAMED else ""
+            recorder.caveat(
+                f"{source.field}: the chat template does not write, and nothing else reads, what messages have in"
+                f" {', '.join(keys)}{more}; write into content what the model is to read, and remove the others"
+            )
+
+
+def _report_developer(source: Source, found: Beside, chats: Chats, recorder: Recorder) -> None:
+    if not chats.knows_developer:
+        recorder.caveat(
+            f"{source.field}: the chat template does not know the role developer ({_counted(source, found)}), so it is"
+            " written as system; prompt the model with a system message too"
+        )
+
+
+def _counted(source: Source, found: Beside) -> str:
+    file, row = source.place(found.line)
+    where = f"row {row} of {file}" if source.files else f"row {row}"
+    return f"{found.rows:,} conversations, the first is {where}"
+
+
 def _report_left_out(part: str, examples: Examples, max_length: int, recorder: Recorder) -> None:
     """What of the conversations is not learned, or not read."""
     for why in Untrained:
@@ -81,6 +116,12 @@ def _report_left_out(part: str, examples: Examples, max_length: int, recorder: R
             f"{part}: {len(examples.greetings):,} conversations begin with the assistant"
             f" ({_rows(examples, examples.greetings)}): what it says before anybody asks is read and not learned; to"
             " learn it, write train: true in the message"
+        )
+    if len(examples.ignored):
+        recorder.caveat(
+            f"{part}: {len(examples.ignored):,} conversations have train: true, or another name of it, in messages that"
+            f" objective.causalLM.train does not choose ({_rows(examples, examples.ignored)}): they are read and not"
+            " learned; to learn all messages, set it to All"
         )
     if len(examples.unanswered):
         recorder.caveat(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.objective import TrainedTurns
-from finetune_trainer.data.chat.conversation import REASONING, Conversation, named
+from finetune_trainer.data.chat.conversation import DEVELOPER, REASONING, Conversation, named
 from finetune_trainer.data.chat.marks import Span, any_of, with_plain
 from finetune_trainer.data.chat.renderer import ChangedPrefixError, Rendered, Renderer, RenderError
 from finetune_trainer.data.chat.templates import ChatTemplate
@@ -52,6 +52,8 @@ class ChatTokens:
     """Whether the template writes the date of today."""
     unanswered: int = 0
     """Messages behind the last one of the assistant, which are cut off."""
+    ignored: int = 0
+    """Messages with train: true that are not learned."""
 
 
 class Chats:
@@ -65,7 +67,7 @@ class Chats:
 
     def tokens(self, chat: Conversation) -> ChatTokens:
         """Raises ChatError."""
-        given = len(chat.messages)
+        given, flagged = len(chat.messages), chat.flagged
         chat = chat if self._train is TrainedTurns.ALL else chat.to_last_answer
         turns, whole = self._turns(chat), list[int]()
         if self._train is TrainedTurns.ALL:
@@ -83,7 +85,7 @@ class Chats:
             self._ended(found, span, place) for span, place in zip(rendered.turns, turns, strict=True)
         )
         if self._train is TrainedTurns.ALL:
-            trained = ~found.within(rendered.whole)
+            trained, flagged = ~found.within(rendered.whole), frozenset[int]()
         else:
             trained = found.within(tuple((start, stop) for start, stop in spans))
             self._check_headers(chat, rendered, turns)
@@ -98,12 +100,26 @@ class Chats:
             _omitted(chat, rendered, turns),
             rendered.dated,
             given - len(chat.messages),
+            len(flagged.difference(turns)),
         )
 
     def prompt(self, chat: Conversation) -> Ints:
         """The tokens that the model is asked to continue after the last message. Raises ChatError."""
         rendered, _ = self._rendered(chat, [], [], prompt=True)
         return self._tokenized(rendered).ids
+
+    def writes(self, chat: Conversation, key: str) -> bool:
+        """Whether the template writes a conversation otherwise without a key of its messages. Raises ChatError."""
+        with_it, _ = self._rendered(chat, [], [])
+        try:
+            return self._rendered(chat.without(key), [], [])[0].marked != with_it.marked
+        except ChatError:
+            return True
+
+    @cached_property
+    def knows_developer(self) -> bool:
+        """Whether the template names OpenAI's role; for others its messages are the system's."""
+        return re.search(f"""['"]{DEVELOPER}['"]""", self._template.source) is not None
 
     def _turns(self, chat: Conversation) -> list[int]:
         turns = [place for place in chat.assistants if chat.trained[place] and place not in chat.unasked]
@@ -114,7 +130,8 @@ class Chats:
     def _rendered(
         self, chat: Conversation, turns: list[int], whole: list[int], *, prompt: bool = False
     ) -> tuple[Rendered, int]:
-        messages, tools = with_plain(chat.messages, self._control), with_plain(chat.tools, self._control)
+        known = chat if self.knows_developer else chat.without("role")
+        messages, tools = with_plain(known.messages, self._control), with_plain(chat.tools, self._control)
         try:
             found = self._renderer.render(messages, tools, turns, whole, prompt=prompt)
         except ChangedPrefixError as error:
