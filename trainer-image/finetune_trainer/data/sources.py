@@ -8,7 +8,8 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -75,7 +76,7 @@ class Source:
     """Names of the files, where there are several."""
     chat: RowFormat | None = None
     """The form of the rows where they are conversations."""
-    beside: Mapping[str, Beside] = field(default_factory=dict)
+    beside: Mapping[str, Beside] = MappingProxyType({})
     """Of the whole input, duplicates too."""
 
     def place(self, number: int) -> tuple[str, int]:
@@ -103,7 +104,7 @@ class FileIndex:
     """Rows of the files, duplicates too, whose answers begin with their prompt."""
     contradicted: int = 0
     """Preferences of the files, duplicates too, of which another row says the opposite."""
-    beside: Mapping[str, Beside] = field(default_factory=dict)
+    beside: Mapping[str, Beside] = MappingProxyType({})
     """Of the files, duplicates too: keys of messages that only some chat templates write."""
     note: str = ""
     """What a user may not have meant by how the rows are read."""

@@ -211,7 +211,7 @@ def _listed(value: Any) -> list[Json] | None:
         return None
     found = _glimpse(value)
     whole = isinstance(found, list) and all(isinstance(each, dict) and "role" in each for each in found)
-    return from_json(value, "a list of messages") if whole else None  # type: ignore[no-any-return]
+    return from_json(value, "a list of messages") if whole else None
 
 
 def _alpaca(form: ChatForm, fields: Mapping[str, Any]) -> Any:
