@@ -286,7 +286,7 @@ def hold_out(
         rows_digest=held_out.rows_digest,
         read_as=file.read_as,
     )
-    return train, replace(held_out, field="dataset.validation", resolved=held, beside={})
+    return train, replace(held_out, field="dataset.validation", resolved=held, beside=())
 
 
 def _log_sizes(train: FileIndex, validation: FileIndex, test: FileIndex | None, recorder: Recorder) -> int:

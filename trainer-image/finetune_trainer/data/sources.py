@@ -7,9 +7,8 @@ iterated. So memory does not grow with the size of the texts."""
 import hashlib
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +54,7 @@ class Rows(Protocol):
 class Beside:
     """A key of messages that only some chat templates write, as Conversation.beside has it."""
 
+    key: str
     rows: int
     line: int
     """Number of the first of them, for `place`."""
@@ -76,7 +76,7 @@ class Source:
     """Names of the files, where there are several."""
     chat: RowFormat | None = None
     """The form of the rows where they are conversations."""
-    beside: Mapping[str, Beside] = MappingProxyType({})
+    beside: tuple[Beside, ...] = ()
     """Of the whole input, duplicates too."""
 
     def place(self, number: int) -> tuple[str, int]:
@@ -104,7 +104,7 @@ class FileIndex:
     """Rows of the files, duplicates too, whose answers begin with their prompt."""
     contradicted: int = 0
     """Preferences of the files, duplicates too, of which another row says the opposite."""
-    beside: Mapping[str, Beside] = MappingProxyType({})
+    beside: tuple[Beside, ...] = ()
     """Of the files, duplicates too: keys of messages that only some chat templates write."""
     note: str = ""
     """What a user may not have meant by how the rows are read."""
@@ -328,7 +328,7 @@ class IndexBuilder:
 
     def _note(self, line: int, chat: Conversation) -> None:
         for key in chat.beside:
-            known = self.beside.get(key) or Beside(0, line, chat)
+            known = self.beside.get(key) or Beside(key, 0, line, chat)
             if known.rows or len(self.beside) < MOST_KEYS:
                 self.beside[key] = replace(known, rows=known.rows + 1)
 
@@ -376,7 +376,7 @@ class IndexBuilder:
             labels=self.labels,
             prompts=np.asarray(self.prompts, dtype=np.uint64) if self.options.preference else None,
             repeating=self.repeating,
-            beside=self.beside,
+            beside=tuple(self.beside.values()),
             contradicted=int(np.isin(_digests(self.opposite), _digests(self.judged)).sum()),
         )
 

@@ -35,9 +35,13 @@ _QUESTIONS = ("prompt", "question", "query", "instruction")
 
 
 _ANSWERS = ("chosen", "rejected")
+_SYSTEMS = ("system_prompt", "system_message")
 _ELSEWHERE = (
     SYSTEM,
+    *_SYSTEMS,
     HISTORY,
+    "input",
+    "context",
     "functions",
     "tools",
     *MEDIA,
@@ -109,6 +113,8 @@ def unread_columns(files: Files, layout: Layout, options: ReadOptions) -> str:
     remedy = ""
     if options.chat is None and SYSTEM in found:
         remedy = "; write system messages into the prompts, or write prompts as lists of messages"
+    elif options.chat and (name := next((each for each in _SYSTEMS if each in found), None)):
+        remedy = f"; to read {name} as system messages, name the column {SYSTEM}"
     elif options.chat and "functions" in found:
         remedy = "; to read functions as tools, set dataset.columns.tools: functions"
     elif options.chat and {*_ANSWERS} <= {*found}:

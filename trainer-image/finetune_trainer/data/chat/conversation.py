@@ -263,8 +263,9 @@ def _content(where: str, content: Any) -> str:
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
-            shown = repr(kind) if isinstance(kind, str) else _shown(part)
-            raise ValueError(f"has in {where} a part of the content that is no text: {shown}")
+            shown = repr(kind) if isinstance(kind, str) and kind != "text" else _shown(part)
+            remedy = "; write thoughts as the message's reasoning_content" if kind in REASONING else ""
+            raise ValueError(f"has in {where} a part of the content that is no text: {shown}{remedy}")
         if flag := next(filter(_is_about_learning, part), None):
             raise ValueError(
                 f"has in {where} a part of the content with {flag}: a message is learned whole or not at all; write"

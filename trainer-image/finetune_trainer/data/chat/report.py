@@ -74,13 +74,14 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
 def report_beside(sources: Sequence[Source], chats: Chats, recorder: Recorder) -> None:
     """A caveat of the keys of messages that are not read, as the template does not write them either."""
     for source in sources:
-        found = dict(source.beside)
-        if developed := found.pop("role", None):
-            _report_developer(source, developed, chats, recorder)
-        unread = {key: each for key, each in found.items() if not chats.writes(each.chat, key)}
-        if unread:
-            most = sorted(unread.items(), key=lambda each: -each[1].rows)
-            keys = [f"{key[:KEY_LENGTH]} ({_counted(source, each)})" for key, each in most[:KEYS_NAMED]]
+        unread = [each for each in source.beside if not chats.writes(each.chat, each.key)]
+        for found in (each for each in unread if each.key == "role"):
+            recorder.caveat(
+                f"{source.field}: the chat template does not know the role developer ({_counted(source, found)}), so it"
+                " is written as system; prompt the model with a system message too"
+            )
+        if most := sorted((each for each in unread if each.key != "role"), key=lambda each: -each.rows):
+            keys = [f"{each.key[:KEY_LENGTH]} ({_counted(source, each)})" for each in most[:KEYS_NAMED]]
             more = f" and {len(most) - KEYS_NAMED} more" if len(most) > KEYS_NAMED else ""
             recorder.caveat(
                 f"{source.field}: the chat template does not write, and nothing else reads, what messages have in"
@@ -88,17 +89,9 @@ def report_beside(sources: Sequence[Source], chats: Chats, recorder: Recorder) -
             )
 
 
-def _report_developer(source: Source, found: Beside, chats: Chats, recorder: Recorder) -> None:
-    if not chats.knows_developer:
-        recorder.caveat(
-            f"{source.field}: the chat template does not know the role developer ({_counted(source, found)}), so it is"
-            " written as system; prompt the model with a system message too"
-        )
-
-
 def _counted(source: Source, found: Beside) -> str:
     file, row = source.place(found.line)
-    where = f"row {row} of {file}" if source.files else f"row {row}"
+    where = f"row {row} of {file}" if len(source.files) > 1 else f"row {row}"
     return f"{found.rows:,} conversations, the first is {where}"
 
 
@@ -121,7 +114,7 @@ def _report_left_out(part: str, examples: Examples, max_length: int, recorder: R
         recorder.caveat(
             f"{part}: {len(examples.ignored):,} conversations have train: true, or another name of it, in messages that"
             f" objective.causalLM.train does not choose ({_rows(examples, examples.ignored)}): they are read and not"
-            " learned; to learn all messages, set it to All"
+            " learned; Assistant chooses all answers, and All all messages"
         )
     if len(examples.unanswered):
         recorder.caveat(

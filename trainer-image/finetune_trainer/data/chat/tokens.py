@@ -109,7 +109,9 @@ class Chats:
         return self._tokenized(rendered).ids
 
     def writes(self, chat: Conversation, key: str) -> bool:
-        """Whether the template writes a conversation otherwise without a key of its messages. Raises ChatError."""
+        """Whether the template writes what messages have in one of `chat.beside`. Raises ChatError."""
+        if key == "role":
+            return self._knows_developer
         with_it, _ = self._rendered(chat, [], [])
         try:
             return self._rendered(chat.without(key), [], [])[0].marked != with_it.marked
@@ -117,7 +119,7 @@ class Chats:
             return True
 
     @cached_property
-    def knows_developer(self) -> bool:
+    def _knows_developer(self) -> bool:
         """Whether the template names OpenAI's role; for others its messages are the system's."""
         return re.search(f"""['"]{DEVELOPER}['"]""", self._template.source) is not None
 
@@ -130,7 +132,7 @@ class Chats:
     def _rendered(
         self, chat: Conversation, turns: list[int], whole: list[int], *, prompt: bool = False
     ) -> tuple[Rendered, int]:
-        known = chat if self.knows_developer else chat.without("role")
+        known = chat if self._knows_developer else chat.without("role")
         messages, tools = with_plain(known.messages, self._control), with_plain(chat.tools, self._control)
         try:
             found = self._renderer.render(messages, tools, turns, whole, prompt=prompt)
