@@ -1,7 +1,7 @@
 """Tokenizes prompts with two answers: a chosen and a rejected one, or one and that of another prompt. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -59,7 +59,7 @@ def encode_answers(
     Where a sequence is longer than `max_length` the prompt gives way first, from its left, and by as much for both
     answers: they have to be judged in the same context.
     """
-    pairs = _texts(rows, tokenizer, paired=paired) if chat is None else _messages(rows, chat)
+    pairs = _texts(rows, tokenizer, paired=paired) if chat is None else _messages(rows, chat, paired=paired)
     left = tokenizer.truncation_side == "left"
     ids, targets, cut, doubled, parts = [], [], [], [], []
     for pair in pairs:
@@ -78,27 +78,39 @@ def encode_answers(
 def _texts(rows: Sequence[Row], tokenizer: Any, *, paired: bool) -> Iterable[tuple[_Sequence, _Sequence]]:
     prompts = [row.pair or "" for row in rows]
     firsts = [str(row.text) for row in rows]
-    seconds = [cast("str", row.rejected) for row in rows] if paired else mismatched(prompts, firsts)
+    seconds = (
+        [cast("str", row.rejected) for row in rows]
+        if paired
+        else [firsts[other] for other in mismatched(prompts)]
+    )
     return zip(_sequences(prompts, firsts, tokenizer), _sequences(prompts, seconds, tokenizer), strict=True)
 
 
-def _messages(rows: Sequence[Row], chat: ChatEncoding) -> Iterator[tuple[_Sequence, _Sequence]]:
+def _messages(
+    rows: Sequence[Row], chat: ChatEncoding, *, paired: bool
+) -> Iterator[tuple[_Sequence, _Sequence]]:
     start = chat.tokenizer.bos_token_id
-    for row in rows:
-        first, second = (
+    found = [
+        [
             _Sequence(prompt, answer, has_start=len(prompt) > 0 and prompt[0] == start, doubled=False)
             for prompt, answer in answer_tokens(row, chat)
-        )
-        yield first, second
+        ]
+        for row in rows
+    ]
+    if paired:
+        yield from ((first, second) for first, second in found)
+        return
+    others = mismatched([row.pair or "" for row in rows])
+    for (first,), other in zip(found, others, strict=True):
+        yield first, replace(first, answer=found[other][0].answer)
 
 
-def mismatched(prompts: Sequence[str], answers: Sequence[str]) -> list[str]:
-    """For each prompt the answer to the next other one; if there is no other, to the next row."""
+def mismatched(prompts: Sequence[str]) -> list[int]:
+    """For each row the next one with another prompt; if there is none, the next row."""
     count, found = len(prompts), []
     for row in range(count):
         following = [(row + step) % count for step in range(1, count)] or [row]
-        other = next((each for each in following if prompts[each] != prompts[row]), following[0])
-        found.append(answers[other])
+        found.append(next((each for each in following if prompts[each] != prompts[row]), following[0]))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.dataset import ColumnsSpec, PreprocessingSpec, RowFormat
 from finetune_api.objective import PreferenceLoss
-from finetune_trainer.data.chat.answers import AnswerColumns, answers
+from finetune_trainer.data.chat.answers import TOOLS, AnswerColumns, answers
 from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.chat.forms import ChatForm, ColumnError
 from finetune_trainer.data.cleaning import Clean, cleaner
@@ -56,9 +56,12 @@ class Row:
 
     def judgement(self, *, opposite: bool = False) -> str:
         """What a preference says, or would say if it said the opposite: which answer is better, or good."""
-        answers: list[object] = [self.text, self.rejected]
+        answers: list[object] = [
+            chat.identity if chat else text
+            for chat, text in ((self.chat, self.text), (self.rejected_chat, self.rejected))
+        ]
         if self.rejected is None:
-            answers = [self.text, (self.label == 1) != opposite]
+            answers[1] = (self.label == 1) != opposite
         elif opposite:
             answers.reverse()
         return json.dumps([self.pair, *answers])
@@ -103,7 +106,7 @@ class ReadOptions:
     preference: PreferenceLoss | None = None
     """Rows are prompts with two answers, or with one and a label."""
     in_messages: bool = False
-    """Of two answers: they are lists of messages."""
+    """Of answers to prefer or to avoid: they are lists of messages."""
 
     @cached_property
     def wanted(self) -> dict[str, str]:
@@ -137,6 +140,8 @@ class ReadOptions:
     @property
     def _answers(self) -> dict[str, str]:
         columns, prompt = self.columns, {"prompt": self.columns.prompt or "prompt"}
+        if self.in_messages:
+            prompt |= {"tools": TOOLS}
         if self.preference is not None and self.preference.paired:
             return prompt | {"text": columns.chosen or "chosen", "rejected": columns.rejected or "rejected"}
         return prompt | {"text": columns.completion or "completion", "label": columns.label}
@@ -241,39 +246,41 @@ def _chat(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
 
 
 def _answers(record: Record, options: ReadOptions, clean: Clean) -> Row | RowError:
-    """Of two answers in messages. The texts are those of the last messages; the prompt's are a line for each."""
-    names = AnswerColumns(*(options.wanted[part] for part in ("prompt", "text", "rejected")))
-    for name in names[1:]:
+    """Of answers in messages. The texts are those of the last messages; the prompt's are a line for each."""
+    parts = options.wanted
+    names = AnswerColumns(
+        parts["prompt"], tuple(parts[each] for each in ("text", "rejected") if each in parts)
+    )
+    beside = [parts[each] for each in ("label", "group") if each in parts]
+    for name in (*names.answers, *beside):
         if name not in record.fields:
             return RowError(record.line, missing_column(name, record.fields), name)
     try:
-        chosen, rejected = answers(record.fields, names, clean)
+        chats = answers(record.fields, names, clean)
     except ColumnError as error:
         return RowError(record.line, str(error), error.column)
-    size, least = len(chosen.text) + len(rejected.text), options.preprocessing.min_characters
+    size, least = sum(len(chat.text) for chat in chats), options.preprocessing.min_characters
     if size > LONGEST_ROW:
-        return RowError(record.line, too_long(size, "characters"), names.chosen)
-    prompt = replace(chosen, messages=chosen.messages[:-1], trained=chosen.trained[:-1]).text
-    texts = [
-        replace(each, messages=each.messages[-1:]).text.partition(": ")[2] for each in (chosen, rejected)
-    ]
-    for text, name in zip(texts, names[1:], strict=True):
+        return RowError(record.line, too_long(size, "characters"), names.answers[0])
+    texts = [replace(chat, messages=chat.messages[-1:]).text.partition(": ")[2] for chat in chats]
+    for text, name in zip(texts, names.answers, strict=True):
         if len(text) < least:
             return RowError(record.line, f"has {len(text)} characters, fewer than {least}", name)
-    group = None
-    if options.group_by:
-        if options.group_by not in record.fields:
-            return RowError(record.line, missing_column(options.group_by, record.fields), options.group_by)
-        group = _value("group", record.fields[options.group_by], options, clean)
+    values: dict[str, Any] = {}
+    for part in ("label", "group"):
+        try:
+            values[part] = _value(part, record.fields[parts[part]], options, clean) if part in parts else None
+        except ValueError as error:
+            return RowError(record.line, str(error), parts[part])
     return Row(
         record.line,
         texts[0],
-        prompt,
-        None,
-        group if isinstance(group, str) else None,
-        chosen,
-        texts[1],
-        rejected,
+        pair=replace(chats[0], messages=chats[0].messages[:-1]).text,
+        label=values["label"],
+        group=values["group"],
+        chat=chats[0],
+        rejected=texts[1] if len(chats) == 2 else None,
+        rejected_chat=chats[1] if len(chats) == 2 else None,
     )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from finetune_api.dataset import RowFormat
 from finetune_api.run import DataInput, FaultPlace
 from finetune_api.status import ResolvedData
-from finetune_trainer.data.chat.choice import answers_in_messages, chat_form, unread_columns
+from finetune_trainer.data.chat.choice import answer_columns, answers_in_messages, chat_form
 from finetune_trainer.data.chat.conversation import Conversation
 from finetune_trainer.data.class_labels import by_name
 from finetune_trainer.data.deduplicate import Deduplicator, Digests
@@ -28,6 +28,7 @@ from finetune_trainer.data.labels import Labels
 from finetune_trainer.data.records import Record, RowError
 from finetune_trainer.data.rejected import Rejected
 from finetune_trainer.data.rows import ReadOptions, Row, digest64, rows_of
+from finetune_trainer.data.unread import UnreadColumns
 from finetune_trainer.errors import DataError, input_errors
 from finetune_trainer.objectives.labels import named
 
@@ -213,15 +214,16 @@ def scan(
         if not options.labelled and options.preference is None:
             form, note = chat_form(files, layout, options)
             options = replace(options, chat=form)
+        options = replace(options, columns=answer_columns(files, layout, options))
         options = replace(options, in_messages=answers_in_messages(files, layout, options))
-        note = note or unread_columns(files, layout, options)
+        unread = UnreadColumns(files, options, layout.columns)
         if layout.class_names:
             read = by_name(options.read_label, layout.class_names, numbers=options.label_numbers)
             options = replace(options, read_label=read)
         versions, digest = files.versions, files.digest
         kept = IndexBuilder(files, options, duplicates)
-        records = read_records(files, layout.format, options.wanted.values())
-        for number, found in enumerate(rows_of(records, options, files.names)):
+        records = read_records(files, layout.format, [*options.wanted.values(), *unread.names])
+        for number, found in enumerate(rows_of(unread.counted(records), options, files.names)):
             if number % CHECK_EVERY == 0:
                 check()
             kept.add(found)
@@ -252,7 +254,8 @@ def scan(
         logger.warning(f"{name}: skipped {kept.rejected.described()}")
     if kept.ungrouped:
         logger.info(f"{name}: {kept.ungrouped} rows have no {options.group_by}; each is a separate group")
-    return replace(chosen, resolved=chosen.resolved.model_copy(update=counted), note=note)
+    resolved = chosen.resolved.model_copy(update=counted)
+    return replace(chosen, resolved=resolved, note=note or unread.described())
 
 
 def _log_layout(files: Files, layout: Layout) -> None:
@@ -322,13 +325,13 @@ class IndexBuilder:
             self.prompts.append(digest64(found.pair or ""))
             self.judged.append(digest64(found.judgement()))
             self.opposite.append(digest64(found.judgement(opposite=True)))
-        for chat in filter(None, (found.chat, found.rejected_chat)):
-            self._note(found.line, chat)
+        if found.chat is not None:
+            self._note(found.line, found.chat, found.rejected_chat or found.chat)
         self.repeating += self.options.asks and found.repeats_prompt
 
-    def _note(self, line: int, chat: Conversation) -> None:
-        for key in chat.beside:
-            known = self.beside.get(key) or Beside(key, 0, line, chat)
+    def _note(self, line: int, chat: Conversation, other: Conversation) -> None:
+        for key in sorted(chat.beside | other.beside):
+            known = self.beside.get(key) or Beside(key, 0, line, chat if key in chat.beside else other)
             if known.rows or len(self.beside) < MOST_KEYS:
                 self.beside[key] = replace(known, rows=known.rows + 1)
 

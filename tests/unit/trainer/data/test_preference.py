@@ -74,9 +74,9 @@ def test_an_answer_that_is_too_long_alone_is_cut_on_the_side_that_is_asked_for(l
 def test_the_answer_to_another_prompt_is_that_of_the_next_row_with_another_prompt():
     from finetune_trainer.data.preference import mismatched
 
-    assert mismatched(["p", "p", "q", "r"], ["1", "2", "3", "4"]) == ["3", "3", "4", "1"]
-    assert mismatched(["p", "p"], ["1", "2"]) == ["2", "1"]
-    assert mismatched(["p"], ["1"]) == ["1"]
+    assert mismatched(["p", "p", "q", "r"]) == [2, 2, 3, 0]
+    assert mismatched(["p", "p"]) == [1, 0]
+    assert mismatched(["p"]) == [0]
 
 
 def test_single_answers_stand_beside_one_to_another_prompt(llama):
@@ -294,8 +294,7 @@ def test_a_system_message_that_no_prompt_has_is_a_caveat(llama, tmp_path, change
         for number, word in enumerate(WORDS)
     ]
     assert any(
-        "the rows are read as prompts with answers, without what other columns say (system); write system"
-        in each
+        "without what other columns say: system (8 rows, the first is 1); write system messages" in each
         for each in caveats(tmp_path, llama, rows, **changes)
     )
     plain = [{key: value for key, value in row.items() if key != "system"} for row in rows]

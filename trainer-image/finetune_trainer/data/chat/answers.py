@@ -1,56 +1,91 @@
-"""Two answers to one prompt that are lists of messages, in the forms that data sets have. Pure."""
+"""Answers to a prompt that are lists of messages, in the forms that data sets have. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from finetune_trainer.data.chat.conversation import Clean, Conversation, conversation, from_json, named
+from finetune_trainer.data.chat.conversation import (
+    Clean,
+    Conversation,
+    ToolsError,
+    conversation,
+    from_json,
+    named,
+)
 from finetune_trainer.data.chat.forms import ColumnError, are_messages
 
 MESSAGES = "a list of messages"
+TOOLS = "tools"
+"""A column that a row may have."""
 
 
 class AnswerColumns(NamedTuple):
     """Their names."""
 
     prompt: str
-    chosen: str
-    rejected: str
+    answers: tuple[str, ...]
+    """Of the chosen and the rejected one, or of a single one."""
 
 
-def answers(
-    fields: Mapping[str, Any], columns: AnswerColumns, clean: Clean
-) -> tuple[Conversation, Conversation]:
-    """The prompt with the chosen and with the rejected answer, each the last message. Raises ColumnError.
+def are_answer(value: Any) -> bool:
+    """Whether it is a list of messages, or the one of it."""
+    return are_messages(_listed(value))
 
-    The prompt is in the column of that name, as messages or as a text, or stands before both answers, or both.
+
+def answers(fields: Mapping[str, Any], columns: AnswerColumns, clean: Clean) -> tuple[Conversation, ...]:
+    """The prompt with each of its answers, which is the last message. Raises ColumnError.
+
+    The prompt is in the column of that name, as messages or as a text, or stands before each answer, or both.
     """
-    prompt = fields.get(columns.prompt)
-    chosen, rejected = (_whole(prompt, fields, column, clean) for column in columns[1:])
+    prompt, tools = _asked(fields, columns.prompt)
+    found = tuple(_whole(prompt, tools, fields, column, clean) for column in columns.answers)
+    if len(found) == 2:
+        _check_pair(*found, *columns.answers)
+    return found
+
+
+def _check_pair(chosen: Conversation, rejected: Conversation, one: str, other: str) -> None:
+    """Raise ColumnError for answers to different prompts, and for equal ones."""
     before, others = chosen.messages[:-1], rejected.messages[:-1]
     if before != others:
         place = next(
-            (n for n, (one, other) in enumerate(zip(before, others, strict=False)) if one != other),
+            (n for n, (this, that) in enumerate(zip(before, others, strict=False)) if this != that),
             min(len(before), len(others)),
         )
-        reason = (
-            f"differs from {columns.chosen} in {named(place)}; both answers must follow the same messages"
-        )
-        raise ColumnError(columns.rejected, f"{reason}, and only the last message may differ")
+        reason = f"differs from {one} in {named(place)}; both answers must follow the same messages"
+        raise ColumnError(other, f"{reason}, and only the last message may differ")
     if chosen.identity == rejected.identity:
-        reason = "has the same text as the chosen answer, so nothing is preferred; remove the row"
-        raise ColumnError(columns.rejected, reason)
-    return chosen, rejected
+        raise ColumnError(
+            other, "has the same text as the chosen answer, so nothing is preferred; remove the row"
+        )
 
 
-def _whole(prompt: Any, fields: Mapping[str, Any], column: str, clean: Clean) -> Conversation:
+def _asked(fields: Mapping[str, Any], column: str) -> tuple[Any, Any]:
+    """The prompt and the tools; OpenAI's prompt is an object with both. Raises ColumnError."""
+    value = fields.get(column)
+    try:
+        if isinstance(value, dict) and "messages" in value:
+            return from_json(value["messages"], MESSAGES), value.get(TOOLS)
+        return from_json(value, MESSAGES) if are_messages(value) else _listed(value), fields.get(TOOLS)
+    except ValueError as error:
+        raise ColumnError(column, str(error)) from None
+
+
+def _listed(value: Any) -> Any:
+    """A list of the message, where it is one."""
+    return [value] if isinstance(value, dict) and "role" in value else value
+
+
+def _whole(prompt: Any, tools: Any, fields: Mapping[str, Any], column: str, clean: Clean) -> Conversation:
     """An answer behind its prompt."""
-    if not are_messages(fields[column]):
+    answer = _listed(fields[column])
+    if not are_messages(answer):
         reason = "is no list of messages, which the other rows or the other answer have; write all rows alike"
         raise ColumnError(column, reason)
     try:
-        found = conversation(
-            [*_before(prompt, fields[column]), *from_json(fields[column], MESSAGES)], clean=clean
-        )
+        messages = from_json(answer, MESSAGES)
+        found = conversation([*_before(prompt, messages), *messages], tools, clean)
+    except ToolsError as error:
+        raise ColumnError(TOOLS, str(error)) from None
     except ValueError as error:
         raise ColumnError(column, str(error)) from None
     last, role = len(found.messages) - 1, found.messages[-1]["role"]
@@ -62,20 +97,19 @@ def _whole(prompt: Any, fields: Mapping[str, Any], column: str, clean: Clean) ->
     return found
 
 
-def _before(prompt: Any, answer: Any) -> list[Any]:
+def _before(prompt: Any, answer: list[Any]) -> list[Any]:
     """Messages of the prompt that the answer does not begin with itself. Raises ValueError."""
     if prompt is None or prompt == "" or prompt == []:
         return []
-    messages = from_json(answer, MESSAGES)
-    given = from_json(prompt, MESSAGES) if are_messages(prompt) else [{"role": "user", "content": prompt}]
-    if isinstance(prompt, str) and not are_messages(prompt):
+    given = prompt if are_messages(prompt) else [{"role": "user", "content": prompt}]
+    if isinstance(prompt, str):
         asked = [
-            each.get("content") for each in messages if isinstance(each, dict) and each.get("role") == "user"
+            each.get("content") for each in answer if isinstance(each, dict) and each.get("role") == "user"
         ]
         if prompt in asked:
             return []
-    if messages[: len(given)] == given:
+    if answer[: len(given)] == given:
         return []
-    if isinstance(messages[0], dict) and messages[0].get("role") in ("assistant", "tool"):
+    if isinstance(answer[0], dict) and answer[0].get("role") in ("assistant", "tool"):
         return list(given)
     raise ValueError("begins with other messages than the prompt; give the prompt once, or the same twice")

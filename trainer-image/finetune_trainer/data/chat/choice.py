@@ -8,16 +8,8 @@ from typing import Any
 from finetune_api.dataset import ColumnsSpec, DataFormat, RowFormat
 from finetune_api.objective import CausalLMSpec
 from finetune_api.run import FaultPlace
-from finetune_trainer.data.chat.conversation import FLAGS, MEDIA
-from finetune_trainer.data.chat.forms import (
-    HISTORY,
-    SYSTEM,
-    ChatForm,
-    are_messages,
-    form_asked,
-    form_of,
-    forms_of,
-)
+from finetune_trainer.data.chat.answers import are_answer
+from finetune_trainer.data.chat.forms import ChatForm, form_asked, form_of, forms_of
 from finetune_trainer.data.files import Files
 from finetune_trainer.data.formats import Layout, read_records
 from finetune_trainer.data.records import Record
@@ -34,23 +26,8 @@ _QUESTIONS = ("prompt", "question", "query", "instruction")
 """Columns that stand before a text, and are not read unless columns.prompt names them."""
 
 
-_ANSWERS = ("chosen", "rejected")
-_SYSTEMS = ("system_prompt", "system_message")
-_ELSEWHERE = (
-    SYSTEM,
-    *_SYSTEMS,
-    HISTORY,
-    "input",
-    "context",
-    "functions",
-    "tools",
-    *MEDIA,
-    "documents",
-    "chat_template_kwargs",
-    *_ANSWERS,
-    *FLAGS[:2],
-)
-"""Columns beside prompts and answers that other tools read."""
+OPENAI = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+"""Columns of OpenAI's preferences."""
 
 
 def chat_form(files: Files, layout: Layout, options: ReadOptions) -> tuple[ChatForm | None, str]:
@@ -100,40 +77,25 @@ def _unread(found: list[ChatForm], columns: ColumnsSpec, there: Collection[str])
     )
 
 
-def unread_columns(files: Files, layout: Layout, options: ReadOptions) -> str:
-    """What columns beside prompts and answers say, where other tools read it and this one does not."""
-    if not options.asks and options.form is None:
-        return ""
-    rows, read = _first(files, layout), set(options.wanted.values())
-    found = [name for name in _ELSEWHERE if name not in read and any(_says(row.get(name)) for row in rows)]
-    if not {*_ANSWERS} <= {*found}:  # who reads one of them does not want the other
-        found = [name for name in found if name not in _ANSWERS]
-    if not found:
-        return ""
-    remedy = ""
-    if options.chat is None and SYSTEM in found:
-        remedy = "; write system messages into the prompts, or write prompts as lists of messages"
-    elif options.chat and (name := next((each for each in _SYSTEMS if each in found), None)):
-        remedy = f"; to read {name} as system messages, name the column {SYSTEM}"
-    elif options.chat and "functions" in found:
-        remedy = "; to read functions as tools, set dataset.columns.tools: functions"
-    elif options.chat and {*_ANSWERS} <= {*found}:
-        remedy = "; to learn from chosen and rejected, set objective.preference"
-    form, columns = options.form.value if options.form else "prompts with answers", ", ".join(found)
-    return f"the rows are read as {form}, without what other columns say ({columns}){remedy}"
-
-
-def _says(value: Any) -> bool:
-    """Whether a value is there and is not the ordinary one: a weight of 1, train: true."""
-    return value not in (None, "", [], {}, 1)
+def answer_columns(files: Files, layout: Layout, options: ReadOptions) -> ColumnsSpec:
+    """The columns of pairs, which are OpenAI's where the rows have these and the spec names no others."""
+    columns = options.columns
+    paired = options.preference is not None and options.preference.paired
+    if not paired or any(getattr(columns, part) for part in OPENAI):
+        return columns
+    there = {name for row in _first(files, layout) for name in row}
+    if not there.issuperset(OPENAI.values()) or "chosen" in there:
+        return columns
+    logger.info(f"{files.name}: the pairs are read from OpenAI's columns {', '.join(OPENAI.values())}")
+    return columns.model_copy(update=OPENAI)
 
 
 def answers_in_messages(files: Files, layout: Layout, options: ReadOptions) -> bool:
-    """Whether the chosen answers are lists of messages."""
-    if options.preference is None or not options.preference.paired or layout.format is DataFormat.TEXT:
+    """Whether the chosen answers, or those with a label, are lists of messages."""
+    if options.preference is None or layout.format is DataFormat.TEXT:
         return False
     column = options.wanted["text"]
-    found = any(are_messages(row.get(column)) for row in _first(files, layout))
+    found = any(are_answer(row.get(column)) for row in _first(files, layout))
     if found:
         logger.info(f"{files.name}: the answers are read as messages (column {column})")
     return found

@@ -118,9 +118,8 @@ def _why_untrained(row: Row, found: ChatTokens, train: TrainedTurns) -> Untraine
 
 
 def answer_tokens(row: Row, how: ChatEncoding) -> Iterator[tuple[Ints, Ints]]:
-    """Of both answers the tokens before them, and their own with the one that ends the turn. Raises RowChatError."""
-    for chat in (row.chat, row.rejected_chat):
-        assert chat is not None
+    """Of each answer the tokens before it, and its own with the one that ends the turn. Raises RowChatError."""
+    for chat in filter(None, (row.chat, row.rejected_chat)):
         found = _tokens(row, how, chat)
         if found.omitted:
             raise RowChatError(row, f"the chat template does not write {named(found.omitted[0])}")

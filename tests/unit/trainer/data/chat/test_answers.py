@@ -25,6 +25,12 @@ FORMS = {
     },
     "prompt inside, and as messages": {"prompt": [ASKED], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
     "prompt as a text": {"prompt": "What is blue?", "chosen": [GOOD], "rejected": [BAD]},
+    "single messages": {"prompt": ASKED, "chosen": GOOD, "rejected": BAD},
+    "OpenAI's": {
+        "input": {"messages": [ASKED], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [GOOD],
+        "non_preferred_output": [BAD],
+    },
     "JSON text": {"prompt": "", "chosen": json.dumps([ASKED, GOOD]), "rejected": json.dumps([ASKED, BAD])},
 }
 
@@ -34,7 +40,7 @@ def gemma(tmp_path_factory):
     return build_llama(tmp_path_factory.mktemp("gemma") / "model")
 
 
-def examples(folder, model, rows, length=64):
+def examples(folder, model, rows, length=64, **preference):
     from finetune_trainer.config import read_config
     from finetune_trainer.data.dataset import read_dataset
     from finetune_trainer.data.tokens import tokenize
@@ -42,7 +48,7 @@ def examples(folder, model, rows, length=64):
     from finetune_trainer.reporting.recorder import Recorder
     from finetune_trainer.training.chat import encoding, prepare_tokenizer
 
-    made = job(folder, model, rows, objective={"preference": {}})
+    made = job(folder, model, rows, objective={"preference": preference})
     same = {"path": str(folder / "train.jsonl")}
     config = read_config(made.changed({"dataset": {"split": None, "validation": same}}).write())
     dataset = read_dataset(config, Recorder())
@@ -72,6 +78,56 @@ def test_every_form_is_written_by_the_template_and_the_answer_is_learned_with_th
         (f"{before}It is blue.<end_of_turn>", "It is blue.<end_of_turn>"),
         (f"{before}It is red.<end_of_turn>", "It is red.<end_of_turn>"),
     ]
+
+
+def test_single_answers_in_messages_stand_beside_the_next_answer_to_another_prompt(gemma, tmp_path):
+    other, answer = (
+        {"role": "user", "content": "What is red?"},
+        {"role": "assistant", "content": "It is red."},
+    )
+    rows = [
+        {"prompt": [ASKED], "completion": [GOOD], "label": True},
+        {"prompt": "What is red?", "completion": json.dumps([answer]), "label": False},
+        {"completion": [other, GOOD], "label": 0},
+    ]
+    found, tokenizer = examples(tmp_path, gemma, rows, loss="KTO")
+    assert found.labels.tolist() == [1, 0, 0]
+    before = "<bos><start_of_turn>user\nWhat is {}?<end_of_turn>\n<start_of_turn>model\n"
+    blue, red = "It is blue.<end_of_turn>", "It is red.<end_of_turn>"
+    for row, (colour, first, second) in enumerate(
+        [("blue", blue, red), ("red", red, blue), ("red", blue, blue)]
+    ):
+        asked = before.format(colour)
+        assert parts(found, tokenizer, row) == [(asked + first, first), (asked + second, second)]
+
+
+def test_answers_may_call_the_tools_of_their_row(tmp_path):
+    base = build_llama(tmp_path / "model", FAMILIES["tools"])
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]}
+    pair = {"prompt": [ASKED], "chosen": [call], "rejected": [BAD], "tools": [{"name": "weather"}]}
+    openai = {
+        "input": {"messages": [ASKED], "tools": [{"type": "function", "function": {"name": "weather"}}]},
+        "preferred_output": [call],
+        "non_preferred_output": [BAD],
+    }
+    for number, row in enumerate((pair, openai)):
+        found, tokenizer = examples(tmp_path / str(number), base, [row], length=200)
+        (one, learned), (other, _) = parts(found, tokenizer)
+        assert "Tools:" in one
+        assert "Tools:" in other
+        assert '"name": "weather"' in learned
+
+
+def test_answers_that_differ_in_their_thoughts_only_do_not_contradict_themselves(gemma, tmp_path):
+    row = {"prompt": [ASKED], "chosen": [GOOD | {"reasoning_content": "sky"}], "rejected": [GOOD]}
+    made = job(tmp_path, gemma, [row, *pairs(9)], objective={"preference": {}})
+    from finetune_trainer.config import read_config
+    from finetune_trainer.data.dataset import read_dataset
+    from finetune_trainer.reporting.recorder import Recorder
+
+    recorder = Recorder()
+    read_dataset(read_config(made.write()), recorder)
+    assert not any("says the opposite" in each for each in recorder.caveats)
 
 
 def test_a_long_prompt_in_messages_is_cut_from_its_left_by_as_much_for_both_answers(gemma, tmp_path):
@@ -108,6 +164,15 @@ REFUSED = {
         "chosen": [ASKED, GOOD],
         "rejected": [ASKED, BAD],
     },
+    "row 9, column prompt has the key 'content' more than once in an object": {
+        "prompt": '[{"role": "user", "content": "a", "content": "b"}]',
+        "chosen": [GOOD],
+        "rejected": [BAD],
+    },
+    "row 9, column chosen has the key 'content' more than once in an object": {
+        "chosen": '[{"role": "user", "content": "a", "content": "b"}]',
+        "rejected": [ASKED, BAD],
+    },
     "row 9, column rejected is missing": {"chosen": [ASKED, GOOD]},
     "row 9, column chosen has an empty message 2 (assistant)": {
         "chosen": [ASKED, GOOD | {"content": ""}],
@@ -142,6 +207,27 @@ def pairs(count):
         }
         for number, question in enumerate(asked)
     ]
+
+
+LAYOUTS = {
+    "prompt is missing; available columns: 'chosen', 'rejected'; write what both answers begin with as prompt": {
+        "chosen": "Human: a",
+        "rejected": "Human: b",
+    },
+    "; conversations is not read: write its messages as prompt": {
+        "conversations": [{"from": "human", "value": "a"}],
+        "chosen": {"from": "gpt", "value": "b"},
+        "rejected": {"from": "gpt", "value": "c"},
+    },
+    "did you mean 'question'?": {"question": "a", "chosen": "b", "rejected": "c"},
+}
+
+
+@pytest.mark.parametrize("said", LAYOUTS)
+def test_a_layout_of_other_tools_is_refused_with_the_columns_to_write(gemma, tmp_path, said):
+    made = job(tmp_path, gemma, [LAYOUTS[said]] * 8, objective={"preference": {}})
+    assert made.run() == ExitCode.DATA
+    assert said in made.report.message
 
 
 @pytest.mark.parametrize("message", REFUSED)

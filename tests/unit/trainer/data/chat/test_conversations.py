@@ -126,6 +126,10 @@ def test_a_completion_is_learned_and_the_prompt_s_own_answers_are_not(tmp_path: 
     (found,) = index.source.rows
     assert found.chat is not None
     assert found.chat.trained == (True, False, True, True)
+    row["prompt"][1] = ANSWERED | {"weight": 1}
+    (found,) = read(tmp_path, row).source.rows
+    assert found.chat is not None
+    assert found.chat.trained == (True, True, True, True)
 
 
 def test_parts_of_a_content_are_joined_and_nulls_are_absent(tmp_path: Path) -> None:
@@ -161,18 +165,37 @@ def test_a_text_column_is_read_as_before_and_the_conversations_are_named(tmp_pat
     [
         (
             {"functions": [{"name": "f"}]},
-            "(functions); to read functions as tools, set dataset.columns.tools: functions",
+            "functions (1 row, the first is 2); to read functions as tools, set dataset.columns.tools: functions",
         ),
         (
             {"images": ["a.png"], "id": 7},
-            "the rows are read as Messages, without what other columns say (images)",
+            "the rows are read as Messages, without what other columns say: images (1 row, the first is 2)",
         ),
         (
             {"chosen": "a", "rejected": "b"},
-            "(chosen, rejected); to learn from chosen and rejected, set objective.pref",
+            "rejected (1 row, the first is 2); to learn from chosen and rejected, set objective.preference",
         ),
-        ({"weight": 0.5, "train": False}, "(train, weight)"),
-        ({"tools": [], "images": [], "weight": 1, "train": True, "score": 0.5}, ""),
+        (
+            {"label": False},
+            "label (1 row, the first is 2); answers with label: false are learned like the others: remove them, or",
+        ),
+        (
+            {"system_prompt": "Be brief."},
+            "system_prompt (1 row, the first is 2); to read system_prompt as system messages, rename it system",
+        ),
+        ({"weight": 0.5, "train": False}, "train (1 row, the first is 2), weight (1 row"),
+        (
+            {
+                "tools": [],
+                "images": [],
+                "weight": 1,
+                "train": True,
+                "masked": False,
+                "label": "a",
+                "score": 0.5,
+            },
+            "",
+        ),
     ],
 )
 def test_columns_that_other_tools_read_are_named_where_they_say_something(
@@ -182,6 +205,21 @@ def test_columns_that_other_tools_read_are_named_where_they_say_something(
     note = read(tmp_path, row, row | beside).note
     assert said in note
     assert bool(said) == bool(note)
+
+
+def test_a_column_that_only_a_late_row_has_is_named_too(tmp_path: Path) -> None:
+    rows = [{"messages": [ASKED, ANSWERED | {"content": f"{warm} degrees."}]} for warm in range(60)]
+    rows[50] |= {"train": False}
+    assert "train (1 row, the first is 51)" in read(tmp_path, *rows).note
+
+
+def test_a_column_of_a_parquet_file_is_named_too(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    rows = [{"messages": [ASKED, ANSWERED], "train": train} for train in (True, False)]
+    write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chats.parquet")
+    assert "train (1 row, the first is 2)" in scanned(tmp_path / "chats.parquet").note
 
 
 def test_functions_are_tools_where_they_are_named_so(tmp_path: Path) -> None:
@@ -271,6 +309,44 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
             [ASKED, ANSWERED | {"train_detail": [{"begin_offset": 0, "end_offset": 2, "train": False}]}],
             "train_detail: a message is learned whole or not at all; split it, or write train: true or false",
         ),
+        ([ASKED, ANSWERED | {"masked": True, "weight": 1}], "a weight and a masked that differ"),
+        (
+            [ASKED, ANSWERED | {"mask": True}],
+            "has in message 2 (assistant) mask: true, which may say whether",
+        ),
+        ([ASKED, ANSWERED | {"isMasked": 1}], "isMasked: 1, which may say whether the message is learned"),
+        (
+            [ASKED, ANSWERED | {"no_loss": False}],
+            "no_loss: false, which may say whether the message is learned",
+        ),
+        (
+            [ASKED, {"role": "assistant", "content": [{"type": "text", "text": "a", "train": False}]}],
+            "a part of the content with train: a message is learned whole or not at all",
+        ),
+        (
+            [ASKED, {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}]}],
+            "that is no text: 'thinking'; write thoughts as the message's reasoning_content",
+        ),
+        (
+            [ASKED, {"role": "user", "content": [{"type": "text", "value": "a"}]}],
+            'a part of the content that is no text: {"type": "text", "value": "a"}',
+        ),
+        (
+            [ASKED, CALLING, RESULT | {"name": "time"}, ANSWERED],
+            "has in message 3 (tool) the name 'time', and it answers a call of 'weather'",
+        ),
+        (
+            [ASKED, BOTH_CALLED, RESULT | {"tool_call_id": "b", "name": "weather"}],
+            "has in message 3 (tool) the name 'weather', and it answers a call of 'time'",
+        ),
+        (
+            [ASKED, {"role": "assistant", "tool_calls": [{"name": "f", "parameters": {"a": 1}}]}],
+            "has in message 2 (assistant), tool call 1, no arguments but 'parameters'; rename it arguments",
+        ),
+        (
+            [ASKED, {"role": "developer", "content": "a"}],
+            "has a developer message as message 2; it must be the first",
+        ),
         ([{"role": "user", "content": "a\ufdd0"}], "U+FDD0, which is no character"),
     ],
 )
@@ -339,7 +415,56 @@ def test_what_is_wrong_with_a_column_names_it(
     assert said in refused.value.message
 
 
-@pytest.mark.parametrize("flag", [{"train": False}, {"weight": 0}, {"loss": False}, {"training": False}])
+REPEATED = '{"role": "assistant", "content": "a", "content": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"messages": f"[{json.dumps(ASKED)}, {REPEATED}]"}, "messages"),
+        ({"messages": [ASKED, CALLING], "tools": '[{"name": "weather", "name": "time"}]'}, "tools"),
+        ({"prompt": f"[{REPEATED}]", "completion": "c"}, "prompt"),
+        ({"prompt": "a", "completion": f"[{REPEATED}]"}, "completion"),
+        ({"instruction": "a", "output": "b", "history": '[{"a": 1, "a": 2}]'}, "history"),
+        (
+            {
+                "messages": [
+                    ASKED,
+                    {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a": 1, "a": 2}'}]},
+                ]
+            },
+            "messages",
+        ),
+    ],
+    ids=["messages", "tools", "prompt", "completion", "history", "arguments"],
+)
+def test_a_key_that_json_text_repeats_is_refused_as_in_a_row(tmp_path: Path, row: Json, column: str) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, row)
+    assert f"row 1, column {column} " in refused.value.message
+    assert "more than once in an object; remove one of them" in refused.value.message
+
+
+def test_a_text_in_brackets_that_repeats_a_key_is_a_text(tmp_path: Path) -> None:
+    text = '[{"a": 1, "a": 2}]'
+    assert messages(read(tmp_path, {"prompt": text, "completion": "b"}))[0]["content"] == text
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        {"train": False},
+        {"weight": 0},
+        {"loss": False},
+        {"training": False},
+        {"trainable": False},
+        {"loss_mask": 0.0},
+        {"loss_weight": 0.0},
+        {"step_loss_mask": 0},
+        {"masked": True},
+    ],
+    ids=str,
+)
 def test_what_is_not_learned_is_said_by_the_names_that_formats_have_for_it(
     tmp_path: Path, flag: Json
 ) -> None:
@@ -363,11 +488,35 @@ def test_a_call_without_a_text_has_an_empty_one_for_templates_that_read_it(tmp_p
         [ASKED, BOTH_CALLED, RESULT, ANSWERED],
         [ASKED, BOTH_CALLED, RESULT | {"tool_call_id": "a"}],
         [ASKED, {"role": "assistant", "tool_calls": [CALL, CALL]}, RESULT, ANSWERED],
+        [ASKED, BOTH_CALLED, RESULT | {"name": "time"}, RESULT | {"name": "weather"}, ANSWERED],
     ],
-    ids=["a call at the end", "a result for both", "results that are still to come", "a result without ids"],
+    ids=[
+        "a call at the end",
+        "a result for both",
+        "results that are still to come",
+        "a result without ids",
+        "results by name in another order",
+    ],
 )
 def test_calls_that_may_have_all_their_results(tmp_path: Path, given: list[Json]) -> None:
     assert len(messages(read(tmp_path, {"messages": given}))) == len(given)
+
+
+def test_keys_that_only_a_template_may_read_are_counted_with_the_first_row(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [ASKED, ANSWERED]},
+        {"messages": [ASKED | {"name": "Ada"}, ANSWERED | {"mood": "calm", "refusal": None, "audio": {}}]},
+        {"messages": [ASKED, CALLING, RESULT | {"name": "weather", "tool_call_id": "a"}, ANSWERED]},
+        {
+            "messages": [
+                {"role": "developer", "content": "Be brief."},
+                ASKED,
+                ANSWERED | {"mood": "", "name": "Bo"},
+            ]
+        },
+    ]
+    found = {each.key: (each.rows, each.line) for each in read(tmp_path, *rows).source.beside}
+    assert found == {"name": (2, 2), "mood": (1, 2), "role": (1, 4)}
 
 
 def test_thoughts_of_sharegpt_are_kept(tmp_path: Path) -> None:

@@ -148,6 +148,35 @@ def test_a_message_with_train_false_is_read_and_not_learned() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("train", "ignored"), [(TrainedTurns.ASSISTANT, 1), (TrainedTurns.LAST_TURN, 2), (TrainedTurns.ALL, 0)]
+)
+def test_messages_with_train_true_that_are_not_learned_are_counted(train: TrainedTurns, ignored: int) -> None:
+    chat = conversation([TWO[0] | {"train": True}, TWO[1] | {"weight": 1}, *TWO[2:]])
+    assert chats("ChatML", train).tokens(chat).ignored == ignored
+
+
+def test_a_developer_s_message_is_the_system_s_where_the_template_knows_no_developer() -> None:
+    given = conversation([SYSTEM[0] | {"role": "developer"}, *ONE])
+    plain = chats("ChatML", template="{% set known = 'system' %}" + FAMILIES["ChatML"].template)
+    assert plain.tokens(given).text == plain.tokens(conversation([*SYSTEM, *ONE])).text
+    knowing = chats("ChatML", template="{% set known = 'developer' %}" + FAMILIES["ChatML"].template)
+    assert knowing.tokens(given).text.startswith("<|im_start|>developer\n")
+    assert (plain.writes(given, "role"), knowing.writes(given, "role")) == (False, True)
+
+
+def test_whether_a_template_writes_a_key_is_seen_from_its_text() -> None:
+    """Of a message; the same name elsewhere, as that of a function, is another one."""
+    template = FAMILIES["tools"].template
+    given = conversation([CALLED[0] | {"name": "Ada"}, *CALLED[1:]])
+    assert not chats("tools", template=template).writes(given, "name")
+    named = template.replace("message.role + '", "message.role + (message.name or '') + '")
+    assert named != template
+    assert chats("tools", template=named).writes(given, "name")
+    needed = template + "{% if not messages[0].name %}{{ raise_exception('no name') }}{% endif %}"
+    assert chats("tools", template=needed).writes(given, "name")
+
+
 def test_all_learns_every_token_and_knows_the_end_of_a_turn() -> None:
     found = chats("Gemma", TrainedTurns.ALL).tokens(conversation(TWO))
     assert found.trained.all()

@@ -262,3 +262,32 @@ def test_greetings_and_questions_without_an_answer_are_counted_and_named(make_ch
     assert "train: 1 conversations do not end with the assistant (row 2): messages" in job.report.message
     assert job.report.notes is not None
     assert any("begin with the assistant (row 1)" in note for note in job.report.notes)
+
+
+def test_keys_that_nothing_reads_and_flags_that_are_not_followed_are_counted_and_named(
+    make_chat: MakeChat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from finetune_trainer.config import read_config
+    from finetune_trainer.preview import preview
+
+    good, named, flagged, developed, *others = [each["messages"] for each in chats(24)]
+    named = [named[0] | {"name": "Ada"}, named[1] | {"mood": "calm"}]
+    flagged = [flagged[0] | {"train": True}, flagged[1]]
+    developed = [{"role": "developer", "content": "Be brief."}, *developed]
+    rows = [{"messages": each} for each in (good, named, flagged, developed, *others)]
+    job = make_chat(rows, causal={"chatTemplate": "Plain"}, training=ONE_STEP)
+    same = {"path": str(job.folder / "train.jsonl"), "uri": "pvc://data/train.jsonl"}
+    job = job.changed({"dataset": {"split": None, "validation": same}})
+    said = [
+        "dataset.train: the chat template does not know the role developer (1 conversations, the first is row 4)",
+        "in mood (1 conversations, the first is row 2), name (1 conversations, the first is row 2); write into content",
+        "train: 1 conversations have train: true, or another name of it, in messages that objective.causalLM.train does"
+        " not choose (row 3)",
+    ]
+    notes = next(preview(read_config(job.write()), "train", 1))["notes"]
+    assert job.run() == ExitCode.DONE, job.report.message
+    logged = capsys.readouterr().out
+    assert all(sentence in logged for sentence in said)
+    assert all(sentence in job.report.message for sentence in said[:2])
+    assert all(any(sentence in note for note in notes) for sentence in said[:2])
+    assert "dataset.validation: the chat template" not in logged
