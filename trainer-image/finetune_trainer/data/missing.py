@@ -29,32 +29,50 @@ def missing_column(name: str, fields: Mapping[str, Any], *, asks: bool = False) 
     `asks` says that rows may also be questions with answers.
     """
     names = [str(field) for field in fields]
-    hint = _layout(name, fields) or (asks and _question(names)) or _meant(name, names) or _no_header(names)
+    hint = (
+        _preferences(name, fields)
+        or _layout(name, fields)
+        or (asks and _question(names))
+        or _meant(name, names)
+        or _no_header(names)
+    )
     return f"is missing; available columns: {', '.join(map(repr, names[:20])) or 'none'}{hint}"
 
 
-def _has_messages(value: Any) -> bool:
-    """Whether it is a list of messages, of the form Messages or ShareGPT."""
-    first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and (
-        {"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()
-    )
+def _preferences(name: str, fields: Mapping[str, Any]) -> str:
+    """The remedy where the columns are those of preferences, or of answers with a label."""
+    conversation = _conversation(fields)
+    if {"chosen", "rejected"} <= fields.keys():
+        if name in ("text", "completion"):
+            return "; to learn from chosen and rejected, set objective.preference: {loss: DPO}"
+        if name == "prompt" and conversation:
+            return (
+                f"; {conversation} is not read: write its messages as prompt, and the answers, each with role and"
+                " content, as chosen and rejected"
+            )
+        if name == "prompt" and not {*_ASKED} & fields.keys():
+            return "; write what both answers begin with as prompt, or write them as lists of messages"
+    if name == "chosen" and {"completion", "label"} <= fields.keys():
+        return "; to learn from single answers with a label, set objective.preference: {loss: KTO}"
+    if name == "prompt" and conversation and "label" in fields:
+        return f"; for whole conversations with a label, set dataset.columns.completion: {conversation}"
+    return ""
+
+
+def _conversation(fields: Mapping[str, Any]) -> str | None:
+    """The column with a list of messages, of the form Messages or ShareGPT."""
+    keys = {
+        name: value[0].keys()
+        for name, value in fields.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    forms = ({"role", "content"}, {"from", "value"})
+    return next((name for name, found in keys.items() if any(form <= found for form in forms)), None)
 
 
 def _layout(name: str, fields: Mapping[str, Any]) -> str:
     """The remedy where the columns show how the file was written."""
-    conversation = next((name for name, value in fields.items() if _has_messages(value)), None)
-    if name == "text" and {"chosen", "rejected"} <= fields.keys():
-        return "; to learn from chosen and rejected, set objective.preference"
-    if name == "prompt" and conversation and {"chosen", "rejected"} <= fields.keys():
-        return (
-            f"; {conversation} is not read: write its messages as prompt, and the answers, each with role and content,"
-            " as chosen and rejected"
-        )
-    if name == "prompt" and {"chosen", "rejected"} <= fields.keys() and not {*_ASKED} & fields.keys():
-        return "; write what both answers begin with as prompt, or write them as lists of messages"
-    if name == "prompt" and conversation and "label" in fields:
-        return f"; for whole conversations with a label, set dataset.columns.completion: {conversation}"
+    conversation = _conversation(fields)
     if name == "text" and conversation and conversation not in ("messages", "conversations"):
         return f"; to read it as messages, set dataset.columns.messages: {conversation}"
     if "messages" in fields or "conversations" in fields:

@@ -428,9 +428,22 @@ def _tools(value: Any) -> tuple[Json, ...] | None:
         function = tool.get("function", tool)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ToolsError(f"has a tool {number} without a name; write it as a JSON schema of a function")
-        whole.append({"type": "function", "function": function})
+        whole.append({"type": "function", "function": _with_parameters(number, function)})
     _check_reserved("tools", whole)
     return tuple(whole)
+
+
+def _with_parameters(number: int, function: Json) -> Json:
+    """The function with its parameters as an object. Raises ToolsError."""
+    other = next((key for key in ("inputSchema", "input_schema") if function.get(key)), None)
+    if other and function.get("parameters") is None:
+        raise ToolsError(f"has a tool {number} with {other}; rename it parameters")
+    if not isinstance(written := function.get("parameters"), str):
+        return function
+    try:
+        return function | {"parameters": from_json(written, "a JSON schema")}
+    except ValueError as error:
+        raise ToolsError(f"has in tool {number} a text as parameters that {error}") from None
 
 
 def _shown(value: Any) -> str:

@@ -219,6 +219,11 @@ LAYOUTS = {
         "chosen": {"from": "gpt", "value": "b"},
         "rejected": {"from": "gpt", "value": "c"},
     },
+    "to learn from single answers with a label, set objective.preference: {loss: KTO}": {
+        "prompt": "a",
+        "completion": "b",
+        "label": True,
+    },
     "did you mean 'question'?": {"question": "a", "chosen": "b", "rejected": "c"},
 }
 

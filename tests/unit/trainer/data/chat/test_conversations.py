@@ -104,7 +104,7 @@ def test_calls_in_sharegpt_and_results_of_tools(tmp_path: Path) -> None:
             {"from": "observation", "value": "21"},
             {"from": "gpt", "value": "21 degrees."},
         ],
-        "tools": '[{"name": "weather", "parameters": {}}]',
+        "tools": '[{"name": "weather", "parameters": "{}"}]',
     }
     index = read(tmp_path, row)
     assert messages(index) == [ASKED, CALLED, RESULT, ANSWERED]
@@ -399,6 +399,16 @@ def test_a_wrong_conversation_is_refused_with_its_file_row_and_message(
             RowFormat.MESSAGES,
             {"messages": [ASKED], "tools": [{}]},
             "column tools has a tool 1 without a name",
+        ),
+        (
+            RowFormat.MESSAGES,
+            {"messages": [ASKED], "tools": [{"name": "f", "inputSchema": {"type": "object"}}]},
+            "column tools has a tool 1 with inputSchema; rename it parameters",
+        ),
+        (
+            RowFormat.MESSAGES,
+            {"messages": [ASKED], "tools": [{"name": "f", "parameters": "all"}]},
+            "column tools has in tool 1 a text as parameters that is not a JSON schema but the text 'all'",
         ),
         (
             RowFormat.MESSAGES,
