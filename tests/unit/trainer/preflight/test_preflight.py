@@ -208,6 +208,16 @@ def test_a_gpu_that_cannot_hold_the_weights_is_refused_and_one_that_may_not_suff
     assert "training will halve the micro-batch until it fits" in report.preflight.warnings[0]
 
 
+def test_ranks_divide_what_is_trained_and_keep_buffers_whole(make_job):
+    whole, part = (
+        check(make_job(str(gpus), devices={"gpus": gpus}, training={"sharding": "Full"}))[1].preflight
+        for gpus in (1, 4)
+    )
+    parameters = 4 * whole.parameters
+    assert whole.memory.weights > parameters, "else this says little"
+    assert part.memory.weights == whole.memory.weights - parameters + parameters // 4
+
+
 def test_labels_of_nodes_tell_how_large_gpus_are_and_how_fast(make_job):
     gpu = {"devices": {"gpus": 1}, "training": {"precision": "Auto"}}
     known = {"gpuNodes": 2, "gpuProduct": "NVIDIA-A100-SXM4-80GB"}
