@@ -72,7 +72,8 @@ test-kueue: install ## Run Kueue itself: queues, quotas, preemption, priorities;
 test-e2e: install ## Run tests on a real node, with pods that train models
 	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py --ignore-glob "tests/e2e/*_long.py"
 
-test-signals: install ## Run trainers that are killed, evicted or on a lost node, and four pods of one attempt, on a real node; minutes
+test-signals: install ## Run trainers that are killed, evicted, preempted by Kueue or on a lost node, and four pods of one attempt, on a real node; minutes
+	@$(PYTHON) -m finetune_cluster build kueue
 	@$(PYTHON) -m pytest -v tests/e2e/test_signals.py tests/e2e/*_long.py
 
 test-faults: install ## Run the operator under faults of requests, watches, API server, etcd, leaders and names; half an hour

@@ -61,10 +61,19 @@ class Refused(Exception):  # noqa: N818
         self.status = status
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a client needs to know of an API server that somebody else started."""
+
+    url: str
+    token: str
+    ca: Path
+
+
 class Rest:
     """A small client: paths and JSON."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer | Access) -> None:
         self._url = server.url
         # 429: the storage of a definition is made ready anew, also some time after it was served first
         once: dict[str, Any] = dict.fromkeys(("connect", "read", "redirect", "other"), False)

@@ -27,6 +27,7 @@ WORKLOADS = QUEUES + "/namespaces/{}/workloads"
 CLASSES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 NODES = "/api/v1/nodes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+_GROUP = "kueue.x-k8s.io"
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _SECRETS = f"/api/v1/namespaces/{SYSTEM}/secrets"
@@ -82,6 +83,13 @@ class Kueue:
             self._process.kill()
             self._process.wait()
 
+    def uninstall(self) -> None:
+        """Delete its objects, which it has to let go of itself, for a cluster that outlives it."""
+        for name in self._definitions():
+            self._rest("DELETE", f"{_CRDS}/{name}")
+        until(lambda: not self._definitions(), f"Kueue lets go of its objects; {self.log()}")
+        self._rest("DELETE", f"/api/v1/namespaces/{SYSTEM}")
+
     def log(self) -> str:
         """The end of the log."""
         return (self._folder / "kueue.log").read_text(errors="replace")[-3000:]
@@ -105,6 +113,10 @@ class Kueue:
         self._rest(
             "POST", f"/api/v1/namespaces/{SYSTEM}/services", {"metadata": {"name": _SERVICE}, "spec": spec}
         )
+
+    def _definitions(self) -> list[str]:
+        found = self._rest.items(_CRDS)
+        return [one["metadata"]["name"] for one in found if one["spec"]["group"] == _GROUP]
 
     def _ported(self, body: Any) -> Any:
         """The same with the port at which this process serves its webhooks."""
@@ -203,6 +215,12 @@ def workload_of(world: World, name: str) -> Json:
         )
 
     return until(found, f"{name} has a Workload")
+
+
+def boost(world: World, name: str) -> str | None:
+    """By how much the priority of its Workload is raised."""
+    annotations: Json = workload_of(world, name)["metadata"].get("annotations", {})
+    return annotations.get("kueue.x-k8s.io/priority-boost")
 
 
 @contextmanager

@@ -12,12 +12,11 @@ from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_cluster.apiserver import ApiServer
 from finetune_operator.kueue import workload_names
 from integration.operator_rig import JOBS, MERGE, Operator, Rest, World, serving, until
-from kueue.rig import CLASSES, QUEUES, WORKLOADS, Kueue, make_queue, workload_of
+from kueue.rig import CLASSES, QUEUES, WORKLOADS, Kueue, boost, make_queue, workload_of
 
 Json = dict[str, Any]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "queue"
-BOOST = "kueue.x-k8s.io/priority-boost"
 ONE_CPU = {"gpusPerNode": 0, "requests": {"cpu": "1"}}
 ON_ONE_MACHINE = {"topologyKey": "kubernetes.io/hostname"}
 _numbers = count(1)
@@ -256,11 +255,6 @@ def unsaved_until_boosted(world: World, name: str) -> None:
         return int(boost(world, name) or 0) > 0
 
     until(boosted, f"{name} is worth more than when it began")
-
-
-def boost(world: World, name: str) -> str | None:
-    annotations: Json = workload_of(world, name)["metadata"].get("annotations", {})
-    return annotations.get(BOOST)
 
 
 def test_kueue_preempts_the_job_that_has_just_saved_though_it_was_admitted_first(world: World) -> None:

@@ -10,7 +10,7 @@ from finetune_core.plan.nodes import world_size
 _FOLLOWS = (ExitCode.INTERRUPTED, ExitCode.PEER_LOST)
 """Codes of a pod that ends because another one did; of a script no code says so."""
 _KILLED = (137, 143)
-_LATE = datetime.max.replace(tzinfo=UTC)
+_EARLY, _LATE = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
 
 
 def succeeded(context: Context, pods: tuple[PodView, ...]) -> PodView | None:
@@ -34,6 +34,11 @@ def first_failing(pods: tuple[PodView, ...], *, own_script: bool) -> PodView | N
         return _rank(pod, own_script=own_script), ended, code in _KILLED, pod.index
 
     return min(pods, key=order, default=None)
+
+
+def reporting(pods: tuple[PodView, ...]) -> PodView | None:
+    """The newest pod of process zero, which reports for all."""
+    return max((pod for pod in pods if pod.index == 0), key=lambda pod: pod.created or _EARLY, default=None)
 
 
 def _rank(pod: PodView, *, own_script: bool) -> int:

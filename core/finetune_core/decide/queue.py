@@ -12,7 +12,10 @@ from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
+from finetune_core.decide.failure import termination_report
 from finetune_core.decide.observation import JobView, PodView, QueueView
+from finetune_core.decide.pods import reporting
+from finetune_core.decide.reports import with_attempt_report, with_report
 from finetune_core.decide.usage import used_until
 from finetune_core.plan.naming import QUEUE
 
@@ -60,9 +63,12 @@ def _who(context: Context, child: JobView) -> str:
 def with_eviction(
     context: Context, attempt: AttemptStatus, pods: tuple[PodView, ...]
 ) -> tuple[Context, AttemptStatus]:
-    """Once its pods have ended, an evicted attempt no longer runs: its time so far is kept, its wait is not."""
+    """Once its pods have ended, an evicted attempt no longer runs: its steps and time are kept, its wait is not."""
     if attempt.running_time is None:
         return context, attempt
+    if report := termination_report(reporting(pods)):
+        context = context.with_status(with_report(context.status, report, context.now))
+        attempt = with_attempt_report(attempt, report)
     ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
     return _evicted(context, attempt, max(ends) if ends else context.now)
 

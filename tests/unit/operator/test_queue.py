@@ -135,6 +135,22 @@ def test_an_eviction_ends_the_running_time_and_nothing_else() -> None:
     assert life.status.retries is None
 
 
+def test_what_an_evicted_attempt_saved_is_known_while_it_waits() -> None:
+    life = Life(parsed(**QUEUED)).running()
+    before = RunReport(progress=ProgressStatus(step=20), latest=CheckpointStatus(step=20), attempt=1)
+    life.reconcile(seen(child(), running_pod(created=seconds(0)), report=before, at=seconds(30)), at=30)
+    last = RunReport(exit_code=75, progress=ProgressStatus(step=33), latest=CheckpointStatus(step=33))
+    gone = ended_pod(75, report=last, at=seconds(60), deleted=True, created=seconds(0))
+    life.reconcile(seen(HELD, gone, report=before, at=seconds(30)), at=60)
+    assert (life.status.latest_checkpoint, life.last.to_step) == (CheckpointStatus(step=33), 33)
+    again = running_pod(name="pod-b", since=seconds(101), created=seconds(100))
+    life.reconcile(seen(child(), gone, again), at=102)
+    killed = ended_pod(137, name="pod-b", at=seconds(190), deleted=True, created=seconds(100))
+    life.reconcile(seen(HELD, gone, killed, report=before, at=seconds(30)), at=190)
+    assert (life.status.latest_checkpoint, life.last.to_step) == (CheckpointStatus(step=33), 33)
+    assert life.last.evictions == 2
+
+
 def test_another_look_at_an_evicted_attempt_counts_nothing_twice() -> None:
     life = evicted()
     before = life.status
