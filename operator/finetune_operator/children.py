@@ -93,10 +93,13 @@ class Children:
 
     async def update_run(self, job: FineTuneJob, run: Body, *, stop: bool) -> None:
         """Suspend a run as it was seen, or let it go on with the parent's resources and scheduling."""
-        meta, spec = run["metadata"], followed(job.spec, stop=stop)
+        await self._patch_run(run, followed(job.spec, stop=stop))
+
+    async def _patch_run(self, run: Body, spec: Body) -> None:
+        meta = run["metadata"]
         try:
             patched = await self._cluster.patch_spec(
-                "FineTuneJob", job.namespace, meta["name"], meta["uid"], meta["resourceVersion"], spec
+                "FineTuneJob", meta["namespace"], meta["name"], meta["uid"], meta["resourceVersion"], spec
             )
         except (ConflictError, NotFoundError):
             return  # changed or deleted meanwhile, which is a separate event and brings the parent back
@@ -152,10 +155,14 @@ class Children:
             await self._delete("Job", name, job)  # last: while it is there, the work is not done
 
     async def stop_all(self, namespace: str, uid: str) -> None:
-        """Delete the Jobs of a FineTuneJob that is being deleted: something else keeps it, and with it its pods."""
+        """Delete the Jobs of a FineTuneJob that is being deleted, and suspend its runs: something else keeps it, and
+        with it all of them."""
         for child in self._cache.jobs_of(namespace, uid):
             if not child.deleting:
                 await self._cluster.delete("Job", namespace, child.name, child.uid)
+        for run in self._cache.runs_of(namespace, uid).values():
+            if not at(run, "spec", "suspend") and not at(run, "status", "completionTime"):
+                await self._patch_run(run, {"suspend": True})
 
     def _jobs_of(self, job: FineTuneJob) -> dict[str, JobView]:
         """Its Jobs that exist, by name."""

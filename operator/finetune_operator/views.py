@@ -27,12 +27,17 @@ def job_view(body: Body) -> JobView:
         succeeded="Complete" in conditions,
         failed="Failed" in conditions,
         failure=conditions.get("Failed"),
-        suspended=at(body, "spec", "suspend") is True,
+        suspended=at(body, "spec", "suspend") is True or _is_scaled_down(body),
+        scaled_down=_is_scaled_down(body),
         queue=labels_in(body).get(QUEUE),
         resumed=_resumed(body),
         checks_only=_checks_only(body),
         mounts_config_map=_mounts_config_map(body),
     )
+
+
+def _is_scaled_down(body: Body) -> bool:
+    return bool(at(body, "spec", "parallelism") == 0)
 
 
 def _mounts_config_map(body: Body) -> bool:

@@ -13,6 +13,7 @@ def why_not_allowed(spec: FineTuneJobSpec, settings: OperatorSettings) -> str | 
     return (
         _priority_class(spec, settings.allowed_priority_classes)
         or _tolerations(spec, settings.allowed_tolerations)
+        or _node_selector(spec, settings.node_selector)
         or _environment(spec, settings)
     )
 
@@ -43,6 +44,18 @@ def _tolerations(spec: FineTuneJobSpec, allowed: list[str]) -> str | None:
 def _tolerated(toleration: Toleration, allowed: list[str]) -> bool:
     """A toleration without a key tolerates every taint, and needs a pattern for every taint."""
     return _matches(toleration.key, allowed) if toleration.key else "*" in allowed
+
+
+def _node_selector(spec: FineTuneJobSpec, required: dict[str, str]) -> str | None:
+    """A label with another value than the administrator's, which counts, so that the pod would run elsewhere."""
+    asked = (spec.scheduling.node_selector if spec.scheduling else None) or {}
+    other = next((key for key, value in asked.items() if required.get(key, value) != value), None)
+    if other is None:
+        return None
+    return (
+        f"spec.scheduling.nodeSelector: the administrator requires nodes with {other}={required[other]}; remove"
+        f" {other}, while the job is suspended"
+    )
 
 
 def _environment(spec: FineTuneJobSpec, settings: OperatorSettings) -> str | None:

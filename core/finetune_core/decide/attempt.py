@@ -16,10 +16,10 @@ from finetune_core.decide.deadlines import (
     startup_limit,
 )
 from finetune_core.decide.ending import STOP_REASONS, close
-from finetune_core.decide.observation import PodView
+from finetune_core.decide.observation import JobView, PodView
 from finetune_core.decide.pending import Pending, why_pending
 from finetune_core.decide.pods import apart
-from finetune_core.decide.queue import held, without_seen_end
+from finetune_core.decide.queue import held, with_eviction, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
 from finetune_core.decide.usage import queued, resumed_from, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -48,12 +48,12 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     if child is None and attempt.running_time is None and all(pod.never_ran for pod in pods):
         return _without_job(context, attempt)
     context, attempt = _observed(context, attempt, pods)
-    if (child is None or child.finished) and all(pod.finished for pod in pods):
-        return close(context, attempt)
-    if _over_before_its_job(context, pods):
+    if _is_over(child, pods) or _over_before_its_job(context, pods):
         return close(context, attempt)
     if _ends_the_job(context, pods) and isinstance(last := close(context, attempt), Decision):
         return last
+    if child and child.suspended and all(pod.finished for pod in pods):
+        context, attempt = with_eviction(context, attempt, pods)  # first: what follows does not count
     if reason := _stop_reason(context, attempt):
         return _stop(context, attempt.model_copy(update={"reason": reason.value}))
     if message := apart(context, attempt.number):
@@ -64,6 +64,10 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     if lost := next((pod for pod in pods if pod.unreachable(context.now)), None):
         return _stop_the_others(context, attempt, lost)
     return _ongoing(context, attempt)
+
+
+def _is_over(child: JobView | None, pods: tuple[PodView, ...]) -> bool:
+    return (child is None or child.finished) and all(pod.finished for pod in pods)
 
 
 def _over_before_its_job(context: Context, pods: tuple[PodView, ...]) -> bool:
@@ -146,6 +150,12 @@ def _stop(context: Context, attempt: AttemptStatus) -> Decision:
     message = f"attempt {attempt.number} saves a checkpoint and stops ({why})"
     if attempt.running_time is None:
         message = f"attempt {attempt.number}, which has not begun to train, is stopped ({why})"
+    pods = context.observation.pods_of(attempt.number)
+    if kept := next((pod for pod in pods if pod.is_kept(context.now)), None):
+        message = (
+            f"attempt {attempt.number} has stopped ({why}), and a finalizer keeps its pod; kubectl get pod {kept.name}"
+            f" -n {context.job.namespace} -o jsonpath='{{.metadata.finalizers}}' shows whose it is"
+        )
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.with_attempt(attempt).conclude(
         verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
@@ -216,7 +226,7 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     begun = _let_run(context, attempt)
     name = attempt_name(context.job, attempt.number)
     pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
-    if pending.lost_config:
+    if pending.lost:
         return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     due = _startup_deadline(context, begun, pending)
     if due is not None and context.now >= due:

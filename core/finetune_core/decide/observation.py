@@ -64,6 +64,11 @@ class PodView:
         overdue = self.deletion is not None and now >= self.deletion + OVERDUE
         return overdue and self.deleting and not self.finished and self.end is None
 
+    def is_kept(self, now: datetime) -> bool:
+        """Whether it has ended and should be gone, but a finalizer keeps the object."""
+        overdue = self.deletion is not None and now >= self.deletion + OVERDUE
+        return overdue and self.finished and not self.deleted
+
     @property
     def never_ran(self) -> bool:
         """Whether it was deleted before its container started."""
@@ -87,6 +92,8 @@ class JobView:
     failed: bool = False
     failure: str | None = None
     suspended: bool = False
+    scaled_down: bool = False
+    """Suspended by a parallelism of 0, which the operator does not set."""
     queue: str | None = None
     resumed: datetime | None = None
     checks_only: bool = False

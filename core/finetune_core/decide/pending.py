@@ -7,6 +7,8 @@ from finetune_api.status import AttemptStatus, Reason
 from finetune_core.decide.context import Context
 from finetune_core.decide.observation import InputView, PodView
 from finetune_core.plan.hub import TOKEN_KEY, secret_of
+from finetune_core.plan.naming import output_claim_name
+from finetune_core.plan.placement import nodes_to_avoid
 
 _PULLING = (
     "ErrImagePull",
@@ -28,10 +30,10 @@ _REMEDIES = {
 """By the words of the API server's admission."""
 _HINTS = {
     "cannot allocate all claims": "the devices of resources.claims are not free on any node: wait, or claim fewer",
+    "is being deleted": "a pod that still uses the claim keeps it; once it is gone, make a new one",
     "Insufficient cpu": "wait, or ask for less cpu in resources.requests",
     "Insufficient memory": "wait, or ask for less memory in resources.requests",
     "untolerated taint": "scheduling.tolerations can tolerate a taint",
-    "node affinity/selector": "scheduling.nodeSelector asks for labels that no such node has",
 }
 
 
@@ -45,8 +47,8 @@ class Pending:
     """Something has to be supplied: an image, a Secret, a volume."""
     since: datetime | None = None
     """When it began to wait for that; None for as long as the attempt."""
-    lost_config: bool = False
-    """The attempt's ConfigMap is gone, and can be made again."""
+    lost: bool = False
+    """An object of the attempt is gone, and can be made again."""
 
 
 def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending:
@@ -54,7 +56,7 @@ def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending
     pods = [pod for pod in context.observation.pods_of(attempt.number) if not pod.finished]
     pod = next((pod for pod in pods if not pod.started), None)
     found = (
-        _without_config(context, child)
+        _lost(context, child)
         or _missing(context)
         or _refused(context, child, pod)
         or _unbound(context, attempt, pod)
@@ -70,13 +72,18 @@ def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending
     return replace(found, message=f"{running} of {context.nodes} pods run and wait: {found.message}")
 
 
-def _without_config(context: Context, child: str) -> Pending | None:
-    gone = any(
-        item.kind == "ConfigMap" and item.name == child and not item.exists
-        for item in context.observation.inputs
+def _lost(context: Context, child: str) -> Pending | None:
+    """The ConfigMap of the attempt, or the claim that was made for the job's output."""
+    output = context.job.spec.output
+    made = {("ConfigMap", child)}
+    if output is None or output.uri is None:
+        made.add(("PersistentVolumeClaim", output_claim_name(context.job)))
+    item = next(
+        (one for one in context.observation.inputs if (one.kind, one.name) in made and not one.exists), None
     )
-    message = f"ConfigMap {child} was deleted; it is made again"
-    return Pending(Reason.STARTING, message, lost_config=True) if gone else None
+    if item is None:
+        return None
+    return Pending(Reason.STARTING, f"{item.kind} {item.name} was deleted; it is made again", lost=True)
 
 
 def _missing(context: Context) -> Pending | None:
@@ -162,7 +169,21 @@ def _hints(context: Context, said: str) -> list[str]:
             f"no node offers {wanted.gpus_per_node} free {wanted.gpu_resource}: wait, or set"
             " resources.gpusPerNode: 0 to train on CPU"
         ]
-    return [hint for words, hint in _HINTS.items() if words in said][:2]
+    found = [hint for words, hint in _HINTS.items() if words in said]
+    return [*found, *(_kept_from(context) if "node affinity/selector" in said else [])][:2]
+
+
+def _kept_from(context: Context) -> list[str]:
+    """Whose wishes keep the pod from the nodes: those of earlier failures, the job's, the administrator's."""
+    excluded = ", ".join(nodes_to_avoid(context.status)[0])
+    required = ", ".join(f"{key}={value}" for key, value in context.settings.node_selector.items())
+    asked = context.job.spec.scheduling
+    reasons = {
+        f"it keeps away from {excluded}, where attempts failed (status.excludedNodes)": bool(excluded),
+        "scheduling.nodeSelector asks for labels that no such node has": bool(asked and asked.node_selector),
+        f"the administrator requires nodes with {required}": bool(required),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _unseen(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:

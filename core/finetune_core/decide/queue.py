@@ -40,7 +40,6 @@ def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[P
     """The decision on an attempt whose Job is suspended."""
     if any(not pod.finished for pod in pods):
         return _stopping(context, attempt, child)
-    context, attempt = with_eviction(context, attempt, pods)
     verdict, due = _why(context, attempt, child), context.now + _pause(context, attempt)
     return context.with_attempt(attempt).conclude(verdict, requeue_at=due)
 
@@ -53,6 +52,8 @@ def _stopping(context: Context, attempt: AttemptStatus, child: JobView) -> Decis
 
 def _who(context: Context, child: JobView) -> str:
     queue, view = child.queue, context.observation.queue
+    if child.scaled_down:
+        return f"somebody has set the parallelism of the Job {child.name} to 0"
     if queue is None:
         return f"somebody has suspended the Job {child.name}"
     return (
@@ -63,24 +64,31 @@ def _who(context: Context, child: JobView) -> str:
 def with_eviction(
     context: Context, attempt: AttemptStatus, pods: tuple[PodView, ...]
 ) -> tuple[Context, AttemptStatus]:
-    """Once its pods have ended, an evicted attempt no longer runs: its steps and time are kept, its wait is not."""
+    """Once its pods have ended, an evicted attempt no longer runs: its steps and time are kept, its wait is not.
+
+    Of pods that no operator saw end, the time is counted up to the last report.
+    """
     if attempt.running_time is None:
         return context, attempt
     if report := termination_report(reporting(pods)):
         context = context.with_status(with_report(context.status, report, context.now))
         attempt = with_attempt_report(attempt, report)
     ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
-    return _evicted(context, attempt, max(ends) if ends else context.now)
+    return _evicted(context, attempt, max(ends) if ends else _last_seen(context) or context.now)
 
 
 def without_seen_end(
     context: Context, attempt: AttemptStatus, started: datetime
 ) -> tuple[Context, AttemptStatus]:
     """A newer pod runs, and no operator saw the last one end: its time is counted up to its last report."""
-    progress = context.status.progress
-    seen = progress.last_update_time if progress else None
+    seen = _last_seen(context)
     end = min(seen, started) if seen else attempt.running_time
     return _evicted(context, attempt, end or started)
+
+
+def _last_seen(context: Context) -> datetime | None:
+    """When the trainer last reported."""
+    return context.status.progress.last_update_time if context.status.progress else None
 
 
 def _evicted(context: Context, attempt: AttemptStatus, end: datetime) -> tuple[Context, AttemptStatus]:
@@ -99,6 +107,12 @@ def _pause(context: Context, attempt: AttemptStatus) -> timedelta:
 
 def _why(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
     queue, namespace = child.queue, context.job.namespace
+    if child.scaled_down:
+        command = _patch("job", child.name, namespace, "parallelism", str(context.nodes))
+        return _pending(
+            Reason.QUEUED,
+            f"the Job {child.name} has a parallelism of 0, not by this operator; {command} lets training continue",
+        )
     if queue is None:
         command = _patch("job", child.name, namespace, "suspend", "false")
         message = (

@@ -28,10 +28,10 @@ def while_unreachable(grace: int, node_lost: int, given: list[Toleration]) -> li
 
 def node_affinity(status: FineTuneJobStatus) -> dict[str, Any] | None:
     """Away from the nodes on which earlier attempts failed."""
-    return _away_from(*_nodes_to_avoid(status))
+    return _away_from(*nodes_to_avoid(status))
 
 
-def _nodes_to_avoid(status: FineTuneJobStatus) -> tuple[list[str], list[str]]:
+def nodes_to_avoid(status: FineTuneJobStatus) -> tuple[list[str], list[str]]:
     """Nodes that the next attempt must not run on, and those that it should not."""
     attempts = status.attempts
     excluded = {one.node for one in status.excluded_nodes}

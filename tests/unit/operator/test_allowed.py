@@ -12,6 +12,7 @@ LIMITED = settings(
     allowed_tolerations=["nvidia.com/*"],
     hub_endpoint="https://hub.example",
     hub_offline=True,
+    node_selector={"pool": "training"},
 )
 
 
@@ -39,6 +40,10 @@ def scheduling(**fields: Any) -> dict[str, Any]:
         (
             scheduling(tolerations=[{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]),
             "tolerations[0]: the administrator does not allow pods that tolerate the taint node-role",
+        ),
+        (
+            scheduling(nodeSelector={"zone": "a", "pool": "any"}),
+            "spec.scheduling.nodeSelector: the administrator requires nodes with pool=training; remove pool,",
         ),
         (
             {"env": env(HF_ENDPOINT="https://evil.example")},
@@ -69,6 +74,7 @@ def test_a_job_that_asks_for_too_much_is_stalled_before_anything_is_made(
         scheduling(priorityClassName="batch-high"),
         scheduling(priorityClassName="low"),
         scheduling(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]),
+        scheduling(nodeSelector={"zone": "a", "pool": "training"}),
         {"env": env(HF_ENDPOINT="https://hub.example", HF_HUB_OFFLINE="1")},
         {"env": env(HF_TOKEN="hf_x")},
         {},

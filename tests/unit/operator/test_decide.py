@@ -380,6 +380,22 @@ def test_suspend_leads_to_suspended_from_everywhere(state: str) -> None:
     assert life.status.attempt == (1 if state == "newborn" else 2)
 
 
+def test_a_pod_that_a_finalizer_keeps_after_its_end_is_said_to_be_kept() -> None:
+    life = Life().running()
+    life.change(suspend=True)
+    stopped = ended_pod(75, deleting=True, deletion=seconds(60))
+    life.reconcile(seen(child(deleting=True), stopped), at=89)
+    assert life.message == "attempt 1 saves a checkpoint and stops (spec.suspend)"
+    life.reconcile(seen(child(deleting=True), stopped), at=90)
+    assert (life.phase, life.reason) == ("Pending", "Stopping")
+    assert (
+        "attempt 1 has stopped (spec.suspend), and a finalizer keeps its pod; kubectl get pod pod-a1"
+        in life.message
+    )
+    life.reconcile(seen(replace(stopped, deleted=True)), at=100)
+    assert life.phase == "Suspended"
+
+
 def test_a_stop_that_was_begun_is_carried_out_though_suspend_was_taken_back() -> None:
     life = Life().running()
     life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)

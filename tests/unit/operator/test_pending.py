@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_core.decide.observation import InputView, JobView, PodView
-from unit.operator.worlds import Life, child, parsed, pod, seconds, seen
+from unit.operator.worlds import Life, child, over, parsed, pod, seconds, seen, settings
 
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 NO_CLAIM = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."
@@ -139,6 +139,41 @@ def test_a_scheduler_that_says_nothing_for_half_a_minute_is_named() -> None:
         "no scheduler has taken the pod pod-a1: check that volcano (scheduling.schedulerName) runs in this cluster"
     )
     assert pending(pod(node="n1"), **other)[0] == "Starting"
+
+
+NO_MATCH = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "required", "says"),
+    [
+        (
+            {"nodeSelector": {"gpu": "a100"}},
+            {},
+            "scheduling.nodeSelector asks for labels that no such node has",
+        ),
+        (None, {"pool": "training"}, "the administrator requires nodes with pool=training"),
+        (None, {}, "didn't match Pod's node affinity/selector"),
+    ],
+    ids=["the job", "the administrator", "nobody that we know"],
+)
+def test_who_keeps_a_pod_from_the_nodes_is_said(
+    scheduling: dict[str, Any] | None, required: dict[str, str], says: str
+) -> None:
+    life = Life(parsed(scheduling=scheduling), settings(node_selector=required))
+    life.reconcile()
+    life.reconcile(seen(child(), pod(unschedulable=NO_MATCH)), at=60)
+    assert life.message.endswith(says)
+
+
+def test_nodes_that_a_job_keeps_away_from_are_said_where_no_other_fits() -> None:
+    life = Life(settings=settings(retry_backoff=0))
+    life.reconcile()
+    for attempt, node in enumerate(("n1", "n1", "n2"), 1):
+        life.reconcile(over(139, attempt, node=node), at=attempt * 10)
+        life.reconcile(at=attempt * 10 + 1)
+    life.reconcile(seen(child(4), pod(4, unschedulable=NO_MATCH)), at=100)
+    assert life.message.endswith("it keeps away from n1, where attempts failed (status.excludedNodes)")
 
 
 def test_a_missing_object_is_told_at_once() -> None:

@@ -8,9 +8,10 @@ import pytest
 from builders import job
 from finetune_api.run import RunReport
 from finetune_api.status import CheckpointStatus, ProgressStatus
-from finetune_core.decide.observation import Observation, QueueView
+from finetune_core.decide.observation import Observation, PodView, QueueView
 from finetune_core.decide.queue import boost_of, unsaved_gpu_minutes
 from finetune_operator.kueue import queue_view, workload_names
+from finetune_operator.views import job_view
 from unit.operator.worlds import (
     CREATE,
     MODEL,
@@ -277,6 +278,29 @@ def test_a_job_that_a_person_suspends_says_so_and_how_to_continue() -> None:
     life.reconcile(seen(child(suspended=True), ended_pod(75, deleted=True, at=seconds(55))), at=60)
     assert (life.phase, life.reason) == ("Pending", "Queued")
     assert "kubectl patch job job-a1 -n default" in life.message
+
+
+@pytest.mark.parametrize("pods", [[ended_pod(75, deleted=True, at=seconds(50))], []], ids=["seen", "gone"])
+def test_an_eviction_while_the_operator_is_down_does_not_use_up_the_deadline(pods: list[PodView]) -> None:
+    life = Life(parsed(**QUEUED, activeDeadlineSeconds=60)).running()
+    said = RunReport(attempt=1, progress=ProgressStatus(step=9))
+    life.reconcile(seen(child(queue="team-a"), running_pod(), report=said, at=seconds(50)), at=50)
+    life.reconcile(replace(seen(HELD, *pods), queue=QueueView(name="w", evicted=PREEMPTED)), at=10_000)
+    assert (life.phase, life.reason, life.status.active_seconds) == ("Pending", "Queued", 50)
+
+
+def test_a_job_that_is_scaled_to_nothing_is_suspended_and_says_how_to_continue() -> None:
+    body = planned(job()).job
+    body["metadata"] |= {"uid": "u"}
+    body["spec"]["parallelism"] = 0
+    view = job_view(body)
+    life = Life(parsed(activeDeadlineSeconds=60)).running()
+    life.reconcile(seen(view, running_pod(deleting=True)), at=50)
+    assert f"somebody has set the parallelism of the Job {view.name} to 0" in life.message
+    life.reconcile(seen(view, ended_pod(75, deleted=True, at=seconds(55))), at=500)
+    assert (life.phase, life.reason, life.status.active_seconds) == ("Pending", "Queued", 55)
+    assert f"kubectl patch job {view.name}" in life.message
+    assert """-p '{"spec":{"parallelism":1}}' lets training continue""" in life.message
 
 
 def test_an_attempt_that_fails_before_it_is_evicted_has_failed() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders import script_job
+from builders import UID, script_job
 from finetune_api.run import RunReport
 from finetune_api.status import AttemptStatus, CheckpointStatus, EffectiveStatus, ProgressStatus
 from finetune_core.decide.observation import InputView, Observation
@@ -247,11 +247,24 @@ def test_a_pod_may_wait_for_a_node_for_as_long_as_it_takes_unless_the_job_says_o
     assert "0/3 nodes are available (not running after 60 s, spec.startupDeadlineSeconds)" in strict.message
 
 
-def test_a_config_map_that_was_deleted_before_the_pod_mounted_it_is_made_again() -> None:
+@pytest.mark.parametrize(
+    ("kind", "end", "node"), [("ConfigMap", "-a1", "n1"), ("PersistentVolumeClaim", "", None)]
+)
+def test_what_the_operator_made_is_made_again_if_it_was_deleted_before_the_pod_had_it(
+    kind: str, end: str, node: str | None
+) -> None:
     life = Life()
     life.reconcile(at=0)
-    gone = InputView("ConfigMap", f"{life.job.name}-{life.job.uid[:8]}-a1", exists=False)
-    assert life.reconcile(seen(child(), pod(node="n1"), gone), at=20).action is CREATE
+    gone = InputView(kind, f"{life.job.name}-{life.job.uid[:8]}{end}", exists=False)
+    assert life.reconcile(seen(child(), pod(node=node), gone), at=20).action is CREATE
+
+
+def test_a_claim_that_the_user_names_is_the_user_s_to_make() -> None:
+    life = Life(parsed(output={"uri": f"pvc://movie-sentiment-{UID[:8]}/model"}))
+    life.reconcile(at=0)
+    gone = InputView("PersistentVolumeClaim", f"movie-sentiment-{UID[:8]}", exists=False)
+    assert life.reconcile(seen(child(), pod(), gone), at=20).action is NOTHING
+    assert life.reason == "MissingObject"
 
 
 def test_what_a_job_uses_is_counted_once_however_often_it_is_looked_at() -> None:

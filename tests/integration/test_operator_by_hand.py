@@ -1,0 +1,102 @@
+"""What people and their tools do by hand to a job that runs, and to what the operator has made for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from finetune_cluster.apiserver import ApiServer
+from integration.operator_rig import (
+    CHILDREN,
+    CLAIMS,
+    JOBS,
+    MERGE,
+    Operator,
+    Rest,
+    World,
+    serving,
+    until,
+)
+from integration.test_operator_search import RATES, search, trials, until_trials
+
+NAMESPACE = "by-hand"
+FINALIZER = "example.com/not-yet"
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    with serving(cluster, tmp_path_factory.mktemp("operator"), NAMESPACE, retry_backoff=0.1) as started:
+        yield started
+
+
+@pytest.fixture
+def world(operator: Operator, rest: Rest) -> World:
+    return World(rest, NAMESPACE)
+
+
+def hold(world: World, name: str, finalizers: list[str]) -> None:
+    """Another tool's finalizers on a FineTuneJob."""
+    world.rest("PATCH", world.at(JOBS, name), {"metadata": {"finalizers": finalizers}}, MERGE)
+
+
+def is_gone(world: World, name: str) -> bool:
+    return world.rest.get(world.at(JOBS, name)) is None
+
+
+def test_a_deleted_job_that_a_finalizer_keeps_stops_and_no_attempt_follows(world: World) -> None:
+    name = world.apply()
+    hold(world, name, [FINALIZER])
+    pod = world.run(name)
+    world.until_phase(name, "Running")
+    world.delete(name)
+    world.obey(pod)
+    until(lambda: not world.children(name), "its Job is gone")
+    assert "deletionTimestamp" in world.job(name)["metadata"]
+    world.change(name, ttlSecondsAfterFinished=1)  # another event of it
+    assert world.children(name) == world.pods(name) == []
+    hold(world, name, [])
+    until(lambda: is_gone(world, name), "the job is gone")
+
+
+def test_a_deleted_search_that_a_finalizer_keeps_stops_its_trials(world: World) -> None:
+    name = search(world, "kept", {"parameters": [RATES], "maxTrials": 4, "parallelism": 2})
+    hold(world, name, [FINALIZER])
+    begun = until_trials(world, name, 2)
+    pods = [world.run(trial) for trial in begun]
+    world.delete(name)
+    for pod in pods:
+        world.obey(pod)
+    for trial in begun:
+        world.until_phase(trial, "Suspended")
+    assert trials(world, name) == begun
+    hold(world, name, [])
+    until(lambda: all(is_gone(world, one) for one in (name, *begun)), "the search is gone with its trials")
+
+
+def test_a_claim_of_the_operator_s_that_is_deleted_before_the_pod_has_it_is_made_again(world: World) -> None:
+    name = world.apply()
+    pod = world.pod(name)
+    (before,) = world.claims(name)
+    world.rest("DELETE", world.at(CLAIMS, before["metadata"]["name"]))
+
+    def made_again() -> bool:
+        return [one["metadata"]["uid"] for one in world.claims(name)] not in ([], [before["metadata"]["uid"]])
+
+    until(made_again, "there is another claim of the same name")
+    assert world.pod(name) == pod
+    world.succeed(world.run(name))
+    world.until_phase(name, "Succeeded")
+
+
+def test_a_job_that_is_scaled_to_nothing_waits_and_goes_on_in_the_same_attempt(world: World) -> None:
+    name = world.apply()
+    pod = world.run(name)
+    world.until_phase(name, "Running")
+    child = world.at(CHILDREN, world.children(name)[0]["metadata"]["name"])
+    world.rest("PATCH", child, {"spec": {"parallelism": 0}}, MERGE)
+    world.obey(pod)
+    assert '"parallelism":1' in world.until_reason(name, "Queued")["message"]
+    assert world.status(name)["phase"] == "Pending"
+    world.rest("PATCH", child, {"spec": {"parallelism": 1}}, MERGE)
+    world.succeed(world.run(name))
+    status = world.until_phase(name, "Succeeded")
+    assert [one["number"] for one in status["attempts"]] == [1]
