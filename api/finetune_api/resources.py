@@ -15,6 +15,8 @@ _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _PLAIN_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _QUALIFIED = rf"^({_DOMAIN}/)?{_PLAIN_NAME}$"
 _EXTENDED = rf"^{_DOMAIN}/{_PLAIN_NAME}$"
+_GPU = "/gpu$|/gpu[.]|/mig-|^gpu[.]"
+"""Names of GPUs, GPUs that are shared, and their partitions, such as nvidia.com/mig-1g.5gb and gpu.intel.com/i915."""
 _PLAIN_RESOURCE = "^(cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*(Ki|Mi|Gi))$"
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 LabelValue = Annotated[
@@ -74,10 +76,10 @@ def _names_are_known() -> Rule:
 
 def _gpus_have_fields() -> Rule:
     return Rule(
-        _in_both("!k.endsWith('/gpu') && !(has(self.gpuResource) && k == self.gpuResource)"),
-        "GPUs are not written in requests or limits; write gpusPerNode: 1, and gpuResource where it is not the"
-        " administrator's",
-        lambda s: not any(name.endswith("/gpu") or name == s.gpu_resource for name, _ in _of_both(s)),
+        _in_both(f"!k.matches('{_GPU}') && !(has(self.gpuResource) && k == self.gpuResource)"),
+        "GPUs and parts of them are not written in requests or limits; write gpusPerNode: 1, and their name in"
+        " gpuResource where it is not the administrator's",
+        lambda s: not any(re.search(_GPU, name) or name == s.gpu_resource for name, _ in _of_both(s)),
     )
 
 

@@ -693,14 +693,22 @@ BROKEN_RULES = [
         Case(
             f"GPUs in {place}",
             _resources(**{place: {"nvidia.com/gpu": 1}}),
-            "GPUs are not written in requests",
+            "GPUs and parts of them are not written in requests",
         )
         for place in ("requests", "limits")
+    ),
+    *(
+        Case(
+            f"{name} in limits",
+            _resources(limits={name: 1}),
+            "GPUs and parts of them are not written in requests",
+        )
+        for name in ("nvidia.com/mig-1g.5gb", "nvidia.com/gpu.shared", "gpu.intel.com/i915")
     ),
     Case(
         "accelerators of another name in limits",
         _resources(gpuResource="habana.ai/gaudi", limits={"habana.ai/gaudi": 1}),
-        "GPUs are not written in requests",
+        "GPUs and parts of them are not written in requests",
     ),
     Case(
         "half a card",
