@@ -3,7 +3,7 @@
     python -m tests.bench.steady [--rate 20] [--reporting 1000] [--ended 5000] [--seconds 60]
 
 A real API server for each figure. Reports come with pods' own tokens, over TLS, one connection each, from as many
-addresses as there are jobs. How old a status is: the time since the report that it shows was sent, looked at each second.
+addresses as there are jobs. A status is as old as the report that it shows; that is looked at every second.
 """
 
 import argparse
