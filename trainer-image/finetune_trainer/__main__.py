@@ -136,9 +136,9 @@ def _places(config: RunConfig) -> Places:
     """Beside the checkpoints; the log where the report is read later, as of a pod."""
     own = Path(config.output.checkpoint_dir).absolute().parent
     attempt, report = config.job.attempt, config.termination_log
-    node = Node.of(config.nodes).rank
-    log = own / FOLDER / f"attempt-{attempt}{f'-node-{node}' if node else ''}.log"
-    stacks = own / f"stacks-attempt-{attempt}.txt"
+    rank = Node.of(config.nodes).rank
+    name = f"attempt-{attempt}{f'-node-{rank}' if rank else ''}"
+    log, stacks = own / FOLDER / f"{name}.log", own / f"stacks-{name}.txt"
     return Places(attempt, str(stacks), str(report) if report else None, str(log) if report else None)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.run import ExitCode, RunReport, to_message
+from finetune_trainer.process.heartbeat import STALL_SECONDS
 from finetune_trainer.process.launch import (
     COLLECTIVE_TIMEOUT,
     Process,
@@ -27,6 +28,15 @@ SECONDS = 240
 DIVIDED = {"microBatchSize": 4, "sharding": "Full"}
 TWO, FOUR = ({"devices": {"gpus": world, "simulated": True}} for world in (2, 4))
 TRAINING = {"epochs": 3, "checkpoint": {"every": {"steps": 3}}}
+ONLY_STEPS = {
+    "epochs": None,
+    "maxSteps": 10_000,
+    "evaluation": {"every": {"steps": 10_000}},
+    "checkpoint": {"every": {"steps": 10_000}},
+}
+"""No save and no evaluation, which may take as long as they need."""
+TRAINED = '"event": "train"'
+"""In the log, of a step."""
 TO_THE_BEST = {
     "epochs": 6,
     "microBatchSize": 8,
@@ -251,6 +261,24 @@ def test_a_rank_that_hangs_while_none_fails_ends_the_run_when_the_others_have_wa
     assert 5 < time.monotonic() - began < 60
     assert code == 128 + signal.SIGKILL
     assert report.message == f"the process of rank {frozen} did not respond and was killed"
+    assert all(gone(rank) for rank in ranks)
+
+
+def test_the_stacks_of_all_ranks_are_kept_when_one_of_them_stalls(make_job, monkeypatch):
+    monkeypatch.setenv(STALL_SECONDS, "4")
+    made = make_job(training=ONLY_STEPS, **TWO)
+    launcher = start(made)
+    ranks = ranks_of(launcher.pid)
+    until(lambda: TRAINED in made.log)
+    os.kill(ranks[1], signal.SIGSTOP)
+    assert launcher.wait(SECONDS) == ExitCode.STALLED
+    assert "The stacks of 2 processes are in the log and in" in made.report.message
+    stacks = (made.checkpoint_dir.parent / "stacks-attempt-1.txt").read_text()
+    waiting, stopped = stacks.split("process 1, pid ")
+    assert f"process 0, pid {ranks[0]}:" in waiting
+    assert "most recent call first" in waiting
+    assert stopped.startswith(f"{ranks[1]}:\n(it does not answer)")
+    assert "process 1, pid" in made.log
     assert all(gone(rank) for rank in ranks)
 
 

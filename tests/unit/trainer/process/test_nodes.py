@@ -14,10 +14,12 @@ from finetune_api.run import ExitCode, NodesInput
 from finetune_trainer.checkpoints.fence import Fence
 from finetune_trainer.errors import ConfigurationError, StoppedError
 from finetune_trainer.files import sha256
+from finetune_trainer.process.heartbeat import STALL_SECONDS
 from finetune_trainer.process.launch import COLLECTIVE_TIMEOUT, NODE_RANK, Node
 from ports import free_port
 from unit.trainer.forks import SECONDS
 from unit.trainer.process.hold import Hold
+from unit.trainer.process.test_launch import ONLY_STEPS, TRAINED
 from unit.trainer.runs import on_ranks
 
 TRAINING = {"epochs": 3, "microBatchSize": 4, "checkpoint": {"every": {"steps": 3}}}
@@ -82,6 +84,22 @@ def test_two_nodes_give_the_bytes_of_two_processes_though_one_was_killed_in_betw
     assert (report.from_step >= 3, report.effective.processes) == (True, 2)
     assert "in 2 processes on 2 nodes" in made.log
     assert weights_digest(made) == weights_digest(together)
+
+
+def test_every_node_keeps_its_own_stacks_when_the_run_stalls(make_job, monkeypatch):
+    monkeypatch.setenv(STALL_SECONDS, "4")
+    made = make_job(training=ONLY_STEPS)
+    port = free_port()
+    nodes = [start(made, rank, port=port) for rank in range(2)]
+    until(lambda: TRAINED in made.log)
+    os.kill(int(rank_of(nodes[1])), signal.SIGSTOP)
+    assert [node.wait(SECONDS) for node in nodes] == [ExitCode.STALLED] * 2, made.log
+    first, second = (
+        (made.checkpoint_dir.parent / f"stacks-attempt-1{node}.txt").read_text() for node in ("", "-node-1")
+    )
+    assert "most recent call first" in first
+    assert "(it does not answer)" in second
+    assert "stacks-attempt-1-node-1.txt" in made.report_of(1).message
 
 
 def test_a_node_whose_peers_never_come_says_how_many_did(make_job, monkeypatch):
