@@ -28,11 +28,10 @@ from bench.operator_cost import (  # noqa: E402
     NAMESPACE,
     Course,
     FineTuneJobs,
-    memory,
     prepare,
     submit,
 )
-from bench.sightings import cpu_seconds, percentile, watch  # noqa: E402
+from bench.sightings import cpu_seconds, megabytes, percentile, watch  # noqa: E402
 from finetune_api.run import RunReport  # noqa: E402
 from finetune_api.status import ProgressStatus  # noqa: E402
 from finetune_cluster.apiserver import ApiServer  # noqa: E402
@@ -197,7 +196,7 @@ def _observed(operator: Operator, trainers: list[Trainer], seconds: float) -> Js
         "ageP99": round(percentile(ages, 0.99), 1),
         "writesPerSecond": round((operator.writes() - writes) / took, 1),
         "cpuShare": round((cpu_seconds(operator.process) - used) / took, 3),
-        "peakMiB": round(memory(operator.process, "VmHWM")),
+        "peakMiB": round(megabytes(operator.process, "VmHWM")),
     }
 
 
@@ -233,7 +232,7 @@ def ended(server: ApiServer, folder: Path, number: int, seconds: float) -> Json:
             "cpuSecondsOfAComparison": round(compared, 2),
             "writes": operator.writes(),
             "children": len(rest.items(CHILDREN.format(NAMESPACE))),
-            "MiB": round(memory(operator.process, "VmRSS")),
+            "MiB": round(megabytes(operator.process)),
         }
 
 

@@ -7,9 +7,9 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 LIST = TESTS / "faults" / "SCENARIOS.md"
-SECTIONS = {"A": 9, "B": 19, "C": 12, "D": 20, "E": 10, "F": 12}
+SECTIONS = {"A": 9, "B": 19, "C": 12, "D": 20, "E": 10, "F": 12, "G": 12}
 """How many scenarios each section has."""
-_ROW = re.compile(r"^\| ((?:[A-F]\d+(?:[–, ]+)?)+) \|.*\| (.+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| ((?:[A-G]\d+(?:[–, ]+)?)+) \|.*\| (.+) \|$", re.MULTILINE)
 _NAMED = re.compile(r"`(?:(?P<folder>[\w/]+)/)?(?:(?P<file>test_\w+\.py)(?:::)?)?(?P<test>test_\w+)?[^`]*`")
 
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from finetune_api.run import ExitCode
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
     CHILDREN,
     CLAIMS,
     JOBS,
     MERGE,
+    PODS,
     Operator,
     Rest,
     World,
@@ -100,3 +102,20 @@ def test_a_job_that_is_scaled_to_nothing_waits_and_goes_on_in_the_same_attempt(w
     world.succeed(world.run(name))
     status = world.until_phase(name, "Succeeded")
     assert [one["number"] for one in status["attempts"]] == [1]
+
+
+def test_labels_that_a_policy_rewrites_hide_neither_pod_nor_claim(world: World) -> None:
+    """Only those of finetune.dev are ours; the claim is known by its name, whatever its labels."""
+    name = world.apply()
+    pod = world.pod(name)
+    (claim,) = world.claims(name)
+    theirs = {"app.kubernetes.io/managed-by": "platform", "app.kubernetes.io/name": "anything"}
+    ours = dict.fromkeys(claim["metadata"]["labels"])
+    world.rest("PATCH", world.at(PODS, pod), {"metadata": {"labels": theirs}}, MERGE)
+    path = world.at(CLAIMS, claim["metadata"]["name"])
+    world.rest("PATCH", path, {"metadata": {"labels": ours | theirs}}, MERGE)
+    world.end(world.run(name), ExitCode.STORAGE)
+    world.succeed(world.run(name, attempt=2))
+    status = world.until_phase(name, "Succeeded")
+    assert [one["reason"] for one in status["attempts"]] == ["StorageFailed", "Succeeded"]
+    assert world.rest("GET", path)["metadata"]["uid"] == claim["metadata"]["uid"]
