@@ -42,6 +42,7 @@ class UnreadColumns:
         names = [name for name in _ELSEWHERE if asked and name not in read]
         self.names = tuple(name for name in names if there is None or name in there)
         """What to look at."""
+        self._looked_at = frozenset(self.names)
         self._rows: dict[str, int] = {}
         self._first: dict[str, int] = {}
 
@@ -49,8 +50,8 @@ class UnreadColumns:
         """The records; counts those in which a column says something."""
         for record in records:
             if isinstance(record, Record):
-                for name in self.names:
-                    if _says(name, record.fields.get(name)):
+                for name in self._looked_at.intersection(record.fields):
+                    if _says(name, record.fields[name]):
                         self._rows[name] = self._rows.get(name, 0) + 1
                         self._first.setdefault(name, record.line)
             yield record

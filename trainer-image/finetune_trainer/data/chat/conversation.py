@@ -227,16 +227,20 @@ def _role(place: int, message: Json) -> str:
 
 def _trained(where: str, message: Json) -> bool | None:
     """Takes the flags out of the message, which templates do not know; None for none."""
-    if part := next((name for name in _IN_PARTS if name in message), None):
+    beside = [key for key in message if key not in _ALWAYS_READ]
+    if not beside:
+        return None
+    if part := next((name for name in _IN_PARTS if name in beside), None):
         raise ValueError(
             f"has in {where} {part}: a message is learned whole or not at all; split it, or write train: true or false"
         )
-    flags = {name: message.pop(name) for name in FLAGS if name in message}
+    flags = {name: message.pop(name) for name in FLAGS if name in beside}
+    beside = [key for key in beside if key not in flags]
     for name, value in flags.items():
         if value not in (True, False, 0, 1) or isinstance(value, str):
             kinds = "0 or 1" if name in _NUMBERS else "true or false"
             raise ValueError(f"has in {where} {name}: {_shown(value)}; write {kinds}")
-    if unsure := next(filter(_is_about_learning, message), None):
+    if unsure := next(filter(_is_about_learning, beside), None):
         raise ValueError(
             f"has in {where} {unsure}: {_shown(message[unsure])}, which may say whether the message is learned, and is"
             " not read; write train: true or false, and remove it"
