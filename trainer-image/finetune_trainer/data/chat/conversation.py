@@ -5,7 +5,7 @@ Every ValueError is the end of a sentence, and names the message by its number f
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,8 @@ _MEANT = {
     "prompter": "user",
     "gpt": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
+    "chatgpt": "assistant",
     "model": "assistant",
     "ai": "assistant",
     "function": "tool",
@@ -59,6 +61,8 @@ _ALWAYS_READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)
 """Keys of a message that are read here, or that say nothing without the others."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 """Of messages and of rows, what is no text."""
+_TEXTS = ("text", "input_text", "output_text")
+"""Types of parts that are texts; OpenAI's newer interface has the last two."""
 _IN_PARTS = ("train_detail", "training_detail")
 """Axolotl's names of what is learned inside a message, which is all or nothing here."""
 
@@ -219,10 +223,14 @@ def _role(place: int, message: Json) -> str:
     if role is None:
         raise ValueError(f"has no role in {named(place)}; write one of {', '.join(ROLES)}")
     if role not in (*ROLES, DEVELOPER):
-        meant = _MEANT.get(str(role).lower(), str(role).lower())
-        remedy = f"write {meant}" if meant in ROLES else f"write one of {', '.join(ROLES)}"
-        raise ValueError(f"has in {named(place)} the role {str(role)[:40]!r}; {remedy}")
+        raise ValueError(f"has in {named(place)} the role {str(role)[:40]!r}; {meant_role(role, ROLES)}")
     return str(role)
+
+
+def meant_role(name: object, known: Collection[str]) -> str:
+    """A remedy: the role that another format calls so, if it is one of the known ones."""
+    meant = _MEANT.get(str(name).lower(), str(name).lower())
+    return f"write {meant}" if meant in known else f"write one of {', '.join(known)}"
 
 
 def _trained(where: str, message: Json) -> bool | None:
@@ -266,8 +274,8 @@ def _content(where: str, content: Any) -> str:
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            shown = repr(kind) if isinstance(kind, str) and kind != "text" else _shown(part)
+        if kind not in _TEXTS or not isinstance(part.get("text"), str):
+            shown = repr(kind) if isinstance(kind, str) and kind not in _TEXTS else _shown(part)
             remedy = "; write thoughts as the message's reasoning_content" if kind in REASONING else ""
             raise ValueError(f"has in {where} a part of the content that is no text: {shown}{remedy}")
         if flag := next(filter(_is_about_learning, part), None):

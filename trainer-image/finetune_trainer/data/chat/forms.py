@@ -15,6 +15,7 @@ from finetune_trainer.data.chat.conversation import (
     ToolsError,
     conversation,
     from_json,
+    meant_role,
     named,
     tool_call,
 )
@@ -160,7 +161,7 @@ def _from_value(place: int, given: Any) -> Any:
         {key: each for key, each in given.items() if key not in ("from", "value")},
     )
     if name not in _FROM:
-        raise ValueError(f"has in {named(place)} from: {str(name)[:40]!r}; write one of {', '.join(_FROM)}")
+        raise ValueError(f"has in {named(place)} from: {str(name)[:40]!r}; {meant_role(name, _FROM)}")
     value = given.get("value")
     if name != "function_call":
         return beside | {"role": _FROM[name], "content": value}

@@ -133,7 +133,7 @@ def test_a_completion_is_learned_and_the_prompt_s_own_answers_are_not(tmp_path: 
 
 
 def test_parts_of_a_content_are_joined_and_nulls_are_absent(tmp_path: Path) -> None:
-    parts = [{"type": "text", "text": "How warm "}, {"type": "text", "text": "is it?"}]
+    parts = [{"type": "text", "text": "How "}, {"type": "input_text", "text": "warm "}, {"text": "is it?"}]
     row = {"messages": [{"role": "user", "content": parts, "name": None}, ANSWERED | {"tool_calls": None}]}
     assert messages(read(tmp_path, row)) == [ASKED, ANSWERED]
 
@@ -369,6 +369,16 @@ def test_a_wrong_conversation_is_refused_with_its_file_row_and_message(
             RowFormat.SHAREGPT,
             {"conversations": [{"from": "narrator", "value": "a"}]},
             "from: 'narrator'; write one",
+        ),
+        (
+            RowFormat.SHAREGPT,
+            {"conversations": [{"from": "Human", "value": "a"}]},
+            "from: 'Human'; write user",
+        ),
+        (
+            RowFormat.SHAREGPT,
+            {"conversations": [{"from": "chatgpt", "value": "a"}]},
+            "from: 'chatgpt'; write assistant",
         ),
         (RowFormat.SHAREGPT, {"conversations": [ASKED]}, "role and content; set dataset.rows: Messages"),
         (
