@@ -278,13 +278,18 @@ def _content(where: str, content: Any) -> str:
             shown = repr(kind) if isinstance(kind, str) and kind not in _TEXTS else _shown(part)
             remedy = "; write thoughts as the message's reasoning_content" if kind in REASONING else ""
             raise ValueError(f"has in {where} a part of the content that is no text: {shown}{remedy}")
-        if flag := next(filter(_is_about_learning, part), None):
-            raise ValueError(
-                f"has in {where} a part of the content with {flag}: a message is learned whole or not at all; write"
-                " train: true or false in the message, and no flag in its parts"
-            )
+        _check_whole(where, "part of the content", part)
         texts.append(part["text"])
     return "".join(texts)
+
+
+def _check_whole(where: str, what: str, part: Json) -> None:
+    """Raise ValueError for a part of a message that may say whether it is learned."""
+    if flag := next(filter(_is_about_learning, part), None):
+        raise ValueError(
+            f"has in {where} a {what} with {flag[:40]}: a message is learned whole or not at all; write train: true or"
+            " false in the message, and no flag in its parts"
+        )
 
 
 def _calls(where: str, role: str, calls: Any) -> list[Json]:
@@ -304,6 +309,8 @@ def tool_call(where: str, number: int, call: Any) -> Json:
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError(f"has in {where} a {which} without the name of a function")
+    for each in (call, function):
+        _check_whole(where, which, each)
     arguments = function.get("arguments")
     other = next((key for key, value in function.items() if isinstance(value, dict)), None)
     if arguments is None and other:

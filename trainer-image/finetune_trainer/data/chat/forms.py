@@ -160,7 +160,7 @@ def _from_value(place: int, given: Any) -> Any:
         given.get("from"),
         {key: each for key, each in given.items() if key not in ("from", "value")},
     )
-    if name not in _FROM:
+    if not isinstance(name, str) or name not in _FROM:
         raise ValueError(f"has in {named(place)} from: {str(name)[:40]!r}; {meant_role(name, _FROM)}")
     value = given.get("value")
     if name != "function_call":

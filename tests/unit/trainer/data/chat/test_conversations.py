@@ -324,6 +324,10 @@ def test_a_row_of_two_forms_is_refused(tmp_path: Path, row: Json) -> None:
             "a part of the content with train: a message is learned whole or not at all",
         ),
         (
+            [ASKED, {"role": "assistant", "tool_calls": [CALL | {"weight": 0}]}],
+            "a tool call 1 with weight: a message",
+        ),
+        (
             [ASKED, {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}]}],
             "that is no text: 'thinking'; write thoughts as the message's reasoning_content",
         ),
@@ -374,6 +378,11 @@ def test_a_wrong_conversation_is_refused_with_its_file_row_and_message(
             RowFormat.SHAREGPT,
             {"conversations": [{"from": "Human", "value": "a"}]},
             "from: 'Human'; write user",
+        ),
+        (
+            RowFormat.SHAREGPT,
+            {"conversations": [{"from": ["human"], "value": "a"}]},
+            "from: \"['human']\"; write one of",
         ),
         (
             RowFormat.SHAREGPT,
