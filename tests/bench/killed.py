@@ -17,7 +17,7 @@ from finetune_demo.platform import Platform
 from finetune_trainer.files import sha256
 
 NAMESPACE = "bench-killed"
-KILLS, STEPS, EVERY, BETWEEN = 10, 600, 20, 45
+KILLS, STEPS, EVERY, BETWEEN = 10, 400, 10, 30
 """Of the pod; of the job; from checkpoint to checkpoint; from the resumed step to a kill."""
 _PATIENCE = 1800
 
@@ -92,6 +92,7 @@ def _spec() -> Body:
         "objective": {"classification": {"labels": ["neg", "pos"]}},
         "training": {
             "maxSteps": STEPS,
+            "batchSize": 16,
             "checkpoint": {"every": {"steps": EVERY}, "gracePeriodSeconds": 10},
         },
         "retry": {"limit": KILLS},

@@ -25,7 +25,7 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfiguration
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 
 
-NAMESPACES = [f"refusals-{number}" for number in range(13)]
+NAMESPACES = [f"refusals-{number}" for number in range(14)]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,15 @@ def test_a_limit_range_is_quoted(world: World) -> None:
     message = world.until_reason(name, "ChildRefused")["message"]
     assert "maximum cpu usage per Container is 1" in message
     assert message.endswith("suspend the job and change resources to fit the limit range")
+
+
+def test_a_limit_that_a_limit_range_sets_is_said_to_come_from_there(world: World) -> None:
+    default = {"type": "Container", "default": {"cpu": "1"}}
+    path = world.at("/api/v1/namespaces/{}/limitranges")
+    world.rest("POST", path, {"metadata": {"name": "l"}, "spec": {"limits": [default]}})
+    message = world.until_reason(world.apply(resources=BIG), "ChildRefused")["message"]
+    assert "must be less than or equal to cpu limit" in message
+    assert message.endswith("suspend the job and write it in resources.limits")
 
 
 def test_a_job_that_can_never_be_valid_is_stalled_and_says_which_field_of_ours_to_change(

@@ -24,6 +24,8 @@ _TAIL = " preemption: "
 _REMEDIES = {
     "exceeded quota": "wait until other pods of the namespace end, or suspend the job and ask for less in resources",
     "must specify": "suspend the job and write what the quota asks for in resources",
+    "must be less than or equal to": "a limit range of the namespace set that limit: suspend the job and write it in"
+    " resources.limits",
     "usage per": "suspend the job and change resources to fit the limit range",
     "no PriorityClass": "create the PriorityClass, or suspend the job and change scheduling.priorityClassName",
 }
