@@ -68,12 +68,15 @@ def _ran(status: Body, attempt: int) -> int:
     """Steps that this attempt has made."""
     if status.get("attempt") != attempt or status.get("phase") != "Running":
         return 0
-    begun = status["attempts"][-1].get("fromStep") or 0
+    begun = status["attempts"][-1].get("fromStep", 0 if attempt == 1 else None)
+    if begun is None:  # it has not reported yet
+        return 0
     return int((status.get("progress") or {}).get("step") or 0) - begun
 
 
 def _attempt(pod: Body) -> int:
-    return int(pod["metadata"]["labels"]["finetune.dev/attempt"])
+    """0 for the pod of its preflight."""
+    return int(pod["metadata"]["labels"].get("finetune.dev/attempt", 0))
 
 
 def _weights(jobs: Jobs, status: Body, folder: Path) -> str:
