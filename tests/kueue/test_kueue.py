@@ -288,7 +288,12 @@ def test_a_search_and_its_trials_wait_in_the_queue(world: World, queue: str) -> 
     until(lambda: all(world.children(trial) for trial in trials), "both have Jobs")
     queues = {world.children(trial)[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for trial in trials}
     assert queues == {queue}
-    until(lambda: sorted(world.reason(trial) for trial in trials)[0] == "Queued", "one waits")
+
+    def one_waits() -> bool:
+        said = [world.condition(trial, "Running").get("message", "") for trial in trials]
+        return sum("insufficient unused quota" in message for message in said) == 1
+
+    until(one_waits, "one waits")
     world.delete(name)
 
 
