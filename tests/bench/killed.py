@@ -17,7 +17,7 @@ from finetune_demo.platform import Platform
 from finetune_trainer.files import sha256
 
 NAMESPACE = "bench-killed"
-KILLS, STEPS, EVERY, BETWEEN = 10, 400, 10, 30
+KILLS, STEPS, EVERY, BETWEEN = 10, 1000, 10, 30
 """Of the pod; of the job; from checkpoint to checkpoint; from the resumed step to a kill."""
 _PATIENCE = 1800
 
