@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api import API_VERSION, KIND
-from finetune_api.status import ConditionType, FineTuneJobStatus, Phase, Reason
+from finetune_api.status import FineTuneJobStatus, Phase, Reason
+from finetune_core.decide.conditions import running_of
 
 _WARNINGS = {
     Reason.UNSCHEDULABLE,
@@ -83,7 +84,7 @@ def refused(body: dict[str, Any], message: str, now: datetime) -> Event:
 
 
 def _now_says(status: FineTuneJobStatus) -> tuple[str, str]:
-    running = next((c for c in status.conditions if c.type is ConditionType.RUNNING), None)
+    running = running_of(status.conditions)
     return (running.reason, running.message) if running else ("", "")
 
 

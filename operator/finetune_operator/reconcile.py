@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.status import ConditionType, FineTuneJobStatus, Reason, TrialState
+from finetune_api.status import FineTuneJobStatus, Reason, TrialState
 from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.conditions import running_of
 from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
 from finetune_core.decide.observation import Observation
@@ -313,7 +314,7 @@ def _while_refused(job: FineTuneJob, status: FineTuneJobStatus) -> FineTuneJobSt
 
     Each write brings the next reconcile: a message that comes and goes with every try would be tries without a pause.
     """
-    running = next((one for one in job.status.conditions if one.type is ConditionType.RUNNING), None)
+    running = running_of(job.status.conditions)
     if running is None or running.reason not in (Reason.CHILD_REFUSED, Reason.CHILD_NAME_CONFLICT):
         return status
     shown = ("phase", "conditions", "display")

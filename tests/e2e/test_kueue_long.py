@@ -72,7 +72,7 @@ def test_a_preempted_trainer_saves_and_resumes_there_to_the_bytes_of_an_undistur
     (attempt,) = waiting["attempts"]
     assert (attempt["toStep"], attempt["evictions"]) == (saved, 1), "it saved its last step"
     assert (waiting["phase"], condition(waiting, "Running")["reason"]) == ("Pending", "Queued")
-    jobs.wait("preempted", "told why", lambda one: says_why(condition(one, "Running")["message"]))
+    jobs.wait("preempted", "with the reason", lambda one: says_why(condition(one, "Running")["message"]))
 
     assert len(jobs.wait_phase("urgent", "Succeeded")["attempts"]) == 1
     status = jobs.wait_phase("preempted", "Succeeded")

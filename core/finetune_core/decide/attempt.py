@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
-from finetune_api.status import AttemptStatus, ConditionType, Phase, Reason
+from finetune_api.status import AttemptStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
-from finetune_core.decide.conditions import Verdict
+from finetune_core.decide.conditions import Verdict, running_of
 from finetune_core.decide.context import Context
 from finetune_core.decide.deadlines import (
     deadline_of,
@@ -243,7 +243,7 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
 
 def _slow_from(context: Context, attempt: AttemptStatus, begun: datetime) -> datetime:
     """When a start that nothing hinders is worth a write: at once where the status still names what hindered it."""
-    running = next((one for one in context.status.conditions if one.type is ConditionType.RUNNING), None)
+    running = running_of(context.status.conditions)
     if running is not None and running.reason not in _BEGINNING:
         return begun + USUAL_START
     pods = (pod for pod in context.observation.pods_of(attempt.number) if not pod.finished)

@@ -23,6 +23,11 @@ class Verdict:
         return replace(self, message=self.message[:MESSAGE_LENGTH])
 
 
+def running_of(conditions: list[Condition]) -> Condition | None:
+    """The condition Running, whose reason and message are those of the job's state; None before the first status."""
+    return next((one for one in conditions if one.type is ConditionType.RUNNING), None)
+
+
 def conditions_of(verdict: Verdict, old: list[Condition], generation: int, now: datetime) -> list[Condition]:
     """All conditions of a job with this verdict."""
     verdict = verdict.cut()

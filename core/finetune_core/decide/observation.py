@@ -61,13 +61,14 @@ class PodView:
 
     def unreachable(self, now: datetime) -> bool:
         """Whether its node no longer answers: it should be gone, and nobody has stopped it."""
-        overdue = self.deletion is not None and now >= self.deletion + OVERDUE
-        return overdue and self.deleting and not self.finished and self.end is None
+        return self._overdue(now) and self.deleting and not self.finished and self.end is None
 
     def is_kept(self, now: datetime) -> bool:
         """Whether it has ended and should be gone, but a finalizer keeps the object."""
-        overdue = self.deletion is not None and now >= self.deletion + OVERDUE
-        return overdue and self.finished and not self.deleted
+        return self._overdue(now) and self.finished and not self.deleted
+
+    def _overdue(self, now: datetime) -> bool:
+        return self.deletion is not None and now >= self.deletion + OVERDUE
 
     @property
     def never_ran(self) -> bool:

@@ -73,10 +73,10 @@ def report_chats(part: str, examples: Examples, max_length: int, recorder: Recor
 
 def report_beside(sources: Sequence[Source], chats: Chats, recorder: Recorder) -> None:
     """A caveat of the keys of messages that nothing reads, as the template does not write them; each is said once."""
-    told = set[str]()
+    known = set[str]()
     for source in sources:
-        new = [each for each in source.beside if each.key not in told]
-        told |= {each.key for each in new}
+        new = [each for each in source.beside if each.key not in known]
+        known |= {each.key for each in new}
         unread = [each for each in new if not chats.writes(each.chat, each.key)]
         for found in (each for each in unread if each.key == "role"):
             recorder.caveat(
