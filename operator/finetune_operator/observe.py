@@ -4,9 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_api.run import RunReport
 from finetune_api.status import PreflightStatus
-from finetune_core.decide.attempt import USUAL_START
 from finetune_core.decide.observation import (
     ClaimView,
     JobView,
@@ -14,6 +12,7 @@ from finetune_core.decide.observation import (
     PodView,
     QueueView,
 )
+from finetune_core.decide.starting import USUAL_START
 from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -24,6 +23,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.refused_pods import RefusedPods
+from finetune_operator.reports import Reports
 
 Body = dict[str, Any]
 
@@ -38,9 +38,8 @@ async def observe(
     inputs: Inputs,
     refused_pods: RefusedPods,
     kueue: Kueue,
-    report: tuple[RunReport, datetime] | None,
+    reports: Reports,
     now: datetime,
-    reporters: tuple[str, ...] = (),
 ) -> Observation:
     """What is seen of a job's children.
 
@@ -52,8 +51,8 @@ async def observe(
     if preflight and preflight.end_time is None:
         return await _observe_preflight(job, preflight, cache, cluster, inputs, refused_pods, now)
     await _confirm_missing(job, cache, cluster)
-    checking = _preflight_of(job, cache)
-    jobs, pods = checking.jobs, checking.pods
+    seen = _preflight_of(job, cache)
+    jobs, pods = seen.jobs, seen.pods
     waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
     places = await inputs.of(job, resolved.output_uri) if waits else ()
     if places and _may_lack_config_map(job, jobs, pods, now):
@@ -62,9 +61,18 @@ async def observe(
     refusal = await refused_pods.why(job.namespace, without_pod.uid) if without_pod else None
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
-    said, said_at = report or (None, None)
-    found = Observation(jobs, pods, places, refusal, said, said_at, queue, claims, reporters)
-    return replace(found, preflight_jobs=checking.preflight_jobs, preflight_pods=checking.preflight_pods)
+    report, report_time = reports.get(job.uid) or (None, None)
+    return replace(
+        seen,
+        inputs=places,
+        pod_refusal=refusal,
+        report=report,
+        report_time=report_time,
+        reporters=reports.reporters(job.uid),
+        jobs_reporting=len(reports),
+        queue=queue,
+        claims=claims,
+    )
 
 
 async def _observe_preflight(

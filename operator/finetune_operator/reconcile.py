@@ -120,7 +120,6 @@ class Reconciler:
                 job = replace(job, status=step.decision.status)
             elif not self._checked_first(step):
                 return await self._reconcile_runs(body, step, now)
-        report, reporters = self.reports.get(job.uid), self.reports.reporters(job.uid)
         observation = await observe(
             job,
             resolved,
@@ -129,9 +128,8 @@ class Reconciler:
             self.inputs,
             self.refused_pods,
             self.kueue,
-            report,
+            self.reports,
             now,
-            reporters,
         )
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action in (Action.CREATE_ATTEMPT, Action.CREATE_PREFLIGHT)

@@ -21,6 +21,10 @@ class Reports:
         """The pods that have sent reports of the attempt of the newest one, one of each index."""
         return tuple(self._reporters.get(uid, {}).values())
 
+    def __len__(self) -> int:
+        """How many jobs report."""
+        return len(self._reports)
+
     def put(self, uid: str, report: RunReport, now: datetime, pod: str = "", index: int = 0) -> None:
         """Store a pod's report in place of the previous one, with the progress of both."""
         old, _ = self._reports.get(uid, (None, None))

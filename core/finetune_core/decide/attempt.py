@@ -6,7 +6,7 @@ from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
 from finetune_api.status import AttemptStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
-from finetune_core.decide.conditions import Verdict, running_of
+from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
 from finetune_core.decide.deadlines import (
     deadline_of,
@@ -21,6 +21,7 @@ from finetune_core.decide.pending import Pending, why_pending
 from finetune_core.decide.pods import apart
 from finetune_core.decide.queue import held, with_eviction, without_seen_end
 from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
+from finetune_core.decide.starting import USUAL_START, slow_from
 from finetune_core.decide.usage import queued, resumed_from, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import attempt_name
@@ -28,11 +29,8 @@ from finetune_core.plan.placement import OVERDUE
 
 _REQUEUE_WHILE_PENDING = timedelta(seconds=15)
 _LONGEST_WHILE_PENDING = timedelta(minutes=5)
-USUAL_START = timedelta(seconds=3)
-"""After this long something may hinder a pod that has not started: it is looked for."""
-_SLOW_STEP, _SLOW_START = timedelta(seconds=30), timedelta(seconds=90)
-"""After this long a step of a start that nothing hinders, or the whole start, is written into the status, too."""
-_BEGINNING = (Reason.ACCEPTED, Reason.STARTING)
+_PROGRESS_WRITES_PER_SECOND = 80
+"""Of all jobs together; with more than 800 that report, each of them is written less often than every ten seconds."""
 _NODES_SHOWN = 4
 _FIELDS = {
     Reason.SUSPENDED.value: "spec.suspend",
@@ -223,7 +221,7 @@ def _activity(job: FineTuneJob) -> str:
 
 
 def _pending(context: Context, attempt: AttemptStatus) -> Decision:
-    begun = _let_run(context, attempt)
+    begun, pods = _let_run(context, attempt), context.observation.pods_of(attempt.number)
     name = attempt_name(context.job, attempt.number)
     pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
     if pending.lost:
@@ -231,24 +229,14 @@ def _pending(context: Context, attempt: AttemptStatus) -> Decision:
     due = _startup_deadline(context, begun, pending)
     if due is not None and context.now >= due:
         return _stop(context, _too_late(context, attempt, pending))
-    if pending.reason is Reason.STARTING and context.now < (slow := _slow_from(context, attempt, begun)):
-        # an ordinary start is written once: fewer writes, same news
-        looks = (begun + USUAL_START, slow)
-        return Decision(context.status, requeue_at=next(look for look in looks if look > context.now))
+    slow = slow_from(context, pods, begun, pending)
+    if pending.reason is Reason.STARTING and context.now < slow:
+        looks = [look for look in (begun + USUAL_START, slow) if look > context.now]
+        return Decision(context.status, requeue_at=earliest(due, *looks))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))
     )
-
-
-def _slow_from(context: Context, attempt: AttemptStatus, begun: datetime) -> datetime:
-    """When a start that nothing hinders is worth a write: at once where the status still names what hindered it."""
-    running = running_of(context.status.conditions)
-    if running is not None and running.reason not in _BEGINNING:
-        return begun + USUAL_START
-    pods = (pod for pod in context.observation.pods_of(attempt.number) if not pod.finished)
-    steps = [begun, *(time for pod in pods for time in (pod.created, pod.scheduled) if time)]
-    return min(max(steps) + _SLOW_STEP, begun + _SLOW_START)
 
 
 def _let_run(context: Context, attempt: AttemptStatus) -> datetime:
@@ -289,13 +277,19 @@ def _with_progress(
     written = context.status.progress.last_update_time if context.status.progress else None
     if written and time < written:
         return context, attempt, None
-    due = written + timedelta(seconds=context.settings.progress_interval) if written else time
+    due = written + _between_reports(context) if written else time
     if context.now < due:
         return context, attempt, due
     context = context.with_status(with_report(context.status, report, time))
     context, attempt = used_until(context, with_attempt_report(attempt, report), time)
     context = context.with_attempt(attempt)
     return context.update(attempts=resumed_from(context.status.attempts)), attempt, None
+
+
+def _between_reports(context: Context) -> timedelta:
+    """Between two writes that carry progress only."""
+    shared = context.observation.jobs_reporting / _PROGRESS_WRITES_PER_SECOND
+    return timedelta(seconds=max(context.settings.progress_interval, shared))
 
 
 def _with_image(context: Context, pods: tuple[PodView, ...]) -> Context:

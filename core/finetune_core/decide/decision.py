@@ -22,7 +22,7 @@ from finetune_api.status import (
 )
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.allowed import why_not_allowed
-from finetune_core.decide.attempt import USUAL_START, during_attempt
+from finetune_core.decide.attempt import during_attempt
 from finetune_core.decide.claims import why_devices_unknown, with_claimed_devices
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
@@ -36,6 +36,7 @@ from finetune_core.decide.parents import active_seconds
 from finetune_core.decide.preflight import awaits_preflight, begun, during_preflight, open_preflight
 from finetune_core.decide.queue import label_without_effect
 from finetune_core.decide.shared import why_not_shared
+from finetune_core.decide.starting import USUAL_START
 from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.settings import OperatorSettings

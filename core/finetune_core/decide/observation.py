@@ -146,7 +146,7 @@ class Observation:
 
     `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
     words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed. `reporters` are the pods
-    of the attempt of `report` that have sent one.
+    of the attempt of `report` that have sent one; `jobs_reporting` says how many jobs share the API server for that.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -158,6 +158,7 @@ class Observation:
     queue: QueueView | None = None
     claims: tuple[ClaimView, ...] = ()
     reporters: tuple[str, ...] = ()
+    jobs_reporting: int = 0
     preflight_jobs: tuple[JobView, ...] = ()
     preflight_pods: tuple[PodView, ...] = ()
 

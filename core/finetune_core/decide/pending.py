@@ -51,6 +51,8 @@ class Pending:
     """When it began to wait for that; None for as long as the attempt."""
     lost: bool = False
     """An object of the attempt is gone, and can be made again."""
+    hinted: bool = False
+    """A start that nothing is seen to hinder, whose message says what may."""
 
 
 def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending:
@@ -235,6 +237,7 @@ def _starting(context: Context, attempt: AttemptStatus, child: str, pod: PodView
         f"the pod {pod.name} is starting{where}{hint}",
         missing=pod.node is not None,
         since=pod.scheduled,
+        hinted=bool(hint),
     )
 
 

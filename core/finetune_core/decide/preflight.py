@@ -22,7 +22,6 @@ from finetune_api.status import (
     TrialState,
 )
 from finetune_core.decide.actions import Action, Decision
-from finetune_core.decide.attempt import USUAL_START
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
 from finetune_core.decide.deadlines import pause_before_retry
@@ -32,6 +31,7 @@ from finetune_core.decide.observation import JobView, Observation, PodView
 from finetune_core.decide.pending import why_pending
 from finetune_core.decide.pods import first_failing
 from finetune_core.decide.reports import with_report
+from finetune_core.decide.starting import USUAL_START, slow_from
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import preflight_name
@@ -45,7 +45,6 @@ _PASSED = (Reason.SUCCEEDED.value, SKIPPED)
 _NEW = ("kind", "leastGpuMemory", "gpuNodes", "gpuProduct")
 """Fields of PreflightConfig that trainers of earlier versions do not know."""
 _REQUEUE = timedelta(seconds=15)
-_SLOW_START = timedelta(seconds=30)
 _RUNS = "preflight checks data, model and output before GPUs are requested"
 
 
@@ -127,14 +126,14 @@ def _stop(context: Context, found: PreflightStatus) -> Decision:
 def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tuple[PodView, ...]) -> Decision:
     """An ordinary start and the check itself are written once: fewer writes, same news."""
     begins = found.start_time or context.now
-    looks = (begins + USUAL_START, begins + _SLOW_START)
-    due = next((look for look in looks if look > context.now), context.now + _REQUEUE)
     if any(pod.started and not pod.finished for pod in pods):
-        return context.conclude(_verdict(found), requeue_at=due)
+        return context.conclude(_verdict(found), requeue_at=context.now + _REQUEUE)
     of = AttemptStatus(number=found.number, start_time=begins)
     name = preflight_name(context.job, found.number)
     pending = why_pending(replace(context, observation=seen), of, name)
-    if pending.reason is Reason.STARTING and context.now < begins + _SLOW_START:
+    looks = (begins + USUAL_START, slow_from(context, pods, begins, pending))
+    due = next((look for look in looks if look > context.now), context.now + _REQUEUE)
+    if pending.reason is Reason.STARTING and context.now < looks[-1]:
         return Decision(context.status, requeue_at=due)
     verdict = Verdict(Phase.PENDING, pending.reason, f"preflight: {pending.message}")
     return context.conclude(verdict, requeue_at=due)

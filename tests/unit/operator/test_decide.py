@@ -152,6 +152,40 @@ def test_a_start_is_written_after_a_minute_and_a_half_whatever_the_times_of_its_
     assert life.reason == "Starting"
 
 
+def test_what_follows_in_a_start_that_the_status_tells_of_costs_no_write() -> None:
+    life = Life()
+    life.reconcile()
+    life.reconcile(seen(child()), at=30)
+    slow = life.status
+    assert life.message.startswith("waiting for the pod of Job")
+    created, scheduled = pod(created=seconds(40)), pod(created=seconds(40), scheduled=seconds(100), node="n1")
+    assert life.reconcile(seen(child(), created), at=100).requeue_at == seconds(130)
+    assert life.reconcile(seen(child(), scheduled), at=130).requeue_at == seconds(190)
+    assert life.status == slow
+    life.reconcile(seen(child(), scheduled), at=190)
+    assert life.message == "the pod pod-a1 is starting on node n1"
+
+
+def test_a_start_that_may_lack_something_says_so_at_once() -> None:
+    life = Life(parsed(model={"uri": "hf://org/base", "credentials": {"secretName": "hub"}}))
+    life.reconcile()
+    life.reconcile(seen(child()), at=30)
+    scheduled = seen(child(), pod(created=seconds(40), scheduled=seconds(40), node="n1"))
+    assert life.reconcile(scheduled, at=45).requeue_at == seconds(70)
+    life.reconcile(scheduled, at=70)
+    assert "Secret hub" in life.message
+
+
+def test_each_step_of_a_start_of_five_minutes_is_written() -> None:
+    life = Life()
+    life.reconcile()
+    life.reconcile(seen(child()), at=30)
+    late = pod(created=seconds(290), scheduled=seconds(299), node="n1")
+    assert life.reconcile(seen(child(), late), at=299).requeue_at == seconds(300)
+    life.reconcile(seen(child(), late), at=300)
+    assert life.message == "the pod pod-a1 is starting on node n1"
+
+
 def test_a_hindrance_that_has_gone_is_taken_back_at_once() -> None:
     life = Life()
     life.reconcile()
@@ -283,6 +317,18 @@ def test_progress_is_written_at_once_and_then_once_per_interval() -> None:
     again = life.reconcile(seen(*observe, report=progress(3), at=seconds(28)), at=60)
     assert again.requeue_at is None
     assert life.status.progress.step == 3
+
+
+def test_progress_of_many_jobs_is_written_less_often() -> None:
+    life = Life(settings=settings(progress_interval=10)).running()
+    observe = (child(), running_pod(since=seconds(0)))
+    life.reconcile(seen(*observe, report=progress(1), at=seconds(20)), at=20)
+    newer = seen(*observe, report=progress(2), at=seconds(31))
+    soon = life.reconcile(replace(newer, jobs_reporting=1000), at=31)
+    assert life.status.progress.step == 1
+    assert soon.requeue_at == seconds(32.5)
+    life.reconcile(replace(newer, jobs_reporting=800), at=31)
+    assert life.status.progress.step == 2
 
 
 def test_a_report_of_the_attempt_before_is_not_the_next_one_s_progress() -> None:
