@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 SOURCES := api core operator trainer-image sdk cli cluster demo
 CODE := $(SOURCES) tests hack
+E2E := tests/e2e --ignore tests/e2e/test_monitoring.py --ignore-glob "tests/e2e/*_long.py"
 GENERATED := crds charts install.yaml docs/monitoring.md llms.txt
 
 empty :=
@@ -70,7 +71,7 @@ test-kueue: install ## Run Kueue itself: queues, quotas, preemption, priorities;
 	@$(PYTHON) -m pytest -q tests/kueue
 
 test-e2e: install ## Run tests on a real node, with pods that train models
-	@$(PYTHON) -m pytest -v tests/e2e --ignore tests/e2e/test_monitoring.py --ignore-glob "tests/e2e/*_long.py"
+	@$(PYTHON) -m pytest -v $(E2E)
 
 test-signals: install ## Run trainers that are killed, evicted, preempted by Kueue or on a lost node, and four pods of one attempt, on a real node; minutes
 	@$(PYTHON) -m finetune_cluster build kueue
@@ -84,7 +85,7 @@ test-dashboards: install ## Run jobs of every kind under a real Prometheus: metr
 	@$(PYTHON) -m pytest -v tests/e2e/test_monitoring.py
 
 test-kind: install ## Run the tests of test-e2e on kind; prepares Docker and a node image where they are missing
-	@hack/test-kind
+	@hack/test-kind $(or $(PYTEST),$(E2E))
 
 test-grafana: install ## Draw the dashboards with Grafana's components, check them with its types; needs node, npm, chromium
 	@$(PYTHON) -m pytest -q tests/dashboards

@@ -141,6 +141,22 @@ def test_a_scheduler_that_says_nothing_for_half_a_minute_is_named() -> None:
     assert pending(pod(node="n1"), **other)[0] == "Starting"
 
 
+def test_a_job_that_no_node_takes_for_an_hour_is_written_once_and_visited_ever_less_often() -> None:
+    life = Life(parsed(resources={"gpusPerNode": 1}))
+    life.reconcile()
+    statuses, pauses, at = set[str](), list[float](), 60.0
+    while at < 3600:
+        decision = life.reconcile(seen(child(), pod(unschedulable=NO_GPU)), at=at)
+        statuses.add(str(decision.status.to_json()))
+        assert decision.requeue_at
+        pauses.append((decision.requeue_at - seconds(at)).total_seconds())
+        at += pauses[-1]
+    assert (life.phase, life.reason, len(statuses)) == ("Pending", "Unschedulable", 1)
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (15, 300)
+    assert len(pauses) < 25
+
+
 NO_MATCH = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
 
 

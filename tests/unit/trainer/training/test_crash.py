@@ -232,6 +232,21 @@ def test_a_disk_that_is_full_within_a_save_leaves_the_checkpoint_before_whole(
     assert digest(again) == undisturbed[0]
 
 
+@pytest.mark.parametrize("flush", [1, FLUSHES])
+def test_sigterm_within_a_save_ends_the_run_after_it_and_the_next_step(make_job, undisturbed, flush):
+    from unit.trainer.tiny import reviews
+
+    made = make_job(rows=reviews(ROWS), training=TRAINING)
+    code = made.run_apart(lambda: do_at("save", FLUSHES + flush, ask_to_stop))
+    assert code == ExitCode.INTERRUPTED, made.log
+    assert made.report.message == "stopped by SIGTERM at step 6; checkpoint saved"
+    assert saved_steps(made) == [5, 6]
+    again = made.changed({"job": {"attempt": 2}})
+    assert again.run_apart() == ExitCode.DONE
+    assert again.report.from_step == 6
+    assert digest(again) == undisturbed[0]
+
+
 def told(report):
     epochs = [(e.step, e.train_loss, e.eval_loss, e.metrics) for e in report.epochs]
     return epochs, report.best, report.early_stopped, report.model.metrics
