@@ -77,8 +77,8 @@ def test_e4_e8_a_job_is_deleted_in_a_phase(found: Rig, phase: str, policy: str) 
 def test_e3_a_job_that_is_suspended_and_resumed_a_hundred_times(found: Rig) -> None:
     found.kubelet.script = lambda _: None
     name = found.world.apply()
-    for number in range(100):
-        found.world.change(name, suspend=number % 2 == 0)
+    for suspend in [True, False] * 100:
+        found.world.change(name, suspend=suspend)
     found.world.until_phase(name, "Running")
     found.kubelet.script = lambda _: 0
     found.succeeds(name)
