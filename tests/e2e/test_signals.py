@@ -27,7 +27,7 @@ def pod_of(jobs: Jobs, name: str, attempt: int) -> str:
     found = [
         pod
         for pod in jobs.children("pod", name)
-        if pod["metadata"]["labels"]["finetune.dev/attempt"] == str(attempt)
+        if pod["metadata"]["labels"].get("finetune.dev/attempt") == str(attempt)
     ]
     (pod,) = found
     return str(pod["metadata"]["name"])

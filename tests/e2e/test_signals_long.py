@@ -22,14 +22,15 @@ _PATIENCE = 900
 """Seconds. On a busy machine two trainers side by side take minutes for what takes half a minute on an idle one."""
 NODE_LOST_SECONDS = 30
 """The shortest one that the chart takes."""
-_KILL = """
+TRAINS = """
 import os, pathlib
 def of(pid):
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 children = [p.name for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and of(p.name)[1] == "1"]
-os.kill(int(max(children, key=lambda pid: int(of(pid)[21]))), 9)
+trains = int(max(children, key=lambda pid: int(of(pid)[21])))
 """
-"""SIGKILL for the largest child of process 1, which is the one that trains."""
+"""In a pod: the process that trains, which is the largest child of process 1."""
+_KILL = f"{TRAINS}os.kill(trains, 9)\n"
 
 
 @contextmanager
