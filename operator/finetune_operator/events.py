@@ -1,6 +1,6 @@
 """Events on transitions, as `kubectl describe` shows them. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,10 +35,16 @@ class Event:
     time: datetime
     name: str | None = None
     """None lets the API server choose one."""
+    first: datetime | None = None
+    """When the first of those that it stands for happened; None if it stands for itself."""
+    count: int = 1
+
+    def joined_to(self, earlier: "Event") -> "Event":
+        """This one, which also stands for an earlier one that was not posted."""
+        return replace(self, first=earlier.first or earlier.time, count=earlier.count + self.count)
 
     def body(self) -> dict[str, Any]:
         """The Event as Kubernetes takes it."""
-        time = self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
         name = {"name": self.name} if self.name else {"generateName": f"{self.job}."}
         return {
             "apiVersion": "v1",
@@ -56,10 +62,14 @@ class Event:
             "reason": self.reason,
             "message": self.message,
             "source": {"component": "finetune-operator"},
-            "firstTimestamp": time,
-            "lastTimestamp": time,
-            "count": 1,
+            "firstTimestamp": _second(self.first or self.time),
+            "lastTimestamp": _second(self.time),
+            "count": self.count,
         }
+
+
+def _second(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def transitions(

@@ -1,7 +1,7 @@
 """Posts Events beside the reconciles, which do not wait for them. A lost Event is never a failure.
 
 While new jobs wait for their children, an Event waits too, for a minute at most: each costs the API server as much
-as half a child.
+as half a child. One of a job that has had many waits until its budget allows it.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from aiohttp import ClientError
 
 from finetune_operator.cluster import Cluster
 from finetune_operator.errors import AlreadyExistsError, OperatorError
+from finetune_operator.event_budget import EventBudget
 from finetune_operator.events import Event
 
 logger = logging.getLogger(__name__)
@@ -34,25 +35,23 @@ class Poster:
         self._cluster, self._most, self._clock = cluster, most, clock
         self._waiting: deque[tuple[float, Event]] = deque()
         """Each with the time at which it is posted in any case."""
+        self._budget = EventBudget(clock)
         self._added = asyncio.Event()
         self._dropped = 0
 
     def add(self, events: list[Event]) -> None:
         """Post these after others before them."""
-        for event in events:
-            if len(self._waiting) >= self._most:
-                self._waiting.popleft()
-                self._dropped += 1
-            self._waiting.append((self._clock() + _PATIENCE, event))
-            self._added.set()
+        self._queue([event for event in events if self._budget.admits(event)])
 
     @asynccontextmanager
     async def posting(self, calm: asyncio.Event) -> AsyncIterator[None]:
         """Post while the block lasts, above all while it is calm; at its end, what still waits, for a moment."""
         tasks = [asyncio.create_task(self._post_each(calm)) for _ in range(_AT_ONCE)]
+        tasks.append(asyncio.create_task(self._queue_due()))
         try:
             yield
         finally:
+            self._queue(self._budget.rest())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_MOMENT):
                     await asyncio.gather(*[self.flush() for _ in range(_AT_THE_END)])
@@ -62,9 +61,23 @@ class Poster:
             self._report(self._dropped + len(self._waiting), "the operator ended before they were taken")
 
     async def flush(self) -> None:
-        """Post all that wait now."""
+        """Post all that may be posted now."""
+        self._queue(self._budget.due())
         while self._waiting:
             await self._post(self._waiting.popleft()[1])
+
+    def _queue(self, events: list[Event]) -> None:
+        for event in events:
+            if len(self._waiting) >= self._most:
+                self._waiting.popleft()
+                self._dropped += 1
+            self._waiting.append((self._clock() + _PATIENCE, event))
+            self._added.set()
+
+    async def _queue_due(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            self._queue(self._budget.due())
 
     async def _post_each(self, calm: asyncio.Event) -> None:
         while True:

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_operator import poster as poster_module
 from finetune_operator.errors import AlreadyExistsError, ApiError
+from finetune_operator.event_budget import BURST, REFILL
 from finetune_operator.events import Event
 from finetune_operator.poster import Poster
 
@@ -116,6 +117,26 @@ async def test_an_event_that_has_waited_for_a_minute_is_posted_and_a_younger_one
         await until(lambda: bool(server.taken))
         await asyncio.sleep(0.05)
         assert server.taken == ["old"]
+
+
+async def test_an_event_over_the_budget_of_its_job_is_posted_when_there_is_a_token_or_the_operator_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
+    now = 0.0
+    server = ApiServer()
+    poster = Poster(server, clock=lambda: now)  # type: ignore[arg-type]
+    async with poster.posting(calm()):
+        poster.add(events(*map(str, range(BURST)), "held"))
+        await until(lambda: len(server.taken) == BURST)
+        await asyncio.sleep(0.05)
+        assert "held" not in server.taken
+        now = REFILL
+        await until(lambda: server.taken[-1] == "held")
+        poster.add(events("at the end"))
+        await asyncio.sleep(0.05)
+        assert server.taken[-1] == "held"
+    assert server.taken[-1] == "at the end"
 
 
 async def test_many_events_do_not_wait_until_the_oldest_would_be_dropped(

@@ -70,7 +70,7 @@ class Operator:
         cluster: Any = self.cluster
         children = Children(cluster, self.cache, self.settings, lambda: "")
         runs, kueue = Runs(cluster, self.cache, children, self.settings), Kueue(cluster, self.settings)
-        self.poster = Poster(cluster)
+        self.poster = Poster(cluster, clock=lambda: self.cluster.now)
         self.reconciler = Reconciler(
             self.cache,
             cluster,
