@@ -167,7 +167,7 @@ class AttemptStatus(ApiModel):
     end_time: Time | None = None
     """Time at which its last pod ended."""
     from_step: Count | None = None
-    """Optimizer step of the checkpoint that it resumed from. 0 if it started from the beginning."""
+    """Optimizer step of the checkpoint that it resumed from. 0 if it started from the beginning. Absent until it reports, also after an eviction."""
     to_step: Count | None = None
     """Last optimizer step that it reported."""
     evictions: Count | None = None
@@ -175,7 +175,7 @@ class AttemptStatus(ApiModel):
     evicted_time: Time | None = None
     """Time at which its pods had ended after the last of these."""
     lost_steps: Count | None = None
-    """Steps after its last checkpoint, which the next attempt repeats."""
+    """Steps that it reported after the checkpoint from which training went on: in the next attempt or, after an eviction, in this one. Until training goes on, those after its last checkpoint. Absent for your own script."""
     gpu_seconds: Count | None = None
     """Seconds for which its containers ran, times their GPUs, or times 1 on a CPU; of an evicted attempt, since it was last admitted. That of a running attempt is as of the last progress report."""
     micro_batch_size: Count | None = None

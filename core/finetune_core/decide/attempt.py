@@ -20,9 +20,9 @@ from finetune_core.decide.observation import JobView, PodView
 from finetune_core.decide.pending import Pending, why_pending
 from finetune_core.decide.pods import apart
 from finetune_core.decide.queue import held, with_eviction, without_seen_end
-from finetune_core.decide.reports import with_attempt_report, with_report, with_resolved_image
+from finetune_core.decide.reports import with_resolved_image
 from finetune_core.decide.starting import USUAL_START, slow_from
-from finetune_core.decide.usage import queued, resumed_from, used_until
+from finetune_core.decide.usage import newest_report, queued, reported, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import attempt_name
 from finetune_core.plan.placement import OVERDUE
@@ -271,7 +271,7 @@ def _with_progress(
     context: Context, attempt: AttemptStatus
 ) -> tuple[Context, AttemptStatus, datetime | None]:
     """Apply the newest report, or requeue: progress causes at most one write per interval."""
-    report, time = context.observation.report_of(attempt.number), context.observation.report_time
+    report, time = newest_report(context, attempt), context.observation.report_time
     if report is None or time is None:
         return context, attempt, None
     written = context.status.progress.last_update_time if context.status.progress else None
@@ -280,10 +280,8 @@ def _with_progress(
     due = written + _between_reports(context) if written else time
     if context.now < due:
         return context, attempt, due
-    context = context.with_status(with_report(context.status, report, time))
-    context, attempt = used_until(context, with_attempt_report(attempt, report), time)
-    context = context.with_attempt(attempt)
-    return context.update(attempts=resumed_from(context.status.attempts)), attempt, None
+    context, attempt = used_until(*reported(context, attempt, report, time), time)
+    return context.with_attempt(attempt), attempt, None
 
 
 def _between_reports(context: Context) -> timedelta:

@@ -22,8 +22,8 @@ from finetune_core.decide.host_memory import with_remedy
 from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.pods import apart, first_failing, succeeded
-from finetune_core.decide.reports import unverified_model, with_attempt_report, with_report
-from finetune_core.decide.usage import lost_steps, resumed_from, used_until
+from finetune_core.decide.reports import unverified_model
+from finetune_core.decide.usage import lost_steps, newest_report, reported, used_until
 
 FOLDERS = 3
 """Of members that a message names."""
@@ -92,11 +92,8 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
 def _with_last_report(
     context: Context, attempt: AttemptStatus, report: RunReport | None
 ) -> tuple[Context, AttemptStatus]:
-    last = report or context.observation.report_of(attempt.number)
-    if last is None:
-        return context, attempt
-    status = with_report(context.status, last, context.now)
-    return context.with_status(status), with_attempt_report(attempt, last)
+    last = report or newest_report(context, attempt)
+    return reported(context, attempt, last, context.now) if last else (context, attempt)
 
 
 def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> tuple[Context, AttemptStatus]:
@@ -108,9 +105,7 @@ def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> 
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, time)
     context, attempt = used_until(context, attempt, time)
     attempt = attempt.model_copy(update={"lost_steps": lost_steps(attempt, context.status)})
-    context = context.with_attempt(attempt)
-    context = context.update(attempts=resumed_from(context.status.attempts))
-    return context.update(active_seconds=active), attempt
+    return context.with_attempt(attempt).update(active_seconds=active), attempt
 
 
 def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None) -> Decision | Context:

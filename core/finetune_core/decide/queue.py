@@ -15,8 +15,7 @@ from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.failure import termination_report
 from finetune_core.decide.observation import JobView, PodView, QueueView
 from finetune_core.decide.pods import reporting
-from finetune_core.decide.reports import with_attempt_report, with_report
-from finetune_core.decide.usage import used_until
+from finetune_core.decide.usage import lost_steps, reported, used_until
 from finetune_core.plan.naming import QUEUE
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
@@ -71,8 +70,7 @@ def with_eviction(
     if attempt.running_time is None:
         return context, attempt
     if report := termination_report(reporting(pods)):
-        context = context.with_status(with_report(context.status, report, context.now))
-        attempt = with_attempt_report(attempt, report)
+        context, attempt = reported(context, attempt, report, context.now)
     ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
     return _evicted(context, attempt, max(ends) if ends else _last_seen(context) or context.now)
 
@@ -94,8 +92,14 @@ def _last_seen(context: Context) -> datetime | None:
 def _evicted(context: Context, attempt: AttemptStatus, end: datetime) -> tuple[Context, AttemptStatus]:
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, end)
     context, attempt = used_until(context, attempt, end)
-    evictions = (attempt.evictions or 0) + 1
-    update = {"running_time": None, "gpu_seconds": None, "evicted_time": end, "evictions": evictions}
+    update = {
+        "running_time": None,
+        "from_step": None,
+        "gpu_seconds": None,
+        "evicted_time": end,
+        "evictions": (attempt.evictions or 0) + 1,
+        "lost_steps": lost_steps(attempt, context.status),
+    }
     return context.update(active_seconds=active), attempt.model_copy(update=update)
 
 

@@ -6,8 +6,10 @@ whichever visit the operator is stopped in.
 
 from datetime import datetime
 
-from finetune_api.status import AttemptStatus, FineTuneJobStatus, UsageStatus
+from finetune_api.run import RunReport
+from finetune_api.status import AttemptStatus, CheckpointStatus, FineTuneJobStatus, UsageStatus
 from finetune_core.decide.context import Context, seconds_between
+from finetune_core.decide.reports import with_attempt_report, with_report
 
 
 def used_until(context: Context, attempt: AttemptStatus, time: datetime) -> tuple[Context, AttemptStatus]:
@@ -34,25 +36,56 @@ def queued(context: Context, begun: datetime | None, until: datetime) -> Context
     return context.update(usage=usage.model_copy(update={"queued_seconds": waited}))
 
 
-def lost_steps(attempt: AttemptStatus, status: FineTuneJobStatus) -> int | None:
-    """Steps that it reported after its last checkpoint; those of a run that published its model are none."""
-    if attempt.to_step is None:
+def reported(
+    context: Context, attempt: AttemptStatus, report: RunReport, time: datetime
+) -> tuple[Context, AttemptStatus]:
+    """Status and record with a report. The first one of new pods shows what those before them had lost."""
+    after = with_attempt_report(attempt, report)
+    resumed = after.from_step if attempt.from_step is None else None
+    if resumed is not None:
+        context, after = _resumed(context, after, attempt.to_step, resumed)
+    return context.with_status(with_report(context.status, report, time)).with_attempt(after), after
+
+
+def newest_report(context: Context, attempt: AttemptStatus) -> RunReport | None:
+    """The newest report of the attempt's pods, without what they said before they were evicted."""
+    time, running = context.observation.report_time, attempt.running_time
+    if attempt.evictions and (time is None or running is None or time < running):
         return None
-    if attempt.exit_code == 0:
-        return 0
-    saved = status.latest_checkpoint.step if status.latest_checkpoint else attempt.from_step or 0
-    return max(0, attempt.to_step - saved)
+    return context.observation.report_of(attempt.number)
 
 
-def resumed_from(attempts: list[AttemptStatus]) -> list[AttemptStatus]:
-    """The records with the lost steps of the attempt before, as the newest one's first step shows them."""
-    if len(attempts) < 2:
-        return attempts
-    *earlier, before, last = attempts
-    if before.to_step is None or last.from_step is None:
-        return attempts
-    lost = max(0, before.to_step - last.from_step)
-    return [*earlier, before.model_copy(update={"lost_steps": lost}), last]
+def lost_steps(attempt: AttemptStatus, status: FineTuneJobStatus) -> int | None:
+    """Steps that are lost as its pods end: of those that it reported since it resumed, what no checkpoint has.
+
+    A run that published its model loses none; of a script that names no checkpoint nothing is known.
+    """
+    saved = status.latest_checkpoint.step if status.latest_checkpoint else attempt.from_step
+    if attempt.to_step is None or saved is None or (attempt.evictions and attempt.from_step is None):
+        return attempt.lost_steps
+    lost = 0 if attempt.exit_code == 0 else max(0, attempt.to_step - saved)
+    return (attempt.lost_steps or 0) + lost
+
+
+def _resumed(
+    context: Context, attempt: AttemptStatus, reached: int | None, step: int
+) -> tuple[Context, AttemptStatus]:
+    """Training resumes from the checkpoint of a step: of this attempt, if it was evicted, or of the one before."""
+    saved = context.status.latest_checkpoint.step if context.status.latest_checkpoint else 0
+    if attempt.evictions and reached is not None:
+        attempt = _with_certainty(attempt, reached, saved, step)
+    elif context.status.attempts[1:]:
+        *earlier, before, last = context.status.attempts
+        if before.to_step is not None:
+            before = _with_certainty(before, before.to_step, saved, step)
+        context = context.update(attempts=[*earlier, before, last])
+    return context.update(latest_checkpoint=CheckpointStatus(step=step) if step else None), attempt
+
+
+def _with_certainty(attempt: AttemptStatus, reached: int, saved: int, resumed: int) -> AttemptStatus:
+    """The steps after `saved` were taken for lost; those after `resumed` are."""
+    lost = (attempt.lost_steps or 0) - max(0, reached - saved) + max(0, reached - resumed)
+    return attempt.model_copy(update={"lost_steps": max(0, lost)})
 
 
 def _devices(context: Context) -> int:

@@ -32,7 +32,7 @@ FINISHED = _counter("jobs_finished", "Finished jobs", "namespace", "result", "re
 ATTEMPTS = _counter("job_attempts", "Ended attempts", "reason")
 LOST_STEPS = _counter(
     "job_lost_steps",
-    "Optimizer steps that an attempt had done after the checkpoint from which the next one resumed",
+    "Optimizer steps that were repeated: in the next attempt or, after an eviction by Kueue, in the same one",
     "namespace",
 )
 PREFLIGHTS = _counter(
@@ -131,7 +131,8 @@ QUEUED_SECONDS = _of_job(
 )
 STEPS_LOST = _of_job(
     "job_steps_lost",
-    "Optimizer steps that ended attempts had done after their last checkpoint; no series before a second attempt",
+    "Optimizer steps that were done after the checkpoint from which training went on or will; no series before a"
+    " second attempt or an eviction",
 )
 GOODPUT = _of_job(
     "job_goodput_ratio",

@@ -152,7 +152,8 @@ class Metrics:
             waited = max(0.0, (running - since).total_seconds())
             self._queue_wait.labels(queue_of(body)).observe(waited)
         if at(attempt, "fromStep") is not None and at(before, "fromStep") is None:
-            lost = lost_steps(known.get((number(attempt, "number") or 0) - 1), attempt)
+            evicted = number(before, "evictions") and number(before, "toStep") is not None
+            lost = lost_steps(before if evicted else known.get((number(attempt, "number") or 0) - 1), attempt)
             self._lost_steps.labels(body["metadata"]["namespace"]).inc(lost)
 
     def _preflight_changed(self, before: Any, after: Any) -> None:

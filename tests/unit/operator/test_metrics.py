@@ -301,6 +301,20 @@ def test_repeated_steps_lower_the_goodput_and_are_counted_once() -> None:
     assert world.of("finetune_job_lost_steps_total", namespace="default") == [20]
 
 
+def test_steps_that_an_attempt_repeats_after_an_eviction_are_counted_once() -> None:
+    world = World()
+    first = attempt(1, fromStep=0, toStep=60, endTime=moment(50), reason="Killed", lostSteps=20)
+    evicted = attempt(2, toStep=90, evictions=1, evictedTime=moment(60), lostSteps=30)
+    world.put("one", running(attempts=[first, attempt(2)]))
+    world.put("one", running(attempts=[first, attempt(2, fromStep=40, toStep=90)]))
+    world.put("one", running(attempts=[first, evicted]))
+    assert world.of("finetune_job_lost_steps_total", namespace="default") == [20]
+    for step in (65, 75):
+        world.put("one", running(attempts=[first, evicted | {"fromStep": 60, "toStep": step}]))
+    assert world.of("finetune_job_lost_steps_total", namespace="default") == [20 + 30]
+    assert world.of("finetune_job_steps_lost", name="one") == [20 + 30]
+
+
 def test_steps_after_the_last_checkpoint_are_lost_steps_of_the_job() -> None:
     world = World()
     world.put("one", running())

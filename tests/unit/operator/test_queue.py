@@ -152,6 +152,83 @@ def test_what_an_evicted_attempt_saved_is_known_while_it_waits() -> None:
     assert life.last.evictions == 2
 
 
+def said(step: int, saved: int, since: int, train_seconds: float | None = None) -> RunReport:
+    return RunReport(
+        attempt=1,
+        from_step=since,
+        progress=ProgressStatus(step=step, train_seconds=train_seconds),
+        latest=CheckpointStatus(step=saved) if saved else None,
+    )
+
+
+def killed_at_the_end_of_its_grace_period() -> Life:
+    """An evicted job of two GPUs that reported step 90, and a checkpoint of step 60 before that."""
+    life = Life(parsed(**QUEUED)).running()
+    running = running_pod(created=seconds(0))
+    life.reconcile(seen(child(), running, report=said(90, 60, 0, train_seconds=45), at=seconds(50)), at=50)
+    gone = ended_pod(137, at=seconds(60), deleted=True, created=seconds(0))
+    life.reconcile(seen(HELD, gone, report=said(90, 60, 0, train_seconds=45), at=seconds(50)), at=60)
+    return life
+
+
+def resumed(life: Life, report: RunReport | None, began: float = 100, name: str = "pod-b") -> Life:
+    """Its queue has let it run again, and it reports ten seconds later."""
+    runs = running_pod(name=name, since=seconds(began), created=seconds(began))
+    life.reconcile(seen(child(), runs, report=report, at=seconds(began + 10)), at=began + 10)
+    return life
+
+
+def test_steps_that_an_evicted_attempt_could_not_save_are_lost_and_were_no_useful_time() -> None:
+    life = killed_at_the_end_of_its_grace_period()
+    assert (life.last.lost_steps, life.last.from_step, life.last.to_step) == (30, None, 90)
+    resumed(life, said(70, 60, 60, train_seconds=35))
+    assert (life.last.lost_steps, life.last.from_step, life.last.to_step) == (30, 60, 70)
+    usage = life.status.usage
+    assert usage
+    assert (usage.gpu_seconds, usage.useful_gpu_seconds) == (140, 70), "the steps after 60 count once"
+
+
+def test_the_first_step_after_an_eviction_says_what_was_lost() -> None:
+    """Its pod saved more than it could report, or what it had saved is damaged."""
+    for first, lost in ((80, 10), (0, 90)):
+        life = resumed(killed_at_the_end_of_its_grace_period(), said(first + 5, 0, first))
+        assert life.last.lost_steps == lost
+        checkpoint = life.status.latest_checkpoint
+        assert (checkpoint.step if checkpoint else 0) == first
+
+
+def test_lost_steps_of_several_evictions_and_of_the_end_add_up() -> None:
+    life = resumed(killed_at_the_end_of_its_grace_period(), said(100, 60, 60))
+    gone = ended_pod(137, name="pod-b", at=seconds(120), deleted=True, created=seconds(100))
+    life.reconcile(seen(HELD, gone), at=120)
+    assert (life.last.evictions, life.last.lost_steps) == (2, 70)
+    resumed(life, said(130, 110, 60), began=200, name="pod-c")
+    assert (life.last.from_step, life.last.lost_steps) == (60, 70)
+    killed = ended_pod(137, name="pod-c", at=seconds(220), created=seconds(200))
+    life.reconcile(seen(child(failed=True), killed), at=221)
+    assert life.status.attempts[0].lost_steps == 90
+    second = said(120, 0, 105).model_copy(update={"attempt": 2})
+    life.reconcile(at=400)
+    runs = running_pod(2, since=seconds(401))
+    life.reconcile(seen(child(2), runs, report=second, at=seconds(410)), at=410)
+    assert [one.lost_steps for one in life.status.attempts] == [95, None]
+
+
+def test_an_evicted_attempt_that_never_reports_again_has_lost_nothing_more() -> None:
+    life = killed_at_the_end_of_its_grace_period()
+    old = said(90, 60, 0)
+    runs = running_pod(name="pod-b", since=seconds(100), created=seconds(100))
+    life.reconcile(seen(child(), runs, report=old, at=seconds(50)), at=110)
+    assert life.last.from_step is None, "that report is of the pod that was evicted"
+    gone = ended_pod(137, name="pod-b", at=seconds(120), deleted=True, created=seconds(100))
+    life.reconcile(seen(HELD, gone, report=old, at=seconds(50)), at=120)
+    assert (life.last.evictions, life.last.lost_steps) == (2, 30)
+    life.change(suspend=True)
+    life.reconcile(seen(HELD, report=old, at=seconds(50)), at=130)
+    life.reconcile(seen(report=old, at=seconds(50)), at=131)
+    assert (life.phase, life.last.lost_steps) == ("Suspended", 30)
+
+
 def test_another_look_at_an_evicted_attempt_counts_nothing_twice() -> None:
     life = evicted()
     before = life.status

@@ -331,3 +331,12 @@ def test_the_status_of_an_older_operator_goes_on() -> None:
     life.reconcile(over(139, at=seconds(50)), at=60)
     assert life.status.usage
     assert (life.status.usage.gpu_seconds, life.last.lost_steps) == (50, None)
+
+
+def test_of_a_script_that_names_no_checkpoint_no_lost_steps_are_known() -> None:
+    life = Life(parsed(script_job())).running()
+    said = RunReport(attempt=1, progress=ProgressStatus(step=60))
+    life.reconcile(seen(child(), running_pod(), report=said, at=seconds(10)), at=10)
+    life.reconcile(over(1, at=seconds(20)), at=21)
+    first = life.status.attempts[0]
+    assert (first.to_step, first.lost_steps) == (60, None)
