@@ -17,7 +17,7 @@ class Remedy(NamedTuple):
 _LOG = "the message says what is known; finetune logs NAME has more"
 REMEDIES = {
     Reason.MISSING_OBJECT: Remedy(
-        "create the claim or ConfigMap that the message names; the job then continues automatically",
+        "create the claim, ConfigMap, Secret or key that the message names; the job then continues automatically",
         "pending",
     ),
     Reason.CLAIM_NOT_BOUND: Remedy(
@@ -77,8 +77,8 @@ REMEDIES = {
         "train longer, give more data or lower spec.gate, in a new job; the best checkpoint is kept"
     ),
     Reason.STORAGE_FAILED: Remedy(
-        "free space or check access rights on the output volume; remove the folder of a corrupted model; for hf://,"
-        " check that the Hub can be reached"
+        "free space or check access rights on the output volume; let the node mount the volume that the message names;"
+        " remove the folder of a corrupted model; for hf://, check that the Hub can be reached"
     ),
     Reason.INTERRUPTED: Remedy("nothing: training resumes from the checkpoint"),
     Reason.PREEMPTED: Remedy("nothing: training resumes from the checkpoint"),

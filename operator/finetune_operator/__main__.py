@@ -37,7 +37,6 @@ from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reconcile import Reconciler
-from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.resync import FAILURES, Resync, passes
 from finetune_operator.runs import Runs
@@ -46,6 +45,7 @@ from finetune_operator.server import serving, status_app
 from finetune_operator.settings import load
 from finetune_operator.storages import NoMemories
 from finetune_operator.tls import certificate_of, server_context
+from finetune_operator.warning_events import WarningEvents
 from finetune_operator.watches import Watches
 from finetune_operator.workqueue import WorkQueue
 
@@ -72,7 +72,7 @@ async def run(settings: OperatorSettings) -> None:
         children = Children(cluster, cache, settings, lambda: certificate.authority)
         runs = Runs(cluster, cache, children, settings)
         kueue = Kueue(cluster, settings)
-        inputs, refused_pods, poster = Inputs(cluster), RefusedPods(cluster), Poster(cluster)
+        inputs, warning_events, poster = Inputs(cluster), WarningEvents(cluster), Poster(cluster)
         reconciler = Reconciler(
             cache,
             cluster,
@@ -82,7 +82,7 @@ async def run(settings: OperatorSettings) -> None:
             metrics,
             settings,
             inputs,
-            refused_pods,
+            warning_events,
             kueue,
             poster,
             clock,

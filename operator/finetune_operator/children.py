@@ -56,10 +56,17 @@ class Children:
 
     async def create_preflight(self, job: FineTuneJob, resolved: Resolved, number: int) -> None:
         """Create the objects of a try of preflight. Raises ForeignObjectError as `create_attempt` does."""
-        bound = await self._output_bound(job, resolved)
-        gpus = await self._nodes.gpus_for(job, resolved)
+        known = self._jobs_of(job).get(preflight_name(job, number))
+        bound = known.mounts_output if known else await self._output_bound(job, resolved)
         wanted = preflight_plan(
-            job, resolved, number, self._settings, self._ca_certificate(), output_bound=bound, gpus=gpus
+            job,
+            resolved,
+            number,
+            self._settings,
+            self._ca_certificate(),
+            output_bound=bound,
+            gpus=await self._nodes.gpus_for(job, resolved),
+            in_config_map=known is not None and known.mounts_config_map,
         )
         if wanted.config_map:
             await self._create_once("ConfigMap", wanted.config_map, job)

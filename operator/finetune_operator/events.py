@@ -13,6 +13,7 @@ _WARNINGS = {
     Reason.CLAIM_NOT_BOUND,
     Reason.MISSING_OBJECT,
     Reason.IMAGE_PULL_FAILED,
+    Reason.STORAGE_FAILED,
     Reason.WAITING_TO_RETRY,
     Reason.INVALID_SPEC,
     Reason.CHILD_REFUSED,

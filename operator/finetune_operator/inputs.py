@@ -5,7 +5,6 @@ from cachetools import TTLCache
 from finetune_api import uris
 from finetune_core.decide.observation import InputView
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import attempt_name
 from finetune_core.plan.volumes import input_locations
 from finetune_core.wire import at, items, text
 from finetune_operator.cluster import Cluster
@@ -30,20 +29,17 @@ class Inputs:
         places = dict.fromkeys((place.scheme, place.name) for place in locations)
         return tuple([await self._look(job.namespace, *place) for place in places])
 
-    async def config_of(self, job: FineTuneJob) -> InputView:
-        """The ConfigMap of the newest attempt, which its pod mounts."""
-        return await self._config_map(job.namespace, attempt_name(job, job.status.attempt or 0))
+    async def config_map(self, namespace: str, name: str) -> InputView:
+        """A ConfigMap, as it is now."""
+        return InputView("ConfigMap", name, await self._cluster.get("ConfigMap", namespace, name) is not None)
 
     async def _look(self, namespace: str, scheme: str, name: str) -> InputView:
         if known := self._there.get((namespace, scheme, name)):
             return known
-        view = await (self._config_map if scheme == "configMap" else self._claim)(namespace, name)
+        view = await (self.config_map if scheme == "configMap" else self._claim)(namespace, name)
         if view.exists and view.bound:
             self._there[namespace, scheme, name] = view
         return view
-
-    async def _config_map(self, namespace: str, name: str) -> InputView:
-        return InputView("ConfigMap", name, await self._cluster.get("ConfigMap", namespace, name) is not None)
 
     async def _claim(self, namespace: str, name: str) -> InputView:
         claim = await self._cluster.get("PersistentVolumeClaim", namespace, name)
@@ -59,4 +55,5 @@ class Inputs:
             bound=bound,
             storage_class=text(claim, "spec", "storageClassName"),
             access_modes=tuple(str(mode) for mode in modes),
+            volume=text(claim, "spec", "volumeName"),
         )

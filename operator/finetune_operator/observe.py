@@ -22,8 +22,8 @@ from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
-from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
+from finetune_operator.warning_events import REFUSED, UNMOUNTED, WarningEvents
 
 Body = dict[str, Any]
 
@@ -36,7 +36,7 @@ async def observe(
     cache: Cache,
     cluster: Cluster,
     inputs: Inputs,
-    refused_pods: RefusedPods,
+    warning_events: WarningEvents,
     kueue: Kueue,
     reports: Reports,
     now: datetime,
@@ -45,25 +45,26 @@ async def observe(
 
     That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
     server itself; inputs are looked at only while a pod does not start and before pods on several nodes do, Events
-    only while there is no pod, the queue only while the Job is suspended.
+    only while there is no pod or its volumes are not mounted, the queue only while the Job is suspended.
     """
     preflight = job.status.preflight
     if preflight and preflight.end_time is None:
-        return await _observe_preflight(job, preflight, cache, cluster, inputs, refused_pods, now)
+        return await _observe_preflight(job, preflight, cache, cluster, inputs, warning_events, now)
     await _confirm_missing(job, cache, cluster)
     seen = _preflight_of(job, cache)
     jobs, pods = seen.jobs, seen.pods
     waits = _waits(job, jobs, pods, now) or _begins_on_several_nodes(job, resolved)
     places = await inputs.of(job, resolved.output_uri) if waits else ()
     if places and _may_lack_config_map(job, jobs, pods, now):
-        places = (*places, await inputs.config_of(job))
+        places = (*places, await inputs.config_map(job.namespace, attempt_name(job, job.status.attempt or 0)))
     without_pod = _job_without_pod(job, jobs, pods, now)
-    refusal = await refused_pods.why(job.namespace, without_pod.uid) if without_pod else None
+    refusal = await _refusal(job, without_pod, warning_events) if without_pod else None
     queue = await _queue(job, jobs, kueue)
     claims = await _claims(job, cluster)
     report, report_time = reports.get(job.uid) or (None, None)
     return replace(
         seen,
+        pods=await _with_unmounted(job, pods, warning_events, now),
         inputs=places,
         pod_refusal=refusal,
         report=report,
@@ -81,7 +82,7 @@ async def _observe_preflight(
     cache: Cache,
     cluster: Cluster,
     inputs: Inputs,
-    refused_pods: RefusedPods,
+    warning_events: WarningEvents,
     now: datetime,
 ) -> Observation:
     """The same while preflight is open, when there is no attempt. An output claim that is made later is not missing."""
@@ -93,8 +94,41 @@ async def _observe_preflight(
     if child is None or child.finished or not late or any(pod.started for pod in pods):
         return seen
     places = await inputs.of(job, job.spec.output.uri if job.spec.output else None)
-    refusal = None if pods else await refused_pods.why(job.namespace, child.uid)
-    return replace(seen, inputs=places, pod_refusal=refusal)
+    if child.mounts_config_map and any(_mounts_late(pod, now) for pod in pods):
+        places = (*places, await inputs.config_map(job.namespace, child.name))
+    refusal = None if pods else await _refusal(job, child, warning_events)
+    pods = await _with_unmounted(job, seen.preflight_pods, warning_events, now)
+    return replace(seen, inputs=places, pod_refusal=refusal, preflight_pods=pods)
+
+
+async def _refusal(job: FineTuneJob, child: JobView, warning_events: WarningEvents) -> str | None:
+    found = await warning_events.newest(job.namespace, child.uid, REFUSED)
+    return found.message if found else None
+
+
+async def _with_unmounted(
+    job: FineTuneJob, pods: tuple[PodView, ...], warning_events: WarningEvents, now: datetime
+) -> tuple[PodView, ...]:
+    """The pods, with the words of who cannot mount a volume of one that has waited for longer than that takes."""
+    return tuple(
+        [
+            replace(pod, unmounted=await _unmounted(job, pod, warning_events))
+            if _lacks_volumes(pod) and _mounts_late(pod, now)
+            else pod
+            for pod in pods
+        ]
+    )
+
+
+def _lacks_volumes(pod: PodView) -> bool:
+    return not (pod.mounted or pod.started or pod.finished or pod.deleting)
+
+
+async def _unmounted(job: FineTuneJob, pod: PodView, warning_events: WarningEvents) -> str | None:
+    found = await warning_events.newest(job.namespace, pod.uid, UNMOUNTED)
+    if found is None or (found.time and pod.scheduled and found.time < pod.scheduled):
+        return None
+    return found.message
 
 
 def _preflight_of(job: FineTuneJob, cache: Cache) -> Observation:

@@ -44,10 +44,10 @@ from finetune_operator.metrics.registry import Metrics
 from finetune_operator.observe import observe
 from finetune_operator.poster import Poster
 from finetune_operator.refusal import may_pass, refusal
-from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.runs import ParentStep, Runs
 from finetune_operator.searches import Searches
+from finetune_operator.warning_events import WarningEvents
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Reconciler:
     metrics: Metrics
     settings: OperatorSettings
     inputs: Inputs
-    refused_pods: RefusedPods
+    warning_events: WarningEvents
     kueue: Kueue
     poster: Poster
     clock: Callable[[], datetime]
@@ -126,7 +126,7 @@ class Reconciler:
             self.cache,
             self.cluster,
             self.inputs,
-            self.refused_pods,
+            self.warning_events,
             self.kueue,
             self.reports,
             now,

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_core.decide.observation import ContainerEnd, JobView, PodView
 from finetune_core.plan.naming import QUEUE, attempt_in, index_in, preflight_in
 from finetune_core.plan.pod import CONTAINER
+from finetune_core.plan.volumes import OUTPUT_VOLUME
 from finetune_core.wire import at, items, text, time_of
 
 Body = dict[str, Any]
@@ -18,9 +19,10 @@ _GATES = 8
 
 def job_view(body: Body) -> JobView:
     """A Job as decisions see it."""
-    conditions = _true_conditions(body)
+    conditions, name = _true_conditions(body), body["metadata"]["name"]
+    volumes = items(body, "spec", "template", "spec", "volumes")
     return JobView(
-        name=body["metadata"]["name"],
+        name=name,
         attempt=_number_in(body),
         uid=body["metadata"]["uid"],
         deleting="deletionTimestamp" in body["metadata"],
@@ -32,18 +34,13 @@ def job_view(body: Body) -> JobView:
         queue=labels_in(body).get(QUEUE),
         resumed=_resumed(body),
         checks_only=_checks_only(body),
-        mounts_config_map=_mounts_config_map(body),
+        mounts_config_map=any(at(one, "configMap", "name") == name for one in volumes),
+        mounts_output=any(at(one, "name") == OUTPUT_VOLUME for one in volumes),
     )
 
 
 def _is_scaled_down(body: Body) -> bool:
     return bool(at(body, "spec", "parallelism") == 0)
-
-
-def _mounts_config_map(body: Body) -> bool:
-    name = body["metadata"]["name"]
-    volumes = items(body, "spec", "template", "spec", "volumes")
-    return any(at(volume, "configMap", "name") == name for volume in volumes)
 
 
 def _resumed(body: Body) -> datetime | None:
@@ -85,6 +82,8 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
         created=time_of(at(body, "metadata", "creationTimestamp")),
         index=index_in(labels_in(body)),
         checks_only=_checks_only(body),
+        uid=text(body, "metadata", "uid") or "",
+        mounted="PodReadyToStartContainers" in conditions,
     )
 
 

@@ -342,7 +342,7 @@ async def visits_of_finished(number: int) -> Json:
         metrics=nothing,
         settings=OperatorSettings(trainer_image=TRAINER),
         inputs=nothing,
-        refused_pods=nothing,
+        warning_events=nothing,
         kueue=nothing,
         poster=nothing,
         clock=SteadyClock(),

@@ -451,6 +451,14 @@ class World:
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.rest("PATCH", self._at(PODS, pod) + "/status", {"status": {"conditions": [condition]}}, MERGE)
 
+    def warn(self, pod: str, reason: str, message: str) -> None:
+        """Post a warning Event on the pod."""
+        about = {"kind": "Pod", "namespace": self.namespace, "name": pod}
+        about["uid"] = (self.get_pod(pod) or {})["metadata"]["uid"]
+        event = {"metadata": {"generateName": f"{pod}."}, "involvedObject": about, "type": "Warning"}
+        event |= {"reason": reason, "message": message, "lastTimestamp": now()}
+        self.rest("POST", self._at(EVENTS), event)
+
     def disrupt(self, pod: str, code: int, reason: str) -> None:
         """Evict or preempt the pod."""
         condition = {

@@ -12,6 +12,7 @@ from integration.operator_rig import (
     JOBS,
     MERGE,
     PODS,
+    Json,
     Operator,
     Rest,
     World,
@@ -86,6 +87,35 @@ def test_a_claim_of_the_operator_s_that_is_deleted_before_the_pod_has_it_is_made
     until(made_again, "there is another claim of the same name")
     assert world.pod(name) == pod
     world.succeed(world.run(name))
+    world.until_phase(name, "Succeeded")
+
+
+def bound_claim(world: World, name: str) -> None:
+    """A claim with a volume of the same name."""
+    shared: Json = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    claim = shared | {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": name}
+    volume = shared | {"capacity": {"storage": "1Gi"}, "nfs": {"server": "nfs.example", "path": "/"}}
+    world.rest("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": volume})
+    world.rest("POST", world.at(CLAIMS), {"metadata": {"name": name}, "spec": claim})
+
+
+def test_a_volume_that_cannot_be_mounted_is_said_until_it_is(world: World) -> None:
+    """The test plays the kubelet, which says so in an Event only."""
+    bound_claim(world, "far")
+    data: Json = {"train": {"uri": "pvc://far/rows.jsonl"}}
+    name = world.apply(model={"uri": "pvc://far/base"}, dataset=data, output={"uri": "pvc://far/model"})
+    pod = world.pod(name)
+    world.bind(pod)
+    world.warn(pod, "FailedMount", 'MountVolume.SetUp failed for volume "far" : mount failed: exit status 32')
+    message = world.until_reason(name, "StorageFailed")["message"]
+    fields = "spec.model.uri, spec.dataset.train.uri, spec.output.uri"
+    assert message.startswith(
+        f"the claim far ({fields}) cannot be mounted on node node-1: MountVolume.SetUp failed"
+    )
+    assert message.endswith("check that the storage server runs and lets the node mount it")
+    world.start_container(pod)
+    world.until_phase(name, "Running")
+    world.succeed(pod)
     world.until_phase(name, "Succeeded")
 
 

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from builders import LARGE_OBJECTIVE
 from finetune_api.run import RunReport
 from finetune_api.status import PreflightFindings
 from integration.operator_rig import (
+    CONFIG_MAPS,
+    PODS,
     Json,
     Operator,
     Rest,
@@ -86,6 +89,23 @@ def test_an_operator_that_is_killed_while_it_checks_goes_on(world: World, operat
     status = world.until_phase(name, "Succeeded")
     assert status["preflight"]["number"] == 1
     assert sorted(one["metadata"]["name"][-3:] for one in world.children(name)) == ["-a1", "-p1"]
+
+
+def test_a_config_map_that_is_deleted_before_the_pod_has_it_is_made_again(world: World) -> None:
+    name = world.apply(**GPU, objective=LARGE_OBJECTIVE)
+    selector = f"finetune.dev/job-name={name},finetune.dev/preflight=1"
+    (pod,) = until(lambda: world.rest.items(world.at(PODS), selector), f"{name} has a pod for preflight")
+    world.bind(pod["metadata"]["name"])
+    (before,) = world.config_maps(name)
+    world.rest("DELETE", world.at(CONFIG_MAPS, before["metadata"]["name"]))
+    (after,) = until(lambda: world.config_maps(name), "it is made again")
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after["data"] == before["data"]
+    world.start_container(pod["metadata"]["name"])
+    world.succeed(pod["metadata"]["name"], PASSED)
+    world.succeed(world.run(name))
+    world.until_phase(name, "Succeeded")
+    assert world.status(name)["preflight"]["number"] == 1
 
 
 def test_suspending_deletes_it_and_resuming_does_it_again(world: World) -> None:

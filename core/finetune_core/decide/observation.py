@@ -48,6 +48,11 @@ class PodView:
     created: datetime | None = None
     index: int = 0
     checks_only: bool = False
+    uid: str = ""
+    mounted: bool = False
+    """Its sandbox, which is made once its volumes are mounted, has been there."""
+    unmounted: str | None = None
+    """Why one of its volumes cannot be mounted, in the words of the newest Event; looked up while it does not start."""
 
     @property
     def finished(self) -> bool:
@@ -100,6 +105,7 @@ class JobView:
     checks_only: bool = False
     mounts_config_map: bool = False
     """Its pods read their configuration from the ConfigMap of its name."""
+    mounts_output: bool = False
 
     @property
     def finished(self) -> bool:
@@ -117,6 +123,8 @@ class InputView:
     bound: bool = True
     storage_class: str | None = None
     access_modes: tuple[str, ...] = ()
+    volume: str | None = None
+    """The PersistentVolume of a claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """Why a job does not run yet, in one sentence that says what to do: an ordered chain of checks."""
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api import uris
 from finetune_api.status import AttemptStatus, Reason
 from finetune_core.decide.context import Context
 from finetune_core.decide.observation import InputView, PodView
-from finetune_core.plan.hub import TOKEN_KEY, secret_of
+from finetune_core.plan.hub import TOKEN_KEY, TOKEN_VOLUME, secret_of
 from finetune_core.plan.naming import output_claim_name
 from finetune_core.plan.placement import nodes_to_avoid
+from finetune_core.plan.volumes import fields_in, place_of
 
 _PULLING = (
     "ErrImagePull",
@@ -30,6 +33,18 @@ _REMEDIES = {
     "no PriorityClass": "create the PriorityClass, or suspend the job and change scheduling.priorityClassName",
 }
 """By the words of the API server's admission."""
+_MOUNTS = {
+    "non-existent": "add that key, and the job continues",
+    '" not found': "create it, and the job continues",
+    "registered CSI drivers": "install that CSI driver on the node, or keep the pods from it by"
+    " scheduling.nodeSelector",
+    "external-attacher": "check that the controller of that CSI driver runs",
+    "Multi-Attach": "the volume is free when the pods that use it on another node have ended",
+    "mount failed": "check that the storage server runs and lets the node mount it",
+}
+"""By the words of the kubelet and the attach-detach controller."""
+_ABSENT = tuple(_MOUNTS)[:2]
+_NAMED_VOLUME = re.compile(r'for volume "([^"]+)"|unmounted volumes=\[([^\]\s,]+)')
 _HINTS = {
     "cannot allocate all claims": "the devices of resources.claims are not free on any node: wait, or claim fewer",
     "is being deleted": "a pod that still uses the claim keeps it; once it is gone, make a new one",
@@ -68,6 +83,7 @@ def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending
         or _unscheduled(context, attempt, pod)
         or _unseen(context, attempt, pod)
         or _waiting(pod)
+        or _unmounted(context, attempt, pod)
         or _starting(context, attempt, child, pod)
     )
     running = sum(pod.started is not None for pod in pods)
@@ -222,6 +238,43 @@ def _waiting(pod: PodView | None) -> Pending | None:
             since=pod.scheduled,
         )
     return None
+
+
+def _unmounted(context: Context, attempt: AttemptStatus, pod: PodView | None) -> Pending | None:
+    """Only the pod's Events say so."""
+    if pod is None or pod.unmounted is None:
+        return None
+    said = " ".join(pod.unmounted.split())[:600].rstrip(". ")
+    words = next((words for words in _MOUNTS if words in said), None)
+    remedy = f"; {_MOUNTS[words]}" if words else "; the job continues when that is resolved"
+    hint = _attached_elsewhere(context, attempt, pod) or remedy
+    return Pending(
+        Reason.MISSING_OBJECT if words in _ABSENT else Reason.STORAGE_FAILED,
+        f"{_volume(context, said)} cannot be mounted on node {pod.node}: {said}{hint}",
+        missing=True,
+        since=pod.scheduled,
+    )
+
+
+def _volume(context: Context, said: str) -> str:
+    """The volume that the kubelet speaks of: by its name in the pod, or by that of the PersistentVolume of a claim."""
+    named = _NAMED_VOLUME.search(said)
+    name = named and (named[1] or named[2])
+    if not name:
+        return "a volume"
+    if name == TOKEN_VOLUME:
+        return f"Secret {secret_of(context.job)} (spec.model.credentials.secretName)"
+    claim = next((item for item in context.observation.inputs if item.volume == name), None)
+    place = (
+        uris.parse(f"pvc://{claim.name}")
+        if claim
+        else place_of(context.job, name, context.resolved.output_uri)
+    )
+    if place is None:
+        return f"the volume {name}"
+    fields = ", ".join(fields_in(context.job, place)[:3])
+    what = "the claim" if place.scheme == "pvc" else "ConfigMap"
+    return f"{what} {place.name}" + (f" ({fields})" if fields else "")
 
 
 def _starting(context: Context, attempt: AttemptStatus, child: str, pod: PodView | None) -> Pending:

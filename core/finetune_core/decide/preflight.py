@@ -131,6 +131,8 @@ def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tup
     of = AttemptStatus(number=found.number, start_time=begins)
     name = preflight_name(context.job, found.number)
     pending = why_pending(replace(context, observation=seen), of, name)
+    if pending.lost:
+        return Decision(context.status, Action.CREATE_PREFLIGHT, context.now + _REQUEUE)
     looks = (begins + USUAL_START, slow_from(context, pods, begins, pending))
     due = next((look for look in looks if look > context.now), context.now + _REQUEUE)
     if pending.reason is Reason.STARTING and context.now < looks[-1]:

@@ -9,7 +9,7 @@ from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.volumes import Mount, uses_hub
 from finetune_core.settings import OperatorSettings
 
-TOKEN_FOLDER, TOKEN_KEY = "/var/run/finetune-hub", "token"
+TOKEN_FOLDER, TOKEN_KEY, TOKEN_VOLUME = "/var/run/finetune-hub", "token", "hub-token"
 
 
 def secret_of(job: FineTuneJob) -> str | None:
@@ -25,7 +25,7 @@ def token_mount(job: FineTuneJob) -> list[Mount]:
         return []
     items = [{"key": TOKEN_KEY, "path": TOKEN_KEY}]
     secret: dict[str, Any] = {"secretName": name, "items": items, "defaultMode": 0o440}
-    return [Mount({"name": "hub-token", "secret": secret}, TOKEN_FOLDER)]
+    return [Mount({"name": TOKEN_VOLUME, "secret": secret}, TOKEN_FOLDER)]
 
 
 def administrators_environment(settings: OperatorSettings) -> dict[str, str]:

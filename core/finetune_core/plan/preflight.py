@@ -49,18 +49,20 @@ def preflight_plan(
     *,
     output_bound: bool,
     gpus: Gpus | None = None,
+    in_config_map: bool = False,
 ) -> Plan:
     """The objects of a try of preflight. It makes no claim, as a job that fails is not to leave one behind.
 
     `output_bound` says whether the output claim has a volume. One that has none yet is not mounted: it may get its
     volume where its first pod runs, and the pod with the GPUs could not follow. `gpus` is what nodes show, where the
-    administrator does not say how much memory a GPU has.
+    administrator does not say how much memory a GPU has. `in_config_map` is for a try whose Job mounts a ConfigMap
+    already.
     """
     child, silent = preflight_child(job, number), settings.model_copy(update={"progress_url": None})
     config = preflight_config(job, resolved, settings, output_bound=output_bound, gpus=gpus)
     places = [one for one in mounts_of(job, resolved.output_uri) if output_bound or one.path != OUTPUT]
     few = _on_few_cpus(resolved)
-    files = files_of(child, config, {CA_FILE: ca_certificate}, in_config_map=False)
+    files = files_of(child, config, {CA_FILE: ca_certificate}, in_config_map=in_config_map)
     return Plan(
         claim=None,
         config_map=config_map_of(job, child, files),

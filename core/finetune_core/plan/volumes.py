@@ -13,7 +13,7 @@ from finetune_api.model import Dtype
 from finetune_api.run import OutputPaths
 from finetune_core.plan.finetunejob import FineTuneJob
 
-OUTPUT = "/mnt/output"
+OUTPUT, OUTPUT_VOLUME = "/mnt/output", "output"
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,38 @@ def mount_path(place: uris.Location) -> str:
 
 def input_uris(job: FineTuneJob) -> Iterator[str]:
     """Every URI that the job reads."""
+    return (uri for _, uri in _input_fields(job))
+
+
+def _input_fields(job: FineTuneJob) -> Iterator[tuple[str, str]]:
+    """The same, each with the field that has it."""
     if job.spec.model:
-        yield job.spec.model.uri
+        yield "spec.model.uri", job.spec.model.uri
         if job.spec.model.tokenizer and job.spec.model.tokenizer.uri:
-            yield job.spec.model.tokenizer.uri
-    if job.spec.dataset:
-        data = job.spec.dataset
-        sources = (data.train, data.validation, data.test)
-        yield from (source.uri for source in sources if source and source.uri)
+            yield "spec.model.tokenizer.uri", job.spec.model.tokenizer.uri
+    if data := job.spec.dataset:
+        for name, source in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+            if source and source.uri:
+                yield f"spec.dataset.{name}.uri", source.uri
     if job.spec.training:
-        yield from (other.uri for other in job.spec.training.evaluation.forgetting)
+        for number, other in enumerate(job.spec.training.evaluation.forgetting):
+            yield f"spec.training.evaluation.forgetting[{number}].uri", other.uri
     if template := template_uri(job):
-        yield template
+        yield "spec.objective.causalLM.chatTemplate", template
+
+
+def fields_in(job: FineTuneJob, place: uris.Location) -> list[str]:
+    """The fields whose URIs lead into this claim or ConfigMap."""
+    asked = job.spec.output.uri if job.spec.output else None
+    fields = [*_input_fields(job), *([("spec.output.uri", asked)] if asked else [])]
+    found = [(field, uris.parse(uri)) for field, uri in fields if not uris.is_hub(uri)]
+    return [field for field, of in found if (of.scheme, of.name) == (place.scheme, place.name)]
+
+
+def place_of(job: FineTuneJob, volume: str, output_uri: str) -> uris.Location | None:
+    """What a volume of a pod has, if it is one of the job's inputs or its output."""
+    places = {_input_volume(number): place for number, place in enumerate(input_locations(job))}
+    return (places | {OUTPUT_VOLUME: uris.parse(output_uri)}).get(volume)
 
 
 def template_uri(job: FineTuneJob) -> str | None:
@@ -84,18 +104,22 @@ def mounts_of(job: FineTuneJob, output_uri: str) -> list[Mount]:
     """The volumes of inputs and output."""
     mounts = [_input_mount(number, place) for number, place in enumerate(input_locations(job))]
     output = uris.parse(output_uri)
-    volume = {"name": "output", "persistentVolumeClaim": {"claimName": output.name}}
+    volume = {"name": OUTPUT_VOLUME, "persistentVolumeClaim": {"claimName": output.name}}
     return [*mounts, Mount(volume, OUTPUT, read_only=False)]
 
 
 def _input_mount(number: int, place: uris.Location) -> Mount:
-    name = f"input-{number}"
+    name = _input_volume(number)
     if place.scheme == "pvc":
         # the mount is read-only, not the claim: a claim that is also the output must stay writable in the pod
         volume: dict[str, Any] = {"name": name, "persistentVolumeClaim": {"claimName": place.name}}
     else:
         volume = {"name": name, "configMap": {"name": place.name}}
     return Mount(volume, mount_path(place))
+
+
+def _input_volume(number: int) -> str:
+    return f"input-{number}"
 
 
 def shared_tokens(parent_uid: str) -> str:

@@ -4,6 +4,7 @@ Of ConfigMaps, those that a Job mounts: of large runs, and of an earlier operato
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,6 +124,24 @@ async def test_to_stop_an_attempt_costs_no_request_for_a_config_map_that_it_does
     await children_of(server, cache).stop_attempt(parse(stored(job())), 1)
     assert server.objects == {}
     assert server.requests == requests
+
+
+async def test_the_config_map_of_a_preflight_is_made_again_as_its_pod_knows_it() -> None:
+    """Though the configuration would fit into the pod now, and a volume that the pod does not mount is bound."""
+    server, cache = ApiServer(), Cache()
+    of = parse(stored(job(objective=LARGE_OBJECTIVE, resources={"gpusPerNode": 0})))
+    resolved, children = resolve(of, settings()), children_of(server, cache)
+    await children.create_preflight(of, resolved, 1)
+    (key,) = [key for key in server.objects if key[0] == "ConfigMap"]
+    first = server.objects.pop(key)
+    claim = resolved.output_uri.removeprefix("pvc://").partition("/")[0]
+    server.objects["PersistentVolumeClaim", claim] = {"status": {"phase": "Bound"}}
+    await children.create_preflight(of, resolved, 1)
+    assert server.objects[key]["data"] == first["data"]
+    small = replace(of, spec=parse(stored(job(resources={"gpusPerNode": 0}))).spec)
+    server.objects.pop(key)
+    await children.create_preflight(small, resolve(small, settings()), 1)
+    assert key in server.objects
 
 
 async def test_the_config_map_of_an_earlier_operator_is_made_again_and_deleted() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api.status import ConditionType
 from finetune_core.decide.observation import InputView, JobView, PodView
-from unit.operator.worlds import Life, child, over, parsed, pod, seconds, seen, settings
+from unit.operator.worlds import Life, child, condition, over, parsed, pod, seconds, seen, settings
 
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 NO_CLAIM = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."
@@ -98,6 +99,100 @@ def test_a_pending_job_says_why(views: list[View], reason: str, says: str) -> No
     found = pending(*views)
     assert found[0] == reason
     assert says in found[1]
+
+
+def cannot(volume: str, why: str) -> str:
+    return f'MountVolume.SetUp failed for volume "{volume}" : {why}'
+
+
+NFS = """mount failed: exit status 32
+Mounting command: mount
+Output: mount.nfs: Connection refused
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "what", "remedy"),
+    [
+        (
+            cannot("pv-7", NFS),
+            "StorageFailed",
+            "the claim demo (spec.model.uri, spec.dataset.train.uri) cannot be mounted on node n1: MountVolume.SetUp"
+            ' failed for volume "pv-7" : mount failed: exit status 32 Mounting command: mount Output: mount.nfs:'
+            " Connection refused",
+            "check that the storage server runs and lets the node mount it",
+        ),
+        (
+            cannot("input-1", 'configmap "chat" not found'),
+            "MissingObject",
+            "ConfigMap chat (spec.dataset.validation.uri) cannot be mounted",
+            "create it, and the job continues",
+        ),
+        (
+            cannot("hub-token", "references non-existent secret key: token"),
+            "MissingObject",
+            "Secret hub (spec.model.credentials.secretName) cannot be mounted",
+            "add that key, and the job continues",
+        ),
+        (
+            cannot("pv-7", "driver name x.example not found in the list of registered CSI drivers"),
+            "StorageFailed",
+            "the claim demo (",
+            "install that CSI driver on the node",
+        ),
+        (
+            'Multi-Attach error for volume "pv-9" Volume is already exclusively attached to one node',
+            "StorageFailed",
+            "the volume pv-9 cannot be mounted",
+            "the volume is free when the pods that use it on another node have ended",
+        ),
+        (
+            "Unable to attach or mount volumes: unmounted volumes=[output config], timed out",
+            "StorageFailed",
+            "the claim movie-sentiment-7d2c1e8a cannot be mounted",
+            "the job continues when that is resolved",
+        ),
+        (
+            "it is broken.",
+            "StorageFailed",
+            "a volume cannot be mounted on node n1: it is broken;",
+            "resolved",
+        ),
+    ],
+)
+def test_a_volume_that_cannot_be_mounted_is_named_with_its_field_and_what_to_do(
+    said: str, reason: str, what: str, remedy: str
+) -> None:
+    fields: dict[str, Any] = {
+        "model": {"uri": "pvc://demo/models/base", "credentials": {"secretName": "hub"}},
+        "dataset": {
+            "train": {"uri": "pvc://demo/data/rows.jsonl"},
+            "validation": {"uri": "configMap://chat/rows.jsonl"},
+            "test": {"uri": "hf://datasets/org/rows/test.jsonl"},
+        },
+    }
+    found, message = pending(claim(volume="pv-7"), pod(node="n1", unmounted=said), **fields)
+    assert found == reason
+    assert message.startswith(what)
+    assert message.endswith(remedy) or remedy in message.rpartition("; ")[2]
+
+
+def test_an_image_that_cannot_be_pulled_says_that_the_volumes_are_mounted() -> None:
+    reason, _ = pending(pod(node="n1", unmounted=cannot("input-0", NFS), waiting_reason="ErrImagePull"))
+    assert reason == "ImagePullFailed"
+
+
+def test_an_unmountable_volume_counts_as_missing_from_when_its_pod_was_scheduled() -> None:
+    life = Life()
+    life.reconcile()
+    stuck = pod(node="n1", unmounted=cannot("input-0", NFS), scheduled=seconds(500))
+    decision = life.reconcile(seen(child(), stuck), at=2299)
+    assert (life.reason, decision.requeue_at) == ("StorageFailed", seconds(2300))
+    life.reconcile(seen(child(), stuck), at=2300)
+    life.reconcile(seen(), at=2301)
+    assert life.phase == "Failed"
+    assert condition(life.status, ConditionType.FAILED).reason == "StartupDeadlineExceeded"
+    assert "Connection refused" in life.message
 
 
 def test_a_claim_that_binds_with_its_first_consumer_does_not_hide_the_missing_gpu() -> None:

@@ -20,9 +20,10 @@ from finetune_api.status import (
     TrialState,
 )
 from finetune_core.decide.actions import Action
-from finetune_core.decide.observation import JobView, Observation, PodView
+from finetune_core.decide.observation import InputView, JobView, Observation, PodView
 from finetune_core.decide.preflight import MOST_RETRIES, awaits_preflight
 from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import preflight_name
 from finetune_core.plan.preflight import preflight_plan
 from finetune_core.plan.reading import parse
 from unit.operator.worlds import (
@@ -289,6 +290,28 @@ def test_why_it_does_not_start_is_said_as_for_an_attempt() -> None:
     assert life.message.startswith("preflight: no node fits: 0/3 nodes: Insufficient cpu")
     life.reconcile(seen(child(), running_pod()), at=9)
     assert life.reason == "Preflight"
+
+
+def test_a_volume_that_its_pod_cannot_mount_is_said() -> None:
+    life = checked_job()
+    life.reconcile()
+    said = 'MountVolume.SetUp failed for volume "input-0" : mount failed: exit status 32'
+    life.reconcile(seen(child(), pod(node="n1", unmounted=said)), at=20)
+    assert life.reason == "StorageFailed"
+    assert life.message.startswith(
+        "preflight: the claim demo (spec.model.uri, spec.dataset.train.uri) cannot be"
+    )
+
+
+def test_a_config_map_that_somebody_deleted_before_its_pod_had_it_is_made_again() -> None:
+    life = checked_job()
+    before = life.reconcile().status
+    lost = InputView("ConfigMap", preflight_name(life.job, 1), exists=False)
+    waits = replace(seen(child(mounts_config_map=True), pod(node="n1")), inputs=(lost,))
+    decision = life.reconcile(waits, at=20)
+    assert (decision.action, decision.status) == (CHECK, before)
+    decision = life.reconcile(replace(waits, inputs=(replace(lost, exists=True),)), at=21)
+    assert decision.action is Action.NOTHING
 
 
 @pytest.mark.parametrize("field", ["kind", "gpuProduct"])

@@ -24,9 +24,9 @@ from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.reconcile import Reconciler
-from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.runs import Runs
+from finetune_operator.warning_events import WarningEvents
 from mounted import files_in
 from unit.operator.worlds import T0, planned, settings
 
@@ -66,7 +66,7 @@ def reconciler(server: Any, cache: Cache) -> Reconciler:
     metrics = Metrics(cache)
     runs = Runs(server, cache, children, settings())
     kueue = Kueue(server, settings())
-    inputs, refused_pods, poster = Inputs(server), RefusedPods(server), Poster(server)
+    inputs, warning_events, poster = Inputs(server), WarningEvents(server), Poster(server)
     return Visit(
         cache,
         server,
@@ -76,7 +76,7 @@ def reconciler(server: Any, cache: Cache) -> Reconciler:
         metrics,
         settings(),
         inputs,
-        refused_pods,
+        warning_events,
         kueue,
         poster,
         clock=lambda: T0,
@@ -333,6 +333,71 @@ async def test_why_a_job_has_no_pod_is_read_from_the_newest_of_its_events() -> N
     assert condition["reason"] == "ChildRefused"
     assert "exceeded quota: q" in condition["message"]
     assert server.asked == ["reason=FailedCreate"]
+
+
+CANNOT = 'MountVolume.SetUp failed for volume "input-0" : mount failed: exit status 32'
+
+
+def stuck_pod(**status: Any) -> Body:
+    """A pod of the first attempt that a node has had since the beginning."""
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+    (sandbox,) = status.pop("conditions", [{"type": "PodReadyToStartContainers", "status": "False"}])
+    conditions = {"phase": "Pending", "conditions": [scheduled, sandbox]}
+    return ended_pod("") | {"spec": {"nodeName": "n1"}, "status": conditions | status}
+
+
+async def stuck(server: WithoutPod, after: float, pod: Body) -> Body:
+    """The condition of a job whose pod has been on a node for some seconds."""
+    cache = Cache()
+    cache.put_child("Pod", pod)
+    return condition_of(await waiting(server, after, cache), "Running")
+
+
+def mount_event(time: str) -> Body:
+    return event_of(7, CANNOT, of="pod-uid") | {"lastTimestamp": time}
+
+
+async def test_why_a_volume_cannot_be_mounted_is_read_from_the_events_of_the_pod() -> None:
+    server = WithoutPod(mount_event("2026-01-01T12:00:05Z"))
+    condition = await stuck(server, 11, stuck_pod())
+    assert condition["reason"] == "StorageFailed"
+    assert "the claim demo (spec.model.uri" in condition["message"]
+    assert "cannot be mounted on node n1" in condition["message"]
+    assert server.asked == ["reason=FailedMount", "reason=FailedAttachVolume"]
+
+
+async def test_an_event_from_before_the_pod_had_its_node_says_nothing() -> None:
+    server = WithoutPod(mount_event("2026-01-01T11:59:59Z"))
+    assert (await stuck(server, 40, stuck_pod()))["reason"] == "Starting"
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        stuck_pod(conditions=[{"type": "PodReadyToStartContainers", "status": "True"}]),
+        stuck_pod(
+            containerStatuses=[
+                {"name": "trainer", "state": {"running": {"startedAt": "2026-01-01T12:00:20Z"}}}
+            ]
+        ),
+    ],
+    ids=["its volumes are mounted, and its image is pulled", "it has started"],
+)
+async def test_events_about_mounts_are_not_asked_for_once_that_is_over(pod: Body) -> None:
+    server = WithoutPod(mount_event("2026-01-01T12:00:05Z"))
+    assert (await stuck(server, 40, pod))["reason"] in ("Starting", "Running")
+    assert server.asked == []
+
+
+async def test_events_about_mounts_are_not_asked_for_while_mounting_may_take() -> None:
+    server, cache = WithoutPod(mount_event("2026-01-01T12:00:05Z")), Cache()
+    cache.put_child("Pod", stuck_pod())
+    await waiting(server, 9, cache)
+    assert server.asked == []
+
+
+async def test_without_the_right_to_read_events_a_stuck_pod_is_starting() -> None:
+    assert (await stuck(WithoutPod(code=403), 40, stuck_pod()))["reason"] == "Starting"
 
 
 async def test_the_event_of_a_version_that_was_reconciled_without_a_write_brings_no_visit() -> None:

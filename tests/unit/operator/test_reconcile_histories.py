@@ -28,10 +28,10 @@ from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
 from finetune_operator.poster import Poster
 from finetune_operator.reconcile import Reconciler
-from finetune_operator.refused_pods import RefusedPods
 from finetune_operator.reports import Reports
 from finetune_operator.resync import Resync
 from finetune_operator.runs import Runs
+from finetune_operator.warning_events import WarningEvents
 from unit.operator import worlds
 from unit.operator.model_cluster import WATCHED, Body, Fault, Killed, ModelCluster
 from unit.operator.worlds import MODEL, T0, RunReport
@@ -80,7 +80,7 @@ class Operator:
             Metrics(self.cache),
             self.settings,
             Inputs(cluster),
-            RefusedPods(cluster),
+            WarningEvents(cluster),
             kueue,
             self.poster,
             clock=SteadyClock(self.wall, lambda: self.cluster.now),

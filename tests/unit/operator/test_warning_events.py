@@ -1,4 +1,4 @@
-"""Why pods are refused is read once for all jobs of a namespace, and again soon."""
+"""What Events warn of is read once for all jobs of a namespace, and again soon."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from finetune_operator import refused_pods
+from finetune_core.wire import time_of
+from finetune_operator import warning_events
 from finetune_operator.errors import ApiError
-from finetune_operator.refused_pods import RefusedPods
+from finetune_operator.warning_events import REFUSED, UNMOUNTED, WarningEvents
 
 Body = dict[str, Any]
 
@@ -18,13 +19,14 @@ class Server:
     """Events of each namespace, and how often they were listed."""
 
     def __init__(self, **events: list[Body] | ApiError) -> None:
-        self.events, self.lists = events, list[str]()
+        self.events, self.lists, self.fields = events, list[str](), list[str]()
 
     async def pages(
         self, kind: str, namespace: str, selector: str = "", fields: str = ""
     ) -> AsyncIterator[list[Body]]:
-        assert (kind, fields) == ("Event", "reason=FailedCreate")
+        assert kind == "Event"
         self.lists.append(namespace)
+        self.fields.append(fields)
         await asyncio.sleep(0)
         found = self.events[namespace]
         if isinstance(found, ApiError):
@@ -51,12 +53,23 @@ class Clock:
         return self.now
 
 
-def of(clock: Clock | None = None, **events: list[Body] | ApiError) -> tuple[Server, RefusedPods]:
+@dataclass
+class Refusals:
+    """Why pods are refused."""
+
+    events: WarningEvents
+
+    async def why(self, namespace: str, uid: str) -> str | None:
+        found = await self.events.newest(namespace, uid, REFUSED)
+        return found.message if found else None
+
+
+def of(clock: Clock | None = None, **events: list[Body] | ApiError) -> tuple[Server, Refusals]:
     server = Server(**events)
-    return server, RefusedPods(server, clock or Clock())  # type: ignore[arg-type]
+    return server, Refusals(WarningEvents(server, clock or Clock()))  # type: ignore[arg-type]
 
 
-async def both(pods: RefusedPods) -> tuple[str | None, str | None]:
+async def both(pods: Refusals) -> tuple[str | None, str | None]:
     """Two answers about a Job, asked for at the same time."""
     first, second = await asyncio.gather(pods.why("team", "one"), pods.why("team", "one"))
     return first, second
@@ -122,7 +135,44 @@ async def test_a_strange_event_is_passed_over(strange: Body) -> None:
 async def test_a_tenant_who_makes_endless_events_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(refused_pods, "_MOST", 10)
+    monkeypatch.setattr(warning_events, "_MOST", 10)
     _, pods = of(team=[event(f"uid-{number}", 1, "x" * 5000) for number in range(100)])
     assert len(await pods.why("team", "uid-9") or "") == 1024
     assert await pods.why("team", "uid-10") is None
+
+
+CAUSE = 'MountVolume.SetUp failed for volume "input-0" : configmap "rows" not found'
+SUMMARY = (
+    "Unable to attach or mount volumes: unmounted volumes=[input-0], timed out waiting for the condition"
+)
+
+
+async def test_a_cause_is_told_rather_than_a_newer_summary_without_one() -> None:
+    server, _ = of(team=[event("pod", 3, CAUSE), event("pod", 9, SUMMARY), event("other", 4, SUMMARY)])
+    events = WarningEvents(server)  # type: ignore[arg-type]
+    told = [await events.newest("team", uid, UNMOUNTED) for uid in ("pod", "other")]
+    assert [one and one.message for one in told] == [CAUSE, SUMMARY]
+    assert server.fields == ["reason=FailedMount", "reason=FailedAttachVolume"]
+
+
+async def test_events_of_other_reasons_are_listed_apart() -> None:
+    server, _ = of(team=[event("uid", 1)])
+    events = WarningEvents(server)  # type: ignore[arg-type]
+    assert await events.newest("team", "uid", REFUSED)
+    assert await events.newest("team", "uid", UNMOUNTED)
+    assert len(server.fields) == 3
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"firstTimestamp": "2026-01-01T11:00:00Z", "lastTimestamp": "2026-01-01T12:00:00Z"}, True),
+        ({"lastTimestamp": None, "eventTime": "2026-01-01T12:00:00.000000Z"}, True),
+        ({"lastTimestamp": 7}, False),
+    ],
+)
+async def test_when_it_was_said_last_is_read(times: Body, said: bool) -> None:
+    server, _ = of(team=[event("uid", 1) | times])
+    found = await WarningEvents(server).newest("team", "uid", UNMOUNTED)  # type: ignore[arg-type]
+    assert found
+    assert found.time == (time_of("2026-01-01T12:00:00Z") if said else None)
