@@ -112,6 +112,24 @@ async def test_it_is_listed_anew_once_the_answer_is_old() -> None:
     assert await pods.why("team", "uid") == "exceeded quota"
 
 
+async def test_a_list_that_takes_long_is_asked_for_less_often() -> None:
+    clock = Clock()
+
+    class Slow(Server):
+        async def pages(self, *args: Any, **fields: Any) -> AsyncIterator[list[Body]]:
+            clock.now += 2
+            async for page in super().pages(*args, **fields):
+                yield page
+
+    server = Slow(team=[])
+    pods = Refusals(WarningEvents(server, clock))  # type: ignore[arg-type]
+    began = clock.now
+    for later, lists in ((0, 1), (5, 1), (39, 1), (40, 2)):
+        clock.now = max(clock.now, began + later)
+        await pods.why("team", "uid")
+        assert len(server.lists) == lists, later
+
+
 async def test_without_the_right_to_read_events_nothing_is_known() -> None:
     _, pods = of(team=ApiError("GET", "events", 403, "forbidden"))
     assert await pods.why("team", "uid") is None
