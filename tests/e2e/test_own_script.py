@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from e2e.jobs import Jobs
+from e2e.jobs import ONE_THREAD, Jobs
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own-script" / "job.yaml"
 
@@ -13,7 +13,8 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
     spec = yaml.safe_load(EXAMPLE.read_text())["spec"]
     spec["model"]["uri"] = "pvc://demo/models/tiny"
     spec["dataset"]["train"]["uri"] = "pvc://demo/data/few.jsonl"
-    spec["env"] = [{"name": "EPOCHS", "value": "40"}]  # half a minute: it reports its steps every few seconds
+    epochs = {"name": "EPOCHS", "value": "20"}  # some seconds, with a report every few
+    spec["env"] = [epochs, ONE_THREAD]
     jobs.apply("own-script", spec)
     seen = jobs.wait("own-script", "in progress", lambda s: (s.get("progress") or {}).get("loss", 0) > 0)
     assert seen["progress"]["step"] <= seen["progress"]["totalSteps"]
@@ -27,6 +28,7 @@ def test_a_hugging_face_script_shows_progress_and_its_output_is_recorded(jobs: J
 def test_a_script_uses_the_libraries_of_the_script_image_without_the_internet(jobs: Jobs) -> None:
     spec = {
         "command": ["python", "/mnt/claims/demo/scripts/library_script.py"],
+        "env": [ONE_THREAD],
         "model": {"uri": "pvc://demo/models/tiny"},
         "dataset": {"train": {"uri": "pvc://demo/data/few.jsonl"}},
     }

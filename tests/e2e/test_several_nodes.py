@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from e2e.jobs import Body, Jobs, tiny
+from e2e.jobs import ONE_THREAD, Body, Jobs, tiny
 from finetune_trainer.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def test_torchrun_accelerate_and_python_join_the_other_pod_by_themselves(jobs: J
 def test_two_pods_that_train_apart_are_stopped_with_that_sentence(jobs: Jobs) -> None:
     unset = [part for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") for part in ("-u", name)]
     spec = script_of("env", *unset, "python", "/mnt/claims/demo/scripts/train.py")
-    spec |= {"env": [{"name": "EPOCHS", "value": "400"}]}
+    spec |= {"env": [{"name": "EPOCHS", "value": "400"}, ONE_THREAD]}
     jobs.apply("apart", spec)
     status = jobs.wait("apart", "failed", lambda one: one.get("phase") == "Failed")
     assert "both report as process zero" in status["display"]["message"]
