@@ -109,7 +109,7 @@ class Cache:
         if known is None or _version(body) > _version(known):
             if known is not None:
                 self._forget_run(key, known)
-            self.finetunejobs[key] = kept = _kept_finetunejob(body, self._sharing)
+            self.finetunejobs[key] = kept = _kept_finetunejob(body, known, self._sharing)
             if found := parent_in(kept["metadata"]):
                 self._runs.setdefault(found.uid, {})[key] = found.run
             if known is not None and uid_of(known) != uid_of(body):
@@ -358,7 +358,7 @@ def parent_key(body: Body) -> Key | None:
     return Key(body["metadata"]["namespace"], found.name) if found else None
 
 
-def _kept_finetunejob(body: Body, sharing: Sharing) -> Body:
+def _kept_finetunejob(body: Body, known: Body | None, sharing: Sharing) -> Body:
     metadata, labels = _identity(body, _IDENTITY_OF_JOBS), labels_in(body)
     if parent_in(body["metadata"]):
         metadata |= {"ownerReferences": _controllers(body)}
@@ -367,8 +367,17 @@ def _kept_finetunejob(body: Body, sharing: Sharing) -> Body:
     kept = {"metadata": metadata}
     if "status" in body:
         kept["status"] = sharing.shared(body["status"])
+    if known is not None and _has_spec_of(known, body):
+        return kept | {"spec": known["spec"]}
     spec = body.get("spec")
     return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": sharing.shared(spec)}
+
+
+def _has_spec_of(known: Body, body: Body) -> bool:
+    """Whether the spec that is known is that of `body`: with each change of it the generation rises."""
+    generation = body["metadata"].get("generation")
+    same = (uid_of(known), known["metadata"].get("generation")) == (uid_of(body), generation)
+    return same and generation is not None and "spec" in known
 
 
 def _child(kind: str, body: Body, owner: str, key: Key) -> Child:

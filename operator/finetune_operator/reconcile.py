@@ -208,8 +208,7 @@ class Reconciler:
         self, body: Body, status: FineTuneJobStatus, before: FineTuneJobStatus | None = None
     ) -> list[Event]:
         """Write the status if it has changed; returns the Events of its transitions."""
-        wire = wire_within_limit(status)
-        if wire == body.get("status"):
+        if status is before or (wire := wire_within_limit(status)) == body.get("status"):
             self.cache.settle(body)
             return []
         meta = body["metadata"]

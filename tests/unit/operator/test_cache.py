@@ -333,6 +333,21 @@ def with_large_metadata(body: Json, large: Json) -> Json:
     return body | {"metadata": body["metadata"] | added}
 
 
+def test_a_spec_is_read_again_when_its_generation_has_risen() -> None:
+    cache, first = Cache(), a_job(1)
+    cache.put_finetunejob(first)
+    kept = cache.finetunejobs[KEY]["spec"]
+    cache.put_finetunejob(a_job(2) | {"status": {"attempt": 1}})
+    assert cache.finetunejobs[KEY]["spec"] is kept
+    changed = a_job(3)
+    changed["metadata"]["generation"] += 1
+    cache.put_finetunejob(changed | {"spec": changed["spec"] | {"suspend": True}})
+    assert cache.finetunejobs[KEY]["spec"]["suspend"] is True
+    again = a_job(4, uid=OTHER)
+    cache.put_finetunejob(again | {"spec": again["spec"] | {"suspend": False}})
+    assert cache.finetunejobs[KEY]["spec"]["suspend"] is False
+
+
 @pytest.mark.parametrize("field", ["command", "env", "image"])
 def test_a_finetunejob_with_a_large_spec_is_kept_without_it(field: str) -> None:
     cache, body = Cache(), a_job()

@@ -407,7 +407,7 @@ async def test_the_event_of_a_version_that_was_reconciled_without_a_write_brings
     noted, key = versioned(known, 50), Key("default", "movie-sentiment")
     assert update(cache, "FineTuneJob", "MODIFIED", noted) == [key]
     await replace(reconciler(server, cache), clock=Clock(T0 + timedelta(seconds=2)))(key)
-    assert len(server.written) == 1
+    assert server.written == []
     assert update(cache, "FineTuneJob", "ADDED", noted) == [], "Kopf lists what the first LIST has brought"
     assert update(cache, "FineTuneJob", "MODIFIED", versioned(known, 51)) == [key]
 
