@@ -337,6 +337,8 @@ def controlled(kind: str, body: Body) -> bool:
     name = name_in(labels)
     if name is None or (kind == "Job" and body["metadata"]["name"] != name):
         return False
+    if kind == "Pod" and _left_by(name, body):
+        return True
     wanted = {
         "Job": {"kind": KIND, "uid": labels[JOB_UID]},
         "Pod": {"kind": "Job", "name": name},
@@ -345,6 +347,14 @@ def controlled(kind: str, body: Body) -> bool:
         isinstance(reference, dict) and wanted.items() <= reference.items()
         for reference in (references if isinstance(references, list) else [])
     )
+
+
+def _left_by(job: str, pod: Body) -> bool:
+    """Whether a pod without owner was made by the Job of this name, which was then deleted without it."""
+    meta = pod["metadata"]
+    prefix = meta.get("generateName")
+    made = isinstance(prefix, str) and prefix.startswith(f"{job}-") and meta["name"].startswith(prefix)
+    return made and not meta.get("ownerReferences")
 
 
 def _version(body: Body) -> int:

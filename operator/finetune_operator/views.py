@@ -82,6 +82,7 @@ def pod_view(body: Body, *, deleted: bool = False) -> PodView:
         created=time_of(at(body, "metadata", "creationTimestamp")),
         index=index_in(labels_in(body)),
         checks_only=_checks_only(body),
+        orphaned=not items(body, "metadata", "ownerReferences"),
         uid=text(body, "metadata", "uid") or "",
         mounted="PodReadyToStartContainers" in conditions,
     )

@@ -149,3 +149,37 @@ def test_labels_that_a_policy_rewrites_hide_neither_pod_nor_claim(world: World) 
     status = world.until_phase(name, "Succeeded")
     assert [one["reason"] for one in status["attempts"]] == ["StorageFailed", "Succeeded"]
     assert world.rest("GET", path)["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_a_pod_left_by_its_job_is_stopped_by_hand_and_no_attempt_begins_beside_it(
+    world: World, operator: Operator
+) -> None:
+    name = world.apply()
+    pod = world.run(name)
+    world.until_phase(name, "Running")
+    path = world.at(CHILDREN, world.children(name)[0]["metadata"]["name"])
+    world.rest("DELETE", path, {"propagationPolicy": "Orphan", "apiVersion": "v1", "kind": "DeleteOptions"})
+    until(lambda: not world.children(name), "its Job is gone")
+    operator.kill()
+    operator.start().ready()
+    world.change(name, suspend=True)
+    said = until(
+        lambda: "orphan" in (m := world.condition(name, "Running")["message"]) and m, "the pod is named"
+    )
+    assert f"kubectl delete pod {pod} -n {NAMESPACE}" in said
+    world.rest("DELETE", world.at(PODS, pod))
+    world.obey(pod)
+    status = world.until_phase(name, "Suspended")
+    assert [one["reason"] for one in status["attempts"]] == ["Suspended"]
+
+
+def test_a_status_that_somebody_applies_by_force_hinders_no_stop(world: World) -> None:
+    name = world.apply()
+    pod = world.run(name)
+    world.until_phase(name, "Running")
+    world.write_status(name, {"attempt": 7, "phase": "Failed"})
+    world.until_phase(name, "Running")
+    assert world.status(name)["attempt"] == 1
+    world.change(name, suspend=True)
+    world.obey(pod)
+    world.until_phase(name, "Suspended")

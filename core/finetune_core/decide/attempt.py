@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
-from finetune_api.status import AttemptStatus, Phase, Reason
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
@@ -45,6 +45,7 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
     child, pods = context.observation.job(attempt.number), context.observation.pods_of(attempt.number)
     if child is None and attempt.running_time is None and all(pod.never_ran for pod in pods):
         return _without_job(context, attempt)
+    stored = context.status
     context, attempt = _observed(context, attempt, pods)
     if _is_over(child, pods) or _over_before_its_job(context, pods):
         return close(context, attempt)
@@ -61,7 +62,7 @@ def during_attempt(context: Context, attempt: AttemptStatus) -> Decision | Conte
         return held(context, attempt, child, pods)
     if lost := next((pod for pod in pods if pod.unreachable(context.now)), None):
         return _stop_the_others(context, attempt, lost)
-    return _ongoing(context, attempt)
+    return _ongoing(context, attempt, stored)
 
 
 def _is_over(child: JobView | None, pods: tuple[PodView, ...]) -> bool:
@@ -154,6 +155,12 @@ def _stop(context: Context, attempt: AttemptStatus) -> Decision:
             f"attempt {attempt.number} has stopped ({why}), and a finalizer keeps its pod; kubectl get pod {kept.name}"
             f" -n {context.job.namespace} -o jsonpath='{{.metadata.finalizers}}' shows whose it is"
         )
+    if left := next((pod for pod in pods if pod.orphaned and not pod.deleting and not pod.finished), None):
+        message = (
+            f"attempt {attempt.number} is to stop ({why}), but the pod {left.name} runs on without its Job, which"
+            f" somebody deleted with --cascade=orphan; kubectl delete pod {left.name} -n {context.job.namespace} stops"
+            " it"
+        )
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, message)
     return context.with_attempt(attempt).conclude(
         verdict, Action.STOP_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING
@@ -170,16 +177,17 @@ def _stop_the_others(context: Context, attempt: AttemptStatus, lost: PodView) ->
     )
 
 
-def _ongoing(context: Context, attempt: AttemptStatus) -> Decision:
+def _ongoing(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus) -> Decision:
+    """`stored` is the status as it was: where nothing is written, no sum may grow without the attempt's record."""
     pods = context.observation.pods_of(attempt.number)
     awaited = [pod for pod in pods if not _counted_already(attempt, pod)]
     if any(pod.finished and not pod.never_ran for pod in awaited) and all(pod.finished for pod in pods):
         # how it ended is written once the Job controller has counted the pod
-        return Decision(context.status, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
+        return Decision(stored, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
     running = tuple(pod for pod in pods if pod.started and not pod.finished)
     begun = {pod.index for pod in pods if pod.started}
     if not running or len(begun) < context.nodes:
-        return _pending(context, attempt)
+        return _pending(context, attempt, stored)
     context, attempt, progress_due = _with_progress(context, attempt)
     context = context.with_attempt(attempt)
     return context.conclude(
@@ -220,19 +228,19 @@ def _activity(job: FineTuneJob) -> str:
     return "copies the best model and writes the report" if job.spec.search else "trains"
 
 
-def _pending(context: Context, attempt: AttemptStatus) -> Decision:
+def _pending(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus) -> Decision:
     begun, pods = _let_run(context, attempt), context.observation.pods_of(attempt.number)
     name = attempt_name(context.job, attempt.number)
     pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
     if pending.lost:
-        return Decision(context.status, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
+        return Decision(stored, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     due = _startup_deadline(context, begun, pending)
     if due is not None and context.now >= due:
         return _stop(context, _too_late(context, attempt, pending))
     slow = slow_from(context, pods, begun, pending)
     if pending.reason is Reason.STARTING and context.now < slow:
         looks = [look for look in (begun + USUAL_START, slow) if look > context.now]
-        return Decision(context.status, requeue_at=earliest(due, *looks))
+        return Decision(stored, requeue_at=earliest(due, *looks))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))

@@ -48,6 +48,8 @@ class PodView:
     created: datetime | None = None
     index: int = 0
     checks_only: bool = False
+    orphaned: bool = False
+    """Its Job was deleted without it."""
     uid: str = ""
     mounted: bool = False
     """Its sandbox, which is made once its volumes are mounted, has been there."""

@@ -181,6 +181,17 @@ def test_a_known_pod_stays_ours_when_its_job_is_deleted_without_it() -> None:
     assert versions(cache) == [("2", False)]
 
 
+def test_a_pod_whose_job_was_deleted_without_it_is_known_after_a_restart() -> None:
+    """Else another attempt would begin beside it."""
+    prefix = f"movie-sentiment-{UID[:8]}-a1-"
+    left = {"ownerReferences": [], "generateName": prefix}
+    cache = Cache()
+    cache.put_child("Pod", a_pod(1, name="a-copy", **left))
+    assert versions(cache) == []
+    cache.put_child("Pod", a_pod(2, name=f"{prefix}x7k2p", **left))
+    assert [pod.orphaned for pod in cache.pods_of("default", UID)] == [True]
+
+
 def test_a_pod_of_another_namespace_is_not_among_a_job_s_pods() -> None:
     cache = Cache()
     cache.put_child("Pod", a_pod(namespace="elsewhere"))

@@ -442,6 +442,29 @@ def test_a_pod_that_a_finalizer_keeps_after_its_end_is_said_to_be_kept() -> None
     assert life.phase == "Suspended"
 
 
+def test_a_pod_that_runs_on_without_its_job_is_named_when_it_is_to_stop() -> None:
+    life = Life().running()
+    life.change(suspend=True)
+    left = running_pod(orphaned=True)
+    life.reconcile(seen(left), at=20)
+    assert (life.phase, life.reason) == ("Pending", "Stopping")
+    assert life.message == (
+        "attempt 1 is to stop (spec.suspend), but the pod pod-a1 runs on without its Job, which somebody deleted with"
+        " --cascade=orphan; kubectl delete pod pod-a1 -n default stops it"
+    )
+    life.reconcile(seen(replace(left, deleting=True)), at=30)
+    assert life.message == "attempt 1 saves a checkpoint and stops (spec.suspend)"
+
+
+def test_the_number_of_the_open_attempt_that_somebody_edits_is_written_again() -> None:
+    """Its Job is stopped, and its reports are read, by this number."""
+    life = Life().running()
+    life.store(life.status.model_copy(update={"attempt": 7}))
+    life.change(suspend=True)
+    assert life.reconcile(seen(child(), running_pod()), at=5).action is STOP
+    assert life.status.attempt == 1
+
+
 def test_a_stop_that_was_begun_is_carried_out_though_suspend_was_taken_back() -> None:
     life = Life().running()
     life.change(suspend=True).reconcile(seen(child(), running_pod()), at=5)

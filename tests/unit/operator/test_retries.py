@@ -340,3 +340,13 @@ def test_of_a_script_that_names_no_checkpoint_no_lost_steps_are_known() -> None:
     life.reconcile(over(1, at=seconds(20)), at=21)
     first = life.status.attempts[0]
     assert (first.to_step, first.lost_steps) == (60, None)
+
+
+def test_the_wait_of_a_pod_that_has_ended_before_it_was_seen_counts_once() -> None:
+    life = Life()
+    life.reconcile()
+    ended = ended_pod(70, at=seconds(12), started=seconds(10))
+    for at in (12, 13, 14):
+        life.reconcile(seen(child(), ended), at=at)
+    life.reconcile(seen(child(failed=True), ended), at=15)
+    assert (life.status.usage.queued_seconds, life.status.usage.gpu_seconds) == (10, 2)

@@ -270,6 +270,25 @@ def test_a_job_runs_when_all_its_pods_do(views: list[PodView], says: str) -> Non
     assert (of.phase, of.message) == ("Running", "attempt 1 trains in 2 pods on nodes n0, n1")
 
 
+def test_visits_that_write_nothing_add_nothing_to_what_the_job_used() -> None:
+    of = life()
+    of.reconcile()
+    first = node(0, running_pod(since=seconds(4)))
+    for at in range(5, 20):
+        of.reconcile(seen(child(), first, node(1, pod())), at=at)
+    of.reconcile(seen(child(), first, node(1, running_pod(since=seconds(20)))), at=20)
+    assert of.phase == "Running"
+    assert of.status.usage.queued_seconds == 4
+    of.reconcile(
+        failed(node(0, ended_pod(75, at=seconds(60))), node(1, ended_pod(75, at=seconds(60)))), at=60
+    )
+    assert (of.status.usage.queued_seconds, of.status.usage.gpu_seconds, of.status.active_seconds) == (
+        4,
+        56,
+        56,
+    )
+
+
 def test_pods_on_one_machine_are_said_to_be() -> None:
     of = life()
     of.reconcile()
