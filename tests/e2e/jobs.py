@@ -10,6 +10,8 @@ from finetune_demo.platform import Platform
 Body = dict[str, Any]
 LABEL = "finetune.dev/job-name"
 GRACE_SECONDS = 30
+SLOW = 600
+"""Seconds that a job may take on a machine that has other work: two processes wait for each other at every step."""
 ONE_THREAD = {"name": "OMP_NUM_THREADS", "value": "1"}
 """For scripts: on a busy machine PyTorch's threads, which spin while they wait, make a step eight times slower."""
 

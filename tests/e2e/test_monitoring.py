@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.jobs import Body, Jobs, tiny
+from e2e.jobs import SLOW, Body, Jobs, tiny
 from finetune_api.exposition import Kind, Metric
 from finetune_demo.monitoring import Prometheus, prometheus
 from finetune_demo.platform import SYSTEM
@@ -30,8 +30,6 @@ RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for 
 INTERVAL = "2s"
 STEP = 3.0
 """Seconds between the times at which an expression is evaluated."""
-SLOW = 600
-"""Seconds that a job may take on a machine that has other work."""
 METRICS = [one for one in [*definitions(), *trainer.definitions()] if one != UNSERVED]
 """Without the one for a namespace that may not be listed, which takes an operator without rights."""
 DASHBOARDS = sorted((ROOT / "charts" / "finetune-operator" / "dashboards").glob("*.json"))

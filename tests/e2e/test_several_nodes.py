@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
-from e2e.jobs import ONE_THREAD, Body, Jobs, tiny
+from e2e.jobs import ONE_THREAD, SLOW, Body, Jobs, tiny
 from finetune_trainer.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,7 @@ for name in os.listdir("/proc"):
 """
 """All processes of a container but the first, which cannot be killed from inside and ends with them."""
 _STEPS = 200
-_PATIENCE = 600
-"""Seconds. Two processes that wait for each other at every layer suffer most from other work on the machine."""
+pytestmark = pytest.mark.timeout(2 * SLOW)
 
 
 def sharded(**resources: int) -> Body:
@@ -51,13 +51,13 @@ def test_two_pods_of_which_one_is_killed_give_the_bytes_of_two_processes_in_one(
     pods = sorted(pod["metadata"]["name"] for pod in jobs.children("pod", "two-nodes"))
     assert len(pods) == 2
     kill_pod(jobs, pods[1])
-    status = jobs.wait_phase("two-nodes", "Succeeded", _PATIENCE)
+    status = jobs.wait_phase("two-nodes", "Succeeded", SLOW)
     first, second = status["attempts"]
     assert first["reason"] == "Killed", "not what the other pod said of it"
     assert (second["fromStep"] >= 20, second["toStep"]) == (True, _STEPS)
     assert (status["effective"]["processes"], status["display"]["gpus"]) == (2, "2×1")
     jobs.apply("one-node", sharded(gpusPerNode=2))
-    alone = jobs.wait_phase("one-node", "Succeeded", _PATIENCE)
+    alone = jobs.wait_phase("one-node", "Succeeded", SLOW)
     found = [weights_of(jobs, one, tmp_path / str(n)) for n, one in enumerate((status, alone))]
     assert found[0] == found[1]
 
@@ -70,7 +70,7 @@ def test_torchrun_accelerate_and_python_join_the_other_pod_by_themselves(jobs: J
     ]
     spec = script_of("sh", "-c", " && ".join(ways))
     jobs.apply("launchers", spec)
-    status = jobs.wait_phase("launchers", "Succeeded", _PATIENCE)
+    status = jobs.wait_phase("launchers", "Succeeded", SLOW)
     assert len(status["attempts"]) == 1
 
 
