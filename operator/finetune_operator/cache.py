@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from finetune_api import KIND
 from finetune_core.decide.observation import JobView, PodView
+from finetune_core.plan.kueue import kueue_annotations, kueue_labels
 from finetune_core.plan.naming import (
     JOB_NAME,
     JOB_UID,
     MEMBER,
     PARENT_UID,
-    QUEUE,
     REPEAT,
     TRIAL,
     Run,
@@ -37,7 +37,7 @@ Body = dict[str, Any]
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp")
 _LARGEST_SPEC = 32 * 1024
 _IDENTITY_OF_JOBS = (*_IDENTITY, "creationTimestamp")
-_LABELS_OF_JOBS = (PARENT_UID, TRIAL, REPEAT, MEMBER, QUEUE)
+_LABELS_OF_JOBS = (PARENT_UID, TRIAL, REPEAT, MEMBER)
 
 
 class Key(NamedTuple):
@@ -372,8 +372,11 @@ def _kept_finetunejob(body: Body, known: Body | None, sharing: Sharing) -> Body:
     metadata, labels = _identity(body, _IDENTITY_OF_JOBS), labels_in(body)
     if parent_in(body["metadata"]):
         metadata |= {"ownerReferences": _controllers(body)}
-    if kept_labels := {name: labels[name] for name in _LABELS_OF_JOBS if name in labels}:
+    kept_labels = {name: labels[name] for name in _LABELS_OF_JOBS if name in labels}
+    if kept_labels := kept_labels | kueue_labels(body["metadata"]):
         metadata["labels"] = kept_labels
+    if annotations := kueue_annotations(body["metadata"]):
+        metadata["annotations"] = dict.fromkeys(annotations, "")  # only that they are there is of interest
     kept = {"metadata": metadata}
     if "status" in body:
         kept["status"] = sharing.shared(body["status"])

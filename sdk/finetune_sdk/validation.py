@@ -11,9 +11,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from finetune_api import API_VERSION, GROUP, KIND
 from finetune_api.finetunejob import JOB_RULES, FineTuneJobSpec
 from finetune_api.unknown_fields import hint
-from finetune_core.decide.queue import label_without_effect
 from finetune_core.ensemble import members
-from finetune_core.plan.naming import QUEUE
+from finetune_core.plan.kueue import faults_in, kueue_annotations, kueue_labels
 from finetune_core.search import space
 from finetune_sdk.metadata import faults_in_metadata
 from finetune_sdk.wrong_values import described
@@ -75,8 +74,8 @@ def faults_of(body: Body) -> Iterator[str]:
     except ValidationError as error:
         yield from map(_described, error.errors())
         return
-    if unread := label_without_effect(_queue_label(body), spec):
-        yield f"metadata.labels: {unread}"
+    if isinstance(meta := body.get("metadata"), dict):
+        yield from faults_in(kueue_labels(meta), kueue_annotations(meta), spec)
     if spec.search and (fault := space.fault_in(spec)):
         yield fault
     if spec.ensemble and (fault := members.fault_in(spec)):
@@ -89,13 +88,6 @@ def _strange(body: Body) -> Iterator[str]:
         near = get_close_matches(str(name).casefold(), _PARTS, n=1, cutoff=0.7)
         meant = f"; did you mean {near[0]}?" if near else hint(str(name), FineTuneJobSpec, "spec.")
         yield f"{name}: unknown field beside spec{meant or '; remove it'}"
-
-
-def _queue_label(body: Body) -> str | None:
-    metadata = body.get("metadata")
-    labels = metadata.get("labels") if isinstance(metadata, dict) else None
-    found = labels.get(QUEUE) if isinstance(labels, dict) else None
-    return None if found is None else str(found)
 
 
 def _items(document: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from builders import job
 from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_cluster.apiserver import ApiServer
 from finetune_operator.kueue import workload_names
@@ -188,6 +189,52 @@ def both(world: World, name: str, *others: str) -> list[str]:
         world.start_container(pod)
     world.until_phase(name, "Running")
     return pods
+
+
+def labelled(world: World, queue: str, **labels: str) -> str:
+    """A job in a queue with these labels of Kueue on the FineTuneJob itself."""
+    body = job(f"{queue}-{next(_numbers)}", scheduling={"queue": queue}, resources=ONE_CPU)
+    found = {f"kueue.x-k8s.io/{name.replace('_', '-')}": value for name, value in labels.items()}
+    world.rest("POST", world.at(JOBS), body | {"metadata": body["metadata"] | {"labels": found}})
+    return str(body["metadata"]["name"])
+
+
+def make_priority(world: World, name: str, value: int) -> None:
+    body = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "WorkloadPriorityClass", "value": value}
+    world.rest("POST", f"{QUEUES}/workloadpriorityclasses", body | {"metadata": {"name": name}})
+
+
+def test_a_priority_class_of_the_queue_on_the_finetunejob_preempts_one_without(
+    world: World, queue: str
+) -> None:
+    make_priority(world, "urgent", 500)
+    ordinary = apply(world, queue)
+    first = start(world, ordinary)
+    urgent = labelled(world, queue, priority_class="urgent")
+    assert workload_of(world, urgent)["spec"]["priority"] == 500
+    world.obey(first)
+    sentence(world, ordinary, "evicted, and waits in queue")
+    world.succeed(start(world, urgent))
+    world.until_phase(urgent, "Succeeded")
+    world.succeed(start(world, ordinary, first))
+    world.until_phase(ordinary, "Succeeded")
+
+
+def test_a_priority_class_that_does_not_exist_is_named(world: World, queue: str) -> None:
+    name = labelled(world, queue, priority_class="absent")
+    sentence(world, name, "that there is a WorkloadPriorityClass absent (kueue.x-k8s.io/priority-class)")
+    make_priority(world, "absent", 1)
+    world.succeed(start(world, name))
+    world.until_phase(name, "Succeeded")
+
+
+def test_kueue_ends_what_runs_for_longer_than_the_label_allows_and_the_status_says_so(
+    world: World, queue: str
+) -> None:
+    name = labelled(world, queue, max_exec_time_seconds="3")
+    assert workload_of(world, name)["spec"]["maximumExecutionTimeSeconds"] == 3
+    world.obey(start(world, name))
+    assert "is deactivated" in sentence(world, name, "maximum execution time")
 
 
 def test_a_deactivated_workload_stays_so_until_somebody_activates_it(world: World, queue: str) -> None:

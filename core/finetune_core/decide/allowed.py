@@ -4,14 +4,18 @@ from fnmatch import fnmatchcase
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.resources import Toleration
+from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import administrators_environment
+from finetune_core.plan.kueue import PRIORITY
 from finetune_core.settings import OperatorSettings
 
 
-def why_not_allowed(spec: FineTuneJobSpec, settings: OperatorSettings) -> str | None:
+def why_not_allowed(job: FineTuneJob, settings: OperatorSettings) -> str | None:
     """The first field that asks for what the administrator does not allow, with the remedy; None for none."""
+    spec = job.spec
     return (
         _priority_class(spec, settings.allowed_priority_classes)
+        or _priority_in_queue(job.kueue_labels.get(PRIORITY), settings.allowed_priority_classes)
         or _tolerations(spec, settings.allowed_tolerations)
         or _node_selector(spec, settings.node_selector)
         or _environment(spec, settings)
@@ -26,6 +30,13 @@ def _priority_class(spec: FineTuneJobSpec, allowed: list[str]) -> str | None:
         f"spec.scheduling.priorityClassName: the administrator does not allow {name}; {_remedy(allowed)},"
         " while the job is suspended"
     )
+
+
+def _priority_in_queue(name: str | None, allowed: list[str]) -> str | None:
+    """A WorkloadPriorityClass preempts others as a PriorityClass does."""
+    if not name or _matches(name, allowed):
+        return None
+    return f"metadata.labels: {PRIORITY}: the administrator does not allow {name}; {_remedy(allowed)}"
 
 
 def _tolerations(spec: FineTuneJobSpec, allowed: list[str]) -> str | None:

@@ -34,11 +34,11 @@ from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import JobView, Observation
 from finetune_core.decide.parents import active_seconds
 from finetune_core.decide.preflight import awaits_preflight, begun, during_preflight, open_preflight
-from finetune_core.decide.queue import label_without_effect
 from finetune_core.decide.shared import why_not_shared
 from finetune_core.decide.starting import USUAL_START
 from finetune_core.plan.effective import Resolved, conflict_of
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.kueue import faults_in
 from finetune_core.settings import OperatorSettings
 
 _REQUEUE_WHILE_WAITING = timedelta(seconds=15)
@@ -125,9 +125,9 @@ def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings
     if conflict := conflict_of(resolved.resources, settings):
         message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
-    if unread := label_without_effect(job.queue_label, job.spec):
+    if unread := next(faults_in(job.kueue_labels, job.kueue_annotations, job.spec), None):
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, unread, stalled=True)
-    if refused := why_not_allowed(job.spec, settings):
+    if refused := why_not_allowed(job, settings):
         return Verdict(Phase.PENDING, Reason.NOT_ALLOWED, refused, stalled=True)
     return None
 

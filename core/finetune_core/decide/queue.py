@@ -7,7 +7,6 @@ attempt that is evicted keeps its Job, and resumes from its checkpoint when Kueu
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
@@ -16,23 +15,13 @@ from finetune_core.decide.failure import termination_report
 from finetune_core.decide.observation import JobView, PodView, QueueView
 from finetune_core.decide.pods import reporting
 from finetune_core.decide.usage import lost_steps, reported, used_until
-from finetune_core.plan.naming import QUEUE
+from finetune_core.plan.kueue import PRIORITY
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(minutes=5)
 _PATIENCE = timedelta(seconds=30)
 _LONGEST_ANSWER = 600
 _NEVER = ("exceeds", "insufficient quota", "maximum capacity")
 """In Kueue's answers to what no free quota would be enough for."""
-
-
-def label_without_effect(queue: str | None, spec: FineTuneJobSpec) -> str | None:
-    """What is wrong with Kueue's label on a FineTuneJob, of which the pods know nothing; None without it."""
-    if not queue or (spec.scheduling and spec.scheduling.queue == queue):
-        return None
-    return (
-        f"the label {QUEUE} on a FineTuneJob has no effect, and its pods would run past the queue; write"
-        f" spec.scheduling.queue: {queue} (while spec.suspend is true), or remove the label"
-    )
 
 
 def held(context: Context, attempt: AttemptStatus, child: JobView, pods: tuple[PodView, ...]) -> Decision:
@@ -166,10 +155,12 @@ def _not_taken_over(context: Context, attempt: AttemptStatus, child: JobView) ->
     since = attempt.evicted_time or attempt.start_time or context.now
     if context.now < since + _PATIENCE:
         return _pending(Reason.QUEUED, "Kueue has not answered yet")
+    priority = context.job.kueue_labels.get(PRIORITY)
+    too = f", and that there is a WorkloadPriorityClass {priority} ({PRIORITY})" if priority else ""
     return _pending(
         Reason.MISSING_OBJECT,
         f"no Kueue has taken over the Job {child.name}; check that Kueue runs and that its integrations include"
-        " batch/job",
+        f" batch/job{too}",
     )
 
 

@@ -1,6 +1,7 @@
 """The FineTuneJob as the operator sees it: identity, parsed spec, parsed status."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.combine import CombineRule
@@ -20,8 +21,10 @@ class FineTuneJob:
     status: FineTuneJobStatus
     parent_uid: str | None = None
     """uid of the search or ensemble that it is a run of."""
-    queue_label: str | None = None
-    """Kueue's label on the FineTuneJob itself, which Kueue does not read."""
+    kueue_labels: Mapping[str, str] = field(default_factory=dict)
+    """Kueue's labels on the FineTuneJob itself, which Kueue does not read."""
+    kueue_annotations: tuple[str, ...] = ()
+    """The names of its annotations there."""
 
     @property
     def is_parent(self) -> bool:

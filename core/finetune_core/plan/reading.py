@@ -7,8 +7,8 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_core import lenient
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import QUEUE, parent_in
-from finetune_core.wire import text
+from finetune_core.plan.kueue import kueue_annotations, kueue_labels
+from finetune_core.plan.naming import parent_in
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ def parse(body: Body) -> FineTuneJob:
         spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
         status=status_of(body),
         parent_uid=parent.uid if parent else None,
-        queue_label=text(meta, "labels", QUEUE),
+        kueue_labels=kueue_labels(meta),
+        kueue_annotations=tuple(kueue_annotations(meta)),
     )
 
 

@@ -9,6 +9,7 @@ from finetune_core.plan.conclusion import conclusion_config, of_one_pod, with_le
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.files import CA_FILE, Files, config_map_of, files_of
 from finetune_core.plan.finetunejob import FineTuneJob
+from finetune_core.plan.kueue import passed
 from finetune_core.plan.naming import (
     JOB_NAME,
     JOB_UID,
@@ -114,7 +115,9 @@ def _queued(identity: dict[str, Any], job: FineTuneJob) -> tuple[dict[str, Any],
     queue = job.spec.scheduling.queue if job.spec.scheduling else None
     if queue is None:
         return identity, {}
-    return identity | {"labels": identity["labels"] | {QUEUE: queue}}, {"suspend": True}
+    return identity | {"labels": identity["labels"] | {QUEUE: queue} | passed(job.kueue_labels)}, {
+        "suspend": True
+    }
 
 
 def output_claim(job: FineTuneJob, settings: OperatorSettings) -> dict[str, Any] | None:

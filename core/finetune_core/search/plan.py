@@ -10,6 +10,7 @@ from finetune_api.status import ResolvedData, ResolvedModel, ResolvedStatus
 from finetune_api.uris import is_hub, parse_hub
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob, of_one_run
+from finetune_core.plan.kueue import passed
 from finetune_core.plan.naming import Run, owner_reference, run_labels, run_name, run_uri
 from finetune_core.search.space import Values
 
@@ -39,7 +40,7 @@ def run_body(job: FineTuneJob, resolved: Resolved, run: Run, values: Values) -> 
         "metadata": {
             "name": run_name(job, run),
             "namespace": job.namespace,
-            "labels": run_labels(job, run),
+            "labels": run_labels(job, run) | passed(job.kueue_labels),
             "ownerReferences": [owner_reference(job)],
         },
         "spec": spec,

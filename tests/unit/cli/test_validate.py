@@ -129,6 +129,19 @@ def test_a_label_of_kueue_that_no_pod_would_have_is_refused(tmp_path: Path) -> N
     assert validated(tmp_path / "job.yaml", f"{labelled}  scheduling: {{queue: team-a}}\n")[0] == 0
 
 
+def test_what_kueue_would_not_read_is_said_with_all_else(tmp_path: Path) -> None:
+    """A label that needs a queue, and an annotation that a pod of a Job has."""
+    marked = GOOD.replace(
+        "metadata:",
+        "metadata:\n  labels: {kueue.x-k8s.io/priority-class: urgent}"
+        "\n  annotations: {kueue.x-k8s.io/podset-preferred-topology: rack}",
+    )
+    code, output = validated(tmp_path / "job.yaml", marked)
+    assert code == 1
+    assert "kueue.x-k8s.io/priority-class has no effect without a queue" in " ".join(output.split())
+    assert "podset-preferred-topology has no effect on a FineTuneJob" in " ".join(output.split())
+
+
 @pytest.mark.parametrize(
     ("field", "value", "answer"),
     [

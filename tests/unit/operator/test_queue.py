@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
-from builders import job
+from builders import job, stored
 from finetune_api.run import RunReport
 from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_core.decide.observation import Observation, PodView, QueueView
 from finetune_core.decide.queue import boost_of, unsaved_gpu_minutes
+from finetune_core.plan.effective import resolve
+from finetune_core.plan.naming import Run
+from finetune_core.plan.reading import parse
+from finetune_core.search.plan import run_body
+from finetune_operator.cache import Cache
 from finetune_operator.kueue import queue_view, workload_names
 from finetune_operator.views import job_view
+from finetune_sdk.validation import faults_of
 from unit.operator.worlds import (
     CREATE,
     MODEL,
@@ -27,6 +33,7 @@ from unit.operator.worlds import (
     running_pod,
     seconds,
     seen,
+    settings,
     true_conditions,
 )
 
@@ -345,6 +352,124 @@ def test_kueue_s_label_on_the_job_itself_would_have_no_effect_and_is_refused() -
     both = job(scheduling={"queue": "team-a"})
     both["metadata"]["labels"] = labelled["metadata"]["labels"]
     assert Life(parsed(both)).reconcile().action is CREATE
+
+
+KUEUE = "kueue.x-k8s.io"
+PRIORITY, MAX_TIME = f"{KUEUE}/priority-class", f"{KUEUE}/max-exec-time-seconds"
+
+
+def marked(part: str, given: dict[str, str], **fields: Any) -> dict[str, Any]:
+    """A job with these labels or annotations, as a user writes it."""
+    body = job(**fields)
+    body["metadata"] |= {part: given}
+    return body
+
+
+def test_what_kueue_reads_of_a_job_in_a_queue_passes_to_it_and_to_the_runs_of_a_search() -> None:
+    given = {PRIORITY: "urgent", MAX_TIME: "3600", "team": "nlp"}
+    made = planned(marked("labels", given, **QUEUED))
+    assert made.job["metadata"]["labels"].items() >= {PRIORITY: "urgent", MAX_TIME: "3600"}.items()
+    assert "team" not in made.job["metadata"]["labels"]
+    assert not {PRIORITY, MAX_TIME} & made.job["spec"]["template"]["metadata"]["labels"].keys()
+    rates = {"path": "training.optimizer.learningRate", "choice": [1e-5, 1e-4]}
+    search = parse(stored(marked("labels", given, search={"parameters": [rates]}, **QUEUED)))
+    run = run_body(search, resolve(search, settings()), Run(trial=1), {})
+    assert run["metadata"]["labels"].items() >= {PRIORITY: "urgent", MAX_TIME: "3600"}.items()
+    assert parse(stored(run)).kueue_labels == {PRIORITY: "urgent", MAX_TIME: "3600"}
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "fields", "told"),
+    [
+        (
+            "labels",
+            {PRIORITY: "urgent"},
+            {},
+            f"metadata.labels: {PRIORITY} has no effect without a queue; write",
+        ),
+        ("labels", {MAX_TIME: "60"}, {}, f"metadata.labels: {MAX_TIME} has no effect without a queue"),
+        (
+            "labels",
+            {MAX_TIME: "1h"},
+            QUEUED,
+            f"metadata.labels: {MAX_TIME}: '1h' is no number of seconds; write 1 to",
+        ),
+        ("labels", {MAX_TIME: "0"}, QUEUED, "'0' is no number of seconds"),
+        ("labels", {MAX_TIME: "9" * 60}, QUEUED, "is no number of seconds"),
+        (
+            "labels",
+            {MAX_TIME: "60"},
+            QUEUED | {"activeDeadlineSeconds": 3600},
+            f"metadata.labels: {MAX_TIME}: 60 contradicts spec.activeDeadlineSeconds: 3600; remove the label",
+        ),
+        (
+            "labels",
+            {f"{KUEUE}/prebuilt-workload-name": "w"},
+            QUEUED,
+            f"metadata.labels: {KUEUE}/prebuilt-workload-name has no effect on a FineTuneJob; remove it",
+        ),
+        (
+            "annotations",
+            {f"{KUEUE}/podset-required-topology": "rack"},
+            QUEUED,
+            "has no effect on a FineTuneJob; remove it; scheduling.topologyKey keeps the pods of a job together",
+        ),
+        ("annotations", {PRIORITY: "urgent"}, QUEUED, f"metadata.annotations: {PRIORITY} has no effect"),
+        (
+            "annotations",
+            {f"provreq.{KUEUE}/class": "x"},
+            QUEUED,
+            f"metadata.annotations: provreq.{KUEUE}/class has",
+        ),
+    ],
+)
+def test_nothing_of_kueue_s_is_ignored_silently(
+    part: str, given: dict[str, str], fields: dict[str, Any], told: str
+) -> None:
+    body = marked(part, given, **fields)
+    life = Life(parse(stored(body)))
+    assert life.reconcile().action is NOTHING
+    assert (life.reason, "Stalled" in true_conditions(life.status)) == ("InvalidSpec", True)
+    assert told in life.message
+    assert life.message in list(faults_of(body))
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [({PRIORITY: ""}, {}), ({MAX_TIME: "60"}, QUEUED | {"activeDeadlineSeconds": 60}), ({"team": "nlp"}, {})],
+)
+def test_labels_that_say_nothing_else_are_taken(given: dict[str, str], fields: dict[str, Any]) -> None:
+    body = marked("labels", given, **fields)
+    assert not list(faults_of(body))
+    assert Life(parse(stored(body))).reconcile().action is CREATE
+
+
+def test_a_priority_in_the_queue_has_to_be_allowed_as_a_priority_class_has() -> None:
+    life = Life(parse(stored(marked("labels", {PRIORITY: "urgent"}, **QUEUED))))
+    life.settings = settings(allowed_priority_classes=["batch-*"])
+    life.reconcile()
+    assert life.reason == "NotAllowed"
+    assert (
+        life.message
+        == f"metadata.labels: {PRIORITY}: the administrator does not allow urgent; use one of batch-*, or remove it"
+    )
+
+
+def test_a_priority_of_which_kueue_makes_no_workload_is_named() -> None:
+    life = Life(parse(stored(marked("labels", {PRIORITY: "urgent"}, **QUEUED))))
+    life.reconcile()
+    life.reconcile(replace(seen(HELD), queue=QueueView()), at=60)
+    assert f"that there is a WorkloadPriorityClass urgent ({PRIORITY})" in life.message
+
+
+def test_the_cache_keeps_of_kueue_s_metadata_what_decisions_read_and_no_long_text() -> None:
+    labels = {f"{KUEUE}/x{number}": "y" for number in range(50)} | {PRIORITY: "urgent"}
+    body = stored(marked("labels", labels, **QUEUED))
+    body["metadata"]["annotations"] = {f"{KUEUE}/{number}": "x" * 5000 for number in range(50)}
+    cache = Cache()
+    kept = cache.finetunejobs[cache.put_finetunejob(body)]
+    assert len(str(kept["metadata"])) < 2000
+    assert parse(kept) == parse(body)
 
 
 def test_a_job_that_a_person_suspends_says_so_and_how_to_continue() -> None:
