@@ -64,7 +64,8 @@ def decide(
         checked = during_preflight(context, preflight)
         return checked if isinstance(checked, Decision) else _between_attempts(checked)
     if attempt := context.open_attempt:
-        context = context.update(attempt=attempt.number)  # somebody may have edited it
+        if context.status.attempt != attempt.number:  # somebody edited it
+            context = context.update(attempt=attempt.number)
         outcome = during_attempt(context, attempt)
         return outcome if isinstance(outcome, Decision) else _between_attempts(outcome)
     return _between_attempts(context)

@@ -129,6 +129,13 @@ def test_a_start_that_takes_as_long_as_starts_do_costs_no_write() -> None:
     assert (life.reason, life.message) == ("Starting", "the pod pod-a1 is starting on node n1")
 
 
+def test_a_visit_that_finds_nothing_new_returns_the_very_status_that_is_stored() -> None:
+    life = Life()
+    life.reconcile()
+    for observation in (seen(child()), seen(child(), pod(node="n1"))):
+        assert decide_with(life.job, observation, 5, life.settings).status is life.job.status
+
+
 def test_each_step_of_a_start_may_take_its_usual_time() -> None:
     life = Life()
     born = life.reconcile().status
