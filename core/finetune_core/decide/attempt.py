@@ -21,7 +21,7 @@ from finetune_core.decide.pending import Pending, why_pending
 from finetune_core.decide.pods import apart
 from finetune_core.decide.queue import held, with_eviction, without_seen_end
 from finetune_core.decide.reports import with_resolved_image
-from finetune_core.decide.starting import USUAL_START, slow_from
+from finetune_core.decide.starting import USUAL_START, next_look, slow_from
 from finetune_core.decide.usage import newest_report, queued, reported, used_until
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import attempt_name
@@ -239,8 +239,7 @@ def _pending(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
         return _stop(context, _too_late(context, attempt, pending))
     slow = slow_from(context, pods, begun, pending)
     if pending.reason is Reason.STARTING and context.now < slow:
-        looks = [look for look in (begun + USUAL_START, slow) if look > context.now]
-        return Decision(stored, requeue_at=earliest(due, *looks))
+        return Decision(stored, requeue_at=earliest(due, next_look(context, pods, begun, slow)))
     verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))

@@ -31,7 +31,7 @@ from finetune_core.decide.observation import JobView, Observation, PodView
 from finetune_core.decide.pending import why_pending
 from finetune_core.decide.pods import first_failing
 from finetune_core.decide.reports import with_report
-from finetune_core.decide.starting import USUAL_START, slow_from
+from finetune_core.decide.starting import USUAL_START, next_look, slow_from
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import preflight_name
@@ -133,9 +133,9 @@ def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tup
     pending = why_pending(replace(context, observation=seen), of, name)
     if pending.lost:
         return Decision(context.status, Action.CREATE_PREFLIGHT, context.now + _REQUEUE)
-    looks = (begins + USUAL_START, slow_from(context, pods, begins, pending))
-    due = next((look for look in looks if look > context.now), context.now + _REQUEUE)
-    if pending.reason is Reason.STARTING and context.now < looks[-1]:
+    slow = slow_from(context, pods, begins, pending)
+    due = next_look(context, pods, begins, slow) or context.now + _REQUEUE
+    if pending.reason is Reason.STARTING and context.now < slow:
         return Decision(context.status, requeue_at=due)
     verdict = Verdict(Phase.PENDING, pending.reason, f"preflight: {pending.message}")
     return context.conclude(verdict, requeue_at=due)

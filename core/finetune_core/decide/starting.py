@@ -25,8 +25,19 @@ def slow_from(context: Context, pods: tuple[PodView, ...], begun: datetime, pend
     running = running_of(context.status.conditions)
     if running is not None and running.reason not in _BEGINNING:
         return begun + USUAL_START
-    alive = [pod for pod in pods if not pod.finished]
-    last = max([begun, *(time for pod in alive for time in (pod.created, pod.scheduled) if time)])
     said = running is not None and running.reason == Reason.STARTING
     step, whole = (_NEXT_STEP, _LONG) if said and not pending.hinted else (_STEP, _WHOLE)
-    return min(last + step, begun + whole)
+    return min(_last_step(pods, begun) + step, begun + whole)
+
+
+def next_look(
+    context: Context, pods: tuple[PodView, ...], begun: datetime, slow: datetime
+) -> datetime | None:
+    """When to see what hinders a start that is slow from a time on: much of that is no event of the pod or its Job."""
+    looks = (begun + USUAL_START, _last_step(pods, begun) + _STEP, slow)
+    return min((look for look in looks if look > context.now), default=None)
+
+
+def _last_step(pods: tuple[PodView, ...], begun: datetime) -> datetime:
+    alive = [pod for pod in pods if not pod.finished]
+    return max([begun, *(time for pod in alive for time in (pod.created, pod.scheduled) if time)])

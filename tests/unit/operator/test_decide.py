@@ -166,6 +166,7 @@ def test_what_follows_in_a_start_that_the_status_tells_of_costs_no_write() -> No
     slow = life.status
     assert life.message.startswith("waiting for the pod of Job")
     created, scheduled = pod(created=seconds(40)), pod(created=seconds(40), scheduled=seconds(100), node="n1")
+    assert life.reconcile(seen(child(), created), at=69).requeue_at == seconds(70), "to see what hinders it"
     assert life.reconcile(seen(child(), created), at=100).requeue_at == seconds(130)
     assert life.reconcile(seen(child(), scheduled), at=130).requeue_at == seconds(190)
     assert life.status == slow
