@@ -132,7 +132,7 @@ def _all_newer(pods: tuple[PodView, ...], running: datetime | None) -> bool:
 
 
 def _counted_already(attempt: AttemptStatus, pod: PodView) -> bool:
-    return bool(attempt.evicted_time and pod.finished and pod.started and pod.started <= attempt.evicted_time)
+    return bool(attempt.evicted_time and pod.finished and pod.begun and pod.begun <= attempt.evicted_time)
 
 
 def _stop_reason(context: Context, attempt: AttemptStatus) -> Reason | None:

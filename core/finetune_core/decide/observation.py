@@ -78,6 +78,11 @@ class PodView:
         return self.deletion is not None and now >= self.deletion + OVERDUE
 
     @property
+    def begun(self) -> datetime | None:
+        """When its container started: not before the pod was made, as a node's clock that is behind may say."""
+        return max(self.started, self.created or self.started) if self.started else None
+
+    @property
     def never_ran(self) -> bool:
         """Whether it was deleted before its container started."""
         return self.deleted and self.started is None and self.end is None

@@ -11,6 +11,7 @@ from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, seconds_between
+from finetune_core.decide.deadlines import ended_by_our_clock
 from finetune_core.decide.failure import termination_report
 from finetune_core.decide.observation import JobView, PodView, QueueView
 from finetune_core.decide.pods import reporting
@@ -61,21 +62,26 @@ def with_eviction(
     if report := termination_report(reporting(pods)):
         context, attempt = reported(context, attempt, report, context.now)
     ends = [pod.end.finished for pod in pods if pod.end and pod.end.finished]
-    return _evicted(context, attempt, max(ends) if ends else _last_seen(context) or context.now)
+    end = max(ends) if ends else _last_seen(context, attempt)
+    context, attempt = _evicted(context, attempt, ended_by_our_clock(end, attempt, context.now))
+    # not before they began, even by a node's clock that is ahead: by this time they are known to be counted
+    times = [attempt.evicted_time, *(pod.begun for pod in pods)]
+    return context, attempt.model_copy(update={"evicted_time": max(filter(None, times))})
 
 
 def without_seen_end(
     context: Context, attempt: AttemptStatus, started: datetime
 ) -> tuple[Context, AttemptStatus]:
     """A newer pod runs, and no operator saw the last one end: its time is counted up to its last report."""
-    seen = _last_seen(context)
+    seen = _last_seen(context, attempt)
     end = min(seen, started) if seen else attempt.running_time
-    return _evicted(context, attempt, end or started)
+    return _evicted(context, attempt, max(end or started, attempt.running_time or started))
 
 
-def _last_seen(context: Context) -> datetime | None:
-    """When the trainer last reported."""
-    return context.status.progress.last_update_time if context.status.progress else None
+def _last_seen(context: Context, attempt: AttemptStatus) -> datetime | None:
+    """When the trainer last reported since it began; what it said before is of other pods, or another attempt."""
+    time, begun = context.status.progress and context.status.progress.last_update_time, attempt.running_time
+    return time if time and begun and time >= begun else None
 
 
 def _evicted(context: Context, attempt: AttemptStatus, end: datetime) -> tuple[Context, AttemptStatus]:

@@ -552,3 +552,47 @@ def test_a_workload_of_strange_content_is_read_without_an_exception() -> None:
         {"metadata": {"name": 5}, "spec": [], "status": {"conditions": [None, 3, {"type": []}]}},
     ):
         assert queue_view(strange).active
+
+
+def preempted_again(started: float, ended: float | None, at: float = 200) -> Life:
+    """A job whose second attempt ran from 100 to 200 s, and is then evicted, looked at three times."""
+    life = Life(parsed(**QUEUED)).running()
+    report = RunReport(attempt=1, from_step=0, progress=ProgressStatus(step=5, train_seconds=20))
+    life.reconcile(seen(child(queue="team-a"), running_pod(), report=report, at=seconds(30)), at=30)
+    life.reconcile(over(75, at=seconds(60)), at=60)
+    life.reconcile(seen(), at=60)
+    assert (life.last.number, life.status.active_seconds) == (2, 60)
+    runs = running_pod(2, since=seconds(started), created=seconds(99))
+    life.reconcile(seen(child(2, queue="team-a"), runs), at=100)
+    end = None if ended is None else seconds(ended)
+    gone = replace(ended_pod(75, 2, at=end, created=seconds(99)), started=runs.started, deleted=True)
+    for later in range(3):
+        held = child(2, suspended=True, queue="team-a")
+        life.reconcile(seen(held, gone if ended else replace(gone, end=None)), at=at + later)
+    return life
+
+
+@pytest.mark.parametrize(
+    ("started", "ended", "ran"),
+    [(100, 200, 100), (100, None, 100), (400, 500, 100), (0, 100, 1)],
+    ids=["plain", "nobody saw the end", "the node's clock is ahead", "the node's clock is behind"],
+)
+def test_an_eviction_counts_once_and_only_what_its_pods_ran(
+    started: float, ended: float | None, ran: int
+) -> None:
+    """Not from a report of an earlier attempt, nor as a node's clock says."""
+    life = preempted_again(started, ended)
+    usage = life.status.usage
+    assert (life.last.evictions, life.last.running_time) == (1, None)
+    assert usage.queued_seconds in (39, 40)
+    assert (usage.gpu_seconds, life.status.active_seconds) == (120 + 2 * ran, 60 + ran)
+
+
+def test_the_pods_before_an_unseen_eviction_end_no_earlier_than_they_began() -> None:
+    """The newer pod's node has a clock that is 100 s behind."""
+    life = Life(parsed(**QUEUED)).running(at=120)
+    newer = running_pod(since=seconds(60), created=seconds(159))
+    for at in (160, 170):
+        life.reconcile(seen(child(queue="team-a"), newer), at=at)
+    assert (life.last.evictions, life.last.evicted_time) == (1, seconds(120))
+    assert life.status.usage.queued_seconds == 39
