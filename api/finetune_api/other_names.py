@@ -93,17 +93,21 @@ _FIELDS = {
     "output.uri": "output_dir output_path save_dir output.path output.dir output.folder output_data_config",
     "output.dtype": "save_dtype export_dtype",
     "resources.nodes": "num_nodes nnodes world_size num_machines replicas num_workers worker_replicas worker"
-    " workers master completions min_available instance_count scaling_config",
+    " workers master completions min_available min_member instance_count"
+    " scaling_config",
     "resources.gpusPerNode": "gpus num_gpus n_gpus gpu gpu_count num_proc_per_node nproc_per_node num_processes use_gpu",
-    "resources.requests": "resources_per_node resources_per_worker resources.cpu resources.memory",
+    "resources.requests": "resources_per_node resources_per_worker resources.cpu resources.memory"
+    " cpus num_cpus",
     "resources.sharedMemory": "shm shm_size",
-    "scheduling.nodeSelector": "node_selector affinity node_affinity node_name instance_type",
+    "scheduling.nodeSelector": "node_selector affinity node_affinity node_name instance_type"
+    " gpu_type accelerator accelerators accelerator_type",
     "scheduling.priorityClassName": "priority priority_class",
     "scheduling.queue": "queue queue_name local_queue local_queue_name managed_by",
     "scheduling.topologyKey": "topology topology_spread_constraints placement_strategy",
     "scheduling.imagePullSecrets": "image_pull_secret",
-    "retry": "backoff retry_policy restart_policy",
-    "retry.limit": "backoff_limit max_retries retries max_restarts num_retries max_failures",
+    "suspend": "paused pause",
+    "retry": "backoff retry_policy retry_strategy failure_config restart_policy",
+    "retry.limit": "backoff_limit max_retries retries max_restarts num_retries max_failures retry.attempts",
     "activeDeadlineSeconds": "timeout active_deadline deadline max_runtime max_run_duration time_limit"
     " stopping_condition",
     "ttlSecondsAfterFinished": "ttl ttl_seconds clean_pod_policy",
@@ -175,7 +179,7 @@ _ADVICE = {
     "pods are planned by the operator; see {resources}, {scheduling}, {image} and {env}": "pod_template pod_spec"
     " containers volumes volume_mounts volume_claim_templates init_containers security_context pod_template_overrides"
     " pytorch_replica_specs run_policy replica_specs tasks trainer runtime_ref ray_cluster_spec runtime_env_yaml"
-    " host_ipc host_network host_pid dns_policy plugins policies",
+    " host_ipc host_network host_pid dns_policy plugins policies pod_group gang",
     "the administrator sets it for all pods; remove it": "service_account service_account_name runtime_class runtime_class_name image_pull_policy pod_annotations pod_labels"
     " role_arn",
     "write {model.uri} and {dataset.train}: the operator downloads what is on the Hub": "initializer input_data_config",

@@ -82,6 +82,11 @@ def test_no_name_has_two_remedies() -> None:
             "did you mean spec.training.evaluation.forgetting.0.maxDrop?",
         ),
         ("search.metric", "trials are compared by spec.training.evaluation.bestMetric; remove it"),
+        ("resources.gpuType", "did you mean spec.scheduling.nodeSelector?"),
+        ("resources.numCpus", "did you mean spec.resources.requests?"),
+        ("retry.attempts", "did you mean spec.retry.limit?"),
+        ("scheduling.minMember", "did you mean spec.resources.nodes?"),
+        ("scheduling.podGroup", "pods are planned by the operator; see spec.resources"),
         ("training.epohcs", "did you mean spec.training.epochs?"),
     ],
 )
