@@ -90,12 +90,13 @@ class Cache:
 
     A FineTuneJob whose spec is too large to keep is here without it. `unserved` has the namespaces whose last LIST
     failed, and why: the operator does not act on their objects. `on_change` gets what was known of a FineTuneJob and
-    what replaces it.
+    what replaces it, `on_drop` the uid of one that is gone.
     """
 
     finetunejobs: dict[Key, Body] = field(default_factory=dict)
     unserved: dict[str, str] = field(default_factory=dict)
     on_change: Callable[[Body, Body], None] | None = None
+    on_drop: Callable[[str], None] | None = None
     children: dict[str, dict[str, dict[Id, Child]]] = field(default_factory=lambda: {"Job": {}, "Pod": {}})
     _pods: dict[str, Child] = field(default_factory=dict)
     _settled: dict[Key, str] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class Cache:
             if found := parent_in(kept["metadata"]):
                 self._runs.setdefault(found.uid, {})[key] = found.run
             if known is not None and uid_of(known) != uid_of(body):
-                self._forget_children(uid_of(known))
+                self._forget_job(uid_of(known))
             elif known is not None:
                 if _has_ended(known) and not _has_ended(kept):  # somebody edited the status
                     self._forget_children(uid_of(body), ("Pod",))  # they are listed again, with their words
@@ -149,8 +150,13 @@ class Cache:
             del self.finetunejobs[key]
             self._settled.pop(key, None)
             self._forget_run(key, known)
-        self._forget_children(uid_of(body))
+        self._forget_job(uid_of(body))
         return key
+
+    def _forget_job(self, uid: str) -> None:
+        self._forget_children(uid)
+        if self.on_drop:
+            self.on_drop(uid)
 
     def _forget_run(self, key: Key, body: Body) -> None:
         if found := parent_in(body["metadata"]):

@@ -54,6 +54,7 @@ class ProgressEndpoint:
         now: Callable[[], datetime],
     ) -> None:
         self._cluster, self._cache, self._reports = cluster, cache, reports
+        cache.on_drop = reports.forget
         self._audience, self._enqueue, self._why_pruned, self._now = audience, enqueue, why_pruned, now
         self._reviews, self._renewals = asyncio.Semaphore(_REVIEWS), asyncio.Semaphore(_REVIEWS)
         self._pace = RateLimiter(_NEW_TOKENS_PER_SECOND, _NEW_TOKENS_PER_SECOND)

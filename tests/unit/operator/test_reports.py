@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from builders import job, stored
 from finetune_api.run import RunReport
 from finetune_api.status import (
     AttemptStatus,
@@ -15,6 +18,8 @@ from finetune_api.status import (
     WeightsStatus,
 )
 from finetune_core.decide.reports import with_attempt_report, with_report
+from finetune_operator.cache import Cache
+from finetune_operator.progress import ProgressEndpoint
 from finetune_operator.reports import Reports
 from unit.operator.worlds import T0
 
@@ -101,3 +106,22 @@ def test_what_random_search_would_have_reached_is_among_the_trials_of_a_search_a
         "high": 0.8,
     }
     assert with_report(FineTuneJobStatus(), RunReport(random_search=found), T0).trials is None
+
+
+@pytest.mark.parametrize("way", ["deleted", "replaced", "not listed"])
+def test_a_job_that_is_gone_reports_no_longer(way: str) -> None:
+    """Else all that were ever deleted while they trained would share the writes of those that train."""
+    cache, reports, of = Cache(), Reports(), stored(job())
+    strangers: Any = None
+    ProgressEndpoint(strangers, cache, reports, "audience", strangers, strangers, strangers)
+    key = cache.put_finetunejob(of)
+    reports.put(of["metadata"]["uid"], RunReport(), T0, pod="pod")
+    if way == "deleted":
+        cache.drop_finetunejob(of)
+    elif way == "replaced":
+        newer = {"uid": "another", "resourceVersion": "999"}
+        cache.put_finetunejob(of | {"metadata": of["metadata"] | newer})
+    else:
+        cache.drop_unlisted([key])
+    assert len(reports) == 0
+    assert reports.reporters(of["metadata"]["uid"]) == ()
