@@ -282,6 +282,8 @@ def _with_progress(
     if report is None or time is None:
         return context, attempt, None
     written = context.status.progress.last_update_time if context.status.progress else None
+    if written and written > context.now:
+        written = None  # by a clock that was ahead
     if written and time < written:
         return context, attempt, None
     due = written + _between_reports(context) if written else time

@@ -350,3 +350,15 @@ def test_the_wait_of_a_pod_that_has_ended_before_it_was_seen_counts_once() -> No
         life.reconcile(seen(child(), ended), at=at)
     life.reconcile(seen(child(failed=True), ended), at=15)
     assert (life.status.usage.queued_seconds, life.status.usage.gpu_seconds) == (10, 2)
+
+
+def test_progress_that_a_clock_ahead_has_written_does_not_stop_the_next() -> None:
+    """Such as that of a former leader."""
+    life = Life().running()
+    runs, report = running_pod(), RunReport(attempt=1, progress=ProgressStatus(step=10, train_seconds=5))
+    life.reconcile(seen(child(), runs, report=report, at=seconds(3600)), at=3600)
+    later = RunReport(attempt=1, progress=ProgressStatus(step=20, train_seconds=9))
+    life.reconcile(seen(child(), runs, report=later, at=seconds(20)), at=20)
+    progress = life.status.progress
+    assert (progress.step, progress.last_update_time) == (20, seconds(20))
+    assert life.status.usage.gpu_seconds == 3600
