@@ -88,7 +88,8 @@ def _attempt(attempt: AttemptStatus) -> str:
     end = attempt.reason or ("runs" if attempt.end_time is None else "ended")
     code = f" (exit code {attempt.exit_code})" if attempt.exit_code else ""
     node = f" on {attempt.node}" if attempt.node else ""
-    steps = "" if attempt.to_step is None else f", steps {attempt.from_step or 0} to {attempt.to_step}"
+    begin = "up to step" if attempt.from_step is None else f"steps {attempt.from_step} to"
+    steps = "" if attempt.to_step is None else f", {begin} {attempt.to_step}"
     message = f": {attempt.message}" if attempt.message else ""
     return escape(f"attempt {attempt.number}: {end}{code}{node}{steps}{message}")
 

@@ -4,6 +4,7 @@ Ends with 0 on SIGTERM, and with 1 where it cannot start or does not lead any mo
 """
 
 import asyncio
+import asyncio.sslproto
 import gc
 import logging
 import os
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 10.0)
 _STOPPING = 10.0
+_TLS_BUFFER = 64 * 1024
+"""Bytes that each TLS connection has for what it reads, a quarter of asyncio's: dozens of them get short answers."""
 _COLLECTIONS = (20_000, 20, 50)
 """Of garbage. By default Python looks through a large cache so often that parsing JSON takes eight times as long."""
 _STABLE = 60.0
@@ -300,6 +303,7 @@ def main() -> int:
         logging.getLogger("kopf").setLevel("WARNING")  # else a line for every event
         gc.freeze()  # what is imported lives as long as the process
         gc.set_threshold(*_COLLECTIONS)
+        asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else a second series for every counter
         asyncio.run(run(settings))
     except OperatorError as error:

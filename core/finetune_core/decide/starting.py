@@ -10,31 +10,34 @@ from finetune_core.decide.pending import Pending
 
 USUAL_START = timedelta(seconds=3)
 """After this long something may hinder a pod that has not started: it is looked for."""
-_STEP, _WHOLE = timedelta(seconds=30), timedelta(seconds=90)
-_NEXT_STEP, _LONG = timedelta(seconds=90), timedelta(minutes=5)
+_USUAL_STEP = timedelta(seconds=30)
+"""The same for each step of a start: much of what hinders it is no event of the pod or its Job."""
+_SLOW, _LONG = timedelta(seconds=90), timedelta(minutes=5)
 _BEGINNING = (Reason.ACCEPTED, Reason.PREFLIGHT, Reason.STARTING)
 
 
 def slow_from(context: Context, pods: tuple[PodView, ...], begun: datetime, pending: Pending) -> datetime:
     """When a start that began at `begun` is worth a write.
 
-    Where the status still names what hindered it, that is at once; else, when a step of it takes half a minute, or all
-    of it 90 s. Once the status says that it starts, what follows is on its usual way: the message is renewed when the
-    next step takes 90 s, or all of it five minutes, unless it can say what may hinder it.
+    Where the status still names what hindered it, or can say what may, that is as soon as that is looked for; else,
+    after 90 s. Once the status says that it starts, what follows is on its usual way: the message is renewed when the
+    next step takes 90 s, or all of it five minutes.
     """
-    running = running_of(context.status.conditions)
+    running, last = running_of(context.status.conditions), _last_step(pods, begun)
     if running is not None and running.reason not in _BEGINNING:
         return begun + USUAL_START
-    said = running is not None and running.reason == Reason.STARTING
-    step, whole = (_NEXT_STEP, _LONG) if said and not pending.hinted else (_STEP, _WHOLE)
-    return min(_last_step(pods, begun) + step, begun + whole)
+    if pending.hinted:
+        return min(last + _USUAL_STEP, begun + _SLOW)
+    if running is None or running.reason != Reason.STARTING:
+        return begun + _SLOW
+    return min(last + _SLOW, begun + _LONG)
 
 
 def next_look(
     context: Context, pods: tuple[PodView, ...], begun: datetime, slow: datetime
 ) -> datetime | None:
-    """When to see what hinders a start that is slow from a time on: much of that is no event of the pod or its Job."""
-    looks = (begun + USUAL_START, _last_step(pods, begun) + _STEP, slow)
+    """When to see what hinders a start that is worth a write from `slow` on."""
+    looks = (begun + USUAL_START, _last_step(pods, begun) + _USUAL_STEP, slow)
     return min((look for look in looks if look > context.now), default=None)
 
 

@@ -19,13 +19,13 @@ def claim(name: str = "demo", **fields: object) -> InputView:
     return InputView("PersistentVolumeClaim", name, **({"exists": True} | fields))  # type: ignore[arg-type]
 
 
-def pending(*views: View, at: float = 60, **fields: Any) -> tuple[str, str]:
+def pending(*views: View, at: float = 90, **fields: Any) -> tuple[str, str]:
     life = Life(parsed(resources={"gpusPerNode": 1}, **fields))
     begun = life.reconcile().status
     decision = life.reconcile(seen(child(), *views), at=at)
     assert life.phase == "Pending"
     assert decision.requeue_at
-    assert life.status == begun or decision.requeue_at == seconds(at + 15)
+    assert life.status == begun or decision.requeue_at == seconds(at + max(15, at / 4))
     return life.reason, life.message
 
 

@@ -368,7 +368,7 @@ async def test_why_a_volume_cannot_be_mounted_is_read_from_the_events_of_the_pod
 
 async def test_an_event_from_before_the_pod_had_its_node_says_nothing() -> None:
     server = WithoutPod(mount_event("2026-01-01T11:59:59Z"))
-    assert (await stuck(server, 40, stuck_pod()))["reason"] == "Starting"
+    assert (await stuck(server, 90, stuck_pod()))["reason"] == "Starting"
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ async def test_an_event_from_before_the_pod_had_its_node_says_nothing() -> None:
 )
 async def test_events_about_mounts_are_not_asked_for_once_that_is_over(pod: Body) -> None:
     server = WithoutPod(mount_event("2026-01-01T12:00:05Z"))
-    assert (await stuck(server, 40, pod))["reason"] in ("Starting", "Running")
+    assert (await stuck(server, 90, pod))["reason"] in ("Starting", "Running")
     assert server.asked == []
 
 
@@ -397,7 +397,7 @@ async def test_events_about_mounts_are_not_asked_for_while_mounting_may_take() -
 
 
 async def test_without_the_right_to_read_events_a_stuck_pod_is_starting() -> None:
-    assert (await stuck(WithoutPod(code=403), 40, stuck_pod()))["reason"] == "Starting"
+    assert (await stuck(WithoutPod(code=403), 90, stuck_pod()))["reason"] == "Starting"
 
 
 async def test_the_event_of_a_version_that_was_reconciled_without_a_write_brings_no_visit() -> None:
@@ -422,7 +422,7 @@ async def test_events_are_not_asked_for_while_a_pod_may_still_come() -> None:
     "server", [WithoutPod(), WithoutPod(code=403)], ids=["no events", "not allowed to read them"]
 )
 async def test_without_an_event_it_waits_for_the_pod(server: WithoutPod) -> None:
-    assert condition_of(await waiting(server, 32), "Running")["reason"] == "Starting"
+    assert condition_of(await waiting(server, 90), "Running")["reason"] == "Starting"
 
 
 async def test_the_event_on_an_attempt_that_begins_is_posted_also_if_its_job_is_refused_at_first() -> None:

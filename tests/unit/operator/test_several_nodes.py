@@ -263,10 +263,10 @@ def test_no_pod_is_made_while_a_claim_cannot_be_mounted_by_all(
 def test_a_job_runs_when_all_its_pods_do(views: list[PodView], says: str) -> None:
     of = life()
     of.reconcile()
-    of.reconcile(seen(child(), *views), at=60)
+    of.reconcile(seen(child(), *views), at=90)
     assert of.phase == "Pending"
     assert of.message.startswith(says)
-    of.reconcile(seen(child(), *running()), at=70)
+    of.reconcile(seen(child(), *running()), at=95)
     assert (of.phase, of.message) == ("Running", "attempt 1 trains in 2 pods on nodes n0, n1")
 
 
