@@ -228,7 +228,7 @@ def _run(
     at_birth, programs = cpu_seconds(process) - used, _since(programs)
     if whole:
         until(lambda: len(course.ended) >= number, "all jobs have ended", _PATIENCE)
-    _until_quiet(kind, 5 if whole else 32)  # a start that takes half a minute is written
+    _until_quiet(kind, 5 if whole else 92)  # a start that takes 90 s is written
     cpu, times = cpu_seconds(process) - used, course.waits()
     last = max(course.born.values()) - start
     return {
