@@ -36,6 +36,10 @@ REMEDIES = {
     Reason.STARTING: Remedy(
         "the image may be large, or a Secret missing: kubectl describe pod shows which", "pending"
     ),
+    Reason.STOPPING: Remedy(
+        "the trainer saves a checkpoint; if a finalizer or a pod without its Job delays that, the message says so",
+        "pending",
+    ),
     Reason.IMAGE_PULL_FAILED: Remedy("check spec.image and scheduling.imagePullSecrets", "pending"),
     Reason.WAITING_TO_RETRY: Remedy(
         "an attempt failed; the retry starts at the time in the message", "pending"

@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[3]
 HEALTHY = {
     "Accepted",
     "Preflight",
-    "Stopping",
     "Running",
     "NotSuspended",
     "Suspended",

@@ -14,7 +14,7 @@ from finetune_api.run import ExitCode, NodesInput
 from finetune_trainer.checkpoints.fence import Fence
 from finetune_trainer.errors import ConfigurationError, StoppedError
 from finetune_trainer.files import sha256
-from finetune_trainer.process.heartbeat import STALL_SECONDS
+from finetune_trainer.process.heartbeat import FOLDER, STALL_SECONDS, Beats
 from finetune_trainer.process.launch import COLLECTIVE_TIMEOUT, NODE_RANK, Node
 from ports import free_port
 from unit.trainer.forks import SECONDS
@@ -49,6 +49,23 @@ def rank_of(started):
 
 def _children(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def stop_within_a_step(rank):
+    """SIGSTOP where its launcher watches it: not while it reads the next batch."""
+    variables = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
+    folder = dict(entry.split(b"=", 1) for entry in variables if entry)[FOLDER.encode()]
+    beats = Beats(Path(folder.decode()))
+
+    def stopped():
+        os.kill(rank, signal.SIGSTOP)
+        until(lambda: Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        if beats.read()[0].deadline:
+            return True
+        os.kill(rank, signal.SIGCONT)
+        return False
+
+    until(stopped)
 
 
 def until(found):
@@ -92,7 +109,7 @@ def test_every_node_keeps_its_own_stacks_when_the_run_stalls(make_job, monkeypat
     port = free_port()
     nodes = [start(made, rank, port=port) for rank in range(2)]
     until(lambda: TRAINED in made.log)
-    os.kill(int(rank_of(nodes[1])), signal.SIGSTOP)
+    stop_within_a_step(int(rank_of(nodes[1])))
     assert [node.wait(SECONDS) for node in nodes] == [ExitCode.STALLED] * 2, made.log
     first, second = (
         (made.checkpoint_dir.parent / f"stacks-attempt-1{node}.txt").read_text() for node in ("", "-node-1")
