@@ -119,7 +119,7 @@ def test_a_job_that_waits_for_a_claim_is_explained(world: World) -> None:
     world.until_reason(name, "MissingObject")
     done = cli("explain-failure", name)
     assert done.code == 0
-    assert "create the claim or ConfigMap" in done.out
+    assert "create the claim, ConfigMap, Secret or key" in done.out
 
 
 def test_nothing_is_explained_of_a_job_that_runs(world: World) -> None:
