@@ -63,8 +63,11 @@ class PodView:
 
     @property
     def only_companions_run(self) -> bool:
-        """Whether the trainer has ended, and another container keeps the pod."""
-        return self.end is not None and not self.finished
+        """Whether the trainer has ended, and another container keeps the pod, or it is on its way out.
+
+        A kubelet reports the end of a pod's only container a moment before the phase that follows from it.
+        """
+        return self.end is not None and not self.finished and (bool(self.companions) or self.deleting)
 
     def unreachable(self, now: datetime) -> bool:
         """Whether its node no longer answers: it should be gone, and nobody has stopped it."""

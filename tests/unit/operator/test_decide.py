@@ -260,6 +260,18 @@ def test_a_success_counts_though_a_container_beside_it_runs_on_and_then_the_job_
     assert life.reconcile(seen(child(deleting=True), stopping), at=62).action is NOTHING
 
 
+@pytest.mark.parametrize("code", [0, 70])
+def test_a_pod_whose_only_container_has_ended_is_awaited_and_its_job_is_not_deleted(code: int) -> None:
+    """Its phase follows a moment later."""
+    life = Life().running()
+    ending = ended_pod(code, report=REPORT if code == 0 else None, phase="Running")
+    for at in (60, 61):
+        assert life.reconcile(seen(child(), ending), at=at).action is NOTHING
+    over = replace(ending, phase="Succeeded" if code == 0 else "Failed")
+    end = life.reconcile(seen(child(succeeded=code == 0, failed=code != 0), over), at=62)
+    assert (end.action, life.last.exit_code) == (NOTHING, code)
+
+
 def test_after_a_failure_beside_a_container_that_runs_on_the_next_attempt_waits_until_that_one_is_gone() -> (
     None
 ):
