@@ -43,7 +43,7 @@ if os.fork() == 0:
     time.sleep(0.5)
     os.kill(trains, 9)
 """
-"""After TRAINS: stop the trainer when it has made so many steps, say how many, and kill it when that is said."""
+"""After TRAINS: stop the trainer at this step or a later one, print the step, then kill the trainer."""
 
 
 def main() -> None:

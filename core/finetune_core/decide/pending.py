@@ -257,7 +257,7 @@ def _unmounted(context: Context, attempt: AttemptStatus, pod: PodView | None) ->
 
 
 def _volume(context: Context, said: str) -> str:
-    """The volume that the kubelet speaks of: by its name in the pod, or by that of the PersistentVolume of a claim."""
+    """The volume in the kubelet's message: by its name in the pod, or by that of the PersistentVolume of a claim."""
     named = _NAMED_VOLUME.search(said)
     name = named and (named[1] or named[2])
     if not name:

@@ -89,6 +89,13 @@ async def test_the_oldest_of_too_many_are_dropped_and_their_number_is_logged(
     assert "5 Events were not posted" in caplog.text
 
 
+def with_clock(clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch) -> tuple[ApiServer, Poster]:
+    """A poster that looks often at this clock."""
+    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
+    server = ApiServer()
+    return server, Poster(server, clock=clock)  # type: ignore[arg-type]
+
+
 async def test_events_wait_while_new_jobs_do_and_are_posted_when_none_does() -> None:
     server, later = ApiServer(), calm(at_once=False)
     poster = Poster(server)  # type: ignore[arg-type]
@@ -103,10 +110,8 @@ async def test_events_wait_while_new_jobs_do_and_are_posted_when_none_does() -> 
 async def test_an_event_that_has_waited_for_a_minute_is_posted_and_a_younger_one_waits_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
     now = 0.0
-    server = ApiServer()
-    poster = Poster(server, clock=lambda: now)  # type: ignore[arg-type]
+    server, poster = with_clock(lambda: now, monkeypatch)
     async with poster.posting(calm(at_once=False)):
         poster.add(events("old"))
         now = 59.0
@@ -122,10 +127,8 @@ async def test_an_event_that_has_waited_for_a_minute_is_posted_and_a_younger_one
 async def test_an_event_over_the_budget_of_its_job_is_posted_when_there_is_a_token_or_the_operator_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(poster_module, "_LOOK", 0.01)
     now = 0.0
-    server = ApiServer()
-    poster = Poster(server, clock=lambda: now)  # type: ignore[arg-type]
+    server, poster = with_clock(lambda: now, monkeypatch)
     async with poster.posting(calm()):
         poster.add(events(*map(str, range(BURST)), "held"))
         await until(lambda: len(server.taken) == BURST)

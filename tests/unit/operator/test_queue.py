@@ -379,7 +379,7 @@ def test_what_kueue_reads_of_a_job_in_a_queue_passes_to_it_and_to_the_runs_of_a_
 
 
 @pytest.mark.parametrize(
-    ("part", "given", "fields", "told"),
+    ("part", "given", "fields", "message"),
     [
         (
             "labels",
@@ -424,13 +424,13 @@ def test_what_kueue_reads_of_a_job_in_a_queue_passes_to_it_and_to_the_runs_of_a_
     ],
 )
 def test_nothing_of_kueue_s_is_ignored_silently(
-    part: str, given: dict[str, str], fields: dict[str, Any], told: str
+    part: str, given: dict[str, str], fields: dict[str, Any], message: str
 ) -> None:
     body = marked(part, given, **fields)
     life = Life(parse(stored(body)))
     assert life.reconcile().action is NOTHING
     assert (life.reason, "Stalled" in true_conditions(life.status)) == ("InvalidSpec", True)
-    assert told in life.message
+    assert message in life.message
     assert life.message in list(faults_of(body))
 
 

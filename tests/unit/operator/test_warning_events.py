@@ -168,8 +168,8 @@ SUMMARY = (
 async def test_a_cause_is_told_rather_than_a_newer_summary_without_one() -> None:
     server, _ = of(team=[event("pod", 3, CAUSE), event("pod", 9, SUMMARY), event("other", 4, SUMMARY)])
     events = WarningEvents(server)  # type: ignore[arg-type]
-    told = [await events.newest("team", uid, UNMOUNTED) for uid in ("pod", "other")]
-    assert [one and one.message for one in told] == [CAUSE, SUMMARY]
+    found = [await events.newest("team", uid, UNMOUNTED) for uid in ("pod", "other")]
+    assert [one and one.message for one in found] == [CAUSE, SUMMARY]
     assert server.fields == ["reason=FailedMount", "reason=FailedAttachVolume"]
 
 
