@@ -1,4 +1,4 @@
-"""The claims and ConfigMaps that a pod waits for."""
+"""What a pod waits for: claims, ConfigMaps, and the Service of several."""
 
 from cachetools import TTLCache
 
@@ -33,13 +33,21 @@ class Inputs:
         """A ConfigMap, as it is now."""
         return InputView("ConfigMap", name, await self._cluster.get("ConfigMap", namespace, name) is not None)
 
+    async def service(self, namespace: str, name: str) -> InputView:
+        """The Service by which the pods of several nodes find each other."""
+        return await self._look(namespace, "service", name)
+
     async def _look(self, namespace: str, scheme: str, name: str) -> InputView:
         if known := self._there.get((namespace, scheme, name)):
             return known
-        view = await (self.config_map if scheme == "configMap" else self._claim)(namespace, name)
+        look = {"configMap": self.config_map, "service": self._service}.get(scheme, self._claim)
+        view = await look(namespace, name)
         if view.exists and view.bound:
             self._there[namespace, scheme, name] = view
         return view
+
+    async def _service(self, namespace: str, name: str) -> InputView:
+        return InputView("Service", name, await self._cluster.get("Service", namespace, name) is not None)
 
     async def _claim(self, namespace: str, name: str) -> InputView:
         claim = await self._cluster.get("PersistentVolumeClaim", namespace, name)

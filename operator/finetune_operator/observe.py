@@ -12,11 +12,12 @@ from finetune_core.decide.observation import (
     PodView,
     QueueView,
 )
+from finetune_core.decide.pods import look_for_each_other
 from finetune_core.decide.starting import USUAL_START
 from finetune_core.plan.claims import devices_of, gpus_are_claimed
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
-from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name, preflight_name
+from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name, preflight_name, service_name
 from finetune_core.plan.nodes import count_of
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
@@ -44,8 +45,9 @@ async def observe(
     """What is seen of a job's children.
 
     That a Job is missing while its attempt is open is a finding with consequences, so it is asked of the API
-    server itself; inputs are looked at only while a pod does not start and before pods on several nodes do, Events
-    only while there is no pod or its volumes are not mounted, the queue only while the Job is suspended.
+    server itself; inputs are looked at only while a pod does not start and before pods on several nodes do, their
+    Service only until they have met, Events only while there is no pod or its volumes are not mounted, the queue only
+    while the Job is suspended.
     """
     preflight = job.status.preflight
     if preflight and preflight.end_time is None:
@@ -57,6 +59,8 @@ async def observe(
     places = await inputs.of(job, resolved.output_uri) if waits else ()
     if places and _may_lack_config_map(job, jobs, pods, now):
         places = (*places, await inputs.config_map(job.namespace, attempt_name(job, job.status.attempt or 0)))
+    if _may_lack_service(job, resolved, pods, now):
+        places = (*places, await inputs.service(job.namespace, service_name(job)))
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _refusal(job, without_pod, warning_events) if without_pod else None
     queue = await _queue(job, jobs, kueue)
@@ -210,6 +214,15 @@ def _may_lack_config_map(
     return mounted and any(_mounts_late(pod, now) for pod in pods if pod.attempt == number)
 
 
+def _may_lack_service(job: FineTuneJob, resolved: Resolved, pods: tuple[PodView, ...], now: datetime) -> bool:
+    """Whether the Service by which pods on several nodes find each other may be gone while they need it."""
+    if not _on_several_nodes(job, resolved) or not _has_had_time(job, now):
+        return False
+    attempt = job.status.attempts[-1]
+    alive = any(pod.attempt == attempt.number and not pod.finished for pod in pods)
+    return attempt.end_time is None and alive and look_for_each_other(attempt, now)
+
+
 def _mounts_late(pod: PodView, now: datetime) -> bool:
     return pod.node is not None and (pod.scheduled is None or now - pod.scheduled >= _USUAL_MOUNT)
 
@@ -223,8 +236,11 @@ def _begins_on_several_nodes(job: FineTuneJob, resolved: Resolved) -> bool:
     """Whether the next attempt of several pods may be about to begin."""
     status = job.status
     between = not status.attempts or status.attempts[-1].end_time is not None
-    several = count_of(resolved.resources) > 1 and not job.is_parent
-    return several and between and status.completion_time is None
+    return _on_several_nodes(job, resolved) and between and status.completion_time is None
+
+
+def _on_several_nodes(job: FineTuneJob, resolved: Resolved) -> bool:
+    return count_of(resolved.resources) > 1 and not job.is_parent
 
 
 def _job_without_pod(

@@ -94,6 +94,24 @@ def test_the_pods_have_names_in_the_dns_and_the_attempt_ends_with_the_first_fail
     world.until_phase(name, "Succeeded")
 
 
+def test_a_service_that_is_deleted_before_the_pods_have_met_is_made_again(world: World) -> None:
+    name = world.apply(resources=TWO, scheduling=ON_ONE_MACHINE)
+    pods = pods_of(world, name)
+    for also_starts in pods:
+        subdomain = world.get_pod(pods[0])["spec"]["subdomain"]  # type: ignore[index]
+        before = world.rest("GET", world.at(SERVICES, subdomain))
+        world.rest("DELETE", world.at(SERVICES, subdomain))
+        world.bind(also_starts)
+        world.start_container(also_starts)
+        after = until(lambda: world.rest.get(world.at(SERVICES, subdomain)), "it is made again")  # noqa: B023
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["spec"]["selector"] == before["spec"]["selector"]
+    world.until_phase(name, "Running")
+    for pod in pods:
+        world.succeed(pod)
+    assert len(world.until_phase(name, "Succeeded")["attempts"]) == 1
+
+
 def test_a_claim_of_one_node_is_refused_before_there_is_a_pod(world: World) -> None:
     """The rig's claim `demo` is ReadWriteOnce."""
     name = world.apply(resources=TWO)

@@ -17,8 +17,8 @@ from finetune_core.decide.deadlines import (
 )
 from finetune_core.decide.ending import STOP_REASONS, close
 from finetune_core.decide.observation import JobView, PodView
-from finetune_core.decide.pending import Pending, why_pending
-from finetune_core.decide.pods import apart
+from finetune_core.decide.pending import Pending, has_lost, why_pending
+from finetune_core.decide.pods import apart, look_for_each_other
 from finetune_core.decide.queue import held, with_eviction, without_seen_end
 from finetune_core.decide.reports import with_resolved_image
 from finetune_core.decide.starting import USUAL_START, next_look, slow_from
@@ -184,6 +184,8 @@ def _ongoing(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     if any(pod.finished and not pod.never_ran for pod in awaited) and all(pod.finished for pod in pods):
         # how it ended is written once the Job controller has counted the pod
         return Decision(stored, requeue_at=context.now + _REQUEUE_WHILE_PENDING)
+    if has_lost(context, attempt_name(context.job, attempt.number)):
+        return Decision(stored, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     running = tuple(pod for pod in pods if pod.started and not pod.finished)
     begun = {pod.index for pod in pods if pod.started}
     if not running or len(begun) < context.nodes:
@@ -192,8 +194,17 @@ def _ongoing(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     context = context.with_attempt(attempt)
     return context.conclude(
         _runs(context.job, attempt, running),
-        requeue_at=earliest(progress_due, deadline_of(context, attempt), *map(_overdue, running)),
+        requeue_at=earliest(
+            progress_due, deadline_of(context, attempt), _next_look(context, attempt), *map(_overdue, running)
+        ),
     )
+
+
+def _next_look(context: Context, attempt: AttemptStatus) -> datetime | None:
+    """When to see whether the pods of several nodes can still find each other: a lost Service is no event."""
+    if context.nodes == 1 or not look_for_each_other(attempt, context.now):
+        return None
+    return context.now + _pause_while_pending(context, attempt.running_time or context.now)
 
 
 def _runs(job: FineTuneJob, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> Verdict:
@@ -232,8 +243,6 @@ def _pending(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     begun, pods = _let_run(context, attempt), context.observation.pods_of(attempt.number)
     name = attempt_name(context.job, attempt.number)
     pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
-    if pending.lost:
-        return Decision(stored, Action.CREATE_ATTEMPT, context.now + _REQUEUE_WHILE_PENDING)
     due = _startup_deadline(context, begun, pending)
     if due is not None and context.now >= due:
         return _stop(context, _too_late(context, attempt, pending))

@@ -9,7 +9,7 @@ from finetune_api.status import AttemptStatus, Reason
 from finetune_core.decide.context import Context
 from finetune_core.decide.observation import InputView, PodView
 from finetune_core.plan.hub import TOKEN_KEY, TOKEN_VOLUME, secret_of
-from finetune_core.plan.naming import output_claim_name
+from finetune_core.plan.naming import output_claim_name, service_name
 from finetune_core.plan.placement import nodes_to_avoid
 from finetune_core.plan.volumes import fields_in, place_of
 
@@ -64,10 +64,18 @@ class Pending:
     """Something has to be supplied: an image, a Secret, a volume."""
     since: datetime | None = None
     """When it began to wait for that; None for as long as the attempt."""
-    lost: bool = False
-    """An object of the attempt is gone, and can be made again."""
     hinted: bool = False
     """A start that nothing is seen to hinder, whose message says what may."""
+
+
+def has_lost(context: Context, child: str) -> bool:
+    """Whether what was made for the Job `child` is gone, and can be made again: its ConfigMap, the claim of the job's
+    output, or the Service of its pods."""
+    output = context.job.spec.output
+    made = {("ConfigMap", child), ("Service", service_name(context.job))}
+    if output is None or output.uri is None:
+        made.add(("PersistentVolumeClaim", output_claim_name(context.job)))
+    return any((one.kind, one.name) in made and not one.exists for one in context.observation.inputs)
 
 
 def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending:
@@ -75,8 +83,7 @@ def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending
     pods = [pod for pod in context.observation.pods_of(attempt.number) if not pod.finished]
     pod = next((pod for pod in pods if not pod.started), None)
     found = (
-        _lost(context, child)
-        or _missing(context)
+        _missing(context)
         or _refused(context, child, pod)
         or _unbound(context, attempt, pod)
         or _gated(pod)
@@ -90,20 +97,6 @@ def why_pending(context: Context, attempt: AttemptStatus, child: str) -> Pending
     if not running:
         return found
     return replace(found, message=f"{running} of {context.nodes} pods run and wait: {found.message}")
-
-
-def _lost(context: Context, child: str) -> Pending | None:
-    """The ConfigMap of the attempt, or the claim that was made for the job's output."""
-    output = context.job.spec.output
-    made = {("ConfigMap", child)}
-    if output is None or output.uri is None:
-        made.add(("PersistentVolumeClaim", output_claim_name(context.job)))
-    item = next(
-        (one for one in context.observation.inputs if (one.kind, one.name) in made and not one.exists), None
-    )
-    if item is None:
-        return None
-    return Pending(Reason.STARTING, f"{item.kind} {item.name} was deleted; it is made again", lost=True)
 
 
 def _missing(context: Context) -> Pending | None:

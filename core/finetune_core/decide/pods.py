@@ -1,8 +1,9 @@
 """The pods of an attempt on several nodes: which one says how it ended, and whether they train together. Pure."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from finetune_api.run import ExitCode
+from finetune_api.status import AttemptStatus
 from finetune_core.decide.context import Context
 from finetune_core.decide.observation import PodView
 from finetune_core.plan.nodes import world_size
@@ -10,7 +11,19 @@ from finetune_core.plan.nodes import world_size
 _FOLLOWS = (ExitCode.INTERRUPTED, ExitCode.PEER_LOST)
 """Codes of a pod that ends because another one did; of a script no code says so."""
 _KILLED = (137, 143)
+_LONGEST_MEETING = timedelta(minutes=30)
+"""After this long processes that have not met give up."""
 _EARLY, _LATE = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
+
+
+def look_for_each_other(attempt: AttemptStatus, now: datetime) -> bool:
+    """Whether the pods of an attempt may need their names: until those that run now have reported a step."""
+    reached = (
+        attempt.to_step is not None and not attempt.evictions
+    )  # by a script, which names no step to begin from
+    if reached or attempt.from_step is not None:
+        return False
+    return attempt.running_time is None or now < attempt.running_time + _LONGEST_MEETING
 
 
 def succeeded(context: Context, pods: tuple[PodView, ...]) -> PodView | None:

@@ -28,7 +28,7 @@ from finetune_core.decide.deadlines import pause_before_retry
 from finetune_core.decide.ending import fail
 from finetune_core.decide.failure import Evidence, Failure, classify, termination_report
 from finetune_core.decide.observation import JobView, Observation, PodView
-from finetune_core.decide.pending import why_pending
+from finetune_core.decide.pending import has_lost, why_pending
 from finetune_core.decide.pods import first_failing
 from finetune_core.decide.reports import with_report
 from finetune_core.decide.starting import USUAL_START, next_look, slow_from
@@ -130,9 +130,10 @@ def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tup
         return context.conclude(_verdict(found), requeue_at=context.now + _REQUEUE)
     of = AttemptStatus(number=found.number, start_time=begins)
     name = preflight_name(context.job, found.number)
-    pending = why_pending(replace(context, observation=seen), of, name)
-    if pending.lost:
+    context = replace(context, observation=seen)
+    if has_lost(context, name):
         return Decision(context.status, Action.CREATE_PREFLIGHT, context.now + _REQUEUE)
+    pending = why_pending(context, of, name)
     slow = slow_from(context, pods, begins, pending)
     due = next_look(context, pods, begins, slow) or context.now + _REQUEUE
     if pending.reason is Reason.STARTING and context.now < slow:

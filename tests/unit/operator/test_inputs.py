@@ -30,6 +30,16 @@ async def test_an_input_that_is_there_is_looked_at_once_for_all_jobs_of_a_namesp
     assert sorted(server.asked) == ["default/demo", "default/results"]
 
 
+async def test_a_service_is_looked_at_as_an_input_is() -> None:
+    server = ApiServer()
+    inputs = Inputs(server)  # type: ignore[arg-type]
+    assert not (await inputs.service("default", "demo")).exists
+    server.claims = {"demo": {}}
+    for _ in range(2):
+        assert (await inputs.service("default", "demo")).exists
+    assert server.asked == ["default/demo", "default/demo"]
+
+
 async def test_what_is_missing_or_unbound_is_looked_at_every_time() -> None:
     server = ApiServer()
     inputs = Inputs(server)  # type: ignore[arg-type]

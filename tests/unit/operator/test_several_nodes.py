@@ -19,6 +19,7 @@ from unit.operator.worlds import (
     NOTHING,
     REPORT,
     STOP,
+    T0,
     Life,
     child,
     ended_pod,
@@ -268,6 +269,32 @@ def test_a_job_runs_when_all_its_pods_do(views: list[PodView], says: str) -> Non
     assert of.message.startswith(says)
     of.reconcile(seen(child(), *running()), at=95)
     assert (of.phase, of.message) == ("Running", "attempt 1 trains in 2 pods on nodes n0, n1")
+
+
+GONE = InputView("Service", NAME, exists=False)
+
+
+@pytest.mark.parametrize("views", [running(1), running(2)], ids=["one of two runs", "both run"])
+def test_a_service_that_somebody_deleted_before_the_pods_met_is_made_again(views: list[PodView]) -> None:
+    of = began(life())
+    before = of.status
+    decision = of.reconcile(seen(child(), *views, GONE), at=20)
+    assert (decision.action, decision.status) == (CREATE, before)
+    assert of.reconcile(seen(child(), *views, replace(GONE, exists=True)), at=21).action is NOTHING
+
+
+def test_pods_that_have_not_reported_are_looked_after_at_growing_intervals_for_half_an_hour() -> None:
+    of, looks = began(life()), [20.0]
+    while (due := of.reconcile(seen(child(), *running()), at=looks[-1]).requeue_at) is not None:
+        looks.append((due - T0).total_seconds())
+    assert looks[1] - looks[0] == 15
+    assert 1800 < looks[-1] < 1800 + 300
+    assert len(looks) < 25
+    met = RunReport(attempt=1, from_step=0)
+    assert (
+        began(life()).reconcile(seen(child(), *running(), report=met, at=seconds(20)), at=20).requeue_at
+        is None
+    )
 
 
 def test_visits_that_write_nothing_add_nothing_to_what_the_job_used() -> None:
