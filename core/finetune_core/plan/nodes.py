@@ -120,7 +120,7 @@ def environment(
     if processes == 1 and not _runs_trl(job.spec.command):
         known |= {"WORLD_SIZE": world_size(resources), "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         ranks.append("RANK")
-    if _on_cpu(resources, settings):
+    if on_cpu(resources, settings):
         known["ACCELERATE_USE_CPU"] = "true"
     return [
         *({"name": name, "value": str(value)} for name, value in known.items()),
@@ -168,7 +168,8 @@ def accelerate_file(rank: str) -> str:
     return f"accelerate-{rank}.yaml"
 
 
-def _on_cpu(resources: ResourcesSpec, settings: OperatorSettings) -> bool:
+def on_cpu(resources: ResourcesSpec, settings: OperatorSettings) -> bool:
+    """Whether the pods have no GPU, or none that is real."""
     return not resources.gpus_per_node or settings.simulate_gpus
 
 

@@ -9,10 +9,10 @@ from finetune_core.plan.files import CA_FILE, Files
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.hub import hub_environment, token_mount
 from finetune_core.plan.naming import Child, attempt_child, service_name
-from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, together
+from finetune_core.plan.nodes import NODE_RANK, accelerate_file, count_of, environment, on_cpu, together
 from finetune_core.plan.placement import node_affinity, while_unreachable
 from finetune_core.plan.run_config import CONFIG, METRICS_PORT, TOKEN_PATH
-from finetune_core.plan.script import script_environment
+from finetune_core.plan.script import WAITING, script_environment
 from finetune_core.plan.volumes import Mount, mounts_of
 from finetune_core.settings import OperatorSettings
 
@@ -109,7 +109,10 @@ def _environment(
         env |= script_environment(job, resolved.output_uri) | _progress_environment(settings)
     ours = {name: {"name": name, "value": value} for name, value in env.items()}
     ours |= {one["name"]: one for one in environment(job, resolved.resources, attempt, settings)}
-    return list((ours | {variable.name: variable.to_json() for variable in job.spec.env or []}).values())
+    given = {variable.name: variable.to_json() for variable in job.spec.env or []}
+    if job.spec.command and on_cpu(resolved.resources, settings) and not WAITING.keys() & given.keys():
+        ours |= {name: {"name": name, "value": value} for name, value in WAITING.items()}
+    return list((ours | given).values())
 
 
 def _progress_environment(settings: OperatorSettings) -> dict[str, str]:

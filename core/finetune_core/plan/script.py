@@ -4,6 +4,9 @@ from finetune_api.dataset import DataSource, ValidationSpec
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.volumes import output_paths, path_of
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+"""How threads of OpenMP wait on CPUs: as the trainer's do."""
+
 
 def script_environment(job: FineTuneJob, output_uri: str) -> dict[str, str]:
     """The variables that name inputs and outputs."""

@@ -18,6 +18,7 @@ from finetune_core.plan.reading import parse
 from finetune_core.plan.volumes import mounts_of, path_of
 from finetune_core.plan.workload import Plan, plan
 from finetune_core.settings import OperatorSettings
+from finetune_trainer.process import threads
 from unit.operator.worlds import TRAINER, files, planned, run_json, settings
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -259,6 +260,28 @@ def test_a_script_finds_its_files_by_variables_and_posts_progress_as_transformer
     assert variables["FINETUNE_TRAIN_FILE"] == "/mnt/claims/data/train.jsonl"
     assert variables["KUBEFLOW_TRAINER_SERVER_URL"] == "https://operator.finetune:8443/v1/progress"
     assert "run.json" not in files(CASES["script-attempt"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "own", "says"),
+    [
+        (0, [], threads.WAITING),
+        (1, [], {}),
+        (0, [{"name": "OMP_WAIT_POLICY", "value": "ACTIVE"}], {"OMP_WAIT_POLICY": "ACTIVE"}),
+        (0, [{"name": "GOMP_SPINCOUNT", "value": "7"}], {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_of_a_script_on_cpus_wait_as_the_trainer_s_do_unless_the_user_says_how(
+    gpus: int, own: list[dict[str, str]], says: dict[str, str]
+) -> None:
+    made = of(script_job(resources={"gpusPerNode": gpus}, env=own))
+    names = [one["name"] for one in container_of(made)["env"]]
+    assert len(names) == len(set(names))
+    assert {name: value for name, value in variables_of(made).items() if name in threads.WAITING} == says
+
+
+def test_the_trainer_itself_decides_how_its_threads_wait() -> None:
+    assert not threads.WAITING.keys() & variables_of(of(job(resources={"gpusPerNode": 0}))).keys()
 
 
 def variables_of(made: Plan) -> dict[str, str]:
