@@ -17,6 +17,18 @@ _QUALIFIED = rf"^({_DOMAIN}/)?{_PLAIN_NAME}$"
 _EXTENDED = rf"^{_DOMAIN}/{_PLAIN_NAME}$"
 _GPU = "/gpu$|/gpu[.]|/mig-|^gpu[.]"
 """Names of GPUs, GPUs that are shared, and their partitions, such as nvidia.com/mig-1g.5gb and gpu.intel.com/i915."""
+_DEVICE = (
+    "(?i)/(v?tpu|gaudi[0-9]*|neuron(core|device)?|ascend[a-z0-9]+|[nxh]pu|mlu[0-9]*|gcu|dcu(num)?|[psv]gpus?"
+    "|v?gpu-(number|count)|[cdqst]px_nps[0-9])$"
+)
+"""Names of other devices to compute on, and of AMD's partitions, as whole units."""
+_ACCELERATOR = (
+    "(?i)(^|[/._-])[psv]?(gpu|tpu|npu|xpu|hpu|ppu|gcu|mlu|dcu|cuda|gaudi|neuron|ascend|qaic)"
+    "|(habana|cambricon|rebellions|rbln|furiosa|metax-tech|mthreads|enflame|hygon|iluvatar|kunlunxin|birentech"
+    "|graphcore|tenstorrent)[.][a-z]+/|_nps[0-9]$"
+)
+"""The same, and shares of one, such as nvidia.com/gpumem: what a run on the CPU has no use for. Cards of a network, such as
+rdma/hca and vpc.amazonaws.com/efa, have other names."""
 _PLAIN_RESOURCE = "^(cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*(Ki|Mi|Gi))$"
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 LabelValue = Annotated[
@@ -80,6 +92,28 @@ def _gpus_have_fields() -> Rule:
         "GPUs and parts of them are not written in requests or limits; write gpusPerNode: 1, and their name in"
         " gpuResource where it is not the administrator's",
         lambda s: not any(re.search(_GPU, name) or name == s.gpu_resource for name, _ in _of_both(s)),
+    )
+
+
+def _accelerators_are_used() -> Rule:
+    on_cpu = "has(self.gpusPerNode) && self.gpusPerNode == 0 && !has(self.claims)"
+    return Rule(
+        _in_both(
+            f"string({{held}}[k]) == '0'"
+            f" || !(k.matches('{_DEVICE}') || {on_cpu} && k.matches('{_ACCELERATOR}'))"
+        ),
+        "accelerators in requests and limits are held while nothing computes on them; write gpusPerNode: 1 with their name"
+        " in gpuResource, or remove them",
+        lambda s: (
+            not any(
+                quantity != "0"
+                and (
+                    re.search(_DEVICE, name)
+                    or (s.gpus_per_node == 0 and s.claims is None and re.search(_ACCELERATOR, name))
+                )
+                for name, quantity in _of_both(s)
+            )
+        ),
     )
 
 
@@ -167,9 +201,11 @@ class ResourceClaim(ApiModel):
 class ResourcesSpec(ApiModel):
     """Compute resources of the training pods."""
 
+    stored_may_break = True
     rules = (
         _names_are_known(),
         _gpus_have_fields(),
+        _accelerators_are_used(),
         _extended_are_whole(),
         _requests_fit_limits(),
         _the_same_in_both(),
@@ -187,11 +223,11 @@ class ResourcesSpec(ApiModel):
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] | None = None
     """GPUs per pod, with one training process per GPU. 0 trains on the CPU. Default: the devices of claims where there are claims, else set by the administrator, 1 on GPU clusters."""
     gpu_resource: Annotated[str, StringConstraints(pattern=_EXTENDED, max_length=128)] | None = None
-    """Name of the extended resource for GPUs, for example amd.com/gpu. Default: set by the administrator, usually nvidia.com/gpu."""
+    """Name of the extended resource for GPUs, for example amd.com/gpu. The built-in trainer computes on GPUs of NVIDIA and AMD; other accelerators need your own image. Default: set by the administrator, usually nvidia.com/gpu."""
     requests: Quantities | None = None
     """Resource requests of the pod, for example {cpu: "4", memory: 16Gi}. A request must not exceed the limit."""
     limits: Quantities | None = None
-    """Resource limits of the pod, for example {memory: 16Gi}. GPUs are set by gpusPerNode."""
+    """Resource limits of the pod, for example {memory: 16Gi}. GPUs and other accelerators are set by gpusPerNode and gpuResource."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, for example 1Gi."""
     claims: Annotated[list[ResourceClaim], Field(max_length=8), Unique("name")] | None = None

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from finetune_api.base import ApiModel
+from finetune_api.base import AS_STORED, ApiModel
 
 _FAULTS = 50
 
@@ -22,7 +22,7 @@ def read(model: type[M], raw: Any) -> tuple[M, list[str]]:
     left_out: list[str] = []
     while value is not None and len(left_out) < _FAULTS:
         try:
-            return model.from_json(value), left_out
+            return model.from_json(value, context=AS_STORED), left_out
         except ValidationError as error:
             place = _remove(value, error.errors()[0]["loc"])
             if not place:

@@ -123,7 +123,7 @@ def _begin(context: Context) -> Decision:
 
 def why_stalled(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> Verdict | None:
     """Why the job cannot run until its spec or the administrator's settings change."""
-    if conflict := conflict_of(resolved.resources, settings):
+    if conflict := conflict_of(job, resolved.resources, settings):
         message = f"{conflict}; suspend the job, change spec.resources, and set spec.suspend to false"
         return Verdict(Phase.PENDING, Reason.INVALID_SPEC, message, stalled=True)
     if unread := next(faults_in(job.kueue_labels, job.kueue_annotations, job.spec), None):

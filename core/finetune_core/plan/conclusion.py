@@ -19,7 +19,7 @@ from finetune_api.combine import (
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.model import Dtype
 from finetune_api.overrides import overridden
-from finetune_api.resources import amount_of
+from finetune_api.resources import Quantities, amount_of
 from finetune_api.run import TERMINATION_LOG
 from finetune_api.search_history import SearchHistory
 from finetune_api.status import TrialState
@@ -43,9 +43,16 @@ _ENOUGH = {"search": {"cpu": "1", "memory": "2Gi"}, "ensemble": {"cpu": "4"}}
 
 
 def of_one_pod(resolved: Resolved, *, trains: bool) -> Resolved:
-    """The same with the resources of the one pod of a search or an ensemble, without GPUs if it trains nothing."""
-    update = {"nodes": 1} if trains else {"nodes": 1, "gpus_per_node": 0, "claims": None}
-    return replace(resolved, resources=resolved.resources.model_copy(update=update))
+    """The same with the resources of the one pod of a search or an ensemble, without devices if it trains nothing."""
+    asked, update = resolved.resources, dict[str, Any](nodes=1)
+    if not trains:
+        update |= {"gpus_per_node": 0, "claims": None}
+        update |= {"requests": _without_devices(asked.requests), "limits": _without_devices(asked.limits)}
+    return replace(resolved, resources=asked.model_copy(update=update))
+
+
+def _without_devices(quantities: Quantities | None) -> Quantities:
+    return {name: quantity for name, quantity in (quantities or {}).items() if "/" not in name}
 
 
 def with_less(resolved: Resolved, of: str) -> Resolved:

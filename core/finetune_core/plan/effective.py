@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from finetune_api.base import Rule
 from finetune_api.resources import ResourcesSpec
 from finetune_core.plan.claims import gpus_are_claimed
 from finetune_core.plan.finetunejob import FineTuneJob
@@ -48,13 +49,19 @@ def _claimed_devices(job: FineTuneJob) -> int:
     return (known and known.gpus_per_node) or 0
 
 
-def conflict_of(resources: ResourcesSpec, settings: OperatorSettings) -> str | None:
-    """What is wrong with a job's resources beside the administrator's, each of which is valid alone."""
-    broken = next((rule for rule in ResourcesSpec.rules if rule.holds and not rule.holds(resources)), None)
+def conflict_of(job: FineTuneJob, resources: ResourcesSpec, settings: OperatorSettings) -> str | None:
+    """What is wrong with a job's resources: of a job stored before a rule alone, else beside the administrator's."""
+    if job.spec.resources and (alone := _broken(job.spec.resources)):
+        return f"spec.resources: {alone.message}"
+    broken = _broken(resources)
     if broken is None:
         return None
     defaults = f"requests {_written(settings.requests)} and limits {_written(settings.limits)}"
     return f"spec.resources does not fit the administrator's defaults, {defaults}: {broken.message}"
+
+
+def _broken(resources: ResourcesSpec) -> Rule | None:
+    return next((rule for rule in ResourcesSpec.rules if rule.holds and not rule.holds(resources)), None)
 
 
 def _written(quantities: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from finetune_api.base import AS_STORED
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_core import lenient
@@ -24,7 +25,7 @@ def parse(body: Body) -> FineTuneJob:
         name=meta["name"],
         uid=meta["uid"],
         generation=meta["generation"],
-        spec=FineTuneJobSpec.model_validate(body.get("spec") or {}),
+        spec=FineTuneJobSpec.model_validate(body.get("spec") or {}, context=AS_STORED),
         status=status_of(body),
         parent_uid=parent.uid if parent else None,
         kueue_labels=kueue_labels(meta),

@@ -61,6 +61,9 @@ def _ensemble(**fields: Any) -> Json:
 _BY_ACCURACY: Json = {"training": {"evaluation": {"bestMetric": "accuracy"}}}
 
 
+_NICS = {"name": "nics", "resourceClaimTemplateName": "two-nics"}
+
+
 def _resources(**fields: Any) -> Json:
     return spec(resources=fields)
 
@@ -342,6 +345,28 @@ ACCEPTED = [
         _resources(requests={"memory": "1Gi"}, limits={"memory": 1073741824}),
     ),
     Case("a network card", _resources(limits={"rdma/hca_a": 1})),
+    *(
+        Case(f"{name} beside the CPU", _resources(gpusPerNode=0, limits={name: 1}))
+        for name in (
+            "rdma/hca",
+            "vpc.amazonaws.com/efa",
+            "intel.com/intel_sriov_netdevice",
+            "nvidia.com/roce_gdr",
+            "nvidia.com/hostdev",
+            "smarter-devices/fuse",
+            "intel.com/exclusive-cores",
+        )
+    ),
+    *(
+        Case(f"{name} beside a GPU", _resources(gpusPerNode=1, limits={name: 40}))
+        for name in ("nvidia.com/gpumem", "volcano.sh/vgpu-memory", "huawei.com/Ascend910B-memory")
+    ),
+    Case("no TPU", _resources(gpusPerNode=0, limits={"google.com/tpu": 0, "nvidia.com/gpumem": "0"})),
+    Case(
+        "a share of a GPU beside claims",
+        _resources(gpusPerNode=0, limits={"nvidia.com/gpumem": 1}, claims=[_NICS]),
+    ),
+    Case("devices of another vendor", _resources(gpusPerNode=8, gpuResource="habana.ai/gaudi")),
     Case("hugepages beside memory", _resources(limits={"hugepages-2Mi": "64Mi", "memory": "1Gi"})),
     Case("scratch space", _resources(limits={"ephemeral-storage": "10Gi"})),
     Case("any taint", _tolerated(operator="Exists")),
@@ -515,6 +540,7 @@ _FOREIGN = "spec.training names a metric that classification does not have"
 _ONE_VALUE = "set exactly one of value and valueFrom"
 _RESERVED = "this variable controls the interpreter, the loader or the trainer"
 _CLAIM = "write pvc://CLAIM/PATH, a folder or file"
+_ACCELERATORS = "accelerators in requests and limits are held while nothing computes on them"
 _MODEL = "write pvc://CLAIM/PATH, a folder on"
 _DATA = "write pvc://CLAIM/PATH, a file on"
 
@@ -709,6 +735,36 @@ BROKEN_RULES = [
         "accelerators of another name in limits",
         _resources(gpuResource="habana.ai/gaudi", limits={"habana.ai/gaudi": 1}),
         "GPUs and parts of them are not written in requests",
+    ),
+    *(
+        Case(f"{name} in {place}", _resources(**{place: {name: 1}}), _ACCELERATORS)
+        for place in ("requests", "limits")
+        for name in (
+            "google.com/tpu",
+            "habana.ai/gaudi",
+            "aws.amazon.com/neuron",
+            "aws.amazon.com/neuroncore",
+            "huawei.com/Ascend910",
+            "intel.com/xpu",
+            "cambricon.com/mlu",
+            "volcano.sh/vgpu-number",
+            "amd.com/cpx_nps4",
+        )
+    ),
+    *(
+        Case(f"{name} beside the CPU", _resources(gpusPerNode=0, limits={name: 1}), _ACCELERATORS)
+        for name in (
+            "nvidia.com/GPU",
+            "aliyun.com/gpu-mem",
+            "nvidia.com/gpumem",
+            "tencent.com/vcuda-core",
+            "rebellions.ai/ATOM",
+            "alpha.furiosa.ai/warboy",
+            "metax-tech.com/vcore",
+            "birentech.com/1-4-gpu",
+            "npu.intel.com/accel",
+            "qualcomm.com/qaic",
+        )
     ),
     Case(
         "half a card",
