@@ -19,6 +19,8 @@ from finetune_api.model import Dtype, ModelTechniques, frozen_weights_fit_shardi
 from finetune_api.objective import ObjectiveSpec, only_for_language_models
 from finetune_api.resources import LARGEST_NODES
 from finetune_api.status import (
+    LARGEST_ATTEMPT,
+    LARGEST_COUNT,
     BaselineStatus,
     CheckpointStatus,
     Commit,
@@ -355,6 +357,13 @@ NOTES_KEPT, NOTE_LENGTH = 4, 320
 Note = Annotated[str, Field(max_length=NOTE_LENGTH)]
 
 
+class ReachedStep(ApiModel):
+    """The newest step of an attempt that a file beside the checkpoints tells of."""
+
+    attempt: Annotated[int, Field(ge=1, le=LARGEST_ATTEMPT)]
+    step: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+
+
 class RunReport(ApiModel):
     """Result or progress of a run: the termination message, and the body of a progress POST."""
 
@@ -370,6 +379,8 @@ class RunReport(ApiModel):
     traceback: Annotated[str, Field(max_length=2000)] | None = None
     """Last lines of the traceback, for a bug in the trainer."""
     from_step: int | None = None
+    reached: Annotated[ReachedStep | None, Field(exclude_if=lambda reached: reached is None)] = None
+    """How far the attempt before had come, whose last steps may be in no report."""
     progress: ProgressStatus | None = None
     best: CheckpointStatus | None = None
     latest: CheckpointStatus | None = None

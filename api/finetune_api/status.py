@@ -169,13 +169,13 @@ class AttemptStatus(ApiModel):
     from_step: Count | None = None
     """Optimizer step of the checkpoint that it resumed from. 0 if it started from the beginning. Absent until it reports, also after an eviction."""
     to_step: Count | None = None
-    """Last optimizer step that it reported."""
+    """Last optimizer step that it reported, or that the next attempt found it had reached."""
     evictions: Count | None = None
     """Number of times that its queue took its place after it had started. It saves a checkpoint and resumes in the same attempt when it is admitted again."""
     evicted_time: Time | None = None
     """Time at which its pods had ended after the last of these."""
     lost_steps: Count | None = None
-    """Steps that it reported after the checkpoint from which training went on: in the next attempt or, after an eviction, in this one. Until training goes on, those after its last checkpoint. Absent for your own script."""
+    """Steps that it is known to have taken after the checkpoint from which training went on: in the next attempt or, after an eviction, in this one. Until training goes on, those after its last checkpoint. Absent for your own script."""
     gpu_seconds: Count | None = None
     """Seconds for which its containers ran, times their GPUs, or times 1 on a CPU; of an evicted attempt, since it was last admitted. That of a running attempt is as of the last progress report."""
     micro_batch_size: Count | None = None

@@ -6,7 +6,7 @@ whichever visit the operator is stopped in.
 
 from datetime import datetime
 
-from finetune_api.run import RunReport
+from finetune_api.run import ReachedStep, RunReport
 from finetune_api.status import AttemptStatus, CheckpointStatus, FineTuneJobStatus, UsageStatus
 from finetune_core.decide.context import Context, seconds_between
 from finetune_core.decide.reports import with_attempt_report, with_report
@@ -43,7 +43,7 @@ def reported(
     after = with_attempt_report(attempt, report)
     resumed = after.from_step if attempt.from_step is None else None
     if resumed is not None:
-        context, after = _resumed(context, after, attempt.to_step, resumed)
+        context, after = _resumed(context, after, attempt.to_step, resumed, report.reached)
     return context.with_status(with_report(context.status, report, time)).with_attempt(after), after
 
 
@@ -68,7 +68,7 @@ def lost_steps(attempt: AttemptStatus, status: FineTuneJobStatus) -> int | None:
 
 
 def _resumed(
-    context: Context, attempt: AttemptStatus, reached: int | None, step: int
+    context: Context, attempt: AttemptStatus, reached: int | None, step: int, found: ReachedStep | None
 ) -> tuple[Context, AttemptStatus]:
     """Training resumes from the checkpoint of a step: of this attempt, if it was evicted, or of the one before."""
     saved = context.status.latest_checkpoint.step if context.status.latest_checkpoint else 0
@@ -78,6 +78,8 @@ def _resumed(
         *earlier, before, last = context.status.attempts
         if before.to_step is not None:
             before = _with_certainty(before, before.to_step, saved, step)
+        if found and found.attempt == before.number:
+            before = _with_more(before, found.step, step)
         context = context.update(attempts=[*earlier, before, last])
     return context.update(latest_checkpoint=CheckpointStatus(step=step) if step else None), attempt
 
@@ -86,6 +88,13 @@ def _with_certainty(attempt: AttemptStatus, reached: int, saved: int, resumed: i
     """The steps after `saved` were taken for lost; those after `resumed` are."""
     lost = (attempt.lost_steps or 0) - max(0, reached - saved) + max(0, reached - resumed)
     return attempt.model_copy(update={"lost_steps": max(0, lost)})
+
+
+def _with_more(attempt: AttemptStatus, reached: int, resumed: int) -> AttemptStatus:
+    """The attempt had come further than it said, by what it left beside its checkpoints."""
+    more = max(0, reached - max(attempt.to_step or 0, resumed))
+    to_step = max(reached, attempt.to_step or 0)
+    return attempt.model_copy(update={"to_step": to_step, "lost_steps": (attempt.lost_steps or 0) + more})
 
 
 def _devices(context: Context) -> int:

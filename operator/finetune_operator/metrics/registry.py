@@ -136,13 +136,18 @@ class Metrics:
         if old == new:
             return
         known = {number(one, "number"): one for one in items(old, "attempts")}
+        earlier: Any = None
         for one in items(new, "attempts"):
-            self._attempt_changed(after, known, one)
+            self._attempt_changed(after, known, earlier, one)
+            earlier = one
         self._preflight_changed(at(old, "preflight"), at(new, "preflight"))
         if at(new, "completionTime") and not at(old, "completionTime"):
             self._end(after)
 
-    def _attempt_changed(self, body: Body, known: dict[float | None, Any], attempt: Any) -> None:
+    def _attempt_changed(
+        self, body: Body, known: dict[float | None, Any], earlier: Any, attempt: Any
+    ) -> None:
+        """`earlier` is the attempt before it, of which the first report of this one may tell more."""
         before = known.get(number(attempt, "number"))
         if at(attempt, "endTime") and not at(before, "endTime"):
             self._attempts.labels(known_reason(text(attempt, "reason"))).inc()
@@ -153,7 +158,7 @@ class Metrics:
             self._queue_wait.labels(queue_of(body)).observe(waited)
         if at(attempt, "fromStep") is not None and at(before, "fromStep") is None:
             evicted = number(before, "evictions") and number(before, "toStep") is not None
-            lost = lost_steps(before if evicted else known.get((number(attempt, "number") or 0) - 1), attempt)
+            lost = lost_steps(before if evicted else earlier, attempt)
             self._lost_steps.labels(body["metadata"]["namespace"]).inc(lost)
 
     def _preflight_changed(self, before: Any, after: Any) -> None:

@@ -291,6 +291,15 @@ def test_a_search_that_ended_in_an_ensemble_has_room_for_what_the_ensemble_reach
     assert kept["finetune_search_trials"] == 6
 
 
+def test_steps_that_only_the_next_attempt_tells_of_are_counted_with_its_first_report() -> None:
+    world = World()
+    first = attempt(1, toStep=60, endTime=moment(50), reason="Killed", lostSteps=20)
+    world.put("one", running(attempts=[first, attempt(2)]))
+    found = first | {"toStep": 75, "lostSteps": 35}
+    world.put("one", running(attempts=[found, attempt(2, fromStep=40)]))
+    assert world.of("finetune_job_lost_steps_total", namespace="default") == [35]
+
+
 def test_repeated_steps_lower_the_goodput_and_are_counted_once() -> None:
     world = World()
     first = attempt(1, toStep=60, endTime=moment(50), reason="Preempted")

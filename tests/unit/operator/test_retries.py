@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builders import UID, script_job
-from finetune_api.run import RunReport
+from finetune_api.run import ReachedStep, RunReport
 from finetune_api.status import AttemptStatus, CheckpointStatus, EffectiveStatus, ProgressStatus
 from finetune_core.decide.observation import InputView, Observation
 from finetune_core.plan.effective import resolve
@@ -295,6 +295,40 @@ def test_what_a_job_uses_is_counted_once_however_often_it_is_looked_at() -> None
     assert life.status.usage.gpu_seconds == 200
     assert life.status.usage.queued_seconds == 40
     assert life.status.usage.useful_gpu_seconds == 64
+
+
+@pytest.mark.parametrize(
+    ("left", "lost", "to_step"),
+    [
+        (None, 20, 620),
+        (ReachedStep(attempt=1, step=645), 45, 645),
+        (ReachedStep(attempt=1, step=610), 20, 620),
+        (ReachedStep(attempt=7, step=645), 20, 620),
+    ],
+    ids=["nothing", "more", "less", "another attempt's"],
+)
+def test_the_next_attempt_tells_how_far_one_had_come_that_was_killed(
+    left: ReachedStep | None, lost: int, to_step: int
+) -> None:
+    life = Life(settings=settings(retry_backoff=0)).running()
+    said = RunReport(attempt=1, latest=CheckpointStatus(step=600), progress=report(620).progress)
+    life.reconcile(seen(child(), running_pod(), report=said, at=seconds(10)), at=10)
+    life.reconcile(over(137, at=seconds(20)), at=21)
+    assert life.status.attempts[0].lost_steps == 20
+    resumed = RunReport(attempt=2, from_step=600, reached=left)
+    for at in (40, 60):
+        runs = running_pod(2, since=seconds(30))
+        life.reconcile(seen(child(2), runs, report=resumed, at=seconds(at)), at=at)
+        first = life.status.attempts[0]
+        assert (first.lost_steps, first.to_step) == (lost, to_step)
+
+
+def test_of_an_attempt_that_reported_no_step_the_next_one_tells_them_too() -> None:
+    life = Life(settings=settings(retry_backoff=0)).running()
+    life.reconcile(over(137, at=seconds(20)), at=21)
+    resumed = RunReport(attempt=2, from_step=0, reached=ReachedStep(attempt=1, step=9))
+    life.reconcile(seen(child(2), running_pod(2, since=seconds(30)), report=resumed, at=seconds(40)), at=40)
+    assert (life.status.attempts[0].lost_steps, life.status.attempts[0].to_step) == (9, 9)
 
 
 def test_an_attempt_that_stops_on_request_leaves_its_last_step_in_the_status() -> None:

@@ -13,6 +13,7 @@ from finetune_trainer.process.stop import Stop
 from finetune_trainer.reporting.history import History
 from finetune_trainer.reporting.metrics import TrainerMetrics
 from finetune_trainer.reporting.progress import ProgressClient
+from finetune_trainer.reporting.reached import Reached
 
 CAVEATS_IN_MESSAGE = 3
 
@@ -26,6 +27,7 @@ class Recorder:
         self.report = RunReport()
         self.metrics = TrainerMetrics()
         self.history: History | None = None
+        self.reached: Reached | None = None
         self.caveats: list[str] = []
         self._progress: ProgressClient | None = None
 
@@ -83,6 +85,17 @@ class Recorder:
         if self.history is not None:
             self.history.rewind(step)
         self.update(epochs=evaluations[-EPOCHS_KEPT:], best=best)
+
+    def resume(self, step: int) -> None:
+        """This attempt begins from a step; say how far the one before had come."""
+        before = self.reached.before() if self.reached else None
+        self.update(from_step=step, reached=before)
+        self.reach(step)
+
+    def reach(self, step: int) -> None:
+        """A step that was taken, logged or not."""
+        if self.reached is not None:
+            self.reached.note(step)
 
     def evaluation(
         self, evaluations: list[EpochStatus], best: CheckpointStatus | None, *, improved: bool

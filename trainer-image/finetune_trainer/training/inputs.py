@@ -1,7 +1,7 @@
 """What a run reads and checks before torch is needed: configuration, data, the model's folder, the checkpoints.
 
 Beside the checkpoints lies, while the run lasts:
-tokens/  reference/  debug/  metrics.jsonl  baseline.npz  forgetting.json  samples.json
+tokens/  reference/  debug/  metrics.jsonl  reached.json  baseline.npz  forgetting.json  samples.json
 """
 
 import logging
@@ -30,6 +30,7 @@ from finetune_trainer.process.launch import Process
 from finetune_trainer.process.stop import Stop
 from finetune_trainer.publishing.folder import clear_beside
 from finetune_trainer.reporting.history import HISTORY
+from finetune_trainer.reporting.reached import REACHED, Reached
 from finetune_trainer.reporting.recorder import Recorder
 from finetune_trainer.reporting.tensorboard import history_of
 from finetune_trainer.training.base_model import find_base
@@ -99,6 +100,7 @@ def read_inputs(config: RunConfig, recorder: Recorder, stop: Stop, process: Proc
         debug = config.training.debug
         board = fence.folder / DEBUG_DIR / "tensorboard" if debug and debug.tensor_board else None
         recorder.open_history(history_of(fence.folder / HISTORY, board))
+        recorder.reached = Reached(fence.folder / REACHED, fence.attempt)
     stop_if_asked(stop)
     return Inputs(config, recorder, stop, process, dataset, folder, fence, fingerprint(config, digests))
 
@@ -109,7 +111,7 @@ def fence_of(config: RunConfig) -> Fence:
 
 def clear(fence: Fence, config: RunConfig) -> None:
     """Remove the checkpoints, and what else of this job lies beside them."""
-    remove_all(fence, beside=(TOKENS, REFERENCE, DEBUG_DIR, HISTORY, BASELINE, FORGETTING, SAMPLES))
+    remove_all(fence, beside=(TOKENS, REFERENCE, DEBUG_DIR, HISTORY, REACHED, BASELINE, FORGETTING, SAMPLES))
     clear_beside(fence.folder, config)
 
 

@@ -94,7 +94,7 @@ def resume(run: Run) -> TrainState:
     else:
         logger.info(f"resuming from the checkpoint of step {state.step}")
     run.recorder.rewind(state.step, state.evaluations, state.best)
-    run.recorder.update(from_step=state.step)
+    run.recorder.resume(state.step)
     if run.debug is not None:
         run.debug.start(state.step)
     return state

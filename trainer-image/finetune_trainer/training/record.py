@@ -46,6 +46,7 @@ def log_step(run: Run, state: TrainState, step: StepResult) -> None:
     metrics.examples.inc(step.examples)
     metrics.step_duration.observe(step.seconds)
     metrics.padding.set(padding(state))
+    run.recorder.reach(state.step)
     often = max(1, total // LOG_LINES)
     now = time.monotonic()
     if state.step in (1, total) or state.step % often == 0 or now - run.logged_at > LOG_SECONDS:

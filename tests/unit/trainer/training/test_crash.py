@@ -244,6 +244,7 @@ def test_sigterm_within_a_save_ends_the_run_after_it_and_the_next_step(make_job,
     again = made.changed({"job": {"attempt": 2}})
     assert again.run_apart() == ExitCode.DONE
     assert again.report.from_step == 6
+    assert again.report.reached.attempt == 1
     assert digest(again) == undisturbed[0]
 
 

@@ -188,6 +188,19 @@ def test_clipped_steps_are_counted_and_both_norms_are_told(model_folder, clippin
         assert progress.grad_norm_clipped == pytest.approx(1e-3, rel=1e-4)
 
 
+def test_a_step_that_is_not_logged_is_left_for_the_next_attempt(model_folder, tmp_path):
+    from finetune_trainer.reporting.reached import Reached
+    from finetune_trainer.training.loop import train
+
+    left = tmp_path / "reached.json"
+    run, state, *_ = a_run(model_folder, maxSteps=3)
+    run.recorder.reached = Reached(left, attempt=2)
+    train(run, state)
+    found = Reached(left, attempt=3).before()
+    assert found.attempt == 2
+    assert 1 <= found.step <= 3
+
+
 def test_waiting_for_data_padding_and_memory_are_told_with_every_logged_step(
     model_folder, tmp_path, monkeypatch
 ):
