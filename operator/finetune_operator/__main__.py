@@ -22,6 +22,7 @@ from prometheus_client import disable_created_metrics
 
 from finetune_core.backoff import backoff, jitter
 from finetune_core.settings import OperatorSettings
+from finetune_operator import json_reading
 from finetune_operator.cache import Cache
 from finetune_operator.certificate import Certificate
 from finetune_operator.children import Children
@@ -304,6 +305,7 @@ def main() -> int:
         gc.freeze()  # what is imported lives as long as the process
         gc.set_threshold(*_COLLECTIONS)
         asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER
+        json_reading.install()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else a second series for every counter
         asyncio.run(run(settings))
     except OperatorError as error:

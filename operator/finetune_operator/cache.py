@@ -9,10 +9,11 @@ dropped. What thousands of jobs have alike is kept once
 (`sharing.py`).
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+from pydantic_core import to_json
 
 from finetune_api import KIND
 from finetune_core.decide.observation import JobView, PodView
@@ -389,7 +390,7 @@ def _kept_finetunejob(body: Body, known: Body | None, sharing: Sharing) -> Body:
     if known is not None and _has_spec_of(known, body):
         return kept | {"spec": known["spec"]}
     spec = body.get("spec")
-    return kept if len(json.dumps(spec)) > _LARGEST_SPEC else kept | {"spec": sharing.shared(spec)}
+    return kept if len(to_json(spec)) > _LARGEST_SPEC else kept | {"spec": sharing.shared(spec)}
 
 
 def _has_spec_of(known: Body, body: Body) -> bool:

@@ -3,11 +3,11 @@
 Whoever holds a part must not change it.
 """
 
-import json
 from sys import intern
 from typing import Any
 
 from cachetools import LRUCache
+from pydantic_core import to_json
 
 _LONGEST_WORD, _LONGEST_PART = 64, 2048
 _PARTS = 2_000
@@ -18,7 +18,7 @@ class Sharing:
     """Short strings for as long as anybody has them, and the objects and lists that were met last."""
 
     def __init__(self) -> None:
-        self._parts: LRUCache[str, Any] = LRUCache(_PARTS)
+        self._parts: LRUCache[bytes, Any] = LRUCache(_PARTS)
 
     def shared(self, value: Any) -> Any:
         """The same JSON."""
@@ -29,7 +29,7 @@ class Sharing:
         return [self._part(one) for one in value] if isinstance(value, list) else value
 
     def _part(self, value: Any) -> Any:
-        if not isinstance(value, dict | list) or len(text := json.dumps(value)) > _LONGEST_PART:
+        if not isinstance(value, dict | list) or len(text := to_json(value)) > _LONGEST_PART:
             return self.shared(value)
         known = self._parts.get(text)
         if known is None:

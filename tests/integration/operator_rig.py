@@ -94,6 +94,13 @@ class Rest:
         found: Json = json.loads(answer.data)
         return found
 
+    def post_text(self, path: str, text: str) -> None:
+        """POST JSON that Python's parser may refuse to read back."""
+        headers = self._headers | {"Content-Type": "application/json"}
+        answer = self._pool.request("POST", self._url + path, headers=headers, body=text)
+        if answer.status >= 400:
+            raise Refused(answer.status, answer.data.decode()[:500])
+
     def get(self, path: str) -> Json | None:
         """The object; None if it does not exist yet."""
         try:

@@ -1,16 +1,18 @@
 """Objects of one namespace's editor do not stop the operator for other namespaces."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from builders import script_job
+from builders import job, script_job
 from finetune_api import API_VERSION, KIND
 from finetune_cluster.apiserver import ApiServer
 from integration.operator_rig import (
     CHILDREN,
     JOBS,
+    PODS,
     Operator,
     Rest,
     World,
@@ -129,3 +131,38 @@ def test_an_attempt_that_a_lost_status_forgot_is_still_found_and_cleared(
     evil.until_phase("forgotten", "Failed")
     until(lambda: not evil.children("forgotten"), "its children are cleared")
     assert requests(operator) - before < 60
+
+
+@pytest.mark.parametrize("levels", [190, 600, 2000])
+def test_objects_that_are_nested_without_end_stop_nothing(
+    operator: Operator, evil: World, good: World, levels: int
+) -> None:
+    """Of a pod and a job the fields of a manager, which any user may write; of a search a value to choose from."""
+    labels = {"app.kubernetes.io/managed-by": "finetune-operator"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"deep-{levels}", "labels": labels}}
+    pod |= {"spec": {"containers": [{"name": "x", "image": "x"}]}}
+    script = script_job(f"deep-{levels}", resources={"gpusPerNode": 0}, suspend=True)
+    parameter = {"path": "training.seed", "choice": [1, "HERE"]}
+    search = job(f"search-{levels}", search={"parameters": [parameter]}, resources={"gpusPerNode": 0})
+    fields, choice = nested('{"f:x":', "{}", "}", levels), nested("[", "1", "]", levels)
+    evil.rest.post_text(evil.at(PODS), managed(pod).replace('"HERE"', fields))
+    evil.rest.post_text(evil.at(JOBS), managed(script).replace('"HERE"', fields))
+    evil.rest.post_text(evil.at(JOBS), json.dumps(search).replace('"HERE"', choice))
+    good.succeed(good.run(good.apply()))
+    assert operator.alive
+    operator.kill()
+    operator.start().ready()
+    for said in (f"evil/deep-{levels}: Suspended", f"evil/search-{levels}: InvalidSpec"):
+        until(lambda said=said: said in operator.log(10**7), said)
+    good.succeed(good.run(good.apply()))
+
+
+def nested(opening: str, inner: str, closing: str, levels: int) -> str:
+    return opening * levels + inner + closing * levels
+
+
+def managed(body: Json) -> str:
+    """The object as JSON, with a field manager."""
+    manager = {"manager": "evil", "operation": "Apply", "apiVersion": body["apiVersion"]}
+    manager |= {"fieldsType": "FieldsV1", "fieldsV1": "HERE"}
+    return json.dumps(body | {"metadata": body["metadata"] | {"managedFields": [manager]}})
