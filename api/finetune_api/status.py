@@ -78,6 +78,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     CLAIM_NOT_BOUND = "ClaimNotBound"
     CLAIM_NOT_SHARED = "ClaimNotShared"
+    OUTPUT_TAKEN = "OutputTaken"
     MISSING_OBJECT = "MissingObject"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     PREFLIGHT = "Preflight"

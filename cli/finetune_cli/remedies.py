@@ -27,6 +27,10 @@ REMEDIES = {
         "use a claim with the access mode ReadWriteMany, or scheduling.topologyKey: kubernetes.io/hostname",
         "pending",
     ),
+    Reason.OUTPUT_TAKEN: Remedy(
+        "wait for the job that the message names, delete it, or create this job with another output.uri",
+        "pending",
+    ),
     Reason.UNSCHEDULABLE: Remedy(
         "no node fits, as the message says; resources.gpusPerNode: 0 trains on the CPU", "pending"
     ),

@@ -11,6 +11,7 @@ from finetune_core.decide.conditions import running_of
 _WARNINGS = {
     Reason.UNSCHEDULABLE,
     Reason.CLAIM_NOT_BOUND,
+    Reason.OUTPUT_TAKEN,
     Reason.MISSING_OBJECT,
     Reason.IMAGE_PULL_FAILED,
     Reason.STORAGE_FAILED,

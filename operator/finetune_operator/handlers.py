@@ -18,7 +18,7 @@ from kopf._cogs.clients.watching import WatchingError
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_core.backoff import backoff, jitter
 from finetune_core.plan.naming import SELECTOR
-from finetune_operator.cache import Cache, Key, parent_key
+from finetune_operator.cache import Cache, Key, has_ended, parent_key
 from finetune_operator.cluster import PAGE, Cluster, Credentials
 from finetune_operator.storages import NoDiffBase, NoProgress
 from finetune_operator.watches import Watches
@@ -104,6 +104,8 @@ def update(cache: Cache, kind: str, event: str, body: Body) -> list[Key]:
     """Bring the cache up to date with an event of a watch; returns the keys to reconcile."""
     if kind == "FineTuneJob":
         keys = [_update_finetunejob(cache, event, body), parent_key(body)]
+        if event == "DELETED" or has_ended(body):
+            keys.append(cache.first_for_output_of(body))
     elif event == "DELETED":
         keys = [cache.drop_child(kind, body)]
     else:

@@ -19,7 +19,7 @@ from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
 from finetune_core.decide.observation import Observation
 from finetune_core.decide.parents import runs_children
-from finetune_core.decide.preflight import awaits_preflight
+from finetune_core.decide.preflight import awaits_preflight, begun
 from finetune_core.decide.queue import boost_of
 from finetune_core.decide.size import wire_within_limit
 from finetune_core.plan.effective import Resolved, resolve
@@ -114,7 +114,8 @@ class Reconciler:
             self.poster.add(await self._write(body, status))
             return None
         resolved, before = resolve(job, self.settings), job.status
-        if runs_children(job) and not _checks(job):
+        holder = self._output_holder(job)
+        if runs_children(job) and not _checks(job) and not holder:
             step = await self._parent_step(job, resolved, now)
             if step.decision.concludes:
                 job = replace(job, status=step.decision.status)
@@ -131,6 +132,7 @@ class Reconciler:
             self.reports,
             now,
         )
+        observation = replace(observation, output_holder=holder)
         decision = decide(job, resolved, observation, now, self.settings)
         creates = decision.action in (Action.CREATE_ATTEMPT, Action.CREATE_PREFLIGHT)
         status = _while_refused(job, decision.status) if creates else decision.status
@@ -144,6 +146,12 @@ class Reconciler:
         await self._raise_priority(job, decision.status, observation, now)
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
+
+    def _output_holder(self, job: FineTuneJob) -> str | None:
+        """The FineTuneJob that this one waits for, as both would publish in one folder. What has begun goes on."""
+        if begun(job.status) or finished(job.status) or self.cache.has_runs(job.uid):
+            return None
+        return self.cache.output_holder(Key(job.namespace, job.name))
 
     async def _parent_step(self, job: FineTuneJob, resolved: Resolved, now: datetime) -> ParentStep:
         parents = Searches(self.runs) if job.spec.search else Ensembles(self.runs)

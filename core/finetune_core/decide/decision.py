@@ -42,7 +42,7 @@ from finetune_core.plan.kueue import faults_in
 from finetune_core.settings import OperatorSettings
 
 _REQUEUE_WHILE_WAITING = timedelta(seconds=15)
-_REQUEUE_WHILE_NOT_SHARED = timedelta(seconds=60)
+_REQUEUE_WHILE_HELD = timedelta(seconds=60)
 
 _RUNS_BEGIN = "its runs begin"
 _TOO_MANY_ATTEMPTS = f"attempt {LARGEST_ATTEMPT} was the last that can be counted; create a new FineTuneJob"
@@ -106,10 +106,22 @@ def _between_attempts(context: Context) -> Decision:
         return context.conclude(unknown, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
     if (retry := context.status.retry_time) and context.now < retry < context.now + 2 * LONGEST_PAUSE:
         return _waiting(context, retry)  # a later time was written by a clock that was ahead
-    if alone := why_not_shared(context):
-        verdict = Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
-        return context.conclude(verdict, requeue_at=context.now + _REQUEUE_WHILE_NOT_SHARED)
+    if held := _why_held(context):
+        return context.conclude(held, requeue_at=context.now + _REQUEUE_WHILE_HELD)
     return _begin(_accept(context))
+
+
+def _why_held(context: Context) -> Verdict | None:
+    """Why the attempt must not begin: its claims, or another job, whose model it could not replace at its end."""
+    if alone := why_not_shared(context):
+        return Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
+    if holder := context.observation.output_holder:
+        message = (
+            f"output.uri {context.resolved.output_uri} is also that of FineTuneJob {holder}, which has not ended;"
+            " wait for it, delete it, or create this job with another output.uri"
+        )
+        return Verdict(Phase.PENDING, Reason.OUTPUT_TAKEN, message)
+    return None
 
 
 def _begin(context: Context) -> Decision:

@@ -165,6 +165,7 @@ class Observation:
     `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
     words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed. `reporters` are the pods
     of the attempt of `report` that have sent one; `jobs_reporting` says how many jobs share the API server for that.
+    `output_holder` is filled before a job begins: the name of another one with its `output.uri` that goes first.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -179,6 +180,7 @@ class Observation:
     jobs_reporting: int = 0
     preflight_jobs: tuple[JobView, ...] = ()
     preflight_pods: tuple[PodView, ...] = ()
+    output_holder: str | None = None
 
     def of_preflight(self) -> "Observation":
         """What is seen of preflight, each try in the place of an attempt."""

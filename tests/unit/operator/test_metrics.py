@@ -191,6 +191,7 @@ NO_ENDS = {
     Reason.UNSCHEDULABLE,
     Reason.CLAIM_NOT_BOUND,
     Reason.CLAIM_NOT_SHARED,
+    Reason.OUTPUT_TAKEN,
     Reason.MISSING_OBJECT,
     Reason.IMAGE_PULL_FAILED,
     Reason.PREFLIGHT,
