@@ -94,12 +94,13 @@ class Rest:
         found: Json = json.loads(answer.data)
         return found
 
-    def post_text(self, path: str, text: str) -> None:
-        """POST JSON that Python's parser may refuse to read back."""
+    def text(self, verb: str, path: str, body: str | None = None) -> str:
+        """JSON as text, for objects that Python's parser refuses."""
         headers = self._headers | {"Content-Type": "application/json"}
-        answer = self._pool.request("POST", self._url + path, headers=headers, body=text)
+        answer = self._pool.request(verb, self._url + path, headers=headers, body=body)
         if answer.status >= 400:
             raise Refused(answer.status, answer.data.decode()[:500])
+        return answer.data.decode()
 
     def get(self, path: str) -> Json | None:
         """The object; None if it does not exist yet."""
