@@ -18,8 +18,8 @@ _LARGE = 512 * 1024
 """Characters from which values are counted: of an object, or of a page of them."""
 _MOST_VALUES = 20_000
 """Of an object; the largest that anybody wrote for a purpose have a tenth of that."""
-_TOO_DEEP = "left out: nested too deeply"
-_TOO_MANY = "left out: the object has too many values"
+_TOO_DEEP = "dropped: nested too deeply"
+_TOO_MANY = "dropped: the object has too many values"
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
 """Strings, whose brackets do not count, and brackets."""
 _LIST = re.compile(

@@ -39,14 +39,14 @@ def test_what_is_no_json_is_refused_as_pythons_parser_does(text: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [201, 900, 5000, 10_002])
-def test_what_is_nested_too_deeply_is_left_out_and_all_else_is_there(levels: int) -> None:
+def test_what_is_nested_too_deeply_is_dropped_and_all_else_is_there(levels: int) -> None:
     deep = '{"f:]":[' * (levels // 2) + "1" + "]}" * (levels // 2)
     read = json.loads(f'{{"before": "}}\\"{{[", "deep": {deep}, "after": [1, {deep}, {{"x": "é"}}]}}')
     assert (read["before"], read["after"][0], read["after"][2]) == ('}"{[', 1, {"x": "é"})
     found, seen = read["deep"], 0
     while not isinstance(found, str):
         found, seen = (found["f:]"] if isinstance(found, dict) else found[0]), seen + 1
-    assert (found, seen) == ("left out: nested too deeply", 99)
+    assert (found, seen) == ("dropped: nested too deeply", 99)
 
 
 def page(begin: str, *objects: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def test_each_object_of_a_page_has_a_limit_of_its_own(begin: str) -> None:
     }
     assert (second["metadata"]["name"], second["spec"]) == (
         "b",
-        {"values": "left out: the object has too many values"},
+        {"values": "dropped: the object has too many values"},
     )
     assert third["spec"] == {"few": [[1], [2]]}
 
