@@ -20,6 +20,7 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.models.freezing import trained_parameters
 from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.preflight.memory import processes_of
+from finetune_trainer.process.devices import expected_precision
 
 TERA = 1e12
 USED = 0.3
@@ -80,7 +81,8 @@ def _multiplied(model: Any) -> int:
 
 def _rate(config: PreflightConfig, model: Any) -> tuple[float, str]:
     """TFLOP/s of each training process, and what the number rests on."""
-    devices, precision = config.run.devices, config.run.training.precision
+    devices = config.run.devices
+    precision = expected_precision(config.run.training.precision, devices)
     if devices.gpus == 0 or devices.simulated:
         return _measured(model, precision), "measured with matrix products in preflight's pod"
     product = config.gpu_product
@@ -89,7 +91,7 @@ def _rate(config: PreflightConfig, model: Any) -> tuple[float, str]:
         what = f"nothing is known of {product}" if product else "the kind of GPU is not known"
         return UNKNOWN, f"on each GPU, assumed: {what}"
     half, single = known
-    peak, dtype = (half, "bfloat16") if half and precision is not Precision.FLOAT32 else (single, "float32")
+    peak, dtype = (half, "bfloat16") if half and precision is Precision.BFLOAT16 else (single, "float32")
     return USED * peak, f"on each GPU, assumed: {USED:.0%} of the peak of {product} in {dtype}"
 
 

@@ -24,6 +24,7 @@ from finetune_trainer.models.tensor_plan import bytes_saved, tensor_plan
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.language_model import LanguageModel
 from finetune_trainer.preflight.language import body_of, computed_at_once, scores_of
+from finetune_trainer.process.devices import expected_precision
 from finetune_trainer.process.memory import readable
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def _activations(
             kept.setdefault(of, tensor)  # which also keeps the address from being given to another one
         return tensor
 
-    half = config.training.precision is not Precision.FLOAT32
+    half = expected_precision(config.training.precision, config.devices) is Precision.BFLOAT16
     last_layer = 0
     try:
         with (

@@ -46,6 +46,14 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
     return Compute(device, name, _precision(precision, on_gpu))
 
 
+def expected_precision(asked: Precision, devices: Devices) -> Precision:
+    """What a run on these devices computes in, as far as a pod without them can know: bfloat16 on any GPU."""
+    on_gpu = devices.gpus > 0 and not devices.simulated
+    if asked is not Precision.AUTO:
+        return asked
+    return Precision.BFLOAT16 if on_gpu or _computes_bfloat16(on_gpu=False) else Precision.FLOAT32
+
+
 def use_deterministic_algorithms(*, wanted: bool) -> None:
     """Make torch refuse nondeterministic algorithms; call before the device is first used."""
     if wanted:
