@@ -60,7 +60,7 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def settings(port: int, tmp_path_factory: pytest.TempPathFactory) -> Json:
     return {
-        "namespaces": ["searches"],
+        "namespaces": ["searches", "quota"],
         "progress_url": f"https://127.0.0.1:{port}",
         "progress_port": port,
         "progress_interval": 0.5,
@@ -73,7 +73,8 @@ def settings(port: int, tmp_path_factory: pytest.TempPathFactory) -> Json:
 def operator(
     server: ApiServer, settings: Json, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Operator]:
-    make_namespace(Rest(server), "searches")
+    for name in settings["namespaces"]:
+        make_namespace(Rest(server), name)
     with running(server.kubeconfig, tmp_path_factory.mktemp("operator"), **settings) as started:
         yield started
         assert "Traceback" not in started.log(10**6), started.log()
@@ -344,7 +345,8 @@ def test_more_trials_may_be_asked_for_while_it_runs(world: World) -> None:
     assert concluded(world, name)["trials"]["best"]["number"] == 2
 
 
-def test_a_quota_on_trials_is_told_once_and_lifting_it_helps(world: World) -> None:
+def test_a_quota_on_trials_is_told_once_and_lifting_it_helps(operator: Operator, server: ApiServer) -> None:
+    world = World(Rest(server), "quota")
     quota = world.at("/api/v1/namespaces/{}/resourcequotas")
     counted = "count/finetunejobs.finetune.dev"
     world.rest("POST", quota, {"metadata": {"name": "jobs"}, "spec": {"hard": {counted: "1"}}})
