@@ -43,13 +43,13 @@ class _Decoder(json.JSONDecoder):
 
     def _large(self, text: str) -> Any:
         try:
-            return self._page(text) if _LIST.match(text) else _limited(super().decode(text))
+            begins = _LIST.match(text)
+            return self._page(text, begins.end()) if begins else _limited(super().decode(text))
         except RecursionError:
             return self._large(_cut(text))
 
-    def _page(self, text: str) -> Any:
-        """A LIST, whose objects are limited one after the other."""
-        begin = found.end() if (found := _LIST.match(text)) else 0
+    def _page(self, text: str, begin: int) -> Any:
+        """A LIST, whose objects begin there, and are limited one after the other."""
         items, end = list[Any](), begin
         while text[end : end + 1] != "]":
             one, end = self.raw_decode(text, end + (text[end : end + 1] == ","))
@@ -73,19 +73,19 @@ def _cut(text: str) -> str:
 
 
 def _limited(value: Any) -> Any:
-    """The same without `managedFields`, and without what is over the limit: the deepest goes first."""
-    left, waiting = _MOST_VALUES, deque([value] if isinstance(value, dict | list) else [])
+    """The same without `managedFields`, and without what is over the limits: of many values the deepest go first."""
+    left, waiting = _MOST_VALUES, deque([(value, 1)] if isinstance(value, dict | list) else [])
     while waiting:
-        holder = waiting.popleft()
+        holder, depth = waiting.popleft()
         if isinstance(holder, dict):
             holder.pop("managedFields", None)
         for key, inner in holder.items() if isinstance(holder, dict) else enumerate(holder):
             if isinstance(inner, dict | list):
                 left -= len(inner)
-                if left < 0:
-                    holder[key] = _TOO_MANY
+                if depth == _DEEPEST or left < 0:
+                    holder[key] = _TOO_DEEP if depth == _DEEPEST else _TOO_MANY
                 else:
-                    waiting.append(inner)
+                    waiting.append((inner, depth + 1))
     return value
 
 

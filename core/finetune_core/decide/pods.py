@@ -18,9 +18,8 @@ _EARLY, _LATE = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.ma
 
 def look_for_each_other(attempt: AttemptStatus, now: datetime) -> bool:
     """Whether the pods of an attempt may need their names: until those that run now have reported a step."""
-    reached = (
-        attempt.to_step is not None and not attempt.evictions
-    )  # by a script, which names no step to begin from
+    # a script names no step to begin from, but the one that it has reached
+    reached = attempt.to_step is not None and not attempt.evictions
     if reached or attempt.from_step is not None:
         return False
     return attempt.running_time is None or now < attempt.running_time + _LONGEST_MEETING

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from finetune_operator import json_reading
 
@@ -101,6 +102,19 @@ def test_a_page_is_cut_where_it_is_too_deep_too() -> None:
     deep = json.dumps(an_object("deep", text="x" * 600_000)).replace('"]}, [{"', "[" * 5000 + "]" * 5000)
     read = json.loads(BEGINNINGS[0] + deep + "," + json.dumps(an_object("b", of=1)) + "]}")
     assert [one["metadata"]["name"] for one in read["items"]] == ["deep", "b"]
+
+
+@pytest.mark.parametrize("levels", [150, 600, 900, 5000])
+@pytest.mark.parametrize("begin", [*BEGINNINGS, ""])
+def test_nothing_large_is_nested_too_deeply_however_deep_pythons_parser_goes(begin: str, levels: int) -> None:
+    deep = json.dumps({"text": "x" * 600_000, "deep": "HERE"}).replace('"HERE"', "[" * levels + "]" * levels)
+    read = json.loads(begin + deep + ("]}" if begin else ""))
+    to_json(read)
+    found, seen = read["items"][0]["deep"] if begin else read["deep"], 0
+    while isinstance(found, list):
+        found, seen = found[0], seen + 1
+    assert found == "dropped: nested too deeply"
+    assert 90 < seen < 100
 
 
 @pytest.mark.parametrize("end", ["", ",", "{", '{"a":1}', '{"a":1},', '{"a":1}]', "]x"])
