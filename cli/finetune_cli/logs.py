@@ -1,12 +1,12 @@
 """The log of a job over all its attempts."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from finetune_api import uris
 from finetune_api.status import AttemptStatus
+from finetune_core import json_reading
 from finetune_core.plan.naming import ATTEMPT, PREFLIGHT, index_in
 from finetune_sdk import Job
 from finetune_sdk.cluster import Body
@@ -130,7 +130,7 @@ def _kept(job: Job, number: int, node: int | None) -> str:
 def readable(line: str) -> str:
     """A line of the trainer's log as time, level and message; any other line as it is."""
     try:
-        record = json.loads(line)
+        record = json_reading.loads(line)
         moment, level, message = record["time"], record["level"], record["message"]
     except (ValueError, KeyError, TypeError):
         return line

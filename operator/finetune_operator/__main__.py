@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import kopf
 from prometheus_client import disable_created_metrics
 
+from finetune_core import json_reading
 from finetune_core.backoff import backoff, jitter
 from finetune_core.settings import OperatorSettings
-from finetune_operator import json_reading
 from finetune_operator.cache import Cache
 from finetune_operator.certificate import Certificate
 from finetune_operator.children import Children

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from finetune_api import API_VERSION, GROUP, PLURAL
+from finetune_core import json_reading
 from finetune_sdk.errors import (
     ClusterError,
     ConfigError,
@@ -160,7 +161,7 @@ class Cluster:
     def _json(
         self, verb: str, path: str, body: Body | None = None, content: str = "application/json"
     ) -> Body:
-        found: Body = json.loads(self._request(verb, path, body, content).data)
+        found: Body = json_reading.loads(self._request(verb, path, body, content).data)
         return found
 
     def _request(
@@ -199,7 +200,7 @@ class Cluster:
 
     def _error(self, status: int, text: bytes, verb: str, path: str) -> ClusterError:
         try:
-            answer = json.loads(text)
+            answer = json_reading.loads(text)
             message, name = str(answer.get("message", "")), (answer.get("details") or {}).get("name")
         except (ValueError, AttributeError):
             message, name = text.decode(errors="replace").strip()[:300], None

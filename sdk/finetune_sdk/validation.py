@@ -48,6 +48,8 @@ def documents_in(file: Path) -> list[Document]:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start + 1}); save it as UTF-8") from error
     except YAMLError as error:
         raise ValueError(f"{file}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: lists or fields are nested too deeply to be read") from error
     documents = [one for document in read for one in _items(document)]
     ours = [(number, document) for number, document in enumerate(documents, 1) if _is_ours(document)]
     if not ours:

@@ -60,7 +60,7 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def settings(port: int, tmp_path_factory: pytest.TempPathFactory) -> Json:
     return {
-        "namespaces": ["searches", "quota"],
+        "namespaces": ["searches", "searches-quota"],
         "progress_url": f"https://127.0.0.1:{port}",
         "progress_port": port,
         "progress_interval": 0.5,
@@ -346,7 +346,7 @@ def test_more_trials_may_be_asked_for_while_it_runs(world: World) -> None:
 
 
 def test_a_quota_on_trials_is_told_once_and_lifting_it_helps(operator: Operator, server: ApiServer) -> None:
-    world = World(Rest(server), "quota")
+    world = World(Rest(server), "searches-quota")
     quota = world.at("/api/v1/namespaces/{}/resourcequotas")
     counted = "count/finetunejobs.finetune.dev"
     world.rest("POST", quota, {"metadata": {"name": "jobs"}, "spec": {"hard": {counted: "1"}}})

@@ -8,7 +8,10 @@ import pytest
 
 from builders import job, script_job
 from finetune_api import API_VERSION, KIND
+from finetune_api.status import Phase
 from finetune_cluster.apiserver import ApiServer
+from finetune_sdk import Client
+from finetune_sdk.errors import NotFoundError
 from integration.operator_rig import (
     CHILDREN,
     JOBS,
@@ -135,7 +138,7 @@ def test_an_attempt_that_a_lost_status_forgot_is_still_found_and_cleared(
 
 @pytest.mark.parametrize("levels", [190, 600, 5000])
 def test_objects_that_are_nested_without_end_stop_nothing(
-    operator: Operator, evil: World, good: World, levels: int
+    operator: Operator, cluster: ApiServer, evil: World, good: World, levels: int
 ) -> None:
     """Of a pod and a job the fields of a manager, which any user may write; of a search a value to choose from."""
     labels = {"app.kubernetes.io/managed-by": "finetune-operator"}
@@ -156,6 +159,10 @@ def test_objects_that_are_nested_without_end_stop_nothing(
         found = f'"reason":"{reason}"'
         until(lambda name=name, found=found: found in evil.rest.text("GET", evil.at(JOBS, name)), name)
     good.succeed(good.run(good.apply()))
+    theirs = {one.name: one for one in Client("evil", kubeconfig=str(cluster.kubeconfig)).jobs()}
+    assert theirs[f"deep-{levels}"].phase is Phase.SUSPENDED
+    with pytest.raises(NotFoundError, match=f"search-{levels} not found.*; it is in evil: write --namespace"):
+        Client("good", kubeconfig=str(cluster.kubeconfig)).get(f"search-{levels}")
 
 
 def nested(opening: str, inner: str, closing: str, levels: int) -> str:

@@ -70,6 +70,7 @@ def test_a_valid_job_is_valid(tmp_path: Path, text: str) -> None:
         ("kind: Service\n", "no FineTuneJob found"),
         ("", "no FineTuneJob found"),
         ("a: [", "while parsing"),
+        ("[" * 5000 + "]" * 5000, "job.yaml: lists or fields are nested too deeply to be read"),
         (b"a: \xff", "job.yaml is not UTF-8 (byte 4); save it as UTF-8"),
         (GOOD.encode("utf-16"), "job.yaml is not UTF-8 (byte 1); save it as UTF-8"),
         (GOOD.replace("epochs: 2", "epochs: {{ .Values.epochs }}"), "; render it first with helm template"),

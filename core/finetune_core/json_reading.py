@@ -1,9 +1,10 @@
-"""How this process reads JSON, Kopf and aiohttp included: faster than Python's parser, and safe from what tenants nest.
+"""How operator and CLI read JSON: faster than Python's parser, and safe from what tenants nest.
 
 Any user may write `metadata.managedFields` ten thousand levels deep, for which Python's parser raises RecursionError,
-or half a million values into one object, so that a page of such objects needs a gigabyte. Either would end the process,
-for all tenants, and again at each start. What is nested more deeply than anything the operator reads, and what is over
-an object's share of values, becomes a text that says so, which no field accepts.
+or half a million values into one object, so that a page of such objects needs a gigabyte. Either would end the
+operator, for all tenants, and again at each start, and every command that lists the jobs of all namespaces. What is
+nested more deeply than anything that is read here, and what is over an object's share of values, becomes a text that
+says so, which no field accepts.
 """
 
 import json
@@ -89,6 +90,14 @@ def _limited(value: Any) -> Any:
     return value
 
 
+_DECODER = _Decoder()
+
+
+def loads(text: str | bytes) -> Any:
+    """The value of JSON, in UTF-8 where it is bytes. Raises ValueError."""
+    return _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
+
+
 def install() -> None:
-    """Make json.loads read so: Kopf and aiohttp call it, and take no other."""
-    json._default_decoder = _Decoder()  # type: ignore[attr-defined]
+    """Make json.loads of this process read so: Kopf and aiohttp call it, and take no other."""
+    json._default_decoder = _DECODER  # type: ignore[attr-defined]
