@@ -12,6 +12,7 @@ from finetune_api.base import ApiModel, ShortText
 from finetune_api.run import Path, RunConfig
 from finetune_api.status import LARGEST_COUNT
 
+Capability = Annotated[int, Field(ge=1, le=99)]
 Bytes = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 
 
@@ -31,6 +32,10 @@ class PreflightConfig(ApiModel):
     """Memory of each GPU, in bytes; where GPUs differ, of the largest. Default: unknown."""
     least_gpu_memory: Bytes | None = None
     """Memory of the smallest GPU, where they differ."""
+    gpu_capability: Capability | None = None
+    """Major number of the GPUs' CUDA compute capability; where GPUs differ, of the newest. Default: unknown."""
+    least_gpu_capability: Capability | None = None
+    """That of the oldest GPU, where they differ."""
     gpu_nodes: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = None
     """Number of nodes whose labels show the memory. Absent if the administrator sets it."""
     gpu_product: ShortText | None = None

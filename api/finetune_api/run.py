@@ -239,6 +239,11 @@ class Devices(ApiModel):
     max_micro_batch_size: Annotated[int | None, Field(ge=1, exclude_if=lambda size: size is None)] = None
     """Largest micro-batch size, because an earlier attempt used more memory than its pod may. It changes no result."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the run computes on GPUs."""
+        return self.gpus > 0 and not self.simulated
+
 
 class NodesInput(ApiModel):
     """The nodes of a run on several of them. Each runs the trainer with the same file; the variable PET_NODE_RANK says which one it is, from 0."""

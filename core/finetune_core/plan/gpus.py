@@ -26,6 +26,9 @@ class Gpus:
     least_memory: int
     product: str | None
     """None where there are several."""
+    capability: int | None = None
+    """Major number of the CUDA compute capability of the newest one; None where a label is missing."""
+    least_capability: int | None = None
 
 
 def selector_of(job: FineTuneJob, resolved: Resolved, settings: OperatorSettings) -> str | None:
@@ -61,7 +64,16 @@ def gpus_of(
         return None
     products = {labels.get(f"{resource}.product") for labels in fitting}
     (product,) = products if len(products) == 1 else (None,)
-    return Gpus(len(sizes), max(sizes) * _MEBIBYTE, min(sizes) * _MEBIBYTE, product)
+    majors = [_number(labels.get(f"{resource}.compute.major"), 0) for labels in fitting]
+    known = all(majors)
+    return Gpus(
+        nodes=len(sizes),
+        memory=max(sizes) * _MEBIBYTE,
+        least_memory=min(sizes) * _MEBIBYTE,
+        product=product,
+        capability=max(majors) if known else None,
+        least_capability=min(majors) if known else None,
+    )
 
 
 def _resource(resolved: Resolved, settings: OperatorSettings) -> str:

@@ -98,12 +98,20 @@ def preflight_config(
 def _memory(settings: OperatorSettings, gpus: Gpus | None) -> dict[str, Any]:
     """What is known of the GPUs; of their memory the administrator's word counts before labels."""
     if settings.gpu_memory:
-        return {"gpu_memory": _bytes(settings.gpu_memory), "gpu_product": gpus and gpus.product}
+        return {"gpu_memory": _bytes(settings.gpu_memory)} | _kind(gpus)
     if gpus is None:
         return {}
     least = gpus.least_memory if gpus.least_memory < gpus.memory else None
-    known = {"gpu_memory": gpus.memory, "least_gpu_memory": least}
-    return known | {"gpu_nodes": gpus.nodes, "gpu_product": gpus.product}
+    known = {"gpu_memory": gpus.memory, "least_gpu_memory": least, "gpu_nodes": gpus.nodes}
+    return known | _kind(gpus)
+
+
+def _kind(gpus: Gpus | None) -> dict[str, Any]:
+    if gpus is None:
+        return {}
+    newest, oldest = gpus.capability, gpus.least_capability
+    known = {"gpu_product": gpus.product, "gpu_capability": newest}
+    return known | {"least_gpu_capability": oldest if oldest != newest else None}
 
 
 def _bytes(quantity: str) -> int:

@@ -62,6 +62,21 @@ def test_a_taint_keeps_nothing_from_counting(kind: str) -> None:
     assert found(node(81_920), node(15_360, T4, 8, taint), **scheduling) == SMALL_AND_LARGE
 
 
+@pytest.mark.parametrize(
+    ("majors", "expected"),
+    [(("9",), (9, 9)), (("8", "7"), (8, 7)), (("8", None), (None, None)), (("8", "x"), (None, None))],
+)
+def test_the_compute_capability_is_known_where_all_nodes_show_it(
+    majors: tuple[str | None, ...], expected: tuple[int | None, int | None]
+) -> None:
+    nodes = [node(81_920) for _ in majors]
+    for one, major in zip(nodes, majors, strict=True):
+        one["metadata"]["labels"] |= {"nvidia.com/gpu.compute.major": major} if major else {}
+    gpus = found(*nodes)
+    assert gpus
+    assert (gpus.capability, gpus.least_capability) == expected
+
+
 def test_nodes_that_tell_nothing_leave_the_memory_unknown() -> None:
     assert found() is None
     assert found(node(15_360, T4, 8, TAINT | {"value": "other"})) is None
@@ -87,3 +102,12 @@ def test_the_administrator_s_word_counts_before_labels() -> None:
         config = preflight_config(job, resolve(job, given), given, output_bound=True, gpus=gpus)
         known = (config.gpu_memory, config.least_gpu_memory, config.gpu_nodes, config.gpu_product)
         assert known == expected
+
+
+@pytest.mark.parametrize("administrator", [{}, {"gpu_memory": "1Ki"}])
+def test_preflight_is_given_the_oldest_capability_where_gpus_differ(administrator: dict[str, str]) -> None:
+    job, given = parsed(resources={"gpusPerNode": 1}), settings(**administrator)
+    for oldest, expected in ((8, (8, None)), (7, (8, 7))):
+        gpus = Gpus(2, 100, 100, None, capability=8, least_capability=oldest)
+        config = preflight_config(job, resolve(job, given), given, output_bound=True, gpus=gpus)
+        assert (config.gpu_capability, config.least_gpu_capability) == expected

@@ -20,7 +20,6 @@ from finetune_trainer.data.tokens import Examples
 from finetune_trainer.models.freezing import trained_parameters
 from finetune_trainer.models.frozen_weights import parameters_of
 from finetune_trainer.preflight.memory import processes_of
-from finetune_trainer.process.devices import expected_precision
 
 TERA = 1e12
 USED = 0.3
@@ -46,12 +45,14 @@ _MEASURED = 0.2
 _TOKENS = 1024
 
 
-def estimate_time(config: PreflightConfig, model: Any, train: Examples, steps: int) -> PreflightTime:
+def estimate_time(
+    config: PreflightConfig, model: Any, train: Examples, steps: int, precision: Precision
+) -> PreflightTime:
     """Of all steps, one after the other, without interruption; `model` is a skeleton."""
     run = config.run
     tokens = int(train.lengths.sum()) / steps_per_epoch(len(train), run.training.batch_size)
     work = tokens * operations(run, model)
-    rate, basis = _rate(config, model)
+    rate, basis = _rate(config, model, precision)
     seconds = work / (rate * TERA * processes_of(run))
     return PreflightTime(
         seconds=round(seconds * steps),
@@ -79,11 +80,9 @@ def _multiplied(model: Any) -> int:
     return parameters_of(model) - sum(tables.values())
 
 
-def _rate(config: PreflightConfig, model: Any) -> tuple[float, str]:
+def _rate(config: PreflightConfig, model: Any, precision: Precision) -> tuple[float, str]:
     """TFLOP/s of each training process, and what the number rests on."""
-    devices = config.run.devices
-    precision = expected_precision(config.run.training.precision, devices)
-    if devices.gpus == 0 or devices.simulated:
+    if not config.run.devices.on_gpu:
         return _measured(model, precision), "measured with matrix products in preflight's pod"
     product = config.gpu_product
     known = next((peaks for name, peaks in PEAKS.items() if product and name in product), None)

@@ -32,6 +32,7 @@ from finetune_trainer.preflight.memory import (
     estimate_memory,
     processes_of,
 )
+from finetune_trainer.preflight.precision import check_precision, precision_of
 from finetune_trainer.process.memory import readable
 from finetune_trainer.reporting.recorder import notes, with_caveats
 from finetune_trainer.training.assembly import LABELS_REPORTED, build_examples, limit_tokens
@@ -47,6 +48,9 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
 
     torch.set_num_threads(threads)
     run, recorder, objective = inputs.config, inputs.recorder, inputs.dataset.objective
+    if warning := check_precision(config):
+        recorder.caveat(warning)
+    precision = precision_of(config)
     words = prepare_tokenizer(run, inputs.folder, inputs.dataset)
     tokenizer = words.tokenizer
     model = skeleton(
@@ -67,7 +71,7 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     max_tokens = limit_tokens(run.dataset.preprocessing.max_length, longest_input(model, tokenizer))
     stop_if_asked(inputs.stop, " during preflight")
     train, *others = build_examples(inputs, model, words, max_tokens, None)
-    memory = estimate_memory(run, model, objective, train, tokenizer.pad_token_id or 0)
+    memory = estimate_memory(run, model, objective, train, tokenizer.pad_token_id or 0, precision)
     logger.info(f"memory of each training process: {described(memory)}")
     if warning := check_memory(memory, config):
         recorder.caveat(warning)
@@ -82,7 +86,7 @@ def examine(config: PreflightConfig, inputs: Inputs, threads: int) -> tuple[Pref
     if warning := check_disk(disk, run):
         recorder.caveat(warning)
     _report_effective(inputs, max_tokens, steps)
-    duration = estimate_time(config, model, train, steps)
+    duration = estimate_time(config, model, train, steps, precision)
     logger.info(f"training takes about {duration.seconds} s: {duration.basis}")
     findings = _findings(inputs, model, memory, disk, steps).model_copy(update={"time": duration})
     return findings, _sentence(findings, recorder.caveats)

@@ -24,7 +24,6 @@ from finetune_trainer.models.tensor_plan import bytes_saved, tensor_plan
 from finetune_trainer.objectives import Objective
 from finetune_trainer.objectives.language_model import LanguageModel
 from finetune_trainer.preflight.language import body_of, computed_at_once, scores_of
-from finetune_trainer.process.devices import expected_precision
 from finetune_trainer.process.memory import readable
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,12 @@ _SCORES_AT_ONCE = 2
 
 
 def estimate_memory(
-    config: RunConfig, model: Any, objective: Objective[Any], train: Examples, pad_id: int
+    config: RunConfig,
+    model: Any,
+    objective: Objective[Any],
+    train: Examples,
+    pad_id: int,
+    precision: Precision,
 ) -> PreflightMemory:
     """Of each training process, at the micro-batch size that it begins with; `model` is a skeleton.
 
@@ -54,7 +58,7 @@ def estimate_memory(
         trained -= bytes_saved(model, plan, size, trained=True)
     rows_at_once = min(config.training.micro_batch_size or 1, config.training.batch_size, len(train))
     rows = np.argsort(train.lengths, kind="stable")[::-1][:rows_at_once]
-    activations = _activations(config, model, objective, train, rows, pad_id)
+    activations = _activations(config, model, objective, train, rows, pad_id, precision)
     parts = {
         "weights": weights // shards + buffers,
         "gradients": trained // shards,
@@ -163,10 +167,11 @@ def _activations(
     train: Examples,
     rows: Any,
     pad_id: int,
+    precision: Precision,
 ) -> int | None:
     """Bytes that autograd keeps of the forward pass of these rows; None for a model that looks at values."""
     narrow_last_layer(model)
-    use_attention_for_shapes(model, fused=config.devices.gpus > 0 and not config.devices.simulated)
+    use_attention_for_shapes(model, fused=config.devices.on_gpu)
     model.train()
     mode = as_if_on_cpu(model)
     inputs, targets = collate(train, rows, pad_id)
@@ -181,7 +186,7 @@ def _activations(
             kept.setdefault(of, tensor)  # which also keeps the address from being given to another one
         return tensor
 
-    half = expected_precision(config.training.precision, config.devices) is Precision.BFLOAT16
+    half = precision is Precision.BFLOAT16
     last_layer = 0
     try:
         with (

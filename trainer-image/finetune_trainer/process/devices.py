@@ -10,6 +10,9 @@ from finetune_api.run import Devices, FaultPlace
 from finetune_api.training import Precision
 from finetune_trainer.errors import ConfigurationError, NoGpuError
 
+BFLOAT16_SINCE = 8
+"""Major CUDA compute capability of the first GPUs with bfloat16, such as A100 and A10."""
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -37,7 +40,7 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
     Raises NoGpuError if torch sees fewer GPUs, ConfigurationError for settings that the hardware does not support.
     """
     torch.set_num_threads(threads)
-    on_gpu = devices.gpus > 0 and not devices.simulated
+    on_gpu = devices.on_gpu
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         _check_gpus(devices.gpus, torch.cuda.device_count())
@@ -46,12 +49,19 @@ def choose_compute(devices: Devices, precision: Precision, threads: int, rank: i
     return Compute(device, name, _precision(precision, on_gpu))
 
 
-def expected_precision(asked: Precision, devices: Devices) -> Precision:
-    """What a run on these devices computes in, as far as a pod without them can know: bfloat16 on any GPU."""
-    on_gpu = devices.gpus > 0 and not devices.simulated
+def expected_precision(asked: Precision, devices: Devices, capability: int | None) -> Precision:
+    """What a run on these devices computes in, as far as a pod without them can know.
+
+    `capability` is the major CUDA compute capability of the GPUs; without it they are taken to compute in bfloat16.
+    """
     if asked is not Precision.AUTO:
         return asked
-    return Precision.BFLOAT16 if on_gpu or _computes_bfloat16(on_gpu=False) else Precision.FLOAT32
+    able = (
+        (capability or BFLOAT16_SINCE) >= BFLOAT16_SINCE
+        if devices.on_gpu
+        else _computes_bfloat16(on_gpu=False)
+    )
+    return Precision.BFLOAT16 if able else Precision.FLOAT32
 
 
 def use_deterministic_algorithms(*, wanted: bool) -> None:

@@ -235,6 +235,24 @@ def test_labels_of_nodes_tell_how_large_gpus_are_and_how_fast(make_job):
     assert slow.step_seconds == pytest.approx(report.preflight.time.step_seconds * 93.6 / 30, rel=0.01)
 
 
+def test_gpus_without_bfloat16_are_refused_or_warned_of_and_trained_on_in_float32(make_job):
+    def checked(name, precision, **known):
+        return check(make_job(name, devices={"gpus": 1}, training={"precision": precision}), **known)
+
+    old = {"gpuCapability": 7, "gpuProduct": "Tesla-T4"}
+    code, report = checked("none", "BFloat16", **old)
+    assert code == ExitCode.CONFIGURATION
+    assert "training.precision: by the labels" in report.message
+    assert "no GPU (Tesla-T4) supports bfloat16; set Auto or Float32" in report.message
+    _, some = checked("some", "BFloat16", gpuCapability=9, leastGpuCapability=7)
+    assert some.preflight.warnings[0].startswith("the GPUs of some nodes do not support bfloat16")
+    half, single = (checked(name, name, gpuCapability=9)[1].preflight for name in ("BFloat16", "Float32"))
+    assert not half.warnings
+    assert half.memory.activations < single.memory.activations
+    for known, same in ((old, single), ({"gpuCapability": 8}, half), ({}, half)):
+        assert checked("Auto", "Auto", **known)[1].preflight.memory == same.memory
+
+
 def test_the_arithmetic_of_a_step(make_job):
     """Of a BERT, whose tables are not multiplied: 6 operations a weight and token, 4 where it is frozen."""
     gpu, rows = {"devices": {"gpus": 1}}, reviews(64)
