@@ -22,7 +22,7 @@ _DEVICE = (
     "|v?gpu-(number|count)|[cdqst]px_nps[0-9])$"
 )
 """Names of other devices to compute on, and of AMD's partitions, as whole units."""
-_ACCELERATOR = (
+ACCELERATOR = (
     "(?i)(^|[/._-])[psv]?(gpu|tpu|npu|xpu|hpu|ppu|gcu|mlu|dcu|cuda|gaudi|neuron|ascend|qaic)"
     "|(habana|cambricon|rebellions|rbln|furiosa|metax-tech|mthreads|enflame|hygon|iluvatar|kunlunxin|birentech"
     "|graphcore|tenstorrent)[.][a-z]+/|_nps[0-9]$"
@@ -100,7 +100,7 @@ def _accelerators_are_used() -> Rule:
     return Rule(
         _in_both(
             f"string({{held}}[k]) == '0'"
-            f" || !(k.matches('{_DEVICE}') || {on_cpu} && k.matches('{_ACCELERATOR}'))"
+            f" || !(k.matches('{_DEVICE}') || {on_cpu} && k.matches('{ACCELERATOR}'))"
         ),
         "accelerators in requests and limits are held while nothing computes on them; write gpusPerNode: 1 with their name"
         " in gpuResource, or remove them",
@@ -109,7 +109,7 @@ def _accelerators_are_used() -> Rule:
                 quantity != "0"
                 and (
                     re.search(_DEVICE, name)
-                    or (s.gpus_per_node == 0 and s.claims is None and re.search(_ACCELERATOR, name))
+                    or (s.gpus_per_node == 0 and s.claims is None and re.search(ACCELERATOR, name))
                 )
                 for name, quantity in _of_both(s)
             )
@@ -231,7 +231,7 @@ class ResourcesSpec(ApiModel):
     shared_memory: Quantity | None = None
     """Size of /dev/shm, for example 1Gi."""
     claims: Annotated[list[ResourceClaim], Field(max_length=8), Unique("name")] | None = None
-    """Devices that a driver allocates (DRA, resource.k8s.io/v1). Without gpusPerNode they are the GPUs: one training process per device that the templates ask for; where their device classes differ, those with gpu in their name count. With gpusPerNode the GPUs are extended resources and the claims come in addition, for example network devices."""
+    """Devices that a driver allocates (DRA, resource.k8s.io/v1). Without gpusPerNode they are the GPUs: one training process per device that the templates ask for; where their device classes differ, those with gpu in their name count. With gpusPerNode the GPUs are extended resources and the claims come in addition, for example network devices. With gpusPerNode: 0 the templates must not ask for GPUs, which would be held while the job trains on the CPU."""
 
 
 class TolerationOperator(StrEnum):

@@ -9,7 +9,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.overrides import read_assignment
 from finetune_cli.errors import CommandError
 from finetune_core.ensemble.members import values_of
-from finetune_core.plan.claims import gpus_are_claimed
+from finetune_core.plan.claims import gpus_are_claimed, templates_of
 from finetune_core.plan.effective import Resolved, resolve
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import Run
@@ -59,13 +59,16 @@ def planned(written: Body, namespace: str, settings: OperatorSettings) -> list[B
 def unknown_without_a_cluster(written: Body) -> str | None:
     """What of a plan only the cluster knows."""
     resources = FineTuneJobSpec.from_json(written["spec"]).resources
-    if not gpus_are_claimed(resources):
+    name, templates = written["metadata"]["name"], ", ".join(templates_of(resources))
+    if not templates:
         return None
-    templates = ", ".join(
-        claim.resource_claim_template_name for claim in (resources and resources.claims) or []
-    )
+    if not gpus_are_claimed(resources):
+        return (
+            f"{name}: the job begins if ResourceClaimTemplate {templates} in the cluster asks for no GPUs, which"
+            " gpusPerNode: 0 would not use"
+        )
     return (
-        f"{written['metadata']['name']}: the number of GPUs is that of ResourceClaimTemplate {templates} in the"
+        f"{name}: the number of GPUs is that of ResourceClaimTemplate {templates} in the"
         " cluster; run.json has 0 here"
     )
 

@@ -14,7 +14,7 @@ from finetune_core.decide.observation import (
 )
 from finetune_core.decide.pods import look_for_each_other
 from finetune_core.decide.starting import USUAL_START
-from finetune_core.plan.claims import devices_of, gpus_are_claimed
+from finetune_core.plan.claims import accelerator_in, devices_of, templates_of
 from finetune_core.plan.effective import Resolved
 from finetune_core.plan.finetunejob import FineTuneJob
 from finetune_core.plan.naming import JOB_UID, SELECTOR, attempt_name, preflight_name, service_name
@@ -64,7 +64,7 @@ async def observe(
     without_pod = _job_without_pod(job, jobs, pods, now)
     refusal = await _refusal(job, without_pod, warning_events) if without_pod else None
     queue = await _queue(job, jobs, kueue)
-    claims = await _claims(job, cluster)
+    claims = await claims_of(job, cluster)
     report, report_time = reports.get(job.uid) or (None, None)
     return replace(
         seen,
@@ -146,22 +146,17 @@ def _preflight_of(job: FineTuneJob, cache: Cache) -> Observation:
     )
 
 
-async def _claims(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
-    """The templates of claimed GPUs, while no attempt is open: an attempt keeps the number that it began with."""
+async def claims_of(job: FineTuneJob, cluster: Cluster) -> tuple[ClaimView, ...]:
+    """The templates of claimed devices, while no attempt is open: an attempt keeps what it began with."""
     attempts = job.status.attempts
     if job.status.completion_time or (attempts and attempts[-1].end_time is None):
         return ()
-    asked = job.spec.resources
-    if asked is None or not gpus_are_claimed(asked):
-        return ()
-    return tuple(
-        [await _claim(job.namespace, one.resource_claim_template_name, cluster) for one in asked.claims or []]
-    )
+    return tuple([await _claim(job.namespace, name, cluster) for name in templates_of(job.spec.resources)])
 
 
 async def _claim(namespace: str, template: str, cluster: Cluster) -> ClaimView:
     found = await cluster.get("ResourceClaimTemplate", namespace, template)
-    return ClaimView(template, found is not None, devices_of(found))
+    return ClaimView(template, found is not None, devices_of(found), accelerator_in(found))
 
 
 async def _queue(job: FineTuneJob, jobs: tuple[JobView, ...], kueue: Kueue) -> QueueView | None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from finetune_api.status import FineTuneJobStatus, Reason, TrialState
 from finetune_core.decide.actions import Action, Decision
+from finetune_core.decide.claims import fault_in
 from finetune_core.decide.conditions import running_of
 from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
@@ -41,7 +42,7 @@ from finetune_operator.events import Event, refused, transitions
 from finetune_operator.inputs import Inputs
 from finetune_operator.kueue import Kueue
 from finetune_operator.metrics.registry import Metrics
-from finetune_operator.observe import observe
+from finetune_operator.observe import claims_of, observe
 from finetune_operator.poster import Poster
 from finetune_operator.refusal import may_pass, refusal
 from finetune_operator.reports import Reports
@@ -119,7 +120,7 @@ class Reconciler:
             step = await self._parent_step(job, resolved, now)
             if step.decision.concludes:
                 job = replace(job, status=step.decision.status)
-            elif not self._checked_first(step):
+            elif not (self._checked_first(step) or await self._claims_in_vain(step)):
                 return await self._reconcile_runs(body, step, now)
         observation = await observe(
             job,
@@ -164,6 +165,13 @@ class Reconciler:
         """Whether the first run, which could be created now, waits for the preflight of its parent."""
         job = replace(step.job, status=step.decision.status)
         return step.decision.create is not None and awaits_preflight(job, step.resolved, self.settings)
+
+    async def _claims_in_vain(self, step: ParentStep) -> bool:
+        """Whether the first run, which could be created now, would not begin with its claims: its parent says so."""
+        job = replace(step.job, status=step.decision.status)
+        if step.decision.create is None or begun(job.status):
+            return False
+        return fault_in(job, await claims_of(job, self.cluster)) is not None
 
     async def _reconcile_runs(self, body: Body, step: ParentStep, now: datetime) -> float | None:
         """A step of a search or an ensemble whose runs have not ended."""

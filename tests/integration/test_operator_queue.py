@@ -13,6 +13,7 @@ from finetune_operator.kueue import workload_names
 from integration.operator_rig import (
     CHILDREN,
     CRDS,
+    JOBS,
     MERGE,
     Operator,
     Rest,
@@ -154,3 +155,25 @@ def test_claimed_devices_are_counted_from_their_template(world: World) -> None:
     config = world.files(name)[0]["run.json"]
     assert '"gpus": 2' in config
     assert world.status(name)["display"]["gpus"] == "1×2"
+
+
+def test_gpus_that_a_job_on_the_cpu_would_hold_keep_it_and_a_search_from_beginning(world: World) -> None:
+    exactly = {"deviceClassName": "gpu.example.com"}
+    request = {"name": "gpu", "exactly": exactly}
+    template = {"metadata": {"name": "one-gpu"}, "spec": {"spec": {"devices": {"requests": [request]}}}}
+    world.rest("POST", world.at(TEMPLATES), template)
+    on_cpu = {"gpusPerNode": 0, "claims": [{"name": "gpus", "resourceClaimTemplateName": "one-gpu"}]}
+    search = {"parameters": [{"path": "training.seed", "choice": [1, 2]}]}
+    names = [world.apply(resources=on_cpu), world.apply(resources=on_cpu, search=search)]
+    for name in names:
+        message = world.until_reason(name, "InvalidSpec")["message"]
+        assert "ResourceClaimTemplate one-gpu: it asks for devices of class gpu.example.com" in message
+        assert world.condition(name, "Stalled")["status"] == "True"
+        assert world.children(name) == []
+    world.rest("DELETE", f"{world.at(TEMPLATES)}/one-gpu")
+    exactly["deviceClassName"] = "nic.example.com"
+    world.rest("POST", world.at(TEMPLATES), template)
+    alone, searching = names
+    assert world.pod(alone)
+    of = f"finetune.dev/parent-uid={world.job(searching)['metadata']['uid']}"
+    until(lambda: world.rest.items(world.at(JOBS), of), "the search has a trial", 30)

@@ -23,7 +23,7 @@ from finetune_api.status import (
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.allowed import why_not_allowed
 from finetune_core.decide.attempt import during_attempt
-from finetune_core.decide.claims import why_devices_unknown, with_claimed_devices
+from finetune_core.decide.claims import unseen, why_not_claimed, with_claimed_devices
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context, with_verdict
 from finetune_core.decide.deadlines import LONGEST_PAUSE, deadline_verdict, end_of_children, over_deadline
@@ -102,13 +102,21 @@ def _between_attempts(context: Context) -> Decision:
         return fail(context, refused_image(context.job, context.settings))
     if stalled := why_stalled(context.job, context.resolved, context.settings):
         return context.conclude(stalled)
-    if unknown := why_devices_unknown(context):
-        return context.conclude(unknown, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
-    if (retry := context.status.retry_time) and context.now < retry < context.now + 2 * LONGEST_PAUSE:
-        return _waiting(context, retry)  # a later time was written by a clock that was ahead
+    if fault := why_not_claimed(context):
+        return context.conclude(fault, requeue_at=context.now + _REQUEUE_WHILE_WAITING)
+    if until := _not_before(context):
+        return _waiting(context, until)
     if held := _why_held(context):
         return context.conclude(held, requeue_at=context.now + _REQUEUE_WHILE_HELD)
     return _begin(_accept(context))
+
+
+def _not_before(context: Context) -> datetime | None:
+    """When the pause after a failure ends; where templates have to be read first, now: that is the next visit."""
+    retry = context.status.retry_time
+    if retry and context.now < retry < context.now + 2 * LONGEST_PAUSE:
+        return retry  # a later time was written by a clock that was ahead
+    return context.now if unseen(context) else None
 
 
 def _why_held(context: Context) -> Verdict | None:

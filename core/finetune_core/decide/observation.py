@@ -144,6 +144,8 @@ class ClaimView:
     template: str
     exists: bool
     devices: Devices
+    accelerator: str | None = None
+    """The class of the devices to compute on that it asks for; None for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,10 @@ class Observation:
     """All that a decision may look at. `inputs` is filled only while a pod does not start, and before several start.
 
     `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
-    words of whoever refuses it. `claims` is filled before an attempt whose GPUs are claimed. `reporters` are the pods
-    of the attempt of `report` that have sent one; `jobs_reporting` says how many jobs share the API server for that.
-    `output_holder` is filled before a job begins: the name of another one with its `output.uri` that goes first.
+    words of whoever refuses it. `claims` is filled before an attempt that has claims without gpusPerNode, or with 0.
+    `reporters` are the pods of the attempt of `report` that have sent one; `jobs_reporting` says how many jobs share
+    the API server for that. `output_holder` is filled before a job begins: the name of another one with its
+    `output.uri` that goes first.
     """
 
     jobs: tuple[JobView, ...] = ()

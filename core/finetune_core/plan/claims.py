@@ -1,9 +1,13 @@
 """The devices that a ResourceClaimTemplate (resource.k8s.io/v1) asks for. Pure."""
 
+import re
 from typing import Any, NamedTuple
 
-from finetune_api.resources import ResourcesSpec
+from finetune_api.resources import ACCELERATOR, ResourcesSpec
 from finetune_core.wire import at, items, number, text
+
+_COMPUTES = rf"{ACCELERATOR}|(^|[.-])mig[.-]"
+"""Names of classes of devices to compute on, such as gpu.nvidia.com, and of parts of them, such as mig.nvidia.com."""
 
 
 class Devices(NamedTuple):
@@ -23,12 +27,31 @@ def gpus_are_claimed(resources: ResourcesSpec | None) -> bool:
     return bool(resources and resources.claims and resources.gpus_per_node is None)
 
 
+def templates_of(resources: ResourcesSpec | None) -> list[str]:
+    """The templates that have to be known before an attempt.
+
+    They say how many GPUs there are or, with gpusPerNode: 0, that there are some which would be held for nothing.
+    """
+    if resources is None or resources.gpus_per_node:
+        return []
+    return [claim.resource_claim_template_name for claim in resources.claims or []]
+
+
+def accelerator_in(template: Any) -> str | None:
+    """The first class of devices to compute on that a template may get devices of; None for none."""
+    classes = (
+        text(option, "deviceClassName") or ""
+        for request in _requests(template)
+        for option in _options(request)
+    )
+    return next((name for name in classes if re.search(_COMPUTES, name)), None)
+
+
 def devices_of(template: Any) -> Devices:
     """The devices of a template; where their classes differ, those of classes with gpu in their name."""
     found = []
-    for request in items(template, "spec", "spec", "devices", "requests"):
-        name = text(request, "name")
-        options = items(request, "firstAvailable") or [at(request, "exactly")]
+    for request in _requests(template):
+        name, options = text(request, "name"), _options(request)
         counts = {_count(option) for option in options}
         if None in counts:
             return Devices(
@@ -42,6 +65,15 @@ def devices_of(template: Any) -> Devices:
             )
         found.append(_Request(text(options[0], "deviceClassName") or "", counts.pop() or 0))
     return Devices(sum(request.devices for request in _gpus(found)))
+
+
+def _requests(template: Any) -> list[Any]:
+    return items(template, "spec", "spec", "devices", "requests")
+
+
+def _options(request: Any) -> list[Any]:
+    """What a request takes: the first of these that is available."""
+    return items(request, "firstAvailable") or [at(request, "exactly")]
 
 
 def _count(option: Any) -> int | None:

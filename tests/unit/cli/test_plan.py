@@ -59,6 +59,11 @@ def test_what_only_the_cluster_knows_is_said(tmp_path: Path) -> None:
     assert done.code == 0
     assert "claimed: the number of GPUs is that of ResourceClaimTemplate two-gpus in the cluster" in done.err
     assert "ResourceClaimTemplate" not in finetune("plan", QUICKSTART).err
+    file.write_text(json.dumps(job("on-cpu", resources={"claims": claims, "gpusPerNode": 0})))
+    assert (
+        "begins if ResourceClaimTemplate two-gpus in the cluster asks for no GPUs"
+        in finetune("plan", file).err
+    )
 
 
 def test_json_is_a_list_that_kubectl_reads() -> None:
