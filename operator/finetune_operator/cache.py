@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from finetune_api import KIND
-from finetune_api.status import ConditionType, TrialState
-from finetune_core.decide.observation import JobView, PodView
+from finetune_core.decide.observation import JobView, OutputHolder, PodView
 from finetune_core.plan.kueue import kueue_annotations, kueue_labels
 from finetune_core.plan.naming import (
     JOB_NAME,
@@ -30,7 +29,8 @@ from finetune_core.plan.naming import (
     name_in,
     parent_in,
 )
-from finetune_core.wire import at, items, text
+from finetune_core.wire import at
+from finetune_operator.outputs import Outputs
 from finetune_operator.sharing import Sharing
 from finetune_operator.views import job_view, labels_in, pod_view
 
@@ -53,19 +53,6 @@ class Id(NamedTuple):
     """Identifies an object of a kind."""
 
     namespace: str
-    name: str
-
-
-Output = tuple[str, str]
-"""A namespace and an `output.uri`, which has one form only."""
-
-
-class _Turn(NamedTuple):
-    """The order in which FineTuneJobs with one output begin."""
-
-    waits: bool
-    """Whether it has not begun."""
-    created: str
     name: str
 
 
@@ -116,7 +103,7 @@ class Cache:
     _pods: dict[str, Child] = field(default_factory=dict)
     _settled: dict[Key, str] = field(default_factory=dict)
     _runs: dict[str, dict[Key, Run]] = field(default_factory=dict)
-    _outputs: dict[Output, dict[Key, _Turn]] = field(default_factory=dict)
+    _outputs: Outputs = field(default_factory=Outputs)
     _sharing: Sharing = field(default_factory=Sharing)
 
     def put_finetunejob(self, body: Body) -> Key:
@@ -126,11 +113,11 @@ class Cache:
         if known is None or _version(body) > _version(known):
             if known is not None:
                 self._forget_run(key, known)
-                self._forget_output(key, known)
+                self._outputs.forget(known)
             self.finetunejobs[key] = kept = _kept_finetunejob(body, known, self._sharing)
             if found := parent_in(kept["metadata"]):
                 self._runs.setdefault(found.uid, {})[key] = found.run
-            self._keep_output(key, kept)
+            self._outputs.keep(kept)
             if known is not None and uid_of(known) != uid_of(body):
                 self._forget_job(uid_of(known))
             elif known is not None:
@@ -168,7 +155,7 @@ class Cache:
             del self.finetunejobs[key]
             self._settled.pop(key, None)
             self._forget_run(key, known)
-            self._forget_output(key, known)
+            self._outputs.forget(known)
         self._forget_job(uid_of(body))
         return key
 
@@ -184,31 +171,16 @@ class Cache:
             if not siblings:
                 self._runs.pop(found.uid, None)
 
-    def _keep_output(self, key: Key, body: Body) -> None:
-        if (output := _output_of(body)) and _holds_output(body):
-            self._outputs.setdefault(output, {})[key] = _turn_of(body)
-
-    def _forget_output(self, key: Key, body: Body) -> None:
-        if output := _output_of(body):
-            holders = self._outputs.get(output, {})
-            holders.pop(key, None)
-            if not holders:
-                self._outputs.pop(output, None)
-
-    def output_holder(self, key: Key) -> str | None:
-        """The name of the FineTuneJob that publishes where this one would, and goes first; None if this one does."""
+    def output_holder(self, key: Key) -> OutputHolder | None:
+        """The FineTuneJob that goes first of those that cannot publish with this one; None if this one does."""
         body = self.finetunejobs.get(key)
-        first = self._first_for_output_of(body) if body else None
-        return first.name if body and first and first < _turn_of(body) else None
+        first = self._outputs.before(body) if body else None
+        return OutputHolder(first.name, first.uri) if first else None
 
     def first_for_output_of(self, body: Body) -> Key | None:
-        """The key of the unfinished FineTuneJob that goes first of those that publish where this one would."""
-        first = self._first_for_output_of(body)
+        """The key of the unfinished FineTuneJob that goes first of those that cannot publish with this one."""
+        first = self._outputs.first(body)
         return Key(body["metadata"]["namespace"], first.name) if first else None
-
-    def _first_for_output_of(self, body: Body) -> _Turn | None:
-        output = _output_of(body)
-        return min(self._outputs.get(output, {}).values(), default=None) if output else None
 
     def runs_of(self, namespace: str, uid: str) -> dict[Run, Body]:
         """The runs of a search or an ensemble, without those that are being deleted."""
@@ -371,32 +343,6 @@ def uid_of(body: Body) -> str:
 def has_ended(body: Body) -> bool:
     """Whether a FineTuneJob has ended."""
     return bool(at(body, "status", "completionTime"))
-
-
-def _output_of(body: Body) -> Output | None:
-    """Where the trainer publishes; None for a folder of the job's own, and for a script, which writes what it likes."""
-    uri = text(body, "spec", "output", "uri")
-    return None if uri is None or at(body, "spec", "command") else (body["metadata"]["namespace"], uri)
-
-
-def _holds_output(body: Body) -> bool:
-    """Whether a FineTuneJob will publish, as far as can be seen. One that cannot begin is not waited for."""
-    if has_ended(body) or "deletionTimestamp" in body["metadata"]:
-        return False
-    stalled = any(at(one, "type") == ConditionType.STALLED for one in items(body, "status", "conditions"))
-    return _has_begun(body) or not (stalled or at(body, "spec", "suspend"))
-
-
-def _has_begun(body: Body) -> bool:
-    """Whether an attempt or a run was created, as its status says."""
-    members = items(body, "status", "members")
-    created = at(body, "status", "attempt") or at(body, "status", "trials", "total")
-    return bool(created) or any(at(one, "state") != TrialState.PLANNED for one in members)
-
-
-def _turn_of(body: Body) -> _Turn:
-    metadata = body["metadata"]
-    return _Turn(not _has_begun(body), text(metadata, "creationTimestamp") or "", metadata["name"])
 
 
 def owner_of(body: Body) -> tuple[str | None, Key | None]:

@@ -18,7 +18,7 @@ from finetune_core.decide.claims import fault_in
 from finetune_core.decide.conditions import running_of
 from finetune_core.decide.context import with_verdict
 from finetune_core.decide.decision import decide, finished, rejected
-from finetune_core.decide.observation import Observation
+from finetune_core.decide.observation import Observation, OutputHolder
 from finetune_core.decide.parents import runs_children
 from finetune_core.decide.preflight import awaits_preflight, begun
 from finetune_core.decide.queue import boost_of
@@ -148,8 +148,8 @@ class Reconciler:
         self._forget(job, decision.status)
         return (decision.requeue_at - now).total_seconds() if decision.requeue_at else None
 
-    def _output_holder(self, job: FineTuneJob) -> str | None:
-        """The FineTuneJob that this one waits for, as both would publish in one folder. What has begun goes on."""
+    def _output_holder(self, job: FineTuneJob) -> OutputHolder | None:
+        """The FineTuneJob that this one waits for, as both cannot publish. What has begun goes on."""
         if begun(job.status) or finished(job.status) or self.cache.has_runs(job.uid):
             return None
         return self.cache.output_holder(Key(job.namespace, job.name))

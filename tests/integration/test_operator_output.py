@@ -1,4 +1,4 @@
-"""Jobs with one output.uri against a real API server: they train one after the other."""
+"""Jobs with one output.uri, or one inside the other's, against a real API server: they train one after the other."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +53,29 @@ def test_the_second_begins_at_once_when_the_first_has_ended(
     status = world.until_phase(second, "Succeeded")
     assert len(status["attempts"]) == 1
     assert [one["reason"] for one in world.events(second)].count("OutputTaken") == 1
+
+
+@pytest.mark.parametrize(
+    ("first_uri", "second_uri", "relation"),
+    [
+        ("pvc://demo/outer", "pvc://demo/outer/team/a", "is inside"),
+        ("pvc://demo/inner/team/a", "pvc://demo/inner", "contains"),
+    ],
+)
+def test_one_inside_the_other_waits_too(world: World, first_uri: str, second_uri: str, relation: str) -> None:
+    first = world.apply(output={"uri": first_uri})
+    pod = world.run(first)
+    second = world.apply(output={"uri": second_uri})
+    assert world.until_reason(second, "OutputTaken")["message"] == (
+        f"output.uri {second_uri} {relation} {first_uri}, the output.uri of FineTuneJob {first}, which has not ended;"
+        " wait for it, delete it, or create this job with another output.uri"
+    )
+    assert world.children(second) == []
+    outer = min(first_uri, second_uri, key=len)
+    world.run(world.apply(output={"uri": f"{outer}-2"}))
+    world.end(pod, ExitCode.DATA)
+    world.run(second)
+    world.until_phase(second, "Running")
 
 
 def test_of_jobs_that_are_created_together_one_begins(world: World) -> None:

@@ -31,7 +31,7 @@ from finetune_core.decide.ending import fail
 from finetune_core.decide.host_memory import next_micro_batch_size
 from finetune_core.decide.images import image_allowed
 from finetune_core.decide.nodes import with_excluded_nodes
-from finetune_core.decide.observation import JobView, Observation
+from finetune_core.decide.observation import JobView, Observation, OutputHolder
 from finetune_core.decide.parents import active_seconds
 from finetune_core.decide.preflight import awaits_preflight, begun, during_preflight, open_preflight
 from finetune_core.decide.shared import why_not_shared
@@ -125,11 +125,18 @@ def _why_held(context: Context) -> Verdict | None:
         return Verdict(Phase.PENDING, Reason.CLAIM_NOT_SHARED, alone, stalled=True)
     if holder := context.observation.output_holder:
         message = (
-            f"output.uri {context.resolved.output_uri} is also that of FineTuneJob {holder}, which has not ended;"
-            " wait for it, delete it, or create this job with another output.uri"
+            f"output.uri {_common(context.resolved.output_uri, holder)} FineTuneJob {holder.name}, which has not"
+            " ended; wait for it, delete it, or create this job with another output.uri"
         )
         return Verdict(Phase.PENDING, Reason.OUTPUT_TAKEN, message)
     return None
+
+
+def _common(uri: str, holder: OutputHolder) -> str:
+    if uri == holder.uri:
+        return f"{uri} is also that of"
+    relation = "is inside" if uri.startswith(f"{holder.uri}/") else "contains"
+    return f"{uri} {relation} {holder.uri}, the output.uri of"
 
 
 def _begin(context: Context) -> Decision:

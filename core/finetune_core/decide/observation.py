@@ -161,14 +161,21 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputHolder:
+    """Another FineTuneJob that goes first, as its `output.uri` is the job's, inside that or around it."""
+
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All that a decision may look at. `inputs` is filled only while a pod does not start, and before several start.
 
     `queue` is filled while the Job is suspended. `pod_refusal` says why the newest attempt's Job has no pod, in the
     words of whoever refuses it. `claims` is filled before an attempt that has claims without gpusPerNode, or with 0.
     `reporters` are the pods of the attempt of `report` that have sent one; `jobs_reporting` says how many jobs share
-    the API server for that. `output_holder` is filled before a job begins: the name of another one with its
-    `output.uri` that goes first.
+    the API server for that. `output_holder` is filled before a job begins.
     """
 
     jobs: tuple[JobView, ...] = ()
@@ -183,7 +190,7 @@ class Observation:
     jobs_reporting: int = 0
     preflight_jobs: tuple[JobView, ...] = ()
     preflight_pods: tuple[PodView, ...] = ()
-    output_holder: str | None = None
+    output_holder: OutputHolder | None = None
 
     def of_preflight(self) -> "Observation":
         """What is seen of preflight, each try in the place of an attempt."""

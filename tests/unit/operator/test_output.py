@@ -1,13 +1,15 @@
-"""Two jobs with one output.uri: which goes first, and what the other says until it has ended."""
+"""Two jobs with one output.uri, or one inside the other's: which goes first, and what the other says until then."""
 
 from typing import Any
 
 import pytest
 
 from builders import job, script_job, stored
-from finetune_core.decide.observation import Observation
+from finetune_core.decide.observation import Observation, OutputHolder
+from finetune_core.plan.naming import Run, run_uri
 from finetune_operator.cache import Cache, Key
 from finetune_operator.handlers import update
+from finetune_operator.outputs import Outputs
 from unit.operator.test_reconcile import Refusing, reconciler, versioned
 from unit.operator.worlds import CREATE, NOTHING, Life, ended_pod, parsed, seconds, seen
 
@@ -17,6 +19,7 @@ OUTPUT = {"uri": "pvc://demo/models/a"}
 ENDED = {"completionTime": "2026-01-01T01:00:00Z"}
 BEGUN = {"attempt": 1}
 STALLED = {"conditions": [{"type": "Stalled", "status": "True"}]}
+SEARCH = {"search": {"parameters": [{"path": "training.batchSize", "choice": [16, 32]}]}}
 FIRST, SECOND = Key("default", "first"), Key("default", "second")
 
 
@@ -39,7 +42,12 @@ def known(*bodies: Body) -> Cache:
 
 
 def holders(cache: Cache) -> tuple[str | None, str | None]:
-    return cache.output_holder(FIRST), cache.output_holder(SECOND)
+    return holder(cache, FIRST), holder(cache, SECOND)
+
+
+def holder(cache: Cache, key: Key) -> str | None:
+    found = cache.output_holder(key)
+    return found.name if found else None
 
 
 @pytest.mark.parametrize(
@@ -68,28 +76,82 @@ def test_what_has_begun_goes_first_then_the_older(
 
 def test_of_the_same_second_the_name_decides() -> None:
     third = a_job("third")
-    assert known(a_job("second"), third).output_holder(Key("default", "third")) == "second"
+    assert holder(known(a_job("second"), third), Key("default", "third")) == "second"
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["the outer one first", "the inner one first"])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ("pvc://demo/models", "pvc://demo/models/a"),
+        ("pvc://demo/models", "pvc://demo/models/team/a"),
+        ("pvc://demo/models/a", "pvc://demo/models/a/b/c/d"),
+        ("pvc://demo/a-trials", "pvc://demo/a-trials/t001"),
+    ],
+)
+def test_of_two_one_inside_the_other_the_younger_waits(outer: str, inner: str, turned: bool) -> None:
+    uris = (inner, outer) if turned else (outer, inner)
+    older, younger = (
+        a_job(name, output={"uri": uri}) for name, uri in zip(("first", "second"), uris, strict=True)
+    )
+    for cache in (known(older, younger), known(younger, older)):
+        assert cache.output_holder(FIRST) is None
+        assert cache.output_holder(SECOND) == OutputHolder("first", uris[0])
+        assert update(cache, "FineTuneJob", "DELETED", older) == [FIRST, SECOND]
+        assert holders(cache) == (None, None)
+
+
+def test_one_around_many_waits_for_the_first_of_them_and_they_for_none() -> None:
+    around = a_job("second", output={"uri": "pvc://demo/models"})
+    names = ("a", "b", "c")
+    cache = known(
+        around, *(a_job(name, BEGUN, output={"uri": f"pvc://demo/models/{name}"}) for name in names)
+    )
+    assert holder(cache, SECOND) == "a"
+    assert [holder(cache, Key("default", name)) for name in names] == [None] * 3
+    for name, after in zip(names, ("b", "c", None), strict=True):
+        cache.drop_finetunejob(a_job(name))
+        assert holder(cache, SECOND) == after
+
+
+def test_runs_are_beside_their_parent_not_inside_it() -> None:
+    parent = a_job("first", BEGUN, **SEARCH)
+    run = a_job("second", output={"uri": run_uri(OUTPUT["uri"], Run(trial=1))})
+    assert holders(known(parent, run)) == (None, None)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         a_job("first", output={"uri": "pvc://demo/models/a-trials/t001"}),
-        a_job("first", output={"uri": "pvc://demo/models"}),
+        a_job("first", output={"uri": "pvc://demo/models/ab"}),
+        a_job("first", output={"uri": "pvc://demo/models/b/a"}),
+        a_job("first", output={"uri": "pvc://demo2/models"}),
         a_job("first", output={}),
         a_job("first", output={"dtype": "Float32"}),
         a_job("first", suspend=True),
         a_job("first", command=["python", "train.py"]),
         a_job("first", objective={"classification": {"labels": ["x" * 40_000]}}),
     ],
-    ids=["of a run", "outside", "none", "only a format", "suspended", "a script", "large"],
+    ids=[
+        "of a run",
+        "beside",
+        "in another folder",
+        "on another claim",
+        "none",
+        "only a format",
+        "suspended",
+        "a script",
+        "large",
+    ],
 )
 def test_only_a_job_that_will_publish_there_is_waited_for(other: Body) -> None:
     assert known(other, a_job("second")).output_holder(SECOND) is None
 
 
-def test_a_job_of_another_namespace_is_none_of_them() -> None:
-    other = a_job("first")
+@pytest.mark.parametrize("uri", ["pvc://demo/models/a", "pvc://demo/models", "pvc://demo/models/a/b"])
+def test_a_job_of_another_namespace_is_none_of_them(uri: str) -> None:
+    other = a_job("first", output={"uri": uri})
     other["metadata"] |= {"namespace": "other"}
     assert known(other, a_job("second")).output_holder(SECOND) is None
 
@@ -97,6 +159,7 @@ def test_a_job_of_another_namespace_is_none_of_them() -> None:
 def test_a_script_writes_where_it_likes() -> None:
     script = stored(script_job("second", output=OUTPUT))
     assert known(a_job("first"), script).output_holder(SECOND) is None
+    assert update(known(a_job("first")), "FineTuneJob", "DELETED", script) == [SECOND]
 
 
 def test_a_job_that_was_begun_and_is_suspended_goes_on_later() -> None:
@@ -135,7 +198,7 @@ def test_nothing_is_kept_of_jobs_that_are_gone() -> None:
     cache = known(a_job("first"), a_job("second"), a_job("third", ENDED))
     for name in ("first", "second", "third"):
         cache.drop_finetunejob(a_job(name))
-    assert cache._outputs == {}
+    assert cache._outputs == Outputs()
 
 
 @pytest.mark.parametrize("event", ["MODIFIED", "DELETED"])
@@ -146,7 +209,7 @@ def test_the_end_of_one_wakes_the_next(event: str) -> None:
     assert update(cache, "FineTuneJob", "MODIFIED", a_job("second", BEGUN, version=3)) == [SECOND]
 
 
-HELD = Observation(output_holder="sentiment-v1")
+HELD = Observation(output_holder=OutputHolder("sentiment-v1", OUTPUT["uri"]))
 
 
 def test_a_job_waits_before_its_first_attempt_and_says_for_what() -> None:
@@ -163,6 +226,22 @@ def test_a_job_waits_before_its_first_attempt_and_says_for_what() -> None:
     assert of.reconcile(at=90).action is CREATE
 
 
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("pvc://demo/models", "is inside pvc://demo/models, the output.uri of FineTuneJob other"),
+        ("pvc://demo/models/a/b", "contains pvc://demo/models/a/b, the output.uri of FineTuneJob other"),
+    ],
+)
+def test_it_says_which_is_inside_the_other(uri: str, says: str) -> None:
+    of = Life(parsed(output=OUTPUT))
+    of.reconcile(Observation(output_holder=OutputHolder("other", uri)))
+    assert of.message == (
+        f"output.uri pvc://demo/models/a {says}, which has not ended; wait for it, delete it, or create this job with"
+        " another output.uri"
+    )
+
+
 def test_a_job_with_gpus_waits_before_its_preflight() -> None:
     of = Life(parsed(output=OUTPUT, resources={"gpusPerNode": 1}))
     of.reconcile(HELD)
@@ -173,9 +252,6 @@ def test_a_job_that_is_suspended_says_so() -> None:
     of = Life(parsed(output=OUTPUT, suspend=True))
     of.reconcile(HELD)
     assert of.reason == "Suspended"
-
-
-SEARCH = {"search": {"parameters": [{"path": "training.batchSize", "choice": [16, 32]}]}}
 
 
 @pytest.mark.parametrize(

@@ -55,20 +55,20 @@ class Publishable(Protocol):
 def published(config: Config) -> RunReport | None:
     """The report of this very run, if an earlier attempt published its model; None if the folder is free.
 
-    Raises NotFoundError when the folder holds something else, StorageError when the published model is damaged.
+    Raises NotFoundError when the folder holds something else or is inside a model, which would no longer match its
+    SHA256SUMS; StorageError when the published model is damaged.
     """
     folder, name = Path(config.output.model_dir), config.output.uri or config.output.model_dir
     place = FaultPlace(field="output.uri", file=name)
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise NotFoundError(f"output.uri: {name} is a file; choose another output.uri", place)
-    if not any(folder.iterdir()):
+    if not folder.exists() or not any(folder.iterdir()):
+        _check_outside(folder, name, place)
         return None
     record = record_of(folder)
     if record is None:
         raise NotFoundError(
-            f"output.uri: {name} is not empty and holds no model of a job; choose another output.uri", place
+            f"output.uri: {name} is not empty and is not the model of a job; choose another output.uri", place
         )
     if other := _other_run(record, config):
         raise NotFoundError(f"output.uri: {name} holds the model of {other}", place)
@@ -80,13 +80,29 @@ def published(config: Config) -> RunReport | None:
     return report.model_copy(update={"attempt": config.job.attempt, "model": _status(folder, report.model)})
 
 
+def _check_outside(folder: Path, name: str, place: FaultPlace) -> None:
+    """Raise NotFoundError for a folder inside a published model."""
+    for outer in folder.parents:
+        if record := record_of(outer):
+            inside = folder.relative_to(outer).as_posix()
+            raise NotFoundError(
+                f"output.uri: {name} is inside {name.removesuffix(f'/{inside}')}, which holds the model of"
+                f" {_job_of(record)}; choose another output.uri",
+                place,
+            )
+
+
+def _job_of(record: dict[str, Any]) -> str:
+    return f"job {record['job'].get('namespace')}/{record['job'].get('name')}"
+
+
 def _other_run(record: dict[str, Any], config: Config) -> str | None:
     """Whose model a folder holds, with the remedy; None for this run's own."""
     job, remedy = record["job"], "choose another output.uri"
     own, same = job.get("uid") == config.job.uid, record["fingerprint"] == run_identity(config)
     if own:
         return None if same else f"an earlier run of this job with another configuration; {remedy}"
-    owner = f"job {job.get('namespace')}/{job.get('name')}"
+    owner = _job_of(record)
     if same:
         return f"{owner}, trained with the same configuration; use that model, or remove the folder to train again"
     return f"{owner}; {remedy}"
@@ -157,12 +173,12 @@ def publish(
         status = _stage(staging, config, publishable, report, recorded or {})
         (check or check_finite)(staging)
     with storage_errors("the model", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         assert_owner()
         done = published(config)
         if done is not None and done.model is not None:
             shutil.rmtree(staging, ignore_errors=True)
             return done.model
+        target.parent.mkdir(parents=True, exist_ok=True)
         rename_folder(staging, target)
     return status
 

@@ -170,12 +170,20 @@ def test_truncated_weights_are_found(make_job, tmp_path, model_folder):
     assert (code, "truncated or damaged" in report.message) == (ExitCode.NOT_FOUND, True), report.message
 
 
+def test_a_model_around_the_output_is_found_before_training(make_job):
+    job = make_job(training={"epochs": 1})
+    assert job.run() == ExitCode.DONE
+    inside = job.changed({"output": {"modelDir": str(job.model_dir / "v2"), "uri": "pvc://models/out/v2"}})
+    code, report = check(inside)
+    assert (code, "is inside pvc://models/out, which" in report.message) == (ExitCode.NOT_FOUND, True)
+
+
 def test_the_model_of_another_job_is_found_before_training(make_job):
     job = make_job()
     job.model_dir.mkdir(parents=True)
     (job.model_dir / "notes.txt").write_text("mine")
     code, report = check(job)
-    assert (code, "is not empty and holds no model" in report.message) == (ExitCode.NOT_FOUND, True)
+    assert (code, "is not empty and is not the model" in report.message) == (ExitCode.NOT_FOUND, True)
     assert left(job) == ["model/notes.txt"]
 
 
