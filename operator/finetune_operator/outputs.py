@@ -14,6 +14,9 @@ from finetune_core.wire import at, items, text
 
 Body = dict[str, Any]
 
+_LEVELS = 16
+"""Folders around another that are looked at; the trainer sees all. One of 250 levels would take 137 KB of memory."""
+
 Folder = tuple[str, str]
 """A namespace and an `output.uri`, which has one form only."""
 
@@ -78,12 +81,12 @@ def _remove(known: dict[Folder, list[Turn]], folder: Folder, turn: Turn) -> None
 
 
 def _above(folder: Folder) -> Iterator[Folder]:
-    """The folders that this one is in, without the claim itself, where nothing can be published."""
+    """The outermost folders that this one is in, without the claim itself, where nothing can be published."""
     namespace, uri = folder
     paths = accumulate(
         uri.split("/"), "{}/{}".format
     )  # pvc:, pvc:/, pvc://CLAIM, pvc://CLAIM/FOLDER and so on
-    return ((namespace, path) for path in [*paths][3:-1])
+    return ((namespace, path) for path in [*paths][3:-1][:_LEVELS])
 
 
 def _folder_of(body: Body) -> Folder | None:

@@ -114,6 +114,16 @@ def test_one_around_many_waits_for_the_first_of_them_and_they_for_none() -> None
         assert holder(cache, SECOND) == after
 
 
+def test_sixteen_folders_around_another_are_looked_at_whatever_its_depth() -> None:
+    deep = "pvc://demo" + "/a" * 240
+    for levels, held in ((1, "first"), (16, "first"), (17, None), (239, None)):
+        outer = a_job("second", output={"uri": "pvc://demo" + "/a" * levels})
+        assert holders(known(a_job("first", output={"uri": deep}), outer)) == (None, held)
+        assert holders(
+            known(a_job("first", output=outer["spec"]["output"]), a_job("second", output={"uri": deep}))
+        ) == (None, held)
+
+
 def test_runs_are_beside_their_parent_not_inside_it() -> None:
     parent = a_job("first", BEGUN, **SEARCH)
     run = a_job("second", output={"uri": run_uri(OUTPUT["uri"], Run(trial=1))})
