@@ -191,7 +191,7 @@ class UsageStatus(ApiModel):
     useful_gpu_seconds: Count | None = None
     """The part of gpuSeconds that was spent on training and evaluation that no retry had to repeat. Absent for your own script."""
     queued_seconds: Count | None = None
-    """Seconds from the start of an attempt until its container ran: waiting for a queue, a node or an image."""
+    """Seconds from the start of an attempt until its container ran, or it ended without: waiting for a queue, a node or an image."""
     goodput: Measured = None
     """usefulGpuSeconds divided by gpuSeconds."""
 

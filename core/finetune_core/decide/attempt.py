@@ -1,6 +1,9 @@
 """An open attempt: create its Job, report on it, stop it, or close it. Pure."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+
+from pydantic.alias_generators import to_camel
 
 from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
@@ -96,6 +99,7 @@ def _without_job(context: Context, attempt: AttemptStatus) -> Decision | Context
         return close(context, attempt)
     if context.job.spec.suspend or attempt.reason == Reason.SUSPENDED:
         update = {"reason": Reason.SUSPENDED.value, "counted": False, "end_time": context.now}
+        context = queued(context, attempt.evicted_time or attempt.start_time, context.now)
         return context.with_attempt(attempt.model_copy(update=update))
     return Decision(context.status, Action.CREATE_ATTEMPT, context.now + USUAL_START)
 
@@ -193,7 +197,7 @@ def _ongoing(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     context, attempt, progress_due = _with_progress(context, attempt)
     context = context.with_attempt(attempt)
     return context.conclude(
-        _runs(context.job, attempt, running),
+        _with_change(context, _runs(context.job, attempt, running)),
         requeue_at=earliest(
             progress_due, deadline_of(context, attempt), _next_look(context, attempt), *map(_overdue, running)
         ),
@@ -205,6 +209,30 @@ def _next_look(context: Context, attempt: AttemptStatus) -> datetime | None:
     if context.nodes == 1 or not look_for_each_other(attempt, context.now):
         return None
     return context.now + _pause_while_pending(context, attempt.running_time or context.now)
+
+
+def _with_change(context: Context, verdict: Verdict) -> Verdict:
+    """The verdict with what the attempt does not have of the spec: nobody saw the job suspended while that changed."""
+    asked, effective = context.job.spec.resources, context.status.effective
+    given = effective.resources if effective else None
+    if asked is None or given is None or context.job.is_parent:
+        return verdict
+    names = ("nodes", "gpus_per_node", "requests", "limits")
+    other = [name for name in names if not _contains(getattr(given, name), getattr(asked, name))]
+    if not other:
+        return verdict
+    fields = ", ".join(to_camel(name) for name in other)
+    return replace(
+        verdict,
+        message=f"{verdict.message}; spec.resources ({fields}) was changed after it began: suspend the job until it is"
+        " Suspended, and resume it",
+    )
+
+
+def _contains(given: object, asked: object) -> bool:
+    if isinstance(given, dict) and isinstance(asked, dict):
+        return asked.items() <= given.items()
+    return asked is None or given == asked
 
 
 def _runs(job: FineTuneJob, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> Verdict:
@@ -249,7 +277,7 @@ def _pending(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     slow = slow_from(context, pods, begun, pending)
     if pending.reason is Reason.STARTING and context.now < slow:
         return Decision(stored, requeue_at=earliest(due, next_look(context, pods, begun, slow)))
-    verdict = Verdict(Phase.PENDING, pending.reason, pending.message)
+    verdict = _with_change(context, Verdict(Phase.PENDING, pending.reason, pending.message))
     return context.with_attempt(attempt).conclude(
         verdict, requeue_at=earliest(due, context.now + _pause_while_pending(context, begun))
     )

@@ -13,6 +13,7 @@ from finetune_core.decide.deadlines import (
     deadline_verdict,
     end_of_children,
     ended_by_our_clock,
+    over_deadline,
     pause_before_free_retry,
     pause_before_retry,
 )
@@ -23,7 +24,7 @@ from finetune_core.decide.nodes import with_excluded_nodes
 from finetune_core.decide.observation import PodView
 from finetune_core.decide.pods import apart, first_failing, succeeded
 from finetune_core.decide.reports import unverified_model
-from finetune_core.decide.usage import lost_steps, newest_report, reported, used_until
+from finetune_core.decide.usage import lost_steps, newest_report, queued, reported, used_until
 
 FOLDERS = 3
 """Of members that a message names."""
@@ -69,6 +70,7 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     report = termination_report(pod)
     if message := apart(context, attempt.number):
         attempt = attempt.model_copy(update={"reason": Reason.PODS_APART.value, "message": message})
+    over = over_deadline(context, attempt)  # the limit may have been raised since it was asked to stop
     context, attempt = _with_last_report(context, attempt, report)
     context, attempt = _with_end(context, attempt, pod)
     stopped = attempt.reason in STOP_REASONS
@@ -77,7 +79,7 @@ def close(context: Context, attempt: AttemptStatus) -> Decision | Context:
     if done and not unfinished:
         return _succeed(context, attempt, report)
     if stopped:
-        return _stopped(context, attempt)
+        return _stopped(context, attempt, over=over)
     job = context.observation.job(attempt.number)
     reports = context.nodes == 1 or (
         pod is not None and pod.index == 0
@@ -104,6 +106,8 @@ def _with_end(context: Context, attempt: AttemptStatus, pod: PodView | None) -> 
     attempt = attempt.model_copy(update={"end_time": time, "exit_code": code, "node": node})
     active = (context.status.active_seconds or 0) + seconds_between(attempt.running_time, time)
     context, attempt = used_until(context, attempt, time)
+    if attempt.running_time is None:
+        context = queued(context, attempt.evicted_time or attempt.start_time, context.now)
     attempt = attempt.model_copy(update={"lost_steps": lost_steps(attempt, context.status)})
     return context.with_attempt(attempt).update(active_seconds=active), attempt
 
@@ -129,7 +133,7 @@ def _succeed(context: Context, attempt: AttemptStatus, report: RunReport | None)
     return context.conclude(verdict, requeue_at=end_of_children(context, context.now))
 
 
-def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
+def _stopped(context: Context, attempt: AttemptStatus, *, over: bool) -> Decision | Context:
     """The requested stop is complete."""
     if attempt.reason in (Reason.PODS_APART, Reason.STARTUP_DEADLINE_EXCEEDED):
         context = context.with_attempt(attempt.model_copy(update={"counted": False}))
@@ -137,7 +141,7 @@ def _stopped(context: Context, attempt: AttemptStatus) -> Decision | Context:
     asked = attempt.reason == Reason.SUSPENDED
     message = "stopped by spec.suspend" if asked else "stopped by spec.activeDeadlineSeconds"
     context = context.with_attempt(attempt.model_copy(update={"message": message, "counted": False}))
-    return context if asked else fail(context, deadline_verdict(context))
+    return fail(context, deadline_verdict(context)) if over and not asked else context
 
 
 def _failed(context: Context, attempt: AttemptStatus, failure: Failure) -> Decision | Context:

@@ -30,6 +30,7 @@ from finetune_core.decide.failure import Evidence, Failure, classify, terminatio
 from finetune_core.decide.observation import JobView, Observation, PodView
 from finetune_core.decide.pending import has_lost, why_pending
 from finetune_core.decide.pods import first_failing
+from finetune_core.decide.queue import patch
 from finetune_core.decide.reports import with_report
 from finetune_core.decide.starting import USUAL_START, next_look, slow_from
 from finetune_core.plan.effective import Resolved
@@ -94,6 +95,8 @@ def during_preflight(context: Context, found: PreflightStatus) -> Decision | Con
         return _close(context, found, pods, child)
     if context.job.spec.suspend or found.reason == Reason.SUSPENDED:
         return _stop(context, found)
+    if child and child.suspended and all(pod.finished for pod in pods):
+        return context.conclude(_held(context, child), requeue_at=context.now + _REQUEUE)
     if ended:  # how it ended is written once the Job controller has counted the pod
         return Decision(context.status, requeue_at=context.now + _REQUEUE)
     return _wait(context, seen, found, pods)
@@ -121,6 +124,23 @@ def _stop(context: Context, found: PreflightStatus) -> Decision:
     found = found.model_copy(update={"reason": Reason.SUSPENDED.value})
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, "preflight stops (spec.suspend)")
     return context.update(preflight=found).conclude(verdict, Action.STOP_PREFLIGHT, context.now + _REQUEUE)
+
+
+def _held(context: Context, child: JobView) -> Verdict:
+    """Its Job is suspended: by a person, or by Kueue, which may be set to suspend Jobs without a queue."""
+    namespace = context.job.namespace
+    if child.queue:
+        message = (
+            f"preflight waits in queue {child.queue}: kubectl describe workloads -n {namespace} shows why"
+        )
+        return Verdict(Phase.PENDING, Reason.QUEUED, message)
+    field = "parallelism" if child.scaled_down else "suspend"
+    command = patch("job", child.name, namespace, field, "1" if child.scaled_down else "false")
+    message = (
+        f"preflight: the Job {child.name} is suspended, and not by this operator; {command} lets it continue. Where"
+        " Kueue suspends Jobs without a queue, spec.preflight: Skip in a new job begins without it"
+    )
+    return Verdict(Phase.PENDING, Reason.QUEUED, message)
 
 
 def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tuple[PodView, ...]) -> Decision:

@@ -107,13 +107,13 @@ def _pause(context: Context, attempt: AttemptStatus) -> timedelta:
 def _why(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
     queue, namespace = child.queue, context.job.namespace
     if child.scaled_down:
-        command = _patch("job", child.name, namespace, "parallelism", str(context.nodes))
+        command = patch("job", child.name, namespace, "parallelism", str(context.nodes))
         return _pending(
             Reason.QUEUED,
             f"the Job {child.name} has a parallelism of 0, not by this operator; {command} lets training continue",
         )
     if queue is None:
-        command = _patch("job", child.name, namespace, "suspend", "false")
+        command = patch("job", child.name, namespace, "suspend", "false")
         message = (
             f"the Job {child.name} is suspended, and not by this operator; {command} lets training continue. Where"
             " Kueue suspends Jobs without a queue, suspend this FineTuneJob and set scheduling.queue"
@@ -124,7 +124,8 @@ def _why(context: Context, attempt: AttemptStatus, child: JobView) -> Verdict:
     return replace(found, message=f"{waits} {queue}: {found.message}")
 
 
-def _patch(kind: str, name: str, namespace: str, field: str, value: str) -> str:
+def patch(kind: str, name: str, namespace: str, field: str, value: str) -> str:
+    """The command that sets a field of an object's spec."""
     spec = f'{{"spec":{{"{field}":{value}}}}}'
     return f"kubectl patch {kind} {name} -n {namespace} --type merge -p '{spec}'"
 
@@ -149,7 +150,7 @@ def _verdict(
     if view.name is None:
         return _not_taken_over(context, attempt, child)
     if not view.active:
-        command = _patch("workload", view.name, namespace, "active", "true")
+        command = patch("workload", view.name, namespace, "active", "true")
         return _pending(
             Reason.QUEUED,
             f"the Workload {view.name} is deactivated{_in_brackets(view)}; {command} lets Kueue admit it again",

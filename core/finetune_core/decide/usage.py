@@ -18,7 +18,7 @@ def used_until(context: Context, attempt: AttemptStatus, time: datetime) -> tupl
     seconds = devices * seconds_between(attempt.running_time, time)
     before, usage = attempt.gpu_seconds or 0, context.status.usage or UsageStatus()
     total = (usage.gpu_seconds or 0) + max(0, seconds - before)
-    useful = _useful(context.status, devices, total)
+    useful = _useful(context, attempt, devices, total, time)
     usage = usage.model_copy(
         update={
             "gpu_seconds": total,
@@ -106,6 +106,12 @@ def _devices(context: Context) -> int:
     return max(1, (resources.gpus_per_node or 0) * (resources.nodes or 1))
 
 
-def _useful(status: FineTuneJobStatus, devices: int, total: int) -> int | None:
+def _useful(context: Context, attempt: AttemptStatus, devices: int, total: int, time: datetime) -> int | None:
+    """Of attempts with other numbers of GPUs, whose shares of the training are not known, by their mean number."""
+    status = context.status
     trained = status.progress.train_seconds if status.progress else None
-    return None if trained is None else min(total, round(devices * trained))
+    if trained is None:
+        return None
+    ran = (status.active_seconds or 0) + seconds_between(attempt.running_time, time)
+    mean = devices if context.job.is_parent or not ran else total / ran
+    return min(total, round(mean * trained))

@@ -227,8 +227,21 @@ def _devices(search: Search) -> int:
 
 def device_seconds(search: Search, now: datetime) -> int:
     """Seconds of training of all runs, times their devices."""
-    runs = search.runs.values()
-    return _devices(search) * sum(run.seconds + seconds_between(run.running_since, now) for run in runs)
+    running = (
+        _devices_of(search, run) * seconds_between(run.running_since, now) for run in search.runs.values()
+    )
+    return _ended_device_seconds(search) + sum(running)
+
+
+def _devices_of(search: Search, run: Trial) -> int:
+    return _devices(search) if run.devices is None else run.devices
+
+
+def _ended_device_seconds(search: Search) -> int:
+    return sum(
+        _devices(search) * run.seconds if run.device_seconds is None else run.device_seconds
+        for run in search.runs.values()
+    )
 
 
 def saved_seconds(search: Search) -> int:
@@ -255,9 +268,9 @@ def _due(search: Search, now: datetime) -> datetime | None:
     """When the deadline is reached, or the budget at the present rate."""
     limit, budget = search.job.spec.active_deadline_seconds, search.spec.max_device_seconds
     left = [] if limit is None else [limit - active_seconds(search.job.status, now)]
-    running = sum(trial.running_since is not None for trial in search.open_runs.values())
-    if budget is not None and running:
-        left.append((budget - device_seconds(search, now)) // (running * _devices(search)) + 1)
+    rate = sum(_devices_of(search, run) for run in search.open_runs.values() if run.running_since)
+    if budget is not None and rate:
+        left.append((budget - device_seconds(search, now)) // rate + 1)
     return now + timedelta(seconds=min(left)) if left else None
 
 
@@ -350,7 +363,7 @@ def trials_status(search: Search, *, end: str | None) -> TrialsStatus:
         stopped=still_open if end else 0,
         deleted=search.total - len(search.trials),
         repeats=_repeats_created(search),
-        device_seconds=_devices(search) * sum(run.seconds for run in search.runs.values()),
+        device_seconds=_ended_device_seconds(search),
         saved_seconds=saved_seconds(search),
         confirmed=confirmed(search),
         best=_trial_status(best) if best else None,

@@ -15,6 +15,9 @@ from finetune_core.wire import at, items, number, text, time_of
 
 Body = dict[str, Any]
 
+_MOST_DEVICE_SECONDS = 10**12
+"""Of one trial, so that no status that a stranger wrote makes a sum that cannot be stored."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -40,6 +43,10 @@ class Trial:
     message: str = ""
     seconds: int = 0
     """Seconds of training so far, without a running attempt's."""
+    device_seconds: int | None = None
+    """The same times its devices, which a change of the resources changes; None where its status does not say."""
+    devices: int | None = None
+    """Of its newest attempt."""
     running_since: datetime | None = None
     begins: bool = False
     """It was created and has nothing to say yet; a start that takes longer, or waits, says so."""
@@ -90,10 +97,25 @@ def trial_of(number_: int, body: Body, parameters: list[ParameterSpec], metric: 
         suspended=at(body, "spec", "suspend") is True,
         message=_message(body, state, metric),
         seconds=int(number(body, "status", "activeSeconds") or 0),
+        device_seconds=_device_seconds(body, last),
+        devices=_devices(body),
         running_since=time_of(at(last, "runningTime")),
         begins=_begins(body),
         evaluations=evaluations_in(items(body, "status", "epochs"), metric),
     )
+
+
+def _device_seconds(body: Body, running: Any) -> int | None:
+    used = number(body, "status", "usage", "gpuSeconds")
+    if used is None:
+        return None
+    return max(0, min(int(used - (number(running, "gpuSeconds") or 0)), _MOST_DEVICE_SECONDS))
+
+
+def _devices(body: Body) -> int | None:
+    resources = at(body, "status", "effective", "resources")
+    nodes, gpus = (number(resources, name) for name in ("nodes", "gpusPerNode"))
+    return max(1, int((nodes or 1) * (gpus or 0))) if resources else None
 
 
 def evaluations_in(epochs: list[Any], metric: str) -> tuple[Evaluation, ...]:

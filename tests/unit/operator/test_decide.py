@@ -543,6 +543,35 @@ def test_a_longer_deadline_given_in_time_lets_the_job_go_on() -> None:
     assert (life.phase, decision.requeue_at) == ("Running", seconds(500))
 
 
+@pytest.mark.parametrize("limit", [500, None])
+def test_a_longer_deadline_given_while_it_stops_begins_another_attempt(limit: int | None) -> None:
+    life = Life(parsed(activeDeadlineSeconds=100)).running()
+    assert life.reconcile(seen(child(), running_pod()), at=100).action is STOP
+    life.change(active_deadline_seconds=limit)
+    stopped = seen(ended_pod(75, deleted=True, at=seconds(105)))
+    assert life.reconcile(stopped, at=106).action is CREATE
+    assert [(one.reason, one.counted) for one in life.status.attempts] == [
+        ("DeadlineExceeded", False),
+        (None, None),
+    ]
+
+
+def test_resources_that_changed_before_anybody_saw_the_job_suspended_are_said_not_to_be_used() -> None:
+    life = Life(parsed(resources={"gpusPerNode": 1, "requests": {"cpu": "2"}})).running()
+    assert "changed" not in life.message
+    life.change(resources=ResourcesSpec(gpus_per_node=4, requests={"cpu": "8"}))
+    life.reconcile(seen(child(), running_pod()), at=10)
+    assert life.message == (
+        "attempt 1 trains on node n1; spec.resources (gpusPerNode, requests) was changed after it began: suspend the"
+        " job until it is Suspended, and resume it"
+    )
+    life.change(suspend=True).reconcile(seen(child(), running_pod()), at=20)
+    life.reconcile(seen(ended_pod(75, deleted=True, at=seconds(25))), at=26)
+    life.change(suspend=False).reconcile(at=30)
+    life.reconcile(seen(child(2), running_pod(2, since=seconds(31))), at=31)
+    assert life.message == "attempt 2 trains on node n1"
+
+
 def test_a_script_s_status_names_the_script_image() -> None:
     life = Life(parsed(script_job()), settings(script_image="registry.example/script:1")).running()
     assert life.status.effective.image == "registry.example/script:1"

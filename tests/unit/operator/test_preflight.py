@@ -292,6 +292,31 @@ def test_why_it_does_not_start_is_said_as_for_an_attempt() -> None:
     assert life.reason == "Preflight"
 
 
+def test_that_its_job_is_suspended_by_another_is_said_with_the_remedy() -> None:
+    life = checked_job()
+    life.reconcile()
+    name = preflight_name(life.job, 1)
+    life.reconcile(seen(replace(child(suspended=True), name=name)), at=5)
+    assert life.reason == "Queued"
+    assert f"the Job {name} is suspended, and not by this operator; kubectl patch job {name}" in life.message
+    assert "spec.preflight: Skip in a new job" in life.message
+    evicted = seen(child(suspended=True, queue="default"), ended_pod(143, deleted=True))
+    life.reconcile(evicted, at=10)
+    assert life.message.startswith("preflight waits in queue default: kubectl describe workloads")
+    life.reconcile(seen(child(), running_pod()), at=20)
+    assert life.reason == "Preflight"
+
+
+def test_a_limit_range_that_allows_no_small_requests_is_answered_with_the_field() -> None:
+    life = checked_job()
+    life.reconcile()
+    said = (
+        "pods is forbidden: cpu max limit to request ratio per Container is 1, but provided ratio is 8.000000"
+    )
+    life.reconcile(replace(seen(child()), pod_refusal=said), at=20)
+    assert (life.reason, "spec.preflight: Skip in a new job" in life.message) == ("ChildRefused", True)
+
+
 def test_a_volume_that_its_pod_cannot_mount_is_said() -> None:
     life = checked_job()
     life.reconcile()

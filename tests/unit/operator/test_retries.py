@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from builders import UID, script_job
+from finetune_api.resources import ResourcesSpec
 from finetune_api.run import ReachedStep, RunReport
 from finetune_api.status import AttemptStatus, CheckpointStatus, EffectiveStatus, ProgressStatus
 from finetune_core.decide.observation import InputView, Observation
@@ -295,6 +296,37 @@ def test_what_a_job_uses_is_counted_once_however_often_it_is_looked_at() -> None
     assert life.status.usage.gpu_seconds == 200
     assert life.status.usage.queued_seconds == 40
     assert life.status.usage.useful_gpu_seconds == 64
+
+
+def test_useful_time_of_attempts_with_other_numbers_of_gpus_is_by_their_mean() -> None:
+    life = Life(parsed(resources={"gpusPerNode": 4}), settings(retry_backoff=0)).running()
+    first = RunReport(
+        exit_code=75, latest=CheckpointStatus(step=500), progress=report(500, train_seconds=100).progress
+    )
+    life.change(resources=ResourcesSpec(gpus_per_node=1))
+    life.reconcile(over(75, report=first, at=seconds(100)), at=100)
+    ran = seen(child(2), running_pod(2, since=seconds(101)))
+    life.reconcile(ran, at=101)
+    progress = report(1000, train_seconds=200).model_copy(update={"attempt": 2})
+    life.reconcile(replace(ran, report=progress, report_time=seconds(201)), at=201)
+    usage = life.status.usage
+    assert usage
+    assert (usage.gpu_seconds, usage.useful_gpu_seconds, usage.goodput) == (500, 500, 1.0)
+
+
+def test_the_wait_of_an_attempt_that_never_ran_is_time_in_queues() -> None:
+    life = Life()
+    life.reconcile(at=0)
+    life.reconcile(seen(child(), pod()), at=60)
+    life.change(suspend=True)
+    life.reconcile(seen(child(), pod()), at=100)
+    life.reconcile(at=110)
+    assert (life.phase, life.last.reason) == ("Suspended", "Suspended")
+    life.change(suspend=False)
+    life.reconcile(at=500)
+    life.reconcile(seen(child(2), running_pod(2, since=seconds(520))), at=520)
+    assert life.status.usage
+    assert life.status.usage.queued_seconds == 110 + 20
 
 
 @pytest.mark.parametrize(

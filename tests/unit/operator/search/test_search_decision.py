@@ -283,6 +283,17 @@ def test_the_budget_counts_device_seconds_of_ended_and_running_attempts() -> Non
     assert "maxDeviceSeconds of 100 used up" in visits.message
 
 
+def test_the_budget_counts_the_devices_that_each_trial_had() -> None:
+    visits = Visits(parent(maxDeviceSeconds=100), planned=9)
+    visits.job = replace(visits.job, spec=visits.job.spec.model_copy(update={"resources": TWO_GPUS}))
+    ended = replace(done(1, 0.5), seconds=60, device_seconds=60, devices=1)
+    running = replace(trial(2, RUNNING, running_since=T0), device_seconds=0, devices=2)
+    decision = visits.visit(ended, running, at=10)
+    assert visits.status.trials
+    assert visits.status.trials.device_seconds == 60
+    assert (decision.stop, decision.requeue_at) == ((), seconds(10 + 10 + 1))
+
+
 def test_what_pruning_saved_is_the_rest_of_an_average_trial() -> None:
     visits = Visits(planned=9)
     pruned = trial(3, PRUNED, value=0.9, seconds=10, ended=T0)

@@ -53,3 +53,16 @@ def test_before_there_is_a_model_the_best_checkpoint_counts() -> None:
 )
 def test_a_trial_begins_until_it_has_something_to_say(status: Json, *, begins: bool) -> None:
     assert trial_of(1, {"metadata": {"name": "tune-t1"}, "status": status}, [], "eval_loss").begins is begins
+
+
+def test_device_seconds_are_those_of_ended_attempts() -> None:
+    resources = {"nodes": 2, "gpusPerNode": 4}
+    attempts = [
+        {"number": 1, "gpuSeconds": 90, "endTime": "2026-01-01T00:02:00Z"},
+        {"number": 2, "gpuSeconds": 40},
+    ]
+    status = {"usage": {"gpuSeconds": 130}, "attempts": attempts, "effective": {"resources": resources}}
+    found = trial_of(1, {"metadata": {"name": "tune-t1"}, "status": status}, [], "eval_loss")
+    assert (found.device_seconds, found.devices) == (90, 8)
+    empty = trial_of(1, {"metadata": {"name": "tune-t1"}}, [], "eval_loss")
+    assert (empty.device_seconds, empty.devices) == (None, None)
