@@ -29,8 +29,8 @@ _REMEDIES = {
     "must specify": "suspend the job and write what the quota asks for in resources",
     "must be less than or equal to": "a limit range of the namespace set that limit: suspend the job and write it in"
     " resources.limits",
-    "limit to request ratio": "suspend the job and write requests closer to the limits in resources; the small requests"
-    " of preflight are left out by spec.preflight: Skip in a new job",
+    "limit to request ratio": "suspend the job and write requests closer to the limits in resources; preflight, whose"
+    " requests are smaller, is not done with spec.preflight: Skip in a new job",
     "usage per": "suspend the job and change resources to fit the limit range",
     "no PriorityClass": "create the PriorityClass, or suspend the job and change scheduling.priorityClassName",
 }
