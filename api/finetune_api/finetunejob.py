@@ -522,7 +522,7 @@ class FineTuneJobSpec(ApiModel):
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
     """Maximum running time of the job in seconds, over all attempts. Time spent pending or suspended does not count. Of a search or an ensemble: from its first trial or member on, with the time that they wait, but not that in which the job is suspended. For example 7200."""
     startup_deadline_seconds: Annotated[int, Field(ge=30, le=31_536_000)] | None = None
-    """Maximum time in seconds from the start of an attempt until its container runs, whatever it waits for; time in a queue of Kueue does not count. Without it, a pod may wait for a node as long as it takes, but only half an hour (or what the administrator sets) for an image, a Secret or a volume."""
+    """Maximum time in seconds from the start of an attempt, or of preflight, until its container runs, whatever it waits for; time in a queue of Kueue does not count. Without it, a pod may wait for a node as long as it takes, but only half an hour (or what the administrator sets) for an image, a Secret or a volume."""
     ttl_seconds_after_finished: Seconds | None = None
     """Seconds after which the pods of a finished job are deleted. The FineTuneJob and its model are kept. For example 86400."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]+$")] | None = None

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 from pydantic.alias_generators import to_camel
 
-from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.run import ExitCode
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, Phase, Reason
 from finetune_core.decide.actions import Action, Decision
@@ -14,13 +13,14 @@ from finetune_core.decide.context import Context
 from finetune_core.decide.deadlines import (
     deadline_of,
     earliest,
+    not_started_in_time,
     over_deadline,
     started_by_our_clock,
-    startup_limit,
+    startup_deadline,
 )
 from finetune_core.decide.ending import STOP_REASONS, close
 from finetune_core.decide.observation import JobView, PodView
-from finetune_core.decide.pending import Pending, has_lost, why_pending
+from finetune_core.decide.pending import has_lost, why_pending
 from finetune_core.decide.pods import apart, look_for_each_other
 from finetune_core.decide.queue import held, with_eviction, without_seen_end
 from finetune_core.decide.reports import with_resolved_image
@@ -271,9 +271,11 @@ def _pending(context: Context, attempt: AttemptStatus, stored: FineTuneJobStatus
     begun, pods = _let_run(context, attempt), context.observation.pods_of(attempt.number)
     name = attempt_name(context.job, attempt.number)
     pending = why_pending(context, attempt.model_copy(update={"start_time": begun}), name)
-    due = _startup_deadline(context, begun, pending)
+    due = startup_deadline(context, begun, missing=pending.missing, since=pending.since)
     if due is not None and context.now >= due:
-        return _stop(context, _too_late(context, attempt, pending))
+        message = not_started_in_time(context, pending.message)
+        update = {"reason": Reason.STARTUP_DEADLINE_EXCEEDED.value, "message": message}
+        return _stop(context, attempt.model_copy(update=update))
     slow = slow_from(context, pods, begun, pending)
     if pending.reason is Reason.STARTING and context.now < slow:
         return Decision(stored, requeue_at=earliest(due, next_look(context, pods, begun, slow)))
@@ -288,21 +290,6 @@ def _let_run(context: Context, attempt: AttemptStatus) -> datetime:
     child = context.observation.job(attempt.number)
     times = (attempt.start_time, child.resumed if child else None)
     return max(filter(None, times), default=context.now)
-
-
-def _startup_deadline(context: Context, begun: datetime, pending: Pending) -> datetime | None:
-    limit = startup_limit(context, missing=pending.missing)
-    asked = context.job.spec.startup_deadline_seconds is not None
-    since = begun if asked else pending.since or begun
-    return None if limit is None else since + timedelta(seconds=limit)
-
-
-def _too_late(context: Context, attempt: AttemptStatus, pending: Pending) -> AttemptStatus:
-    limit = startup_limit(context, missing=True)
-    asked = context.job.spec.startup_deadline_seconds is not None
-    whose = "spec.startupDeadlineSeconds" if asked else "the administrator's limit"
-    message = f"{pending.message} (not running after {limit} s, {whose})"[:MESSAGE_LENGTH]
-    return attempt.model_copy(update={"reason": Reason.STARTUP_DEADLINE_EXCEEDED.value, "message": message})
 
 
 def _pause_while_pending(context: Context, begun: datetime) -> timedelta:

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from finetune_api.base import MESSAGE_LENGTH
 from finetune_api.status import ATTEMPTS_KEPT, AttemptStatus, Phase, Reason
 from finetune_core.backoff import backoff
 from finetune_core.decide.conditions import Verdict
@@ -73,10 +74,23 @@ def counted_failures(context: Context) -> int:
     return max(counted, 1)
 
 
-def startup_limit(context: Context, *, missing: bool) -> int | None:
-    """How long an attempt may wait: as the job says, else only for what is `missing` as the administrator says."""
+def startup_deadline(
+    context: Context, begun: datetime, *, missing: bool, since: datetime | None
+) -> datetime | None:
+    """Until when a pod may wait: as the job says, else only for what is `missing`, `since` then, as the administrator
+    says."""
     asked = context.job.spec.startup_deadline_seconds
-    return asked if asked is not None else context.settings.startup_deadline if missing else None
+    if asked is not None:
+        return begun + timedelta(seconds=asked)
+    return (since or begun) + timedelta(seconds=context.settings.startup_deadline) if missing else None
+
+
+def not_started_in_time(context: Context, why: str) -> str:
+    """The message on a pod that has waited for too long, with what it waited for."""
+    asked = context.job.spec.startup_deadline_seconds
+    whose = "the administrator's limit" if asked is None else "spec.startupDeadlineSeconds"
+    limit = context.settings.startup_deadline if asked is None else asked
+    return f"{why} (not running after {limit} s, {whose})"[:MESSAGE_LENGTH]
 
 
 def pause_before_retry(context: Context, retries: int) -> timedelta:

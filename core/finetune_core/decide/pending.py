@@ -31,6 +31,8 @@ _REMEDIES = {
     " resources.limits",
     "limit to request ratio": "suspend the job and write requests closer to the limits in resources; preflight, whose"
     " requests are smaller, is not done with spec.preflight: Skip in a new job",
+    "minimum ": "suspend the job and ask for more in resources; preflight, which requests at most 2 CPUs and 8Gi of"
+    " memory, is not done with spec.preflight: Skip in a new job",
     "usage per": "suspend the job and change resources to fit the limit range",
     "no PriorityClass": "create the PriorityClass, or suspend the job and change scheduling.priorityClassName",
 }

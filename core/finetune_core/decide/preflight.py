@@ -24,7 +24,7 @@ from finetune_api.status import (
 from finetune_core.decide.actions import Action, Decision
 from finetune_core.decide.conditions import Verdict
 from finetune_core.decide.context import Context
-from finetune_core.decide.deadlines import pause_before_retry
+from finetune_core.decide.deadlines import earliest, not_started_in_time, pause_before_retry, startup_deadline
 from finetune_core.decide.ending import fail
 from finetune_core.decide.failure import Evidence, Failure, classify, termination_report
 from finetune_core.decide.observation import JobView, Observation, PodView
@@ -93,6 +93,8 @@ def during_preflight(context: Context, found: PreflightStatus) -> Decision | Con
         return _close(context, found, pods, child)
     if (ended and _ended_well(pods)) or any(pod.unreachable(context.now) for pod in pods):
         return _close(context, found, pods, child)
+    if found.reason == Reason.STARTUP_DEADLINE_EXCEEDED:
+        return _stop_too_late(context, found)
     if context.job.spec.suspend or found.reason == Reason.SUSPENDED:
         return _stop(context, found)
     if child and child.suspended and all(pod.finished for pod in pods):
@@ -109,6 +111,8 @@ def _ended_well(pods: tuple[PodView, ...]) -> bool:
 
 def _without_job(context: Context, found: PreflightStatus) -> Decision | Context:
     """The Job does not exist yet, or was deleted before its pod ran: create it, unless it is no longer wanted."""
+    if found.reason == Reason.STARTUP_DEADLINE_EXCEEDED:
+        return _too_late(context, found)
     if context.job.spec.suspend or found.reason == Reason.SUSPENDED:
         return _suspended(context, found)
     return Decision(context.status, Action.CREATE_PREFLIGHT, context.now + _REQUEUE)
@@ -124,6 +128,17 @@ def _stop(context: Context, found: PreflightStatus) -> Decision:
     found = found.model_copy(update={"reason": Reason.SUSPENDED.value})
     verdict = Verdict(Phase.PENDING, Reason.STOPPING, "preflight stops (spec.suspend)")
     return context.update(preflight=found).conclude(verdict, Action.STOP_PREFLIGHT, context.now + _REQUEUE)
+
+
+def _stop_too_late(context: Context, found: PreflightStatus) -> Decision:
+    verdict = Verdict(Phase.PENDING, Reason.STOPPING, "preflight stops (not started in time)")
+    return context.update(preflight=found).conclude(verdict, Action.STOP_PREFLIGHT, context.now + _REQUEUE)
+
+
+def _too_late(context: Context, found: PreflightStatus) -> Decision:
+    found = found.model_copy(update={"end_time": context.now})
+    verdict = Verdict(Phase.FAILED, Reason.STARTUP_DEADLINE_EXCEEDED, f"preflight: {found.message}")
+    return fail(context.update(preflight=found), verdict)
 
 
 def _held(context: Context, child: JobView) -> Verdict:
@@ -154,8 +169,15 @@ def _wait(context: Context, seen: Observation, found: PreflightStatus, pods: tup
     if has_lost(context, name):
         return Decision(context.status, Action.CREATE_PREFLIGHT, context.now + _REQUEUE)
     pending = why_pending(context, of, name)
+    child = seen.job(found.number)
+    let_run = max(filter(None, (begins, child.resumed if child else None)))
+    latest = startup_deadline(context, let_run, missing=pending.missing, since=pending.since)
+    if latest is not None and context.now >= latest:
+        message = not_started_in_time(context, pending.message)
+        update = {"reason": Reason.STARTUP_DEADLINE_EXCEEDED.value, "message": message}
+        return _stop_too_late(context, found.model_copy(update=update))
     slow = slow_from(context, pods, begins, pending)
-    due = next_look(context, pods, begins, slow) or context.now + _REQUEUE
+    due = earliest(latest, next_look(context, pods, begins, slow) or context.now + _REQUEUE)
     if pending.reason is Reason.STARTING and context.now < slow:
         return Decision(context.status, requeue_at=due)
     verdict = Verdict(Phase.PENDING, pending.reason, f"preflight: {pending.message}")
@@ -173,6 +195,8 @@ def _close(
     found = _with_end(context, found, pod)
     if report and report.preflight and pod and pod.end and pod.end.exit_code == 0:
         return _succeed(context, found, report, report.preflight)
+    if found.reason == Reason.STARTUP_DEADLINE_EXCEEDED:
+        return _too_late(context, found)
     if found.reason == Reason.SUSPENDED:
         return _suspended(context, found)
     if _unknown_to_image(report):

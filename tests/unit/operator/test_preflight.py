@@ -317,6 +317,26 @@ def test_a_limit_range_that_allows_no_small_requests_is_answered_with_the_field(
     assert (life.reason, "spec.preflight: Skip in a new job" in life.message) == ("ChildRefused", True)
 
 
+@pytest.mark.parametrize(("asked", "at"), [(60, 60), (None, 1800)])
+def test_one_that_does_not_start_in_time_fails_the_job_and_leaves_no_pod(
+    asked: int | None, at: float
+) -> None:
+    life = checked_job(startupDeadlineSeconds=asked) if asked else checked_job()
+    life.reconcile()
+    waits = seen(
+        child(),
+        pod(node="n1", scheduled=T0, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
+    )
+    assert life.reconcile(waits, at=at - 1).requeue_at == seconds(at)
+    assert (life.reconcile(waits, at=at).action, life.reason) == (HALT, "Stopping")
+    assert life.reconcile(waits, at=at + 1).action is HALT
+    life.reconcile(seen(pod(deleted=True)), at=at + 2)
+    assert (life.phase, life.reason) == ("Failed", "StartupDeadlineExceeded")
+    assert life.message.startswith("preflight: the image cannot be pulled on node n1: no such image")
+    assert f"(not running after {at} s, " in life.message
+    assert preflight(life).end_time == seconds(at + 2)
+
+
 def test_a_volume_that_its_pod_cannot_mount_is_said() -> None:
     life = checked_job()
     life.reconcile()
