@@ -23,6 +23,8 @@ def both_sizes() -> dict[str, Any]:
         "outputSize": 10 * 2**30,
         "gpuMemory": 80 * 2**30,
         "leastGpuMemory": 40 * 2**30,
+        "gpuCapability": 9,
+        "leastGpuCapability": 8,
         "gpuNodes": 3,
         "gpuProduct": "NVIDIA-A100-SXM4-80GB",
         "workDir": "/tmp/scratch",
