@@ -83,10 +83,9 @@ def _remove(known: dict[Folder, list[Turn]], folder: Folder, turn: Turn) -> None
 def _above(folder: Folder) -> Iterator[Folder]:
     """The outermost folders that this one is in, without the claim itself, where nothing can be published."""
     namespace, uri = folder
-    paths = accumulate(
-        uri.split("/"), "{}/{}".format
-    )  # pvc:, pvc:/, pvc://CLAIM, pvc://CLAIM/FOLDER and so on
-    return ((namespace, path) for path in [*paths][3:-1][:_LEVELS])
+    scheme_and_claim = 3  # pvc:, pvc:/ and pvc://CLAIM, before pvc://CLAIM/FOLDER
+    paths = list(accumulate(uri.split("/"), "{}/{}".format))
+    return ((namespace, path) for path in paths[scheme_and_claim:-1][:_LEVELS])
 
 
 def _folder_of(body: Body) -> Folder | None:
